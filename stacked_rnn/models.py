@@ -1,0 +1,208 @@
+"""Models as functional Keras graphs: layers made once, wired several times."""
+
+import dataclasses
+import functools
+
+import keras
+import tensorflow as tf
+
+from stacked_rnn.configs import ModelConfig, UserError
+
+_CELLS = {
+    "simple_rnn": keras.layers.SimpleRNNCell,
+    "gru": keras.layers.GRUCell,
+    "lstm": keras.layers.LSTMCell,
+}
+_PARTS = {"simple_rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
+
+
+def build_language_model(config: ModelConfig) -> "LanguageModel":
+    """A stack of recurrent layers that predicts the next token.
+
+    The deep RNN of D2L section 10.3: layer l at time t sees layer l at t - 1
+    and layer l - 1 at t, and only the top layer feeds the readout.
+
+    Args:
+        config: the architecture; `vocabulary_size` must be given.
+
+    Raises:
+        UserError: for a bidirectional language model, which would see the
+            tokens that it has to predict.
+    """
+    if config.bidirectional:
+        raise UserError(
+            "--bidirectional: a language model must not see the future; only "
+            "--task=classifier and the encoder of --task=seq2seq take it"
+        )
+    if config.vocabulary_size < 1:
+        raise UserError(
+            "vocabulary_size=0: a model needs the size of its vocabulary, "
+            "tokenizer.vocabulary_size()"
+        )
+    return LanguageModel(config)
+
+
+@keras.saving.register_keras_serializable("stacked_rnn")
+class LanguageModel(keras.Model):
+    """token_ids int32 [batch, time] -> logits [batch, time, vocabulary].
+
+    Called so, states start at zero: all that `compile` and `fit` need. The
+    same layers are wired three times more, with states as values,
+    states[layer][part], each [batch, units] (parts of an LSTM: h, c):
+
+        step         {token_ids, states} -> {logits, states}
+        prefill      {token_ids, mask, states} -> {logits, states}; where the
+                     mask [batch, time] is False, the states stay as they are
+        decode_step  as step, for one token: token_ids [batch], logits
+                     [batch, vocabulary]
+
+    Two calls of `step` on the halves of a window equal one on the whole.
+    """
+
+    def __init__(self, config: ModelConfig, **kwargs):
+        # Layers
+        self.embedding = keras.layers.ReversibleEmbedding(
+            config.vocabulary_size, config.embedding_dim, name="embedding"
+        )
+        self.recurrent_layers = [
+            _recurrent_layer(config, index)
+            for index in range(config.num_layers)
+        ]
+        self.dropouts = [
+            keras.layers.Dropout(config.dropout, name=f"dropout_{index}")
+            for index in range(config.num_layers - 1)
+        ]
+        self.residuals = [
+            keras.layers.Add(name=f"residual_{index}")
+            for index in range(config.num_layers if config.residual else 0)
+        ]
+        self.residual_projection = None
+        if config.residual and config.embedding_dim != config.units:
+            self.residual_projection = keras.layers.Dense(
+                config.units, use_bias=False, name="residual_projection"
+            )
+        self.readout = None
+        if not config.tie_embeddings:
+            self.readout = keras.layers.Dense(
+                config.vocabulary_size, name="readout"
+            )
+        elif config.embedding_dim != config.units:
+            self.readout = keras.layers.Dense(
+                config.embedding_dim, use_bias=False, name="readout_projection"
+            )
+
+        # Functional graph
+        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+        logits, _ = _wire(self, config, token_ids, None, _run_window)
+        super().__init__(inputs=token_ids, outputs=logits, **kwargs)
+
+        # Config
+        self.config = config
+
+    def initial_states(self, batch_size):
+        """States of zeros; `batch_size` is an int or an int32 scalar."""
+        zeros = tf.zeros((batch_size, self.config.units), self.compute_dtype)
+        parts = _PARTS[self.config.cell]
+        return ((zeros,) * len(parts),) * self.config.num_layers
+
+    @functools.cached_property
+    def step(self) -> keras.Model:
+        """A window of tokens, states in and out."""
+        return self._with_states((None,), _run_window)
+
+    @functools.cached_property
+    def prefill(self) -> keras.Model:
+        """A window of tokens right-padded to one length, states in and out."""
+        mask = keras.Input((None,), dtype="bool", name="mask")
+        return self._with_states(
+            (None,), functools.partial(_run_window, mask=mask), mask=mask
+        )
+
+    @functools.cached_property
+    def decode_step(self) -> keras.Model:
+        """One token, states in and out."""
+        return self._with_states((), _run_cell)
+
+    def _with_states(self, shape, run, **inputs) -> keras.Model:
+        token_ids = keras.Input(shape, dtype="int32", name="token_ids")
+        states = tuple(
+            tuple(
+                keras.Input((self.config.units,), name=f"state_{layer}_{part}")
+                for part in _PARTS[self.config.cell]
+            )
+            for layer in range(self.config.num_layers)
+        )
+        logits, new_states = _wire(self, self.config, token_ids, states, run)
+        return keras.Model(
+            {"token_ids": token_ids, "states": states, **inputs},
+            {"logits": logits, "states": new_states},
+        )
+
+    def for_inference(self) -> "LanguageModel":
+        """A copy without dropout: its functions draw no random numbers."""
+        config = dataclasses.replace(
+            self.config, dropout=0.0, recurrent_dropout=0.0
+        )
+        copy = LanguageModel(config)
+        copy.set_weights(self.get_weights())
+        return copy
+
+    def get_config(self):
+        return {"config": self.config.to_dict(), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(ModelConfig.from_dict(config["config"]), name=config["name"])
+
+
+def _recurrent_layer(config, index) -> keras.layers.RNN:
+    cell = _CELLS[config.cell](
+        config.units,
+        recurrent_dropout=config.recurrent_dropout,
+        recurrent_initializer="orthogonal",
+        name=f"cell_{index}",
+    )  # an LSTM's forget bias starts at 1, as Keras has it
+    return keras.layers.RNN(
+        cell, return_sequences=True, return_state=True, name=f"rnn_{index}"
+    )
+
+
+def _wire(model, config, token_ids, states, run):
+    """Connects the layers of a language model, once more.
+
+    Args:
+        token_ids: int32 [batch, time], or [batch] for one time step.
+        states: states[layer][part]; None: zeros.
+        run: (layer, inputs, states of the layer) -> (outputs, new states).
+
+    Returns:
+        The logits and the new states.
+    """
+    x = model.embedding(token_ids)
+    new_states = []
+    for index, layer in enumerate(model.recurrent_layers):
+        below = x
+        if index > 0:
+            x = model.dropouts[index - 1](x)
+        x, layer_states = run(layer, x, states and states[index])
+        new_states.append(tuple(layer_states))
+        if config.residual:
+            if index == 0 and model.residual_projection is not None:
+                below = model.residual_projection(below)
+            x = model.residuals[index]([x, below])
+    if model.readout is not None:
+        x = model.readout(x)
+    if config.tie_embeddings:
+        x = model.embedding(x, reverse=True)
+    return x, tuple(new_states)
+
+
+def _run_window(layer, inputs, states, mask=None):
+    outputs, *new_states = layer(
+        inputs, initial_state=states and list(states), mask=mask
+    )
+    return outputs, new_states
+
+
+def _run_cell(layer, inputs, states):
+    return layer.cell(inputs, list(states))

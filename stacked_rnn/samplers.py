@@ -1,0 +1,146 @@
+"""How the next token is drawn: pure functions of logits, numbers and options.
+
+A row of a batch has its own options and its own stream of random numbers, so
+that what it draws does not depend on the rows beside it. Every function runs
+eagerly, in a graph and under XLA, with the same result.
+"""
+
+import typing
+
+import numpy as np
+import tensorflow as tf
+
+
+class SamplingOptions(typing.NamedTuple):
+    """The options of a batch, one tensor [batch] each.
+
+    Attributes:
+        temperature: float32; 0 takes the likeliest token.
+        top_k: int32; 0 keeps all tokens.
+        top_p: float32; 1 keeps all tokens.
+        repetition_penalty: float32; 1 has no effect.
+    """
+
+    temperature: tf.Tensor
+    top_k: tf.Tensor
+    top_p: tf.Tensor
+    repetition_penalty: tf.Tensor
+
+
+def uniforms(seeds, count):
+    """Random numbers in [0, 1), a pure function of a row's seed and position.
+
+    Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers:
+    as easy as 1, 2, 3"): the key is the seed, the counter the position. The
+    stateless ops of TensorFlow give other numbers under XLA than without.
+
+    Args:
+        seeds: int64 [batch].
+        count: int32 scalar, how many numbers.
+
+    Returns:
+        float32 [count, batch]; a larger count only adds rows at the end.
+    """
+    low = tf.constant(0xFFFFFFFF, tf.int64)
+    key_0 = tf.cast(tf.bitwise.bitwise_and(seeds, low), tf.uint32)
+    key_1 = tf.cast(
+        tf.bitwise.bitwise_and(tf.bitwise.right_shift(seeds, 32), low),
+        tf.uint32,
+    )
+    parity = tf.constant(0x1BD11BDA, tf.uint32)
+    keys = (
+        key_0,
+        key_1,
+        tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(key_0, key_1), parity),
+    )
+    position = tf.cast(tf.range(count), tf.uint32)[:, None]
+    block = _threefry_2x32(keys, position, tf.zeros_like(position))
+    # The upper 24 bits: as many as a float32 holds exactly.
+    return tf.cast(tf.bitwise.right_shift(block, 8), tf.float32) * 2.0**-24
+
+
+def _threefry_2x32(keys, counter_0, counter_1):
+    """The first word of the cipher's block, uint32."""
+    rotations = ((13, 15, 26, 6), (17, 29, 16, 24))
+    x_0, x_1 = counter_0 + keys[0], counter_1 + keys[1]
+    for group in range(5):
+        for bits in rotations[group % 2]:
+            x_0 = x_0 + x_1
+            rotated = tf.bitwise.bitwise_or(
+                tf.bitwise.left_shift(x_1, bits),
+                tf.bitwise.right_shift(x_1, 32 - bits),
+            )
+            x_1 = tf.bitwise.bitwise_xor(rotated, x_0)
+        x_0 = x_0 + keys[(group + 1) % 3]
+        x_1 = x_1 + keys[(group + 2) % 3] + tf.constant(group + 1, tf.uint32)
+    return x_0
+
+
+def penalize_repetition(logits, seen, penalty):
+    """Makes the tokens that were seen less likely (Keskar et al. 2019, 4.1).
+
+    Args:
+        logits: float32 [batch, vocabulary].
+        seen: bool [batch, vocabulary].
+        penalty: float32 [batch].
+    """
+    penalty = penalty[:, None]
+    penalized = tf.where(logits > 0, logits / penalty, logits * penalty)
+    return tf.where(seen, penalized, logits)
+
+
+def truncate(logits, top_k, top_p):
+    """Minus infinity for the tokens that top-k, then top-p, leave out.
+
+    Top-p is nucleus sampling (Holtzman et al. 2020): the likeliest tokens
+    whose probabilities, renormalized after top-k, sum to at least p.
+
+    Args:
+        logits: float32 [batch, vocabulary], divided by the temperature.
+        top_k: int32 [batch]; top_p: float32 [batch].
+    """
+    vocabulary_size = logits.shape[-1]
+    ranked = tf.sort(logits, axis=-1, direction="DESCENDING")
+    rank = tf.range(vocabulary_size)[None, :]
+    k = tf.where(top_k > 0, tf.minimum(top_k, vocabulary_size), vocabulary_size)
+    within_k = tf.where(rank < k[:, None], ranked, -np.inf)
+    probabilities = tf.nn.softmax(within_k)
+    before = tf.cumsum(probabilities, axis=-1, exclusive=True)
+    in_nucleus = (before < top_p[:, None]) & (rank < k[:, None])
+    count = tf.reduce_sum(tf.cast(in_nucleus, tf.int32), axis=-1)
+    # top_p = 1 keeps all: rounding must not cut a tail off.
+    count = tf.where(top_p < 1.0, tf.maximum(count, 1), k)
+    threshold = tf.gather(ranked, count - 1, batch_dims=1)
+    return tf.where(logits >= threshold[:, None], logits, -np.inf)
+
+
+def sample(logits, uniform, options):
+    """Draws one token a row by inverting its cumulative distribution.
+
+    Args:
+        logits: float32 [batch, vocabulary].
+        uniform: float32 [batch], numbers in [0, 1).
+        options: `SamplingOptions`; its repetition penalty is for
+            `penalize_repetition`, which comes first.
+
+    Returns:
+        token_ids, int32 [batch].
+    """
+    greedy = options.temperature <= 0
+    scaled = logits / tf.where(greedy, 1.0, options.temperature)[:, None]
+    truncates = (options.top_k > 0) | (options.top_p < 1.0)
+    scaled = tf.cond(  # the sort is the dearest part
+        tf.reduce_any(truncates),
+        lambda: truncate(scaled, options.top_k, options.top_p),
+        lambda: scaled,
+    )
+    # float64: two float32 sums of the same numbers, in batches of different
+    # sizes, would put some borders on the other side of the uniform number.
+    probabilities = tf.cast(tf.nn.softmax(scaled), tf.float64)
+    cumulative = tf.cumsum(probabilities, axis=-1)
+    target = tf.cast(uniform, tf.float64) * cumulative[:, -1]
+    drawn = tf.reduce_sum(
+        tf.cast(cumulative <= target[:, None], tf.int32), axis=-1
+    )
+    likeliest = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return tf.where(greedy, likeliest, drawn)

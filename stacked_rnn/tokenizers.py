@@ -1,0 +1,268 @@
+"""Text to token ids and back, in core TensorFlow string ops.
+
+The same object cuts the corpus in training and travels inside the SavedModel:
+no Python is needed at serving time, and no table has to be initialized.
+
+A tokenizer holds its vocabulary and is immutable. `tokenize` takes a string
+tensor [batch] and returns int32 token ids, a ragged tensor [batch, (time)];
+`detokenize` is its inverse. Byte strings are read as UTF-8.
+"""
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+
+from stacked_rnn.configs import UserError
+
+UNKNOWN_CHARACTER = "\ufffd"  # what UTF-8 decoders put for what they can't read
+UNKNOWN_WORD = "<unk>"
+DEFAULT_WORDS = 10_000
+_SEPARATOR = "\x1e"  # ASCII "record separator": between the words of a text
+
+
+class Tokenizer(tf.Module):
+    """The contract.
+
+    Attributes:
+        kind: the name that `--tokenizer` knows it by.
+        letters_only: reduce text to lower-case a-z and single spaces first,
+            as D2L section 9.2 does.
+        unknown_id: the id that stands for what the vocabulary lacks; None
+            where nothing can be unknown.
+    """
+
+    kind: str
+    unknown_id: int | None = 0
+
+    def __init__(self, letters_only=False):
+        super().__init__()
+        self.letters_only = letters_only
+
+    def vocabulary_size(self) -> int:
+        """Number of token ids: 0 to vocabulary_size() - 1."""
+        raise NotImplementedError
+
+    @property
+    def start_id(self) -> int:
+        """The id that stands before a text: what an empty prompt becomes."""
+        raise NotImplementedError
+
+    def tokenize(self, texts) -> tf.RaggedTensor:
+        """Token ids of a string tensor: [batch] -> int32 [batch, (time)]."""
+        return self._tokenize(self._standardize(texts))
+
+    def detokenize(self, token_ids) -> tf.Tensor:
+        """Texts of ragged token ids: int32 [batch, (time)] -> string [batch]."""
+        raise NotImplementedError
+
+    def _standardize(self, texts):
+        if self.letters_only:
+            texts = tf.strings.regex_replace(texts, "[^A-Za-z]+", " ")
+            texts = tf.strings.lower(texts)
+        return texts
+
+    def _tokenize(self, texts):
+        """`tokenize`, after the standardization."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict:
+        """All that `from_dict` needs, as JSON values."""
+        return {"kind": self.kind, "letters_only": self.letters_only}
+
+    def __eq__(self, other):
+        return (
+            isinstance(other, Tokenizer) and self.to_dict() == other.to_dict()
+        )
+
+    __hash__ = tf.Module.__hash__
+
+
+class ByteTokenizer(Tokenizer):
+    """256 tokens, one for each byte: lossless on anything, never an unknown."""
+
+    kind = "byte"
+    unknown_id = None
+
+    def vocabulary_size(self):
+        return 256
+
+    @property
+    def start_id(self):
+        return ord("\n")
+
+    def _tokenize(self, texts):
+        lengths = tf.strings.length(texts)
+        longest = tf.reduce_max(tf.concat([lengths, [1]], axis=0))
+        token_ids = tf.io.decode_raw(texts, tf.uint8, fixed_length=longest)
+        return tf.RaggedTensor.from_tensor(
+            tf.cast(token_ids, tf.int32), lengths=lengths
+        )
+
+    def detokenize(self, token_ids):
+        table = tf.constant([bytes([byte]) for byte in range(256)])
+        return tf.strings.reduce_join(tf.gather(table, token_ids), axis=-1)
+
+
+class CharTokenizer(Tokenizer):
+    """One token for each Unicode code point of the training text.
+
+    Token 0 is U+FFFD: it stands for every character outside the vocabulary and
+    for bytes that are not UTF-8.
+    """
+
+    kind = "char"
+
+    def __init__(self, vocabulary, letters_only=False):
+        """Takes the characters: U+FFFD first, the others in ascending order.
+
+        Args:
+            vocabulary: a string, or the characters one by one; at least one
+                besides U+FFFD.
+        """
+        super().__init__(letters_only)
+        self._vocabulary = "".join(vocabulary)
+        code_points = [ord(character) for character in self._vocabulary]
+        known = code_points[1:]
+        if self._vocabulary[:1] != UNKNOWN_CHARACTER or not known:
+            raise UserError("a character vocabulary is U+FFFD and then more")
+        if known != sorted(set(known)):
+            raise UserError("a character vocabulary is in ascending order")
+        self._code_points = np.array(code_points, np.int32)
+
+    @classmethod
+    def from_text(cls, text, letters_only=False):
+        """The tokenizer of the characters that occur in a byte string."""
+        any_characters = cls(UNKNOWN_CHARACTER + "\n", letters_only)
+        code_points = any_characters._decode(
+            any_characters._standardize(tf.constant([text]))
+        )
+        known = {chr(value) for value in np.unique(code_points.flat_values)}
+        known.discard(UNKNOWN_CHARACTER)
+        return cls([UNKNOWN_CHARACTER, *sorted(known)], letters_only)
+
+    def vocabulary_size(self):
+        return len(self._vocabulary)
+
+    @property
+    def start_id(self):
+        for character in "\n ":
+            if character in self._vocabulary:
+                return self._vocabulary.index(character)
+        return 0
+
+    def _decode(self, texts):
+        return tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
+
+    def _tokenize(self, texts):
+        code_points = tf.cast(self._decode(texts), tf.int32)
+        known = tf.constant(self._code_points[1:])
+
+        def look_up(values):
+            position = tf.searchsorted(known, values)
+            position = tf.minimum(position, len(self._code_points) - 2)
+            found = tf.gather(known, position) == values
+            return tf.where(found, position + 1, 0)
+
+        return tf.ragged.map_flat_values(look_up, code_points)
+
+    def detokenize(self, token_ids):
+        return tf.strings.unicode_encode(
+            tf.gather(tf.constant(self._code_points), token_ids), "UTF-8"
+        )
+
+    def to_dict(self):
+        return super().to_dict() | {"vocabulary": self._vocabulary}
+
+
+class WordTokenizer(Tokenizer):
+    """One token for a word or a sign, the space before it included.
+
+    `It has, been` is cut into `It`, ` has`, `,`, ` been`: joining the tokens
+    gives the text back, but for the words that the vocabulary lacks. Token 0
+    stands for those.
+    """
+
+    kind = "word"
+
+    def __init__(self, vocabulary, letters_only=False):
+        """Takes the words: `<unk>` first, then in any order, each once."""
+        super().__init__(letters_only)
+        self._vocabulary = tuple(vocabulary)
+        if self._vocabulary[:1] != (UNKNOWN_WORD,):
+            raise UserError(f"a word vocabulary begins with {UNKNOWN_WORD}")
+        self._table = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(
+                tf.constant(self._vocabulary),
+                tf.range(len(self._vocabulary), dtype=tf.int64),
+            ),
+            default_value=0,
+        )
+
+    @classmethod
+    def from_text(cls, text, vocabulary_size=0, letters_only=False):
+        """The tokenizer of the commonest words of a byte string."""
+        no_words = cls([UNKNOWN_WORD], letters_only)
+        words = no_words._split(no_words._standardize(tf.constant([text])))
+        counts = collections.Counter(words.flat_values.numpy().tolist())
+        kept = counts.most_common((vocabulary_size or DEFAULT_WORDS) - 1)
+        return cls(
+            [UNKNOWN_WORD, *(word.decode() for word, _ in kept)], letters_only
+        )
+
+    def vocabulary_size(self):
+        return len(self._vocabulary)
+
+    @property
+    def start_id(self):
+        return self._vocabulary.index("\n") if "\n" in self._vocabulary else 0
+
+    def _split(self, texts):
+        """Words of a string tensor [batch] -> string [batch, (words)]."""
+        texts = tf.strings.unicode_transcode(  # RE2 needs valid UTF-8
+            texts, "UTF-8", "UTF-8", errors="replace"
+        )
+        word = r" ?[\p{L}\p{M}\p{N}_']+"
+        sign = r" ?[^\s\p{L}\p{M}\p{N}_']"
+        marked = tf.strings.regex_replace(
+            texts, f"({word}|{sign}|\\s)", rf"\1{_SEPARATOR}"
+        )
+        words = tf.strings.split(marked, _SEPARATOR)
+        return tf.ragged.boolean_mask(words, tf.strings.length(words) > 0)
+
+    def _tokenize(self, texts):
+        return tf.cast(self._table.lookup(self._split(texts)), tf.int32)
+
+    def detokenize(self, token_ids):
+        words = tf.gather(tf.constant(self._vocabulary), token_ids)
+        return tf.strings.reduce_join(words, axis=-1)
+
+    def to_dict(self):
+        return super().to_dict() | {"vocabulary": list(self._vocabulary)}
+
+
+_KINDS = {
+    kind.kind: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer)
+}
+
+
+def build(kind, text, vocabulary_size=0, letters_only=False) -> Tokenizer:
+    """The tokenizer of a training text.
+
+    Args:
+        kind: "char", "byte" or "word".
+        text: byte string; the characters or words come from here.
+        vocabulary_size: most tokens of a word tokenizer; 0: `DEFAULT_WORDS`.
+        letters_only: see `Tokenizer`.
+    """
+    if kind == "byte":
+        return ByteTokenizer(letters_only)
+    if kind == "char":
+        return CharTokenizer.from_text(text, letters_only)
+    return WordTokenizer.from_text(text, vocabulary_size, letters_only)
+
+
+def from_dict(values) -> Tokenizer:
+    """The tokenizer that `Tokenizer.to_dict` described."""
+    values = dict(values)
+    return _KINDS[values.pop("kind")](**values)
