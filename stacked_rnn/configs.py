@@ -10,10 +10,11 @@ import contextlib
 import dataclasses
 import math
 import os
+import pathlib
 import sys
 import tempfile
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 class UserError(ValueError):
@@ -341,7 +342,18 @@ class SamplingConfig(Config):
     )
 
 
-# From fields to flags -------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class SavedModelConfig(Config):
+    """Which exported model a command works with."""
+
+    saved_model: str = setting(
+        "",
+        "Directory of an exported model: a version, or the parent of several "
+        "(the highest is taken). Empty: the newest under saved_models/.",
+    )
+
+
+# From fields to flags, and back ---------------------------------------------
 
 
 def run(main, *config_classes) -> None:
@@ -363,6 +375,8 @@ def run(main, *config_classes) -> None:
             _define_flag(field)
 
     def guarded(arguments):
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)
         try:
             if len(arguments) > 1:
                 raise UserError(
@@ -412,13 +426,43 @@ def _from_flags(config_class):
     )
 
 
+def to_flags(*values) -> str:
+    """Configurations as a text for `--flagfile`: one flag a line."""
+    lines = []
+    for config in values:
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            if isinstance(value, bool):
+                lines.append(f"--{field.name}" if value else f"--no{field.name}")
+            elif value is not None:
+                lines.append(f"--{field.name}={value}")
+    return "\n".join(lines) + "\n"
+
+
+def writable_directory(flag, path) -> pathlib.Path:
+    """The directory that a flag names, made where it is missing.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise UserError(
+            f"--{flag}={path}: cannot write there: {error.strerror}"
+        ) from error
+
+
 def _import_tensorflow_quietly() -> None:
     """Imports TensorFlow without its native start-up notices.
 
     They are written before any log level takes effect. If the import fails,
     all that it wrote is shown.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
         stderr = os.dup(2)
         stack.callback(os.close, stderr)

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
 
 # Corpora ---------------------------------------------------------------------
@@ -183,12 +184,14 @@ class Windows(abc.ABC):
         sequence_length: tokens of a window, the `time` above.
         batch_size: windows of a batch.
         seed: of the order and the offset of the windows.
+        characters: of the text that was cut into the tokens; None: as many.
     """
 
     token_ids: tf.Tensor
     sequence_length: int
     batch_size: int
     seed: int = 0
+    characters: int | None = None
 
     carries_state = False  # whether row i of a batch continues row i before it
 
@@ -204,6 +207,11 @@ class Windows(abc.ABC):
     def num_tokens(self) -> int:
         """Length of the stream."""
         return self.token_ids.shape[0]
+
+    @property
+    def characters_per_token(self) -> float:
+        """Mean length of a token in the original text."""
+        return (self.characters or self.num_tokens) / self.num_tokens
 
     @property
     @abc.abstractmethod
@@ -361,3 +369,100 @@ class Streams(Windows):
         first = rows * self.stream_length
         ends = tf.minimum(first + self.stream_length + 1, self.num_tokens)
         return first + step * self.sequence_length, ends
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageData:
+    """What a language model learns from.
+
+    Attributes:
+        tokenizer: built from the training part of the text alone.
+        training, validation: `Windows`; validation may be None.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    training: Windows
+    validation: Windows | None
+
+
+def load_language_data(config, vocabulary_size=0) -> LanguageData:
+    """Reads, splits, tokenizes and cuts the corpus of a `TrainConfig`.
+
+    Args:
+        config: a `TrainConfig`.
+        vocabulary_size: see `ModelConfig`.
+    """
+    text = read_corpus(config.corpus, binary=config.tokenizer == "byte")
+    if config.train_windows:
+        return _load_sliding_windows(config, text, vocabulary_size)
+    training_text, validation_text = split_text(
+        text, config.validation_fraction
+    )
+    tokenizer = tokenizers.build(
+        config.tokenizer, training_text, vocabulary_size, config.letters_only
+    )
+    kind = Streams if config.carry_state else RandomWindows
+    training = kind(
+        _token_ids(tokenizer, training_text),
+        config.sequence_length,
+        config.batch_size,
+        config.seed,
+        _count_characters(training_text),
+    )
+    if not validation_text:
+        return LanguageData(tokenizer, training, None)
+    token_ids = _token_ids(tokenizer, validation_text)
+    # Few enough streams that their cold starts hardly count.
+    num_streams = token_ids.shape[0] // (8 * config.sequence_length)
+    try:
+        validation = Streams(
+            token_ids,
+            config.sequence_length,
+            max(1, min(config.batch_size, num_streams)),
+            characters=_count_characters(validation_text),
+        )
+    except UserError as error:
+        raise UserError(
+            f"--validation_fraction={config.validation_fraction}: {error}, or "
+            "--validation_fraction=0"
+        ) from error
+    return LanguageData(tokenizer, training, validation)
+
+
+def _load_sliding_windows(config, text, vocabulary_size):
+    """The split of D2L section 9.3: the first windows, and the next ones."""
+    tokenizer = tokenizers.build(
+        config.tokenizer, text, vocabulary_size, config.letters_only
+    )
+    token_ids = _token_ids(tokenizer, text)
+    windows = config.train_windows + config.validation_windows
+    if token_ids.shape[0] < windows + config.sequence_length:
+        raise UserError(
+            f"--train_windows={config.train_windows} and --validation_windows="
+            f"{config.validation_windows} take {windows} windows, and the text "
+            f"has {max(0, token_ids.shape[0] - config.sequence_length)}"
+        )
+
+    def cut(first, count):
+        return SlidingWindows(
+            token_ids[first : first + count + config.sequence_length],
+            config.sequence_length,
+            config.batch_size,
+            config.seed,
+        )
+
+    return LanguageData(
+        tokenizer,
+        cut(0, config.train_windows),
+        cut(config.train_windows, config.validation_windows)
+        if config.validation_windows
+        else None,
+    )
+
+
+def _token_ids(tokenizer, text):
+    return tokenizer.tokenize(tf.constant([text])).flat_values
+
+
+def _count_characters(text) -> int:
+    return len(text.decode("utf-8", "replace"))

@@ -37,8 +37,9 @@ def generate(
             before temperature, penalty and truncation.
     """
     longest = tf.reduce_max(tf.concat([max_new_tokens, [0]], axis=0))
+    steps = tf.maximum(longest, 1)  # no step would leave shapes unknown
     vocabulary_size = seen.shape[-1]
-    uniforms = samplers.uniforms(seeds, longest)
+    uniforms = samplers.uniforms(seeds, steps)
     allowed = np.zeros(vocabulary_size, np.float32)
     if never is not None:
         allowed[never] = -np.inf
@@ -76,20 +77,19 @@ def generate(
         )
 
     _, _, _, _, drawn, log_probs = tf.while_loop(
-        lambda position, *_: position < longest,
+        lambda position, *_: position < steps,
         draw,
         (
             tf.constant(0),
             token_ids,
             states,
             seen,
-            tf.TensorArray(tf.int32, longest, element_shape=(None,)),
-            tf.TensorArray(tf.float32, longest, element_shape=(None,)),
+            tf.TensorArray(tf.int32, steps, element_shape=(None,)),
+            tf.TensorArray(tf.float32, steps, element_shape=(None,)),
         ),
     )
-    shape = (longest, tf.size(token_ids))
     within = tf.sequence_mask(max_new_tokens, longest)
-    return (
-        tf.where(within, tf.transpose(tf.reshape(drawn.stack(), shape)), 0),
-        tf.where(within, tf.transpose(tf.reshape(log_probs.stack(), shape)), 0),
+    return tuple(
+        tf.where(within, tf.transpose(values.stack()[:longest]), 0)
+        for values in (drawn, log_probs)
     )

@@ -1,0 +1,508 @@
+"""The Trainer: one compiled step under `tf.distribute`, and all around it.
+
+Keras' own `fit` fails under several of TensorFlow's strategies and clips a
+gradient before the replicas' parts are added up, so the loop is written here,
+on public API. Keras callbacks work as they do in `fit`.
+"""
+
+import io
+import json
+import math
+import pathlib
+import signal
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from stacked_rnn import evaluation, models
+from stacked_rnn.configs import ModelConfig, UserError
+
+
+def make_strategy(name) -> tf.distribute.Strategy:
+    """The `tf.distribute` strategy that `--strategy` names.
+
+    Args:
+        name: "one_device"; "mirrored", over all GPUs or, without any, over all
+            logical CPUs; or "auto", mirrored where there are several GPUs.
+    """
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    gpus = tf.config.list_logical_devices("GPU")
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
+        return tf.distribute.MirroredStrategy([d.name for d in devices])
+    return tf.distribute.OneDeviceStrategy(devices[0].name)
+
+
+class Trainer:
+    """Trains a language model on windows of token ids.
+
+    Args:
+        model_config: the architecture, its `vocabulary_size` known.
+        train_config: how to train.
+        data: a `datasets.LanguageData`.
+        model_dir: directory of the run. Without one nothing is written, and
+            nothing resumed.
+        strategy: a `tf.distribute.Strategy`; None: `train_config.strategy`.
+
+    Attributes:
+        model: the `models.LanguageModel`.
+        step: training steps done, over all epochs.
+    """
+
+    def __init__(
+        self, model_config, train_config, data, model_dir=None, strategy=None
+    ):
+        self.config = train_config
+        self.data = data
+        self.model_dir = model_dir and pathlib.Path(model_dir)
+        if train_config.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        self.strategy = strategy or make_strategy(train_config.strategy)
+        replicas = self.strategy.num_replicas_in_sync
+        if train_config.batch_size % replicas:
+            raise UserError(
+                f"--batch_size={train_config.batch_size} cannot be dealt to "
+                f"{replicas} devices: take a multiple of {replicas}"
+            )
+        resuming = self.model_dir is not None and _open_run(
+            self.model_dir, model_config, data.tokenizer, train_config
+        )
+        keras.utils.set_random_seed(train_config.seed)
+        self.total_steps = train_config.epochs * data.training.steps_per_epoch
+        with self.strategy.scope():
+            self.model = models.build_language_model(model_config)
+            self.optimizer = _optimizer(train_config, self.total_steps)
+            self.optimizer.build(self.model.trainable_variables)
+            self.model.compile(optimizer=self.optimizer)  # for the callbacks
+        self.interrupted = False
+        self._progress = _Progress()
+        self._forward_backward = tf.function(
+            self._forward_backward, jit_compile=train_config.jit_compile
+        )
+        self._train_step = tf.function(self._train_step)
+        self._validation_step = tf.function(self._validation_step)
+        if self.model_dir is not None:
+            self._last = self._checkpoints("last", progress=self._progress)
+            self._best = self._checkpoints("best")
+        if resuming:
+            self._restore()
+
+    @property
+    def step(self) -> int:
+        return self._progress.step
+
+    def describe(self) -> str:
+        """One line on what is trained, on what, and where."""
+        windows = self.data.training
+        return (
+            f"{self.model.count_params():,} parameters, "
+            f"{windows.num_tokens:,} tokens, "
+            f"{windows.steps_per_epoch:,} steps an epoch, "
+            f"{self.strategy.num_replicas_in_sync} device(s) "
+            f"({type(self.strategy).__name__})"
+            + (f", going on from step {self.step:,}" if self.step else "")
+        )
+
+    # One step ---------------------------------------------------------------
+
+    def _forward_backward(self, inputs, targets, states):
+        """Sums over one replica's rows: nats, targets, gradients of the nats."""
+        with tf.GradientTape() as tape:
+            new = self.model.step(
+                {"token_ids": inputs, "states": states}, training=True
+            )
+            nats = tf.reduce_sum(evaluation.token_nats(new["logits"], targets))
+        gradients = tape.gradient(
+            nats, [variable.value for variable in self.model.trainable_variables]
+        )
+        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return nats, count, gradients, new["states"]
+
+    def _train_step(self, batch, states):
+        """One update from the global batch: (nats, targets, new states).
+
+        The gradient of the mean loss over all replicas is clipped, not that of
+        one replica: N replicas do what one does.
+        """
+        nats, count, gradients, states = self.strategy.run(
+            self._forward_backward, (*batch, states)
+        )
+        nats, count, *gradients = (
+            self.strategy.reduce("SUM", value, axis=None)
+            for value in (nats, count, *gradients)
+        )
+        gradients = [gradient / count for gradient in gradients]
+        if self.config.gradient_clip_norm:
+            gradients, _ = tf.clip_by_global_norm(
+                gradients, self.config.gradient_clip_norm
+            )
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        return nats, count, states
+
+    def _validation_step(self, inputs, targets, states):
+        new = self.model.step({"token_ids": inputs, "states": states})
+        nats = evaluation.token_nats(new["logits"], targets)
+        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+        return tf.reduce_sum(nats), count, new["states"]
+
+    # Many steps -------------------------------------------------------------
+
+    def fit(self, callbacks=()) -> None:
+        """Trains to the end of the last epoch, or until something stops it.
+
+        Ctrl-C, SIGTERM and `--max_minutes` stop it after the current step with
+        a checkpoint; `interrupted` tells.
+
+        Args:
+            callbacks: Keras callbacks, after the progress bar.
+
+        Raises:
+            UserError: the loss became NaN or infinite.
+        """
+        steps_per_epoch = self.data.training.steps_per_epoch
+        callbacks = keras.callbacks.CallbackList(
+            [keras.callbacks.ProgbarLogger(), *callbacks],
+            model=self.model,
+            epochs=self.config.epochs,
+            steps=steps_per_epoch,
+            # Without a terminal, one line an epoch.
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+        deadline = math.inf
+        if self.config.max_minutes:
+            deadline = time.monotonic() + 60 * self.config.max_minutes
+        batches = iter(self._distributed(self.data.training))
+        self.model.stop_training = False
+        callbacks.on_train_begin()
+        try:
+            with _StopRequest() as self.interrupted:
+                while not self._must_stop(deadline):
+                    epoch = self.step // steps_per_epoch
+                    callbacks.on_epoch_begin(epoch)
+                    logs = self._train_epoch(batches, callbacks, deadline)
+                    if not self.interrupted:
+                        logs |= self._validate()
+                    callbacks.on_epoch_end(epoch, logs)
+                    self._save(logs)
+        finally:
+            callbacks.on_train_end()
+
+    def _must_stop(self, deadline) -> bool:
+        return bool(
+            self.step >= self.total_steps
+            or self.interrupted
+            or self.model.stop_training
+            or time.monotonic() >= deadline
+        )
+
+    def _train_epoch(self, batches, callbacks, deadline) -> dict:
+        """Trains to the end of the epoch that `step` is in, or to a stop."""
+        progress, steps_per_epoch = self._progress, self.data.training.steps_per_epoch
+        if self.step % steps_per_epoch == 0:
+            progress.score = evaluation.Score()
+            progress.states = None
+        zeros = self._distributed_states(None)
+        states = self._distributed_states(progress.states)
+        started, tokens = time.perf_counter(), 0
+        while True:
+            batch_index = self.step % steps_per_epoch
+            callbacks.on_train_batch_begin(batch_index)
+            if not self.data.training.carries_state:
+                states = zeros
+            nats, count, states = self._train_step(next(batches), states)
+            nats, count = float(nats), int(count)
+            if not math.isfinite(nats):
+                raise UserError(self._describe_divergence(nats / count))
+            tokens += count
+            progress.step += 1
+            progress.score = self._add(progress.score, nats, count)
+            logs = _logs(progress.score) | {
+                "tokens_per_second": tokens / (time.perf_counter() - started),
+                "learning_rate": float(self.optimizer.learning_rate),
+            }
+            callbacks.on_train_batch_end(batch_index, logs)
+            if self.step % steps_per_epoch == 0 or self._must_stop(deadline):
+                progress.states = self._gathered(states)
+                return logs
+
+    def _add(self, score, nats, count):
+        characters = count * self.data.training.characters_per_token
+        return evaluation.Score(
+            score.nats + nats,
+            score.tokens + count,
+            score.characters + characters,
+        )
+
+    def _validate(self) -> dict:
+        """Scores the validation text; {} without one."""
+        windows = self.data.validation
+        if windows is None:
+            return {}
+        zeros = self.model.initial_states(windows.batch_size)
+        states, total_nats, total = zeros, 0.0, 0
+        for inputs, targets in windows.dataset().take(windows.steps_per_epoch):
+            if not windows.carries_state:
+                states = zeros
+            nats, count, states = self._validation_step(inputs, targets, states)
+            total_nats, total = total_nats + float(nats), total + int(count)
+        score = evaluation.Score(
+            total_nats, total, total * windows.characters_per_token
+        )
+        return {f"val_{name}": value for name, value in _logs(score).items()}
+
+    def _describe_divergence(self, loss) -> str:
+        kept = "no checkpoint was written yet"
+        if self.model_dir is not None and self._last.latest_checkpoint:
+            kept = f"the last good checkpoint is {self._last.latest_checkpoint}"
+        return (
+            f"the loss is {loss} at step {self.step + 1} (learning rate "
+            f"{float(self.optimizer.learning_rate):.3g}): try a lower "
+            f"--learning_rate or --gradient_clip_norm; {kept}"
+        )
+
+    # Devices ----------------------------------------------------------------
+
+    def _distributed(self, windows):
+        """The batches of `windows` from the current step on, dealt out."""
+        return self.strategy.distribute_datasets_from_function(
+            lambda context: windows.dataset(
+                self.step,
+                context.input_pipeline_id,
+                context.num_input_pipelines,
+                context.num_replicas_in_sync,
+            )
+        )
+
+    def _distributed_states(self, states):
+        """Deals the rows of states[layer][part] out; None: zeros."""
+        rows = self.config.batch_size // self.strategy.num_replicas_in_sync
+
+        def local(context):
+            if states is None:
+                return self.model.initial_states(rows)
+            first = context.replica_id_in_sync_group * rows
+            return tf.nest.map_structure(
+                lambda state: tf.constant(state[first : first + rows]), states
+            )
+
+        return self.strategy.experimental_distribute_values_from_function(local)
+
+    def _gathered(self, states):
+        """The inverse of `_distributed_states`: NumPy arrays."""
+        return tf.nest.map_structure(
+            lambda state: np.concatenate(
+                self.strategy.experimental_local_results(state)
+            ),
+            states,
+        )
+
+    # Checkpoints ------------------------------------------------------------
+
+    def _checkpoints(self, name, **also) -> tf.train.CheckpointManager:
+        return tf.train.CheckpointManager(
+            tf.train.Checkpoint(model=self.model, **also),
+            str(self.model_dir / "checkpoints" / name),
+            max_to_keep=1,
+        )
+
+    def _save(self, logs) -> None:
+        """Writes the last checkpoint, and the best when this is the best."""
+        loss = logs.get("val_loss", math.inf)
+        is_best = loss < self._progress.best_loss
+        self._progress.best_loss = min(loss, self._progress.best_loss)
+        if self.model_dir is None:
+            return
+        if is_best:
+            self._best.save(self.step)
+        self._last.save(self.step)
+
+    def _restore(self) -> None:
+        path = self._last.latest_checkpoint
+        if path is None:
+            return
+        try:
+            self._last.checkpoint.restore(path).assert_existing_objects_matched()
+        except (tf.errors.OpError, AssertionError) as error:
+            raise UserError(
+                f"--resume: {path} is damaged or from another version "
+                f"({type(error).__name__}): start over with --noresume"
+            ) from error
+
+    def best_model(self) -> models.LanguageModel:
+        """The model of the lowest validation loss, without dropout.
+
+        Where nothing was validated or kept, the model as it is now.
+        """
+        model = self.model.for_inference()
+        if self.model_dir is not None and self._best.latest_checkpoint:
+            tf.train.Checkpoint(model=model).restore(
+                self._best.latest_checkpoint
+            ).expect_partial()
+        return model
+
+
+def _optimizer(config, total_steps) -> keras.optimizers.Optimizer:
+    learning_rate = config.learning_rate
+    if config.learning_rate_schedule == "cosine":
+        warmup_steps = min(100, total_steps // 20)
+        learning_rate = keras.optimizers.schedules.CosineDecay(
+            0.0,
+            max(1, total_steps - warmup_steps),
+            alpha=0.01,
+            warmup_target=config.learning_rate,
+            warmup_steps=warmup_steps,
+        )
+    kinds = {
+        "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
+        "rmsprop": keras.optimizers.RMSprop,
+        "sgd": keras.optimizers.SGD,
+    }
+    return kinds[config.optimizer](learning_rate)
+
+
+def _logs(score) -> dict:
+    return {
+        "loss": score.nats_per_token,
+        "perplexity": score.perplexity,
+        "bits_per_character": score.bits_per_character,
+    }
+
+
+class _StopRequest:
+    """True once Ctrl-C or SIGTERM was received, so that a step is not cut.
+
+    A second Ctrl-C stops at once. Signals only reach the main thread; in
+    another one nothing is done about them.
+    """
+
+    def __init__(self):
+        self._received = False
+        self._previous = {}
+
+    def __bool__(self):
+        return self._received
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame):
+        self._received = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nstopping after this step (Ctrl-C again: at once)", flush=True)
+
+
+class _Progress(tf.train.experimental.PythonState):
+    """Where a run is, besides the weights; saved within its checkpoint.
+
+    Attributes:
+        step: training steps done.
+        score: nats and counts of the epoch so far.
+        best_loss: lowest validation loss so far.
+        states: the carried states, NumPy states[layer][part]; None: zeros.
+    """
+
+    def __init__(self):
+        self.step = 0
+        self.score = evaluation.Score()
+        self.best_loss = math.inf
+        self.states = None
+
+    def serialize(self) -> bytes:
+        score = self.score
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            step=self.step,
+            score=[score.nats, score.tokens, score.characters],
+            best_loss=self.best_loss,
+            num_layers=len(self.states or ()),
+            **{
+                f"state_{layer}_{part}": array
+                for layer, parts in enumerate(self.states or ())
+                for part, array in enumerate(parts)
+            },
+        )
+        return buffer.getvalue()
+
+    def deserialize(self, content) -> None:
+        arrays = np.load(io.BytesIO(content))
+        self.step = int(arrays["step"])
+        nats, tokens, characters = arrays["score"].tolist()
+        self.score = evaluation.Score(nats, int(tokens), characters)
+        self.best_loss = float(arrays["best_loss"])
+        self.states = tuple(
+            tuple(
+                arrays[name]
+                for name in sorted(arrays.files)
+                if name.startswith(f"state_{layer}_")
+            )
+            for layer in range(int(arrays["num_layers"]))
+        ) or None
+
+
+# The run directory ----------------------------------------------------------
+
+
+def _open_run(model_dir, model_config, tokenizer, train_config) -> bool:
+    """Readies --model_dir; whether there is a checkpoint to go on from.
+
+    A run of another model that is there is moved aside, never overwritten.
+    """
+    description = {
+        "model": model_config.to_dict(),
+        "tokenizer": tokenizer.to_dict(),
+        "corpus": train_config.corpus,
+    }
+    record = model_dir / "checkpoints" / "model.json"
+    if record.exists():
+        differences = _differences(json.loads(record.read_text()), description)
+        if train_config.resume is not False and not differences:
+            return True
+        if train_config.resume:
+            raise UserError(
+                f"--resume: {model_dir} holds another model: "
+                + "; ".join(differences)
+            )
+        aside = _unused_sibling(model_dir)
+        model_dir.rename(aside)
+        print(f"moved the run that was in {model_dir} to {aside}")
+    elif train_config.resume:
+        raise UserError(f"--resume: there is no checkpoint in {model_dir}")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    partial = record.with_suffix(".partial")
+    partial.write_text(json.dumps(description, indent=2) + "\n")
+    partial.rename(record)
+    return False
+
+
+def _differences(old, new) -> list[str]:
+    """What keeps a run from going on, in words."""
+    differences = ModelConfig.from_dict(new["model"]).differences(
+        ModelConfig.from_dict(old["model"])
+    )
+    if old["tokenizer"] != new["tokenizer"]:
+        differences.append("the tokenizer or its vocabulary")
+    if old["corpus"] != new["corpus"]:
+        differences.append(f"corpus: {old['corpus']}, not {new['corpus']}")
+    return differences
+
+
+def _unused_sibling(path) -> pathlib.Path:
+    number = 1
+    while (sibling := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return sibling

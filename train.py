@@ -1,0 +1,94 @@
+"""Trains a recurrent language model on your text and exports it.
+
+  python train.py                                  a text that Python ships
+  python train.py --corpus=mine.txt --epochs=20    your own
+  python train.py --flagfile=recipes/timemachine.flags
+
+Writes the run to runs/CORPUS (checkpoints, TensorBoard, history.csv) and the
+model to saved_models/CORPUS/1, 2, 3 ... Run the same command again to go on
+after an interruption. Then: python generate.py --prompt="The "
+"""
+
+import dataclasses
+import pathlib
+
+from stacked_rnn import configs
+
+
+def main(model_config, train_config):
+    """Text in, SavedModel out."""
+    import keras
+
+    from stacked_rnn import datasets, export, training
+
+    name = pathlib.Path(train_config.corpus.split(",")[0]).name.split(".")[0]
+    name = name.strip("-*?[]") or "corpus"
+    model_dir = train_config.model_dir or f"runs/{name}"
+    export_dir = train_config.export_dir or f"saved_models/{name}"
+
+    data = datasets.load_language_data(
+        train_config, model_config.vocabulary_size
+    )
+    model_config = dataclasses.replace(
+        model_config, vocabulary_size=data.tokenizer.vocabulary_size()
+    )
+    configs.writable_directory("export_dir", export_dir)
+    model_dir = configs.writable_directory("model_dir", model_dir)
+    trainer = training.Trainer(model_config, train_config, data, model_dir)
+    (model_dir / "config.flags").write_text(
+        configs.to_flags(model_config, train_config)
+    )
+    print(trainer.describe())
+
+    callbacks = [
+        keras.callbacks.CSVLogger(
+            str(model_dir / "history.csv"), append=trainer.step > 0
+        ),
+        keras.callbacks.TensorBoard(
+            str(model_dir / "tensorboard"), write_graph=False
+        ),
+    ]
+    if train_config.early_stopping:
+        callbacks.append(
+            keras.callbacks.EarlyStopping(patience=train_config.early_stopping)
+        )
+    trainer.fit(callbacks + [sample_callback(trainer, data.tokenizer)])
+
+    version = export.TextGenerator(trainer.best_model(), data.tokenizer).save(
+        export_dir
+    )
+    if trainer.interrupted:
+        print(
+            f"Stopped at step {trainer.step} of {trainer.total_steps}; the same "
+            "command goes on from there."
+        )
+    print(
+        f"\nExported {version}. Next:\n"
+        f'  python generate.py --saved_model={version} --prompt="The "\n'
+        f"  python evaluate.py --saved_model={version} --text=FILE\n"
+        f"  tensorboard --logdir={model_dir / 'tensorboard'}"
+    )
+
+
+def sample_callback(trainer, tokenizer):
+    """Prints a short text of the model after each epoch."""
+    import keras
+
+    from stacked_rnn import export
+
+    generator = export.TextGenerator(trainer.model.for_inference(), tokenizer)
+
+    def print_sample(epoch, logs):
+        generator.model.set_weights(trainer.model.get_weights())
+        print("  sample: " + generator.sample(100, seed=epoch))
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=print_sample)
+
+
+def run():
+    """Console entry point."""
+    configs.run(main, configs.ModelConfig, configs.TrainConfig)
+
+
+if __name__ == "__main__":
+    run()
