@@ -129,10 +129,10 @@ class ModelConfig(Config):
         2, "Recurrent layers on top of each other.", minimum=1, maximum=8
     )
     units: int = setting(
-        256, "Width of every recurrent layer.", minimum=1, maximum=2048
+        192, "Width of every recurrent layer.", minimum=1, maximum=2048
     )
     embedding_dim: int = setting(
-        128, "Width of the token embedding.", minimum=1, maximum=2048
+        64, "Width of the token embedding.", minimum=1, maximum=2048
     )
     vocabulary_size: int = setting(
         0,
@@ -177,7 +177,7 @@ class TrainConfig(Config):
 
     task: str = setting(
         "language_model",
-        "What to train.",
+        "What to train: a model that continues a text.",
         choices=("language_model",),
     )
     corpus: str = setting(
@@ -206,9 +206,7 @@ class TrainConfig(Config):
     batch_size: int = setting(
         64, "Windows of one training step, over all devices.", minimum=1
     )
-    epochs: int = setting(
-        10, "Passes over the training text.", minimum=1
-    )
+    epochs: int = setting(6, "Passes over the training text.", minimum=1)
     max_minutes: float = setting(
         0.0,
         "Stop after so many minutes of training, wherever it is, and export "
@@ -244,7 +242,7 @@ class TrainConfig(Config):
         choices=("adam", "adamw", "rmsprop", "sgd"),
     )
     learning_rate: float = setting(
-        0.004, "Step size of the optimizer, at its highest.", minimum=0.0
+        0.005, "Step size of the optimizer, at its highest.", minimum=0.0
     )
     learning_rate_schedule: str = setting(
         "cosine",
@@ -375,8 +373,6 @@ def run(main, *config_classes) -> None:
             _define_flag(field)
 
     def guarded(arguments):
-        if flags.FLAGS["verbosity"].using_default_value:
-            logging.set_verbosity(logging.WARNING)
         try:
             if len(arguments) > 1:
                 raise UserError(
@@ -385,6 +381,8 @@ def run(main, *config_classes) -> None:
                 )
             values = [_from_flags(kind) for kind in config_classes]
             _import_tensorflow_quietly()
+            if not flags.FLAGS["verbosity"].present:  # absl says INFO
+                logging.set_verbosity(logging.WARNING)
             main(*values)
         except UserError as error:
             print(f"{program}: error: {error}", file=sys.stderr)

@@ -234,17 +234,17 @@ def _find(saved_model) -> pathlib.Path:
         raise UserError(f"--saved_model={path}: no such directory")
     if (path / "saved_model.pb").exists():
         return path
-    versions = [
+    complete = [
         version
         for version in versions(path)
         if (path / str(version) / "saved_model.pb").exists()
     ]
-    if not versions:
+    if not complete:
         raise UserError(
             f"--saved_model={path}: neither a SavedModel nor a directory of its "
             "versions: there is no saved_model.pb in it"
         )
-    return path / str(max(versions))
+    return path / str(max(complete))
 
 
 def versions(export_dir) -> list[int]:

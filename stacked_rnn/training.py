@@ -153,7 +153,7 @@ class Trainer:
 
     # Many steps -------------------------------------------------------------
 
-    def fit(self, callbacks=()) -> None:
+    def fit(self, callbacks=(), verbose="auto") -> None:
         """Trains to the end of the last epoch, or until something stops it.
 
         Ctrl-C, SIGTERM and `--max_minutes` stop it after the current step with
@@ -161,18 +161,21 @@ class Trainer:
 
         Args:
             callbacks: Keras callbacks, after the progress bar.
+            verbose: as in Keras: 0 silent, 1 a progress bar, 2 a line an
+                epoch; "auto": 1 on a terminal, otherwise 2.
 
         Raises:
             UserError: the loss became NaN or infinite.
         """
         steps_per_epoch = self.data.training.steps_per_epoch
+        if verbose == "auto":
+            verbose = 1 if sys.stdout.isatty() else 2
         callbacks = keras.callbacks.CallbackList(
             [keras.callbacks.ProgbarLogger(), *callbacks],
             model=self.model,
             epochs=self.config.epochs,
             steps=steps_per_epoch,
-            # Without a terminal, one line an epoch.
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=verbose,
         )
         deadline = math.inf
         if self.config.max_minutes:
@@ -186,8 +189,9 @@ class Trainer:
                     epoch = self.step // steps_per_epoch
                     callbacks.on_epoch_begin(epoch)
                     logs = self._train_epoch(batches, callbacks, deadline)
-                    if not self.interrupted:
-                        logs |= self._validate()
+                    if self.data.validation and not self.interrupted:
+                        score = self.evaluate(self.data.validation)
+                        logs |= _logs(score, "val_")
                     callbacks.on_epoch_end(epoch, logs)
                     self._save(logs)
         finally:
@@ -239,11 +243,12 @@ class Trainer:
             score.characters + characters,
         )
 
-    def _validate(self) -> dict:
-        """Scores the validation text; {} without one."""
-        windows = self.data.validation
-        if windows is None:
-            return {}
+    def evaluate(self, windows) -> evaluation.Score:
+        """Scores windows with the weights as they are, each of them once.
+
+        Args:
+            windows: `datasets.Windows`; their carried state is honoured.
+        """
         zeros = self.model.initial_states(windows.batch_size)
         states, total_nats, total = zeros, 0.0, 0
         for inputs, targets in windows.dataset().take(windows.steps_per_epoch):
@@ -251,10 +256,9 @@ class Trainer:
                 states = zeros
             nats, count, states = self._validation_step(inputs, targets, states)
             total_nats, total = total_nats + float(nats), total + int(count)
-        score = evaluation.Score(
+        return evaluation.Score(
             total_nats, total, total * windows.characters_per_token
         )
-        return {f"val_{name}": value for name, value in _logs(score).items()}
 
     def _describe_divergence(self, loss) -> str:
         kept = "no checkpoint was written yet"
@@ -367,11 +371,11 @@ def _optimizer(config, total_steps) -> keras.optimizers.Optimizer:
     return kinds[config.optimizer](learning_rate)
 
 
-def _logs(score) -> dict:
+def _logs(score, prefix="") -> dict:
     return {
-        "loss": score.nats_per_token,
-        "perplexity": score.perplexity,
-        "bits_per_character": score.bits_per_character,
+        f"{prefix}loss": score.nats_per_token,
+        f"{prefix}perplexity": score.perplexity,
+        f"{prefix}bits_per_character": score.bits_per_character,
     }
 
 
@@ -463,6 +467,7 @@ def _open_run(model_dir, model_config, tokenizer, train_config) -> bool:
     A run of another model that is there is moved aside, never overwritten.
     """
     description = {
+        "task": train_config.task,
         "model": model_config.to_dict(),
         "tokenizer": tokenizer.to_dict(),
         "corpus": train_config.corpus,
@@ -494,10 +499,11 @@ def _differences(old, new) -> list[str]:
     differences = ModelConfig.from_dict(new["model"]).differences(
         ModelConfig.from_dict(old["model"])
     )
+    for name in ("task", "corpus"):
+        if old[name] != new[name]:
+            differences.append(f"{name}: {old[name]}, not {new[name]}")
     if old["tokenizer"] != new["tokenizer"]:
         differences.append("the tokenizer or its vocabulary")
-    if old["corpus"] != new["corpus"]:
-        differences.append(f"corpus: {old['corpus']}, not {new['corpus']}")
     return differences
 
 

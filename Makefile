@@ -1,0 +1,52 @@
+# make demo   set up, train on a text that Python ships, generate
+# make test   set up, run the tests
+# make lint   set up, check style and format
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python train.py
+	@echo
+	@echo "A text that it generates:"
+	@echo
+	$(BIN)/python generate.py --prompt="The "
+	@echo
+	@echo "Try next, in the environment of this project:"
+	@echo
+	@echo "  . $(BIN)/activate"
+	@echo "  python generate.py --prompt='A class is ' --temperature=0.5 --num_samples=3"
+	@echo "  python evaluate.py --text=README.md"
+	@echo "  python train.py --corpus=YOUR_TEXT.txt"
+	@echo "  tensorboard --logdir=runs"
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit( \
+	    "Python %d.%d: Keras 3.15 needs 3.11 to 3.13; name one: make PYTHON=python3.12 ..." \
+	    % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-test: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.installed

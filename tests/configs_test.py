@@ -1,0 +1,91 @@
+"""Every knob is checked, is a flag, and is read by somebody."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+
+import pytest
+
+from stacked_rnn import configs
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = [configs.ModelConfig, configs.TrainConfig, configs.SamplingConfig]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_json_round_trip(kind):
+    config = kind()
+    assert kind.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (configs.ModelConfig, {"cell": "gruu"}, "--cell='gruu'.*gru, lstm"),
+        (configs.ModelConfig, {"num_layers": 9}, "--num_layers=9.*<= 8"),
+        (configs.ModelConfig, {"units": 2.5}, "--units=2.5.*int"),
+        (configs.ModelConfig, {"units": True}, "--units=True.*int"),
+        (configs.ModelConfig, {"dropout": 1.0}, "--dropout=1.0.*< 1"),
+        (configs.ModelConfig, {"dropout": math.nan}, "--dropout=nan"),
+        (configs.TrainConfig, {"learning_rate": -1.0}, "learning_rate=-1"),
+        (configs.TrainConfig, {"learning_rate": math.inf}, "learning_rate=inf"),
+        (configs.TrainConfig, {"optimizer": "adm"}, "adam, adamw"),
+        (configs.SamplingConfig, {"temperature": math.inf}, "temperature=inf"),
+        (configs.SamplingConfig, {"top_p": 1.5}, "--top_p=1.5"),
+        (configs.SamplingConfig, {"seed": -1}, "--seed=-1"),
+    ],
+)
+def test_bad_values_are_quoted_with_the_range(kind, values, message):
+    with pytest.raises(configs.UserError, match=message):
+        kind(**values)
+
+
+def test_an_unknown_setting_in_a_file_is_named():
+    with pytest.raises(configs.UserError, match="no setting named widht"):
+        configs.ModelConfig.from_dict({"widht": 3})
+
+
+def test_differences_name_the_fields():
+    old, new = configs.ModelConfig(units=32), configs.ModelConfig(units=64)
+    assert new.differences(old) == ["units: 32, not 64"]
+    assert new.differences(new) == []
+
+
+def test_flags_file_holds_every_setting():
+    text = configs.to_flags(configs.ModelConfig(residual=True))
+    assert "--residual\n" in text and "--nobidirectional\n" in text
+    assert "--cell=gru\n" in text
+    assert len(text.splitlines()) == len(dataclasses.fields(configs.ModelConfig))
+    assert "resume" not in configs.to_flags(configs.TrainConfig())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, field.name) for kind in CONFIGS for field in dataclasses.fields(kind)],
+)
+def test_no_knob_is_dead(kind, name):
+    """Somebody outside configs.py reads the field, or passes it on by name."""
+    sources = [*ROOT.glob("*.py"), *(ROOT / "stacked_rnn").glob("*.py")]
+    readers = [
+        path.name
+        for path in sources
+        if path.name != "configs.py"
+        and re.search(rf'\.{name}\b|"{name}"', path.read_text())
+    ]
+    assert readers
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_help_is_a_sentence(kind):
+    for field in dataclasses.fields(kind):
+        assert len(field.metadata["help"]) > 15, field.name
+        assert field.metadata["help"].endswith("."), field.name
+
+
+def test_directories_are_made_and_tried(tmp_path):
+    assert configs.writable_directory("x", tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(configs.UserError, match="--model_dir=.*file"):
+        configs.writable_directory("model_dir", tmp_path / "file" / "run")

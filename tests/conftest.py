@@ -1,0 +1,59 @@
+"""Shared by all tests: two logical CPUs, and models small enough to be quick."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import configs, models
+
+# Two replicas for the distribution tests; must be said before the first op.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
+CELLS = ("simple_rnn", "gru", "lstm")
+SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+def small_config(**changes) -> configs.ModelConfig:
+    """A model of two narrow layers over eleven tokens."""
+    values = {
+        "units": 6,
+        "embedding_dim": 5,
+        "vocabulary_size": 11,
+        "num_layers": 2,
+    }
+    return configs.ModelConfig(**values | changes)
+
+
+def randomized_model(config, seed=0) -> models.LanguageModel:
+    """A model whose weights, biases included, are all random."""
+    model = models.build_language_model(config)
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        weight.assign(rng.normal(0.0, 0.5, weight.shape))
+    return model
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(1)
+
+
+@pytest.fixture
+def shared_text():
+    """Reads a corpus of the workplace, or skips where it is absent."""
+
+    def read(name):
+        path = SHARED_DATA / name
+        if not path.exists():
+            pytest.skip(f"{name} is not here: no shared/data beside the project")
+        return path.read_bytes()
+
+    return read

@@ -1,0 +1,318 @@
+"""Corpora are read whole, and windows are correct to the token."""
+
+import collections
+import gzip
+import io
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import configs, datasets
+
+WINDOWS = [datasets.RandomWindows, datasets.SlidingWindows, datasets.Streams]
+
+
+def batches(windows, epoch=0):
+    """The (inputs, targets) of one epoch, NumPy."""
+    first = epoch * windows.steps_per_epoch
+    for step in range(first, first + windows.steps_per_epoch):
+        inputs, targets = windows.batch(step)
+        yield inputs.numpy(), targets.numpy()
+
+
+def epoch_targets(windows, epoch=0):
+    return [
+        int(token)
+        for _, targets in batches(windows, epoch)
+        for token in targets[targets >= 0]
+    ]
+
+
+# Corpora
+
+
+def test_pydoc_is_english_prose_of_some_size():
+    text = datasets.read_corpus("pydoc").decode()
+    assert len(text) > 400_000
+    assert "The following sections describe" in text or "class definition" in text
+
+
+def test_files_globs_gzip_and_lists_are_joined_in_order(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"first ")
+    (tmp_path / "b.txt").write_bytes("zw\u00f6lf ".encode())
+    with gzip.open(tmp_path / "c.gz", "wb") as file:
+        file.write(b"third")
+    read = datasets.read_corpus
+    assert read(f"{tmp_path}/c.gz,{tmp_path}/a.txt") == b"thirdfirst "
+    assert read(f"{tmp_path}/*.txt") == "first zw\u00f6lf ".encode()
+
+
+def test_a_path_with_the_signs_of_a_glob_is_a_path(tmp_path):
+    (tmp_path / "notes [1].txt").write_bytes(b"here")
+    assert datasets.read_corpus(f"{tmp_path}/notes [1].txt") == b"here"
+
+
+def test_standard_input(monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(b"piped"))
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert datasets.read_corpus("-") == b"piped"
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa\r\n")
+    assert datasets.read_corpus(f"{tmp_path}/a.txt") == b"a\r\n"
+    assert datasets.read_corpus(f"{tmp_path}/a.txt", binary=True) == (
+        b"\xef\xbb\xbfa\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"abc\xff", r"is not UTF-8 text \(byte 3\).*--tokenizer=byte"),
+        (b"ELF\0", r"is a binary file \(zero byte at 3\)"),
+    ],
+)
+def test_what_is_not_text_is_named(tmp_path, content, message):
+    path = tmp_path / "bad.txt"
+    path.write_bytes(content)
+    with pytest.raises(configs.UserError, match=f"bad.txt {message}"):
+        datasets.read_corpus(str(path))
+
+
+def test_missing_and_truncated_files_are_named(tmp_path):
+    with pytest.raises(configs.UserError, match=r"nowhere\.txt.*pydoc"):
+        datasets.read_corpus("nowhere.txt")
+    with pytest.raises(configs.UserError, match=str(tmp_path)):
+        datasets.read_corpus(str(tmp_path))
+    cut = tmp_path / "cut.gz"
+    cut.write_bytes(gzip.compress(b"some text" * 100)[:-12])
+    with pytest.raises(configs.UserError, match=r"cut\.gz"):
+        datasets.read_corpus(str(cut))
+
+
+def test_a_download_is_kept_in_the_keras_cache(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    cached = tmp_path / "datasets" / "timemachine.txt"
+    cached.parent.mkdir()
+    cached.write_bytes(b"put here by hand")
+    assert datasets.read_corpus("timemachine") == b"put here by hand"
+    assert "timemachine.txt differs from" in capsys.readouterr().err
+
+
+def serve_download(monkeypatch, content):
+    def get_file(name, origin, cache_dir):
+        if content is None:
+            raise Exception(f"URL fetch failure on {origin}")
+        path = f"{cache_dir}/datasets/{name}"
+        tf.io.gfile.makedirs(f"{cache_dir}/datasets")
+        with open(path, "wb") as file:
+            file.write(content)
+        return path
+
+    monkeypatch.setattr("keras.utils.get_file", get_file)
+
+
+def test_offline_the_place_for_the_file_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    serve_download(monkeypatch, None)
+    place = str(tmp_path / "datasets" / "shakespeare.txt")
+    with pytest.raises(configs.UserError, match=f"by hand and put it at {place}"):
+        datasets.read_corpus("shakespeare")
+
+
+def test_a_download_of_another_content_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    serve_download(monkeypatch, b"a captive portal")
+    with pytest.raises(configs.UserError, match="another text"):
+        datasets.read_corpus("shakespeare")
+    assert not (tmp_path / "datasets" / "shakespeare.txt").exists()
+
+
+def test_a_good_download_passes_its_hash(tmp_path, monkeypatch, shared_text):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    text = shared_text("tinyshakespeare.txt")
+    serve_download(monkeypatch, text)
+    assert datasets.read_corpus("shakespeare") == text
+
+
+# Splits
+
+
+def test_the_split_is_counted_in_characters():
+    text = ("\u00e9" * 90 + "x" * 10).encode()
+    training, validation = datasets.split_text(text, 0.1)
+    assert training.decode() == "\u00e9" * 90
+    assert validation == b"x" * 10
+    assert datasets.split_text(text, 0.0) == (text, b"")
+    assert b"".join(datasets.split_text(b"\xff\xc3\xa9" * 9, 0.3)) == (
+        b"\xff\xc3\xa9" * 9
+    )
+
+
+def write_corpus(tmp_path, text):
+    path = tmp_path / "corpus.txt"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_the_vocabulary_is_of_the_training_part_alone(tmp_path):
+    config = configs.TrainConfig(
+        corpus=write_corpus(tmp_path, "abc" * 30 + "x" * 10),
+        sequence_length=4, batch_size=2, validation_fraction=0.1,
+    )  # fmt: skip
+    data = datasets.load_language_data(config)
+    assert data.tokenizer.to_dict()["vocabulary"] == "\ufffdabc"
+    assert set(data.validation.token_ids.numpy()) == {0}
+
+
+@pytest.mark.parametrize("carry_state", [False, True])
+def test_no_window_straddles_the_split(tmp_path, carry_state):
+    config = configs.TrainConfig(
+        corpus=write_corpus(tmp_path, "a" * 90 + "b" * 10),
+        sequence_length=4, batch_size=2, carry_state=carry_state,
+    )  # fmt: skip
+    data = datasets.load_language_data(config)
+    assert set(epoch_targets(data.training)) == {1}  # a
+    assert set(epoch_targets(data.validation)) == {0}  # b is unknown
+    assert data.training.carries_state == carry_state
+
+
+def test_the_split_of_the_book(tmp_path):
+    """D2L: windows of 4 at every position, 10 to train, the next 5."""
+    alphabet = "abcdefghijklmnopqrstuvwxyz"
+    config = configs.TrainConfig(
+        corpus=write_corpus(tmp_path, alphabet), sequence_length=4,
+        batch_size=4, train_windows=10, validation_windows=5,
+    )  # fmt: skip
+    data = datasets.load_language_data(config)
+    for windows, first, count in ((data.training, 1, 10), (data.validation, 11, 5)):
+        starts = sorted(
+            int(row[0]) for inputs, targets in batches(windows)
+            for row, target in zip(inputs, targets) if target[0] >= 0
+        )  # fmt: skip
+        assert starts == [*range(first, first + count)]
+
+
+def test_bits_per_character_count_the_original_characters(tmp_path):
+    config = configs.TrainConfig(
+        corpus=write_corpus(tmp_path, "\u00e9" * 200),
+        tokenizer="byte", sequence_length=4, batch_size=2,
+    )  # fmt: skip
+    data = datasets.load_language_data(config)
+    assert data.training.characters_per_token == 0.5
+    assert data.validation.characters_per_token == 0.5
+
+
+def test_a_corpus_shorter_than_a_window_is_refused(tmp_path):
+    def load(text, **changes):
+        datasets.load_language_data(
+            configs.TrainConfig(corpus=write_corpus(tmp_path, text), **changes)
+        )
+
+    with pytest.raises(configs.UserError, match=r"90 tokens.*takes 101.*smaller"):
+        load("a" * 100)
+    with pytest.raises(configs.UserError, match="--validation_fraction=0.1: "):
+        load("a" * 500)
+    with pytest.raises(configs.UserError, match="take 12 windows.* has 10"):
+        load("a" * 20, sequence_length=10, train_windows=10, validation_windows=2)
+
+
+# Windows
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_targets_are_the_inputs_one_token_on(kind):
+    windows = kind(tf.range(103), 10, 4)
+    for epoch in range(3):
+        for inputs, targets in batches(windows, epoch):
+            assert inputs.shape == targets.shape == (4, 10)
+            counts = targets >= 0
+            assert np.array_equal(targets[counts], inputs[counts] + 1)
+            for row in inputs[counts.all(axis=1)]:
+                assert np.array_equal(row, np.arange(row[0], row[0] + 10))
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+@pytest.mark.parametrize("num_tokens", [11, 12, 20, 21, 22, 103])
+@pytest.mark.parametrize("batch_size", [1, 3, 40])
+def test_every_length_of_text_works(kind, num_tokens, batch_size):
+    windows = kind(tf.range(num_tokens), 10, batch_size)
+    for epoch in range(3):
+        seen = epoch_targets(windows, epoch)
+        assert seen and 1 <= min(seen) and max(seen) < num_tokens
+
+
+def test_random_windows_are_side_by_side_from_a_fresh_offset():
+    windows = datasets.RandomWindows(tf.range(1003), 10, 4, seed=5)
+    offsets, orders = set(), set()
+    for epoch in range(6):
+        targets = epoch_targets(windows, epoch)
+        first = min(targets)
+        assert sorted(targets) == [*range(first, first + 10 * windows.num_windows)]
+        offsets.add(first)
+        orders.add(tuple(targets[::10]))
+    assert len(offsets) > 2 and max(offsets) <= 10
+    assert len(orders) == 6
+
+
+def test_sliding_windows_are_all_windows():
+    windows = datasets.SlidingWindows(tf.range(30), 4, 8)
+    count = collections.Counter(epoch_targets(windows))
+    assert sum(count.values()) == 26 * 4
+    assert count[1] == count[29] == 1 and count[10] == 4
+
+
+def test_streams_rebuild_the_corpus():
+    tokens = np.random.default_rng(0).permutation(103).astype("int32")
+    windows = datasets.Streams(tf.constant(tokens), 10, 4)
+    rows = [[] for _ in range(4)]
+    for _, targets in batches(windows):
+        for row, target in zip(rows, targets):
+            row.extend(target[target >= 0])
+    assert list(itertools.chain(*rows)) == tokens[1:].tolist()
+
+
+def test_row_i_of_a_batch_of_streams_continues_row_i_of_the_one_before():
+    windows = datasets.Streams(tf.range(103), 5, 4)
+    for step in range(windows.steps_per_epoch - 1):
+        before, _ = windows.batch(step)
+        after, targets = windows.batch(step + 1)
+        goes_on = targets[:, 0] >= 0
+        assert np.any(goes_on)
+        assert np.array_equal(after[goes_on][:, 0], before[goes_on][:, -1] + 1)
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_a_dataset_is_the_batches_from_any_step_on(kind):
+    windows = kind(tf.range(103), 10, 4, seed=1)
+    for first_step in (0, 5):
+        for step, (inputs, targets) in enumerate(
+            windows.dataset(first_step).take(6), first_step
+        ):
+            expected = windows.batch(step)
+            assert np.array_equal(inputs, expected[0])
+            assert np.array_equal(targets, expected[1])
+
+
+def test_replicas_get_the_same_rows_in_every_step():
+    """Two pipelines of two replicas each: four blocks of rows."""
+    windows = datasets.Streams(tf.range(203), 5, 8)
+    pipelines = [
+        windows.dataset(2, pipeline, num_pipelines=2, replicas=4).take(6)
+        for pipeline in range(2)
+    ]
+    parts = [[inputs.numpy() for inputs, _ in pipeline] for pipeline in pipelines]
+    for step in range(3):
+        rows = [parts[p][2 * step + r] for p in range(2) for r in range(2)]
+        assert np.array_equal(np.concatenate(rows), windows.batch(step + 2)[0])
+
+
+def test_the_seed_decides_the_order():
+    def order(seed):
+        return epoch_targets(datasets.RandomWindows(tf.range(1003), 10, 4, seed))
+
+    assert order(1) == order(1) != order(2)

@@ -1,0 +1,48 @@
+"""Sums first, one division last."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import evaluation, reference
+
+
+def test_the_three_measures():
+    score = evaluation.Score(nats=30.0, tokens=20, characters=60)
+    assert score.nats_per_token == 1.5
+    assert score.perplexity == pytest.approx(math.exp(1.5))
+    assert score.bits_per_character == pytest.approx(0.5 / math.log(2))
+
+
+def test_nothing_and_too_much_do_not_fail():
+    assert evaluation.Score().perplexity == 1.0
+    assert evaluation.Score(1e9, 1, 1).perplexity > 1e300
+
+
+def test_token_nats_equal_the_reference_and_skip_padding(rng):
+    logits = rng.normal(0, 3, (2, 3, 5)).astype("float32")
+    targets = np.array([[0, 4, -1], [2, -1, -1]])
+    nats = evaluation.token_nats(logits, tf.constant(targets)).numpy()
+    expected = reference.nats(logits, np.maximum(targets, 0))
+    np.testing.assert_allclose(nats, np.where(targets >= 0, expected, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 100])
+def test_every_target_is_scored_once_with_the_state_carried(window):
+    calls = []
+
+    def score_window(inputs, targets, states):
+        """One nat a target; the state counts the tokens read."""
+        assert np.array_equal(targets, inputs + 1)
+        assert inputs[0, 0] == states
+        calls.append(states + inputs.shape[1])
+        return tf.constant([float(inputs.shape[1])]), calls[-1]
+
+    done = []
+    nats = evaluation.score_token_ids(
+        score_window, tf.range(13), 0, window=window, progress=done.append
+    )
+    assert nats == 12.0
+    assert done == calls and done[-1] == 12

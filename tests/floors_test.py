@@ -1,0 +1,72 @@
+"""A module imports only from lower floors of the house."""
+
+import ast
+import pathlib
+
+import pytest
+
+FLOORS = {
+    "configs": 0,
+    "reference": 0,
+    "tokenizers": 0,
+    "samplers": 0,
+    "datasets": 1,
+    "models": 2,
+    "generation": 2,
+    "evaluation": 3,
+    "inference": 4,
+    "training": 4,
+    "export": 5,
+}
+PACKAGE = pathlib.Path(__file__).parents[1] / "stacked_rnn"
+# `configs` is the ground that every room stands on, its own floor included.
+GROUND = "configs"
+
+
+def imported_rooms(source):
+    """The rooms that a module's source imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "stacked_rnn":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if (node.module or "").startswith("stacked_rnn."):
+                yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("stacked_rnn."):
+                    yield alias.name.split(".")[1]
+
+
+def violations(room, source):
+    return [
+        other
+        for other in imported_rooms(source)
+        if other != GROUND and FLOORS[other] >= FLOORS[room]
+    ]
+
+
+def test_every_room_has_a_floor():
+    rooms = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert rooms == set(FLOORS)
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_imports_point_down(room):
+    source = (PACKAGE / f"{room}.py").read_text()
+    assert violations(room, source) == []
+
+
+def test_a_violation_is_seen():
+    assert violations("models", "from stacked_rnn import export") == ["export"]
+    assert violations("models", "import stacked_rnn.training") == ["training"]
+
+
+def test_the_reference_imports_numpy_only():
+    tree = ast.parse((PACKAGE / "reference.py").read_text())
+    names = [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert names == ["numpy"]

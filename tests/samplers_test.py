@@ -1,0 +1,161 @@
+"""Chosen sets and frequencies on logits made by hand; eager, graph and XLA."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stacked_rnn import reference, samplers
+
+LOGITS = np.log([[0.5, 0.3, 0.15, 0.05]]).astype("float32")
+
+
+def options(batch=1, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0):
+    def rows(value, dtype):
+        return tf.broadcast_to(tf.constant(value, dtype), [batch])
+
+    return samplers.SamplingOptions(
+        rows(temperature, tf.float32),
+        rows(top_k, tf.int32),
+        rows(top_p, tf.float32),
+        rows(repetition_penalty, tf.float32),
+    )
+
+
+def drawn_set(**kwargs):
+    """The ids that some number draws from LOGITS."""
+    uniform = np.arange(1000, dtype="float32") / 1000
+    logits = np.repeat(LOGITS, 1000, axis=0)
+    return set(samplers.sample(logits, uniform, options(1000, **kwargs)).numpy())
+
+
+def test_threefry_known_answers():
+    """Test vectors of the authors' Random123 library, threefry2x32 R=20."""
+    vectors = [
+        ((0, 0), (0, 0), 0x6B200159),
+        ((2**32 - 1,) * 2, (2**32 - 1,) * 2, 0x1CB996FC),
+        ((0x243F6A88, 0x85A308D3), (0x13198A2E, 0x03707344), 0xC4923A9C),
+    ]
+    for counter, key, expected in vectors:
+        keys = [tf.constant(word, tf.uint32) for word in key]
+        parity = tf.constant(0x1BD11BDA ^ key[0] ^ key[1], tf.uint32)
+        counters = [tf.constant(word, tf.uint32) for word in counter]
+        block = samplers._threefry_2x32((*keys, parity), *counters)
+        assert int(block) == expected
+
+
+def test_uniforms_depend_on_seed_and_position_alone():
+    seeds = tf.constant([3, 4, 2**62 + 3], tf.int64)
+    numbers = samplers.uniforms(seeds, 50).numpy()
+    assert numbers.shape == (50, 3)
+    assert np.array_equal(samplers.uniforms(seeds, 20), numbers[:20])
+    assert np.array_equal(samplers.uniforms(seeds[1:2], 50)[:, 0], numbers[:, 1])
+    assert len(np.unique(numbers)) == 150
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_uniforms_are_the_same_bits_in_a_graph_and_under_xla(jit_compile):
+    seeds = tf.constant([0, 1, 2**63 - 1, 12345], tf.int64)
+    function = tf.function(samplers.uniforms, jit_compile=jit_compile)
+    assert np.array_equal(function(seeds, 30), samplers.uniforms(seeds, 30))
+
+
+def test_uniforms_are_uniform():
+    numbers = samplers.uniforms(tf.range(100, dtype=tf.int64), 1000).numpy()
+    assert 0 <= numbers.min() and numbers.max() < 1
+    counts, _ = np.histogram(numbers, bins=20, range=(0, 1))
+    assert np.abs(counts / 5000 - 1).max() < 0.06
+    assert abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.01
+
+
+def test_frequencies_follow_the_distribution():
+    uniform = samplers.uniforms(tf.constant([7], tf.int64), 20_000)[:, 0]
+    logits = np.repeat(LOGITS, 20_000, axis=0)
+    token_ids = samplers.sample(logits, uniform, options(20_000)).numpy()
+    frequencies = np.bincount(token_ids, minlength=4) / 20_000
+    np.testing.assert_allclose(frequencies, [0.5, 0.3, 0.15, 0.05], atol=0.012)
+
+
+def test_temperature_sharpens():
+    uniform = np.arange(1000, dtype="float32") / 1000
+    logits = np.repeat(LOGITS, 1000, axis=0)
+    token_ids = samplers.sample(logits, uniform, options(1000, temperature=0.5))
+    share = np.mean(token_ids.numpy() == 0)
+    assert share == pytest.approx(0.25 / (0.25 + 0.09 + 0.0225 + 0.0025), abs=2e-3)
+
+
+def test_temperature_zero_is_greedy():
+    assert drawn_set(temperature=0.0) == {0}
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "expected"),
+    [
+        (0, 1.0, {0, 1, 2, 3}),
+        (2, 1.0, {0, 1}),
+        (9, 1.0, {0, 1, 2, 3}),
+        (0, 0.5, {0}),
+        (0, 0.51, {0, 1}),
+        (0, 0.9, {0, 1, 2}),
+        (0, 0.0, {0}),
+        (2, 0.7, {0, 1}),  # of the two kept, 0.625 is not enough
+        (2, 0.6, {0}),
+    ],
+)
+def test_top_k_and_the_nucleus(top_k, top_p, expected):
+    assert drawn_set(top_k=top_k, top_p=top_p) == expected
+
+
+def test_repetition_penalty_pushes_seen_tokens_down():
+    logits = tf.constant([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
+    seen = tf.constant([[True, True, False]] * 2)
+    penalized = samplers.penalize_repetition(logits, seen, tf.constant([2.0, 1.0]))
+    np.testing.assert_allclose(penalized, [[1.0, -4.0, 1.0], [2.0, -2.0, 1.0]])
+    expected = reference.penalize_repetition(logits[0], seen[0], 2.0)
+    np.testing.assert_allclose(penalized[0], expected)
+
+
+def test_minus_infinity_is_never_drawn():
+    logits = tf.constant([[-np.inf, 0.0, -np.inf, 0.0, -np.inf]] * 1000)
+    uniform = np.arange(1000, dtype="float32") / 1000
+    token_ids = samplers.sample(logits, uniform, options(1000)).numpy()
+    assert set(token_ids) == {1, 3}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.floats(0, 0.99999),
+    st.sampled_from([0.0, 0.3, 1.0, 2.5]),
+    st.integers(0, 12),
+    st.sampled_from([0.05, 0.5, 0.9, 1.0]),
+)
+def test_equals_the_reference(seed, uniform, temperature, top_k, top_p):
+    logits = np.random.default_rng(seed).normal(0, 3, (1, 9)).astype("float32")
+    token_id = samplers.sample(
+        logits, tf.constant([uniform], tf.float32),
+        options(temperature=temperature, top_k=top_k, top_p=top_p),
+    )  # fmt: skip
+    expected = reference.sample(
+        logits[0].astype("float64"), np.float32(uniform), temperature, top_k, top_p
+    )
+    assert int(token_id[0]) == expected
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_rows_have_their_own_options_and_do_not_see_each_other(jit_compile, rng):
+    logits = tf.constant(rng.normal(0, 2, (6, 40)), tf.float32)
+    uniform = tf.constant(rng.uniform(size=6), tf.float32)
+    mixed = samplers.SamplingOptions(
+        tf.constant([0.0, 0.5, 1.0, 1.0, 2.0, 1.0]),
+        tf.constant([0, 3, 0, 7, 0, 1]),
+        tf.constant([1.0, 1.0, 0.3, 0.8, 1.0, 1.0]),
+        tf.ones(6),
+    )
+    sample = tf.function(samplers.sample, jit_compile=jit_compile)
+    together = sample(logits, uniform, mixed).numpy()
+    for row in range(6):
+        alone = samplers.SamplingOptions(*(v[row : row + 1] for v in mixed))
+        one = slice(row, row + 1)
+        assert samplers.sample(logits[one], uniform[one], alone) == together[row]

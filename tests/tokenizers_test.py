@@ -1,0 +1,163 @@
+"""Lossless where promised, and equal in Python, eagerly and in a graph."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stacked_rnn import configs, tokenizers
+
+NASTY = [
+    b"",
+    b"a\r\nb\r\n",
+    b"zero\0byte\0",
+    "e\u0301 combining, \U0001f469\u200d\U0001f52c joined".encode(),
+    "\ufeffmark and \ufffd replacement".encode(),
+    b"\xff\xfe not UTF-8 \xc3",
+    b"\xed\xa0\x80 surrogate, \xf4\x90\x80\x80 too high, \xc0\xaf overlong",
+]
+property_test = settings(max_examples=60, deadline=None)
+
+
+def round_trip(tokenizer, texts):
+    token_ids = tokenizer.tokenize(tf.constant(texts, tf.string))
+    assert token_ids.dtype == tf.int32
+    return tokenizer.detokenize(token_ids).numpy().tolist()
+
+
+@property_test
+@given(st.lists(st.binary(), min_size=1, max_size=4))
+def test_bytes_are_lossless_on_anything(texts):
+    tokenizer = tokenizers.ByteTokenizer()
+    assert round_trip(tokenizer, texts) == texts
+    token_ids = tokenizer.tokenize(tf.constant(texts))
+    assert token_ids.to_list() == [list(text) for text in texts]
+
+
+@property_test
+@given(st.lists(st.text(), min_size=1, max_size=4))
+def test_characters_are_lossless_on_their_alphabet(texts):
+    encoded = [text.encode() for text in texts]
+    tokenizer = tokenizers.build("char", b"".join(encoded) or b"x")
+    assert round_trip(tokenizer, encoded) == encoded
+    token_ids = tokenizer.tokenize(tf.constant(encoded))
+    assert token_ids.row_lengths().numpy().tolist() == [*map(len, texts)]
+
+
+@property_test
+@given(st.lists(st.binary(), min_size=1, max_size=4))
+def test_what_is_not_utf8_becomes_what_python_makes_of_it(texts):
+    replaced = [text.decode("utf-8", "replace").encode() for text in texts]
+    tokenizer = tokenizers.build("char", b"x" + b"".join(texts))
+    assert round_trip(tokenizer, texts) == replaced
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_nasty_texts(text):
+    assert round_trip(tokenizers.ByteTokenizer(), [text]) == [text]
+    replaced = text.decode("utf-8", "replace").encode()
+    assert round_trip(tokenizers.build("char", b"x" + text), [text]) == [replaced]
+
+
+def test_characters_outside_the_vocabulary_are_unknown():
+    tokenizer = tokenizers.build("char", b"abc\n")
+    token_ids = tokenizer.tokenize(tf.constant(["axb\u00e9\0", "\ufffd"]))
+    assert token_ids.to_list() == [[2, 0, 3, 0, 0], [0]]
+    assert round_trip(tokenizer, ["axb"]) == ["a\ufffdb".encode()]
+
+
+@property_test
+@given(st.lists(st.text(alphabet=st.characters(exclude_categories=("Cs",),
+                                               exclude_characters="\x1e"))))
+def test_words_are_lossless_on_their_own_text(texts):
+    encoded = [text.encode() for text in texts]
+    tokenizer = tokenizers.build("word", b"".join(encoded), 10**6)
+    # Words are cut text by text, so the joined text may hold other words.
+    for text, restored in zip(encoded, round_trip(tokenizer, encoded)):
+        if b"<unk>" not in restored:
+            assert restored == text
+    if encoded:
+        joined = b"".join(encoded)
+        assert round_trip(tokenizer, [joined]) == [joined]
+
+
+def test_words_carry_the_space_before_them():
+    tokenizer = tokenizers.build("word", b"It has, been. It's\n  been", 100)
+    words = tokenizer._split(tf.constant(["It has, been.\n  It's"]))
+    assert words.to_list() == [
+        [b"It", b" has", b",", b" been", b".", b"\n", b" ", b" It's"]
+    ]
+
+
+def test_a_word_vocabulary_keeps_the_commonest():
+    tokenizer = tokenizers.build("word", b"a a a a b b b c", 3)
+    assert tokenizer.vocabulary_size() == 3
+    assert round_trip(tokenizer, [b" a b c"]) == [b" a b<unk>"]
+
+
+def test_letters_only_is_the_normalization_of_d2l():
+    text = "The Time-Machine, by H. G. Wells [1898]\n\n\u00e9t\u00e9!"
+    tokenizer = tokenizers.build("char", text.encode(), letters_only=True)
+    expected = re.sub("[^A-Za-z]+", " ", text).lower()
+    assert round_trip(tokenizer, [text]) == [expected.encode()]
+    assert set(tokenizer.to_dict()["vocabulary"]) == {"\ufffd", *expected}
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "word"])
+@pytest.mark.parametrize("letters_only", [False, True])
+def test_json_round_trip(kind, letters_only):
+    built = tokenizers.build(kind, b"One two. \x1e\0 two", 10, letters_only)
+    values = json.loads(json.dumps(built.to_dict()))
+    again = tokenizers.from_dict(values)
+    assert again == built and again.kind == kind
+    assert again.vocabulary_size() == built.vocabulary_size()
+    other = tokenizers.build(kind, b"other", 10, not letters_only)
+    assert again != other
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "word"])
+def test_graph_equals_eager(kind):
+    tokenizer = tokenizers.build(kind, b"some text, with words\n")
+    texts = tf.constant([b"some words", b"", b"\xff unseen text"])
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def in_graph(texts):
+        token_ids = tokenizer.tokenize(texts)
+        return token_ids, tokenizer.detokenize(token_ids)
+
+    token_ids, restored = in_graph(texts)
+    assert token_ids.to_list() == tokenizer.tokenize(texts).to_list()
+    assert restored.numpy().tolist() == round_trip(tokenizer, texts)
+    assert in_graph(tf.constant([], tf.string))[1].shape == (0,)
+
+
+def test_start_id_is_a_line_break_where_there_is_one():
+    def start(kind, text):
+        return tokenizers.build(kind, text).start_id
+
+    assert start("byte", b"x") == 10
+    assert start("char", b"ab\n") == 1
+    assert start("char", b"ab ") == 1
+    assert start("char", b"ab") == 0
+    assert start("word", b"ab cd\n") > 0
+
+
+@pytest.mark.parametrize("vocabulary", ["", "ab", "\ufffd", "\ufffdba", "\ufffdaa"])
+def test_broken_character_vocabularies_are_refused(vocabulary):
+    with pytest.raises(configs.UserError):
+        tokenizers.CharTokenizer(vocabulary)
+
+
+def test_a_real_text_is_lossless(shared_text):
+    text = shared_text("tinyshakespeare.txt")
+    for kind in ("byte", "char"):
+        assert round_trip(tokenizers.build(kind, text), [text]) == [text]
+    words = tokenizers.build("word", text, 10**6)
+    assert round_trip(words, [text]) == [text]
+    assert np.max(words.tokenize(tf.constant([text])).flat_values) < (
+        words.vocabulary_size()
+    )
