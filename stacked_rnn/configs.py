@@ -134,6 +134,13 @@ class ModelConfig(Config):
     embedding_dim: int = setting(
         64, "Width of the token embedding.", minimum=1, maximum=2048
     )
+    embedding_stddev: float = setting(
+        1.0,
+        "Standard deviation of the initial embedding. Wide embeddings tell the "
+        "gates apart from the first step and learn fast; take about 0.1 with "
+        "tie_embeddings, or to overfit a tiny text less.",
+        minimum=0.0,
+    )
     vocabulary_size: int = setting(
         0,
         "Most tokens that a word vocabulary may hold, the unknown token "

@@ -272,6 +272,7 @@ class Windows(abc.ABC):
         rows = self.batch_size // replicas
         local = replicas // num_pipelines
 
+        @tf.autograph.experimental.do_not_convert  # it would take half a second
         def element(index):
             replica = pipeline * local + index % local
             first_row = replica * rows

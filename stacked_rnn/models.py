@@ -61,15 +61,11 @@ class LanguageModel(keras.Model):
 
     def __init__(self, config: ModelConfig, **kwargs):
         # Layers
-        # Wide enough for the gates to tell tokens apart from the first step:
-        # Keras' default, +-0.05, makes the first epochs half as useful. As a
-        # readout the same matrix must give logits near 1.
-        stddev = config.embedding_dim**-0.5 if config.tie_embeddings else 1.0
         self.embedding = keras.layers.ReversibleEmbedding(
             config.vocabulary_size,
             config.embedding_dim,
             embeddings_initializer=keras.initializers.RandomNormal(
-                stddev=stddev
+                stddev=config.embedding_stddev
             ),
             name="embedding",
         )

@@ -1,0 +1,416 @@
+"""The Trainer: one step by hand, many replicas, going on, and stopping."""
+
+import csv
+import os
+import pathlib
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import configs, datasets, tokenizers, training
+from tests.conftest import small_config
+
+TEXT = "".join(chr(ord("a") + (3 * i * i + i // 7) % 10) for i in range(700))
+
+
+def load_data(carry_state=False, batch_size=4, windows=None):
+    """TEXT cut up as load_language_data would, without a file."""
+    tokenizer = tokenizers.build("char", TEXT.encode())
+    token_ids = tokenizer.tokenize(tf.constant([TEXT])).flat_values
+    kind = windows or (
+        datasets.Streams if carry_state else datasets.RandomWindows
+    )
+    return datasets.LanguageData(
+        tokenizer,
+        kind(token_ids[:600], 5, batch_size),
+        datasets.Streams(token_ids[600:], 5, 2),
+    )
+
+
+def make_trainer(data=None, model_dir=None, strategy=None, model=None, **changes):
+    settings = {
+        "batch_size": 4,
+        "epochs": 2,
+        "learning_rate": 0.01,
+        "learning_rate_schedule": "constant",
+    } | changes
+    return training.Trainer(
+        small_config(**model or {}),
+        configs.TrainConfig(**settings),
+        data or load_data(),
+        model_dir,
+        strategy,
+    )
+
+
+def weights(trainer):
+    return [weight.numpy() for weight in trainer.model.weights]
+
+
+def assert_weights_equal(trainer, other, atol):
+    for got, expected in zip(weights(trainer), weights(other), strict=True):
+        np.testing.assert_allclose(got, expected, atol=atol)
+
+
+class History(keras.callbacks.Callback):
+    """The logs of every step and epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.epochs = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(logs)
+
+
+class StopAt(keras.callbacks.Callback):
+    """Presses Ctrl-C in the middle of a step."""
+
+    def __init__(self, trainer, step):
+        super().__init__()
+        self.trainer, self.at = trainer, step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.trainer.step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+# One step
+
+
+def test_a_step_is_the_gradient_of_the_mean_loss():
+    trainer = make_trainer(optimizer="sgd", gradient_clip_norm=0.0)
+    inputs, targets = trainer.data.training.batch(0)
+    before = weights(trainer)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(
+                targets, trainer.model(inputs, training=True)
+            )
+        )
+    gradients = tape.gradient(
+        loss, [weight.value for weight in trainer.model.trainable_variables]
+    )
+    history = History()
+    trainer.total_steps = 1
+    trainer.fit([history], verbose=0)
+    assert history.steps[0]["loss"] == pytest.approx(float(loss), abs=1e-6)
+    for old, new, gradient in zip(before, weights(trainer), gradients, strict=True):
+        np.testing.assert_allclose(
+            new, old - 0.01 * tf.convert_to_tensor(gradient), atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(("clip", "expected"), [(0.01, 0.01), (1e6, None)])
+def test_the_norm_of_a_step_is_clipped(clip, expected):
+    trainer = make_trainer(
+        optimizer="sgd", learning_rate=1.0, gradient_clip_norm=clip
+    )
+    before = weights(trainer)
+    trainer.total_steps = 1
+    trainer.fit(verbose=0)
+    moved = np.sqrt(
+        sum(np.sum((a - b) ** 2) for a, b in zip(before, weights(trainer)))
+    )
+    if expected:
+        assert moved == pytest.approx(expected, rel=1e-4)
+    else:
+        assert moved > 0.05
+
+
+def test_what_does_not_count_does_not_dilute_the_loss():
+    """601 windows of a batch of 640: the mean is over the real ones."""
+    full = load_data(windows=datasets.SlidingWindows, batch_size=595)
+    padded = load_data(windows=datasets.SlidingWindows, batch_size=640)
+    losses = []
+    for data in (full, padded):
+        trainer = make_trainer(data, batch_size=data.training.batch_size, epochs=1)
+        history = History()
+        trainer.fit([history], verbose=0)
+        losses.append(history.epochs[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_xla_changes_nothing(jit_compile):
+    trainer = make_trainer(jit_compile=jit_compile, epochs=1)
+    trainer.fit(verbose=0)
+    plain = make_trainer(epochs=1)
+    plain.fit(verbose=0)
+    assert_weights_equal(trainer, plain, 1e-4)
+
+
+# Replicas
+
+
+@pytest.mark.parametrize("carry_state", [False, True])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_two_replicas_do_what_one_does(cell, carry_state):
+    """Ten steps on one global batch, the gradient clipped in each."""
+    trainers = []
+    for name in ("one_device", "mirrored"):
+        trainer = make_trainer(
+            load_data(carry_state), strategy=training.make_strategy(name),
+            model={"cell": cell}, optimizer="sgd", learning_rate=0.5,
+            gradient_clip_norm=0.1,
+        )  # fmt: skip
+        history = History()
+        trainer.total_steps = 10
+        trainer.fit([history], verbose=0)
+        trainers.append((trainer, history))
+    (one, one_history), (two, two_history) = trainers
+    assert two.strategy.num_replicas_in_sync == 2
+    assert_weights_equal(one, two, 1e-5)
+    np.testing.assert_allclose(
+        [step["loss"] for step in one_history.steps],
+        [step["loss"] for step in two_history.steps],
+        atol=1e-5,
+    )
+
+
+def test_two_replicas_train_with_dropout():
+    trainer = make_trainer(
+        strategy=training.make_strategy("mirrored"),
+        model={"dropout": 0.2, "recurrent_dropout": 0.2}, epochs=6,
+    )  # fmt: skip
+    history = History()
+    trainer.fit([history], verbose=0)
+    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
+
+
+def test_auto_takes_one_device_without_gpus():
+    assert training.make_strategy("auto").num_replicas_in_sync == 1
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused():
+    with pytest.raises(configs.UserError, match="--batch_size=3.*multiple of 2"):
+        make_trainer(
+            load_data(batch_size=3), batch_size=3,
+            strategy=training.make_strategy("mirrored"),
+        )  # fmt: skip
+
+
+# State
+
+
+def test_the_state_is_carried_through_an_epoch_and_no_further():
+    """With a learning rate of 0, an epoch is the score of the streams."""
+    data = load_data(carry_state=True)
+    trainer = make_trainer(data, optimizer="sgd", learning_rate=0.0)
+    history = History()
+    trainer.fit([history], verbose=0)
+    windows = data.training
+    length = windows.stream_length
+    nats = 0.0
+    for row in range(4):
+        stream = windows.token_ids[row * length : (row + 1) * length + 1]
+        logits = trainer.model(stream[None, :-1])
+        nats += float(
+            tf.reduce_sum(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(
+                    stream[None, 1:], logits
+                )
+            )
+        )
+    expected = nats / (windows.num_tokens - 1)
+    losses = [epoch["loss"] for epoch in history.epochs]
+    np.testing.assert_allclose(losses, [expected] * 2, atol=1e-5)
+
+
+def test_validation_scores_every_token_with_carried_state():
+    trainer = make_trainer()
+    windows = trainer.data.validation
+    score = trainer.evaluate(windows)
+    assert score.tokens == windows.num_tokens - 1
+    whole = datasets.Streams(windows.token_ids, 99, 2)
+    assert trainer.evaluate(whole).nats == pytest.approx(score.nats, rel=1e-5)
+
+
+# The run directory
+
+
+@pytest.mark.parametrize("carry_state", [False, True])
+def test_going_on_equals_never_having_stopped(tmp_path, carry_state):
+    model = {"cell": "lstm", "dropout": 0.2, "recurrent_dropout": 0.1}
+    whole = make_trainer(
+        load_data(carry_state), tmp_path / "whole", model=model, epochs=4
+    )
+    whole.fit(verbose=0)
+    make_trainer(
+        load_data(carry_state), tmp_path / "run", model=model, epochs=2
+    ).fit(verbose=0)
+    resumed = make_trainer(
+        load_data(carry_state), tmp_path / "run", model=model, epochs=4
+    )
+    assert resumed.step == whole.step // 2
+    resumed.fit(verbose=0)
+    assert resumed.step == whole.step
+    assert_weights_equal(resumed, whole, 1e-6)
+
+
+def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(tmp_path):
+    data = load_data(carry_state=True)
+    whole = make_trainer(data, tmp_path / "whole")
+    history = History()
+    whole.fit([history], verbose=0)
+    stopped = make_trainer(data, tmp_path / "run")
+    stopped.fit([StopAt(stopped, 40)], verbose=0)
+    assert stopped.interrupted and stopped.step == 41
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = make_trainer(data, tmp_path / "run")
+    assert resumed.step == 41
+    resumed_history = History()
+    resumed.fit([resumed_history], verbose=0)
+    assert_weights_equal(resumed, whole, 1e-6)
+    for logs, expected in zip(resumed_history.epochs, history.epochs[-1:], strict=True):
+        assert logs["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+        assert logs["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-6)
+
+
+def test_another_model_is_not_resumed(tmp_path):
+    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
+    with pytest.raises(configs.UserError, match=r"--resume.*units: 6, not 7"):
+        make_trainer(model_dir=tmp_path / "run", model={"units": 7}, resume=True)
+    assert (tmp_path / "run" / "checkpoints" / "last").exists()
+
+
+@pytest.mark.parametrize("changes", [{"model": {"units": 7}}, {"resume": False}])
+def test_a_run_in_the_way_is_moved_aside(tmp_path, changes, capsys):
+    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
+    fresh = make_trainer(model_dir=tmp_path / "run", **changes)
+    assert fresh.step == 0
+    assert (tmp_path / "run.1" / "checkpoints" / "last" / "checkpoint").exists()
+    assert "moved the run" in capsys.readouterr().out
+
+
+def test_resume_without_a_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(configs.UserError, match="no checkpoint"):
+        make_trainer(model_dir=tmp_path / "run", resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    make_trainer(model_dir=tmp_path / "run", epochs=1).fit(verbose=0)
+    (data,) = (tmp_path / "run/checkpoints/last").glob("*.data*")
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(configs.UserError, match=r"--resume: .*last.*damaged"):
+        make_trainer(model_dir=tmp_path / "run")
+
+
+def test_the_best_weights_are_kept(tmp_path):
+    class Spoil(keras.callbacks.Callback):
+        """After the first epoch the model forgets all."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.set_weights([0 * w for w in self.model.get_weights()])
+
+    trainer = make_trainer(model_dir=tmp_path / "run", epochs=2)
+    history = History()
+    trainer.fit([Spoil(), history], verbose=0)
+    first, second = (epoch["val_loss"] for epoch in history.epochs)
+    assert first < second
+    best = trainer.best_model()
+    trainer.model.set_weights(best.get_weights())
+    score = trainer.evaluate(trainer.data.validation)
+    assert score.nats_per_token == pytest.approx(first, abs=1e-6)
+
+
+def test_without_validation_the_last_weights_are_exported(tmp_path):
+    data = load_data()
+    data = datasets.LanguageData(data.tokenizer, data.training, None)
+    trainer = make_trainer(data, tmp_path / "run", epochs=1)
+    history = History()
+    trainer.fit([history], verbose=0)
+    assert "val_loss" not in history.epochs[0]
+    for got, expected in zip(trainer.best_model().get_weights(), weights(trainer)):
+        assert np.array_equal(got, expected)
+
+
+# What is around the step
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                first = self.model.weights[0]
+                first.assign(first * np.nan)
+
+    trainer = make_trainer(model_dir=tmp_path / "run", epochs=3)
+    steps = trainer.data.training.steps_per_epoch
+    with pytest.raises(configs.UserError) as error:
+        trainer.fit([Poison()], verbose=0)
+    message = str(error.value)
+    assert f"the loss is nan at step {steps + 1}" in message
+    assert "learning rate 0.01" in message and "--learning_rate" in message
+    kept = pathlib.Path(message.rsplit(" ", 1)[1])
+    assert kept.name == f"ckpt-{steps}"
+    resumed = make_trainer(model_dir=tmp_path / "run", epochs=3)
+    assert resumed.step == steps
+    assert all(np.isfinite(weight).all() for weight in weights(resumed))
+
+
+def test_keras_callbacks_are_honoured(tmp_path):
+    history = History()
+    trainer = make_trainer(epochs=9)
+    trainer.fit(
+        [
+            history,
+            keras.callbacks.LearningRateScheduler(lambda epoch: 0.0),
+            keras.callbacks.EarlyStopping(patience=2),
+            keras.callbacks.CSVLogger(str(tmp_path / "history.csv")),
+            keras.callbacks.TensorBoard(str(tmp_path / "board"), write_graph=False),
+        ],
+        verbose=0,
+    )
+    assert len(history.epochs) == 3  # nothing moved, so the first was the best
+    with open(tmp_path / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    for name in ("loss", "perplexity", "bits_per_character", "tokens_per_second"):
+        assert float(rows[0][name]) > 0
+        assert name == "tokens_per_second" or float(rows[0][f"val_{name}"]) > 0
+    assert float(rows[0]["perplexity"]) == pytest.approx(
+        np.exp(float(rows[0]["loss"]))
+    )
+    for split in ("train", "validation"):
+        assert list((tmp_path / "board" / split).glob("events*"))
+
+
+def test_the_time_limit_stops_within_an_epoch():
+    trainer = make_trainer(epochs=1000, max_minutes=1e-9)
+    trainer.fit(verbose=0)
+    assert trainer.step == 0
+    trainer = make_trainer(epochs=1000, max_minutes=0.05)
+    history = History()
+    trainer.fit([history], verbose=0)
+    assert 0 < trainer.step < trainer.total_steps
+    assert "val_loss" in history.epochs[-1]
+
+
+def test_the_cosine_rises_and_falls():
+    config = configs.TrainConfig(learning_rate=1.0)
+    rate = training._optimizer(config, 1000)._learning_rate
+    values = [float(rate(step)) for step in (0, 25, 50, 525, 1000)]
+    np.testing.assert_allclose(values, [0, 0.5, 1, 0.505, 0.01], atol=1e-3)
+    assert float(training._optimizer(config, 1)._learning_rate(1)) <= 1
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
+def test_every_optimizer_learns(name):
+    trainer = make_trainer(
+        optimizer=name, learning_rate=0.3 if name == "sgd" else 0.01
+    )
+    history = History()
+    trainer.fit([history], verbose=0)
+    assert history.epochs[1]["loss"] < history.epochs[0]["loss"]
+
+
+def test_one_line_says_what_is_trained():
+    assert "tokens, 30 steps an epoch, 1 device" in make_trainer().describe()
