@@ -255,38 +255,14 @@ class Windows(abc.ABC):
         counts = positions[:, 1:] < ends[:, None]
         return window[:, :-1], tf.where(counts, window[:, 1:], -1)
 
-    def dataset(self, first_step=0, pipeline=0, num_pipelines=1, replicas=1):
-        """The batches from a step on, without end, as a `tf.data.Dataset`.
-
-        The rows of a batch are dealt to the replicas in blocks, always the
-        same rows to the same replica, so that a carried state stays where it
-        is. An element is the part of one replica; those of one pipeline come
-        in turn.
-
-        Args:
-            first_step: global step to begin with.
-            pipeline, num_pipelines: which input pipeline this is, of how many
-                (one for each machine).
-            replicas: replicas of all pipelines together.
-        """
-        rows = self.batch_size // replicas
-        local = replicas // num_pipelines
-
-        @tf.autograph.experimental.do_not_convert  # it would take half a second
-        def element(index):
-            replica = pipeline * local + index % local
-            first_row = replica * rows
-            return self.batch(
-                index // local,
-                tf.range(first_row, first_row + rows, dtype=tf.int64),
-            )
-
+    def dataset(self, first_step=0) -> tf.data.Dataset:
+        """The batches from a step on, without end: what `model.fit` takes."""
         options = tf.data.Options()
         options.autotune.enabled = False  # its thread can stall an epoch's end
         return (
-            tf.data.Dataset.range(first_step * local, np.iinfo(np.int64).max)
-            .map(element)
-            .prefetch(2 * local)
+            tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
+            .map(self.batch)
+            .prefetch(2)
             .with_options(options)
         )
 

@@ -88,9 +88,7 @@ class Trainer:
             autograph=False,
         )
         self._train_step = tf.function(self._train_step, autograph=False)
-        self._validation_step = tf.function(
-            self._validation_step, autograph=False
-        )
+        self._score_step = tf.function(self._score_step, autograph=False)
         if self.model_dir is not None:
             # The seeds of dropout are not among what TensorFlow tracks.
             seeds = [v.value for v in self.model.non_trainable_variables]
@@ -119,6 +117,21 @@ class Trainer:
 
     # One step ---------------------------------------------------------------
 
+    def _local_rows(self):
+        """The rows of the global batch that belong to this replica.
+
+        Always the same ones, so that a carried state stays where it is.
+        """
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        count = self.config.batch_size // self.strategy.num_replicas_in_sync
+        first = tf.cast(replica * count, tf.int64)
+        return tf.range(first, first + count)
+
+    def _local_step(self, step, states):
+        return self._forward_backward(
+            *self.data.training.batch(step, self._local_rows()), states
+        )
+
     def _forward_backward(self, inputs, targets, states):
         """Sums over one replica's rows: nats, targets, gradients of the nats."""
         with tf.GradientTape() as tape:
@@ -133,14 +146,17 @@ class Trainer:
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return nats, count, gradients, new["states"]
 
-    def _train_step(self, batch, states):
-        """One update from the global batch: (nats, targets, new states).
+    def _train_step(self, step, states):
+        """One update from a step's global batch: (nats, targets, new states).
+
+        The batch is cut within the graph: an iterator's threads would take
+        longer to stop than all the cutting takes.
 
         The gradient of the mean loss over all replicas is clipped, not that of
         one replica: N replicas do what one does.
         """
         nats, count, gradients, states = self.strategy.run(
-            self._forward_backward, (*batch, states)
+            self._local_step, (step, states)
         )
         nats, count, *gradients = (
             self.strategy.reduce("SUM", value, axis=None)
@@ -154,7 +170,8 @@ class Trainer:
         self.optimizer.apply(gradients, self.model.trainable_variables)
         return nats, count, states
 
-    def _validation_step(self, inputs, targets, states):
+    def _score_step(self, windows, step, states):
+        inputs, targets = windows.batch(step)
         new = self.model.step({"token_ids": inputs, "states": states})
         nats = evaluation.token_nats(new["logits"], targets)
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
@@ -189,7 +206,6 @@ class Trainer:
         deadline = math.inf
         if self.config.max_minutes:
             deadline = time.monotonic() + 60 * self.config.max_minutes
-        batches = iter(self._distributed(self.data.training))
         self.model.stop_training = False
         callbacks.on_train_begin()
         try:
@@ -197,7 +213,7 @@ class Trainer:
                 while not self._must_stop(deadline):
                     epoch = self.step // steps_per_epoch
                     callbacks.on_epoch_begin(epoch)
-                    logs = self._train_epoch(batches, callbacks, deadline)
+                    logs = self._train_epoch(callbacks, deadline)
                     if self.data.validation and not self.interrupted:
                         score = self.evaluate(self.data.validation)
                         logs |= _logs(score, "val_")
@@ -214,7 +230,7 @@ class Trainer:
             or time.monotonic() >= deadline
         )
 
-    def _train_epoch(self, batches, callbacks, deadline) -> dict:
+    def _train_epoch(self, callbacks, deadline) -> dict:
         """Trains to the end of the epoch that `step` is in, or to a stop."""
         progress, steps_per_epoch = self._progress, self.data.training.steps_per_epoch
         if self.step % steps_per_epoch == 0:
@@ -228,7 +244,9 @@ class Trainer:
             callbacks.on_train_batch_begin(batch_index)
             if not self.data.training.carries_state:
                 states = zeros
-            nats, count, states = self._train_step(next(batches), states)
+            nats, count, states = self._train_step(
+                tf.constant(self.step, tf.int64), states
+            )
             nats, count = float(nats), int(count)
             if not math.isfinite(nats):
                 raise UserError(self._describe_divergence(nats / count))
@@ -263,10 +281,10 @@ class Trainer:
         """
         zeros = self.model.initial_states(windows.batch_size)
         states, total_nats, total = zeros, 0.0, 0
-        for inputs, targets in windows.dataset().take(windows.steps_per_epoch):
+        for step in tf.range(windows.steps_per_epoch):
             if not windows.carries_state:
                 states = zeros
-            nats, count, states = self._validation_step(inputs, targets, states)
+            nats, count, states = self._score_step(windows, step, states)
             total_nats, total = total_nats + float(nats), total + int(count)
         return evaluation.Score(
             total_nats, total, total * windows.characters_per_token
@@ -283,17 +301,6 @@ class Trainer:
         )
 
     # Devices ----------------------------------------------------------------
-
-    def _distributed(self, windows):
-        """The batches of `windows` from the current step on, dealt out."""
-        return self.strategy.distribute_datasets_from_function(
-            lambda context: windows.dataset(
-                self.step,
-                context.input_pipeline_id,
-                context.num_input_pipelines,
-                context.num_replicas_in_sync,
-            )
-        )
 
     def _distributed_states(self, states):
         """Deals the rows of states[layer][part] out; None: zeros."""

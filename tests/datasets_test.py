@@ -298,17 +298,13 @@ def test_a_dataset_is_the_batches_from_any_step_on(kind):
             assert np.array_equal(targets, expected[1])
 
 
-def test_replicas_get_the_same_rows_in_every_step():
-    """Two pipelines of two replicas each: four blocks of rows."""
-    windows = datasets.Streams(tf.range(203), 5, 8)
-    pipelines = [
-        windows.dataset(2, pipeline, num_pipelines=2, replicas=4).take(6)
-        for pipeline in range(2)
-    ]
-    parts = [[inputs.numpy() for inputs, _ in pipeline] for pipeline in pipelines]
-    for step in range(3):
-        rows = [parts[p][2 * step + r] for p in range(2) for r in range(2)]
-        assert np.array_equal(np.concatenate(rows), windows.batch(step + 2)[0])
+def test_rows_of_a_batch_can_be_asked_for():
+    windows = datasets.RandomWindows(tf.range(203), 5, 8)
+    whole = windows.batch(3)
+    for rows in ([0, 1], [6, 7], [5]):
+        part = windows.batch(3, tf.constant(rows, tf.int64))
+        assert np.array_equal(part[0], whole[0].numpy()[rows])
+        assert np.array_equal(part[1], whole[1].numpy()[rows])
 
 
 def test_the_seed_decides_the_order():
