@@ -52,15 +52,15 @@ def main(model_config, train_config):
         callbacks.append(
             keras.callbacks.EarlyStopping(patience=train_config.early_stopping)
         )
-    trainer.fit(callbacks + [sample_callback(trainer, data.tokenizer)])
+    trainer.fit([*callbacks, sample_callback(trainer, data.tokenizer)])
 
     version = export.TextGenerator(trainer.best_model(), data.tokenizer).save(
         export_dir
     )
     if trainer.interrupted:
         print(
-            f"Stopped at step {trainer.step} of {trainer.total_steps}; the same "
-            "command goes on from there."
+            f"Stopped at step {trainer.step} of {trainer.total_steps}; the "
+            "same command goes on from there."
         )
     print(
         f"\nExported {version}. Next:\n"

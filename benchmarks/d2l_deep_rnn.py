@@ -30,12 +30,14 @@ BOOK = {
 class BenchmarkConfig(configs.Config):
     """What to run of the experiment."""
 
-    num_seeds: int = setting(3, "Runs of each cell, seeds 0, 1, 2 ...", minimum=1)
+    num_seeds: int = setting(
+        3, "Runs of each cell, seeds 0, 1, 2 ...", minimum=1
+    )
 
 
 def main(model_config, train_config, benchmark):
     """Prints a row for each run, and the means beside the book's."""
-    print("| cell | seed | training ppl | validation ppl | seconds | it has + 20 |")
+    print("| cell | seed | training | validation | seconds | it has + 20 |")
     print("|---|---|---|---|---|---|")
     means = []
     for cell in BOOK:
@@ -56,7 +58,9 @@ def main(model_config, train_config, benchmark):
             f"| {cell} | {mean[0]:.2f} | {mean[1]:.2f} | "
             f"{BOOK[cell][0]:.2f} | {BOOK[cell][1]:.2f} |"
         )
-    print("\n| mean | training | validation | book: training | book: validation |")
+    print(
+        "\n| mean | training | validation | book: training | book: validation |"
+    )
     print("|---|---|---|---|---|")
     print("\n".join(means))
 

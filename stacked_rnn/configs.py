@@ -117,12 +117,12 @@ def _check(field, value) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Config):
-    """The architecture: with a tokenizer and weights, all there is to a model."""
+    """The architecture: with a tokenizer and weights, a whole model."""
 
     cell: str = setting(
         "gru",
         "Recurrent cell of every layer: gru is the best first choice, lstm "
-        "keeps longer memories in large models, simple_rnn is the book's first.",
+        "keeps longer memories in large models, simple_rnn is the simplest.",
         choices=("gru", "lstm", "simple_rnn"),
     )
     num_layers: int = setting(
@@ -271,7 +271,7 @@ class TrainConfig(Config):
     )
     seed: int = setting(
         0,
-        "Seed of the initial weights, the order of the windows and the dropout.",
+        "Seed of the initial weights, the order of the windows, the dropout.",
         minimum=0,
         below=2**31,
     )
@@ -426,8 +426,10 @@ def _from_flags(config_class):
     """The configuration that the parsed flags describe."""
     values = flags.FLAGS.flag_values_dict()
     return config_class.from_dict(
-        {field.name: values[field.name] for field in
-         dataclasses.fields(config_class)}
+        {
+            field.name: values[field.name]
+            for field in dataclasses.fields(config_class)
+        }
     )
 
 
@@ -438,7 +440,9 @@ def to_flags(*values) -> str:
         for field in dataclasses.fields(config):
             value = getattr(config, field.name)
             if isinstance(value, bool):
-                lines.append(f"--{field.name}" if value else f"--no{field.name}")
+                lines.append(
+                    f"--{field.name}" if value else f"--no{field.name}"
+                )
             elif value is not None:
                 lines.append(f"--{field.name}={value}")
     return "\n".join(lines) + "\n"
@@ -483,5 +487,3 @@ def _import_tensorflow_quietly() -> None:
             raise
         finally:
             os.dup2(stderr, 2)
-
-

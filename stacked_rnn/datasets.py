@@ -82,7 +82,9 @@ def _read_source(source):
         yield "standard input", sys.stdin.buffer.read()
     else:
         # A path may hold the signs of a glob; as a path it comes first.
-        paths = [source] if os.path.exists(source) else sorted(glob.glob(source))
+        paths = (
+            [source] if os.path.exists(source) else sorted(glob.glob(source))
+        )
         if not paths:
             raise UserError(
                 f"--corpus={source}: no such file, and no corpus of that name "
@@ -300,7 +302,7 @@ class RandomWindows(_ShuffledWindows):
 
     @property
     def num_windows(self):
-        """Windows that fit, wherever in its window's length the first starts."""
+        """Windows that fit, wherever within its length the first starts."""
         return max(1, self.num_tokens // self.sequence_length - 1)
 
     def _place(self, index, seed):

@@ -68,7 +68,9 @@ def score_token_ids(score_window, token_ids, states, window=512, progress=None):
     for start in range(0, last, window):
         end = min(start + window, last)
         window_nats, states = score_window(
-            token_ids[None, start:end], token_ids[None, start + 1 : end + 1], states
+            token_ids[None, start:end],
+            token_ids[None, start + 1 : end + 1],
+            states,
         )
         nats += float(window_nats[0])
         if progress is not None:

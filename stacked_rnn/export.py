@@ -67,7 +67,9 @@ class TextGenerator(tf.Module):
 
     def _default_options(self):
         return {
-            spec.name: tf.constant([getattr(self.defaults, spec.name)], spec.dtype)
+            spec.name: tf.constant(
+                [getattr(self.defaults, spec.name)], spec.dtype
+            )
             for spec in _OPTIONS
         }
 
@@ -116,6 +118,8 @@ class TextGenerator(tf.Module):
         token_ids = self._prompt_ids(prompts)
         lengths = tf.cast(token_ids.row_lengths(), tf.int32)
         padded = token_ids.to_tensor()
+        if_no_rows = 1 - tf.minimum(tf.shape(padded)[1], 1)
+        padded = tf.pad(padded, [[0, 0], [0, if_no_rows]])
         # The last token of each prompt is left for the loop's first step.
         before = self.model.prefill(
             {
@@ -163,7 +167,8 @@ class TextGenerator(tf.Module):
         token_ids = self.tokenizer.tokenize(prompts)
         is_empty = tf.cast(token_ids.row_lengths() == 0, tf.int64)
         start = tf.RaggedTensor.from_row_lengths(
-            tf.fill([tf.reduce_sum(is_empty)], self.tokenizer.start_id), is_empty
+            tf.fill([tf.reduce_sum(is_empty)], self.tokenizer.start_id),
+            is_empty,
         )
         return tf.concat([start, token_ids], axis=1)
 
@@ -239,7 +244,7 @@ class TextGenerator(tf.Module):
         return self.model.initial_states(batch_size)
 
     def sample(self, max_new_tokens, seed=0) -> str:
-        """A short text by the exported defaults, its line breaks shown as such."""
+        """A short text by the exported defaults, in one line."""
         options = self._default_options() | {
             "max_new_tokens": tf.constant([max_new_tokens]),
             "seed": tf.constant([seed], tf.int64),
@@ -257,7 +262,9 @@ class TextGenerator(tf.Module):
         export_dir.mkdir(parents=True, exist_ok=True)
         version = max(inference.versions(export_dir), default=0) + 1
         # A name that is not a number is no version to any reader.
-        partial = pathlib.Path(tempfile.mkdtemp(".partial", "export-", export_dir))
+        partial = pathlib.Path(
+            tempfile.mkdtemp(".partial", "export-", export_dir)
+        )
         try:
             self._write(partial)
             partial.chmod(0o755)

@@ -60,8 +60,12 @@ def generate(
         )
         seen = tf.cond(
             penalizes,
-            lambda: seen
-            | tf.one_hot(token_ids, vocabulary_size, True, False, dtype=tf.bool),
+            lambda: (
+                seen
+                | tf.one_hot(
+                    token_ids, vocabulary_size, True, False, dtype=tf.bool
+                )
+            ),
             lambda: seen,
         )
         log_prob = -tf.nn.sparse_softmax_cross_entropy_with_logits(

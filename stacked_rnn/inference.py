@@ -171,7 +171,7 @@ def _cut(pieces, stop):
 
 @contextlib.contextmanager
 def _progress_bar(total):
-    """A function that shows progress on a terminal's standard error, or None."""
+    """A function that shows progress on standard error; None off a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -225,8 +225,8 @@ def _find(saved_model) -> pathlib.Path:
         newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
         if newest is None:
             raise UserError(
-                "no SavedModel under saved_models/: run train.py first, or name "
-                "one with --saved_model=DIR"
+                "no SavedModel under saved_models/: run train.py first, or "
+                "name one with --saved_model=DIR"
             )
         return newest.parent
     path = pathlib.Path(saved_model)
@@ -241,12 +241,14 @@ def _find(saved_model) -> pathlib.Path:
     ]
     if not complete:
         raise UserError(
-            f"--saved_model={path}: neither a SavedModel nor a directory of its "
-            "versions: there is no saved_model.pb in it"
+            f"--saved_model={path}: neither a SavedModel nor a directory of "
+            "its versions: there is no saved_model.pb in it"
         )
     return path / str(max(complete))
 
 
 def versions(export_dir) -> list[int]:
     """The versions in a directory: its entries whose names are numbers."""
-    return [int(path.name) for path in export_dir.iterdir() if path.name.isdigit()]
+    return [
+        int(path.name) for path in export_dir.iterdir() if path.name.isdigit()
+    ]

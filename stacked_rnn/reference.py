@@ -149,7 +149,7 @@ def perplexity(nats_per_token):
 
 
 def penalize_repetition(logits, seen, penalty):
-    """CTRL (Keskar et al. 2019, section 4.1): shrinks the logits of seen ids."""
+    """CTRL (Keskar et al. 2019, section 4.1): makes seen ids less likely."""
     penalized = np.where(logits > 0, logits / penalty, logits * penalty)
     return np.where(seen, penalized, logits)
 

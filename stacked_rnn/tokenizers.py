@@ -53,7 +53,7 @@ class Tokenizer(tf.Module):
         return self._tokenize(self._standardize(texts))
 
     def detokenize(self, token_ids) -> tf.Tensor:
-        """Texts of ragged token ids: int32 [batch, (time)] -> string [batch]."""
+        """Texts of ragged token ids: int32 [batch, (time)] -> [batch]."""
         raise NotImplementedError
 
     def _standardize(self, texts):

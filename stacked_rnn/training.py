@@ -133,14 +133,15 @@ class Trainer:
         )
 
     def _forward_backward(self, inputs, targets, states):
-        """Sums over one replica's rows: nats, targets, gradients of the nats."""
+        """Of one replica's rows: sums of nats and targets, and gradients."""
         with tf.GradientTape() as tape:
             new = self.model.step(
                 {"token_ids": inputs, "states": states}, training=True
             )
             nats = tf.reduce_sum(evaluation.token_nats(new["logits"], targets))
         gradients = tape.gradient(
-            nats, [variable.value for variable in self.model.trainable_variables]
+            nats,
+            [variable.value for variable in self.model.trainable_variables],
         )
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
@@ -232,7 +233,10 @@ class Trainer:
 
     def _train_epoch(self, callbacks, deadline) -> dict:
         """Trains to the end of the epoch that `step` is in, or to a stop."""
-        progress, steps_per_epoch = self._progress, self.data.training.steps_per_epoch
+        progress, steps_per_epoch = (
+            self._progress,
+            self.data.training.steps_per_epoch,
+        )
         if self.step % steps_per_epoch == 0:
             progress.score = evaluation.Score()
             progress.states = None
@@ -350,7 +354,9 @@ class Trainer:
         if path is None:
             return
         try:
-            self._last.checkpoint.restore(path).assert_existing_objects_matched()
+            self._last.checkpoint.restore(
+                path
+            ).assert_existing_objects_matched()
         except Exception as error:  # TensorFlow has many types for this
             raise UserError(
                 f"--resume: {path} is damaged or from another version "
@@ -467,14 +473,17 @@ class _Progress(tf.train.experimental.PythonState):
         nats, tokens, characters = arrays["score"].tolist()
         self.score = evaluation.Score(nats, int(tokens), characters)
         self.best_loss = float(arrays["best_loss"])
-        self.states = tuple(
+        self.states = (
             tuple(
-                arrays[name]
-                for name in sorted(arrays.files)
-                if name.startswith(f"state_{layer}_")
+                tuple(
+                    arrays[name]
+                    for name in sorted(arrays.files)
+                    if name.startswith(f"state_{layer}_")
+                )
+                for layer in range(int(arrays["num_layers"]))
             )
-            for layer in range(int(arrays["num_layers"]))
-        ) or None
+            or None
+        )
 
 
 # The run directory ----------------------------------------------------------

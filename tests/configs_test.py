@@ -57,13 +57,19 @@ def test_flags_file_holds_every_setting():
     text = configs.to_flags(configs.ModelConfig(residual=True))
     assert "--residual\n" in text and "--nobidirectional\n" in text
     assert "--cell=gru\n" in text
-    assert len(text.splitlines()) == len(dataclasses.fields(configs.ModelConfig))
+    assert len(text.splitlines()) == len(
+        dataclasses.fields(configs.ModelConfig)
+    )
     assert "resume" not in configs.to_flags(configs.TrainConfig())
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, field.name) for kind in CONFIGS for field in dataclasses.fields(kind)],
+    [
+        (kind, field.name)
+        for kind in CONFIGS
+        for field in dataclasses.fields(kind)
+    ],
 )
 def test_no_knob_is_dead(kind, name):
     """Somebody outside configs.py reads the field, or passes it on by name."""

@@ -1,4 +1,4 @@
-"""Shared by all tests: two logical CPUs, and models small enough to be quick."""
+"""Shared by all tests: two logical CPUs, and models small and quick."""
 
 import os
 import pathlib
@@ -53,7 +53,9 @@ def shared_text():
     def read(name):
         path = SHARED_DATA / name
         if not path.exists():
-            pytest.skip(f"{name} is not here: no shared/data beside the project")
+            pytest.skip(
+                f"{name} is not here: no shared/data beside the project"
+            )
         return path.read_bytes()
 
     return read

@@ -36,7 +36,9 @@ def epoch_targets(windows, epoch=0):
 def test_pydoc_is_english_prose_of_some_size():
     text = datasets.read_corpus("pydoc").decode()
     assert len(text) > 400_000
-    assert "The following sections describe" in text or "class definition" in text
+    assert (
+        "The following sections describe" in text or "class definition" in text
+    )
 
 
 def test_files_globs_gzip_and_lists_are_joined_in_order(tmp_path):
@@ -120,7 +122,9 @@ def test_offline_the_place_for_the_file_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     serve_download(monkeypatch, None)
     place = str(tmp_path / "datasets" / "shakespeare.txt")
-    with pytest.raises(configs.UserError, match=f"by hand and put it at {place}"):
+    with pytest.raises(
+        configs.UserError, match=f"by hand and put it at {place}"
+    ):
         datasets.read_corpus("shakespeare")
 
 
@@ -189,7 +193,10 @@ def test_the_split_of_the_book(tmp_path):
         batch_size=4, train_windows=10, validation_windows=5,
     )  # fmt: skip
     data = datasets.load_language_data(config)
-    for windows, first, count in ((data.training, 1, 10), (data.validation, 11, 5)):
+    for windows, first, count in (
+        (data.training, 1, 10),
+        (data.validation, 11, 5),
+    ):
         starts = sorted(
             int(row[0]) for inputs, targets in batches(windows)
             for row, target in zip(inputs, targets) if target[0] >= 0
@@ -213,12 +220,16 @@ def test_a_corpus_shorter_than_a_window_is_refused(tmp_path):
             configs.TrainConfig(corpus=write_corpus(tmp_path, text), **changes)
         )
 
-    with pytest.raises(configs.UserError, match=r"90 tokens.*takes 101.*smaller"):
+    with pytest.raises(
+        configs.UserError, match=r"90 tokens.*takes 101.*smaller"
+    ):
         load("a" * 100)
     with pytest.raises(configs.UserError, match="--validation_fraction=0.1: "):
         load("a" * 500)
     with pytest.raises(configs.UserError, match="take 12 windows.* has 10"):
-        load("a" * 20, sequence_length=10, train_windows=10, validation_windows=2)
+        load(
+            "a" * 20, sequence_length=10, train_windows=10, validation_windows=2
+        )
 
 
 # Windows
@@ -252,7 +263,9 @@ def test_random_windows_are_side_by_side_from_a_fresh_offset():
     for epoch in range(6):
         targets = epoch_targets(windows, epoch)
         first = min(targets)
-        assert sorted(targets) == [*range(first, first + 10 * windows.num_windows)]
+        assert sorted(targets) == [
+            *range(first, first + 10 * windows.num_windows)
+        ]
         offsets.add(first)
         orders.add(tuple(targets[::10]))
     assert len(offsets) > 2 and max(offsets) <= 10
@@ -309,6 +322,8 @@ def test_rows_of_a_batch_can_be_asked_for():
 
 def test_the_seed_decides_the_order():
     def order(seed):
-        return epoch_targets(datasets.RandomWindows(tf.range(1003), 10, 4, seed))
+        return epoch_targets(
+            datasets.RandomWindows(tf.range(1003), 10, 4, seed)
+        )
 
     assert order(1) == order(1) != order(2)

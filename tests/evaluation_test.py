@@ -26,7 +26,9 @@ def test_token_nats_equal_the_reference_and_skip_padding(rng):
     targets = np.array([[0, 4, -1], [2, -1, -1]])
     nats = evaluation.token_nats(logits, tf.constant(targets)).numpy()
     expected = reference.nats(logits, np.maximum(targets, 0))
-    np.testing.assert_allclose(nats, np.where(targets >= 0, expected, 0), atol=1e-5)
+    np.testing.assert_allclose(
+        nats, np.where(targets >= 0, expected, 0), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("window", [1, 3, 4, 100])

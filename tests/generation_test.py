@@ -67,9 +67,11 @@ def test_every_row_stops_at_its_own_limit():
 @pytest.mark.parametrize("limits", [[0, 0], [0], []])
 def test_nothing_to_do_gives_nothing(limits):
     token_ids, log_probs = generate(
-        spell, np.zeros(len(limits), "int32"),
-        tf.zeros(len(limits), tf.int32), max_new_tokens=np.array(limits, "int32"),
-    )  # fmt: skip
+        spell,
+        np.zeros(len(limits), "int32"),
+        tf.zeros(len(limits), tf.int32),
+        max_new_tokens=np.array(limits, "int32"),
+    )
     assert token_ids.shape == log_probs.shape == (len(limits), 0)
 
 
@@ -116,7 +118,11 @@ def test_the_draw_is_the_reference_draw(mode, rng):
         for position in range(12):
             logits = table[token_id].astype("float64")
             token_id = reference.sample(
-                logits, uniforms[position, row], np.float32(0.9), 0, np.float32(0.95)
+                logits,
+                uniforms[position, row],
+                np.float32(0.9),
+                0,
+                np.float32(0.95),
             )
             assert token_ids[row, position] == token_id
             assert float(log_probs[row, position]) == pytest.approx(

@@ -36,7 +36,10 @@ def reference_logits(model, token_ids, states, weights=None):
         projections += [None] * (config.num_layers - 1)
     embeddings = weights["embedding/embeddings"]
     x, states = reference.deep_rnn(
-        config.cell, embeddings[token_ids], states, layers,
+        config.cell,
+        embeddings[token_ids],
+        states,
+        layers,
         projections=projections,
     )
     if not config.tie_embeddings:
@@ -82,9 +85,13 @@ def test_values_equal_the_reference(cell, variant, rng):
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert_states_equal(new_states, expected_states)
     from_zero, _ = reference_logits(
-        model, token_ids, reference.initial_states(cell, 6, config.num_layers, 3)
+        model,
+        token_ids,
+        reference.initial_states(cell, 6, config.num_layers, 3),
     )
-    np.testing.assert_allclose(model(tf.constant(token_ids)), from_zero, atol=1e-5)
+    np.testing.assert_allclose(
+        model(tf.constant(token_ids)), from_zero, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -98,7 +105,9 @@ def test_gradients_equal_finite_differences(cell, rng):
     flat = tf.nest.flatten(states)
     with tf.GradientTape() as tape:
         tape.watch(flat)
-        logits, _ = step(model, token_ids, tf.nest.pack_sequence_as(states, flat))
+        logits, _ = step(
+            model, token_ids, tf.nest.pack_sequence_as(states, flat)
+        )
         loss = tf.reduce_sum(
             tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
         )
@@ -180,7 +189,9 @@ def test_padding_does_not_change_the_states_of_prefill(cell, rng):
         }
     )
     for row, length in enumerate(lengths):
-        alone = tf.nest.map_structure(lambda s, row=row: s[row : row + 1], states)
+        alone = tf.nest.map_structure(
+            lambda s, row=row: s[row : row + 1], states
+        )
         if length:
             _, alone = step(model, token_ids[row : row + 1, :length], alone)
         padded = tf.nest.map_structure(
@@ -277,7 +288,9 @@ def test_compile_and_fit_are_plain_keras():
         ),
     )
     history = model.fit(
-        windows.dataset(), steps_per_epoch=windows.steps_per_epoch, epochs=12,
+        windows.dataset(),
+        steps_per_epoch=windows.steps_per_epoch,
+        epochs=12,
         verbose=0,
     )
     assert history.history["loss"][-1] < 0.3 < history.history["loss"][0]

@@ -43,7 +43,9 @@ def test_the_stack_equals_stock_keras(cell, masked, rng):
     inputs = rng.normal(size=(2, 5, 3))
     parts = reference.NUM_STATES[cell]
     states = [tuple(rng.normal(size=(parts, 2, 4))) for _ in layers]
-    mask = np.array([[1, 1, 1, 0, 0], [1, 0, 1, 1, 1]], bool) if masked else None
+    mask = (
+        np.array([[1, 1, 1, 0, 0], [1, 0, 1, 1, 1]], bool) if masked else None
+    )
 
     expected, expected_states = inputs, []
     for layer, layer_states in zip(layers, states):

@@ -11,7 +11,9 @@ from stacked_rnn import reference, samplers
 LOGITS = np.log([[0.5, 0.3, 0.15, 0.05]]).astype("float32")
 
 
-def options(batch=1, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0):
+def options(
+    batch=1, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0
+):
     def rows(value, dtype):
         return tf.broadcast_to(tf.constant(value, dtype), [batch])
 
@@ -27,7 +29,9 @@ def drawn_set(**kwargs):
     """The ids that some number draws from LOGITS."""
     uniform = np.arange(1000, dtype="float32") / 1000
     logits = np.repeat(LOGITS, 1000, axis=0)
-    return set(samplers.sample(logits, uniform, options(1000, **kwargs)).numpy())
+    return set(
+        samplers.sample(logits, uniform, options(1000, **kwargs)).numpy()
+    )
 
 
 def test_threefry_known_answers():
@@ -50,7 +54,9 @@ def test_uniforms_depend_on_seed_and_position_alone():
     numbers = samplers.uniforms(seeds, 50).numpy()
     assert numbers.shape == (50, 3)
     assert np.array_equal(samplers.uniforms(seeds, 20), numbers[:20])
-    assert np.array_equal(samplers.uniforms(seeds[1:2], 50)[:, 0], numbers[:, 1])
+    assert np.array_equal(
+        samplers.uniforms(seeds[1:2], 50)[:, 0], numbers[:, 1]
+    )
     assert len(np.unique(numbers)) == 150
 
 
@@ -66,7 +72,9 @@ def test_uniforms_are_uniform():
     assert 0 <= numbers.min() and numbers.max() < 1
     counts, _ = np.histogram(numbers, bins=20, range=(0, 1))
     assert np.abs(counts / 5000 - 1).max() < 0.06
-    assert abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.01
+    assert (
+        abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.01
+    )
 
 
 def test_frequencies_follow_the_distribution():
@@ -82,7 +90,9 @@ def test_temperature_sharpens():
     logits = np.repeat(LOGITS, 1000, axis=0)
     token_ids = samplers.sample(logits, uniform, options(1000, temperature=0.5))
     share = np.mean(token_ids.numpy() == 0)
-    assert share == pytest.approx(0.25 / (0.25 + 0.09 + 0.0225 + 0.0025), abs=2e-3)
+    assert share == pytest.approx(
+        0.25 / (0.25 + 0.09 + 0.0225 + 0.0025), abs=2e-3
+    )
 
 
 def test_temperature_zero_is_greedy():
@@ -110,7 +120,9 @@ def test_top_k_and_the_nucleus(top_k, top_p, expected):
 def test_repetition_penalty_pushes_seen_tokens_down():
     logits = tf.constant([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
     seen = tf.constant([[True, True, False]] * 2)
-    penalized = samplers.penalize_repetition(logits, seen, tf.constant([2.0, 1.0]))
+    penalized = samplers.penalize_repetition(
+        logits, seen, tf.constant([2.0, 1.0])
+    )
     np.testing.assert_allclose(penalized, [[1.0, -4.0, 1.0], [2.0, -2.0, 1.0]])
     expected = reference.penalize_repetition(logits[0], seen[0], 2.0)
     np.testing.assert_allclose(penalized[0], expected)
@@ -138,13 +150,19 @@ def test_equals_the_reference(seed, uniform, temperature, top_k, top_p):
         options(temperature=temperature, top_k=top_k, top_p=top_p),
     )  # fmt: skip
     expected = reference.sample(
-        logits[0].astype("float64"), np.float32(uniform), temperature, top_k, top_p
+        logits[0].astype("float64"),
+        np.float32(uniform),
+        temperature,
+        top_k,
+        top_p,
     )
     assert int(token_id[0]) == expected
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_rows_have_their_own_options_and_do_not_see_each_other(jit_compile, rng):
+def test_rows_have_their_own_options_and_do_not_see_each_other(
+    jit_compile, rng
+):
     logits = tf.constant(rng.normal(0, 2, (6, 40)), tf.float32)
     uniform = tf.constant(rng.uniform(size=6), tf.float32)
     mixed = samplers.SamplingOptions(
@@ -158,4 +176,6 @@ def test_rows_have_their_own_options_and_do_not_see_each_other(jit_compile, rng)
     for row in range(6):
         alone = samplers.SamplingOptions(*(v[row : row + 1] for v in mixed))
         one = slice(row, row + 1)
-        assert samplers.sample(logits[one], uniform[one], alone) == together[row]
+        assert (
+            samplers.sample(logits[one], uniform[one], alone) == together[row]
+        )

@@ -60,7 +60,9 @@ def test_what_is_not_utf8_becomes_what_python_makes_of_it(texts):
 def test_nasty_texts(text):
     assert round_trip(tokenizers.ByteTokenizer(), [text]) == [text]
     replaced = text.decode("utf-8", "replace").encode()
-    assert round_trip(tokenizers.build("char", b"x" + text), [text]) == [replaced]
+    assert round_trip(tokenizers.build("char", b"x" + text), [text]) == [
+        replaced
+    ]
 
 
 def test_characters_outside_the_vocabulary_are_unknown():
@@ -71,8 +73,15 @@ def test_characters_outside_the_vocabulary_are_unknown():
 
 
 @property_test
-@given(st.lists(st.text(alphabet=st.characters(exclude_categories=("Cs",),
-                                               exclude_characters="\x1e"))))
+@given(
+    st.lists(
+        st.text(
+            alphabet=st.characters(
+                exclude_categories=("Cs",), exclude_characters="\x1e"
+            )
+        )
+    )
+)
 def test_words_are_lossless_on_their_own_text(texts):
     encoded = [text.encode() for text in texts]
     tokenizer = tokenizers.build("word", b"".join(encoded), 10**6)
@@ -146,7 +155,9 @@ def test_start_id_is_a_line_break_where_there_is_one():
     assert start("word", b"ab cd\n") > 0
 
 
-@pytest.mark.parametrize("vocabulary", ["", "ab", "\ufffd", "\ufffdba", "\ufffdaa"])
+@pytest.mark.parametrize(
+    "vocabulary", ["", "ab", "\ufffd", "\ufffdba", "\ufffdaa"]
+)
 def test_broken_character_vocabularies_are_refused(vocabulary):
     with pytest.raises(configs.UserError):
         tokenizers.CharTokenizer(vocabulary)

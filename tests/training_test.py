@@ -30,7 +30,9 @@ def load_data(carry_state=False, batch_size=4, windows=None):
     )
 
 
-def make_trainer(data=None, model_dir=None, strategy=None, model=None, **changes):
+def make_trainer(
+    data=None, model_dir=None, strategy=None, model=None, **changes
+):
     settings = {
         "batch_size": 4,
         "epochs": 2,
@@ -101,7 +103,9 @@ def test_a_step_is_the_gradient_of_the_mean_loss():
     trainer.total_steps = 1
     trainer.fit([history], verbose=0)
     assert history.steps[0]["loss"] == pytest.approx(float(loss), abs=1e-6)
-    for old, new, gradient in zip(before, weights(trainer), gradients, strict=True):
+    for old, new, gradient in zip(
+        before, weights(trainer), gradients, strict=True
+    ):
         np.testing.assert_allclose(
             new, old - 0.01 * tf.convert_to_tensor(gradient), atol=1e-6
         )
@@ -130,7 +134,9 @@ def test_what_does_not_count_does_not_dilute_the_loss():
     padded = load_data(windows=datasets.SlidingWindows, batch_size=640)
     losses = []
     for data in (full, padded):
-        trainer = make_trainer(data, batch_size=data.training.batch_size, epochs=1)
+        trainer = make_trainer(
+            data, batch_size=data.training.batch_size, epochs=1
+        )
         history = History()
         trainer.fit([history], verbose=0)
         losses.append(history.epochs[0]["loss"])
@@ -189,7 +195,9 @@ def test_auto_takes_one_device_without_gpus():
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused():
-    with pytest.raises(configs.UserError, match="--batch_size=3.*multiple of 2"):
+    with pytest.raises(
+        configs.UserError, match="--batch_size=3.*multiple of 2"
+    ):
         make_trainer(
             load_data(batch_size=3), batch_size=3,
             strategy=training.make_strategy("mirrored"),
@@ -269,7 +277,9 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(tmp_path):
     resumed_history = History()
     resumed.fit([resumed_history], verbose=0)
     assert_weights_equal(resumed, whole, 1e-6)
-    for logs, expected in zip(resumed_history.epochs, history.epochs[-1:], strict=True):
+    for logs, expected in zip(
+        resumed_history.epochs, history.epochs[-1:], strict=True
+    ):
         assert logs["loss"] == pytest.approx(expected["loss"], abs=1e-6)
         assert logs["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-6)
 
@@ -277,11 +287,15 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(tmp_path):
 def test_another_model_is_not_resumed(tmp_path):
     make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
     with pytest.raises(configs.UserError, match=r"--resume.*units: 6, not 7"):
-        make_trainer(model_dir=tmp_path / "run", model={"units": 7}, resume=True)
+        make_trainer(
+            model_dir=tmp_path / "run", model={"units": 7}, resume=True
+        )
     assert (tmp_path / "run" / "checkpoints" / "last").exists()
 
 
-@pytest.mark.parametrize("changes", [{"model": {"units": 7}}, {"resume": False}])
+@pytest.mark.parametrize(
+    "changes", [{"model": {"units": 7}}, {"resume": False}]
+)
 def test_a_run_in_the_way_is_moved_aside(tmp_path, changes, capsys):
     make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
     fresh = make_trainer(model_dir=tmp_path / "run", **changes)
@@ -309,7 +323,9 @@ def test_the_best_weights_are_kept(tmp_path):
 
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
-                self.model.set_weights([0 * w for w in self.model.get_weights()])
+                self.model.set_weights(
+                    [0 * w for w in self.model.get_weights()]
+                )
 
     trainer = make_trainer(model_dir=tmp_path / "run", epochs=2)
     history = History()
@@ -329,7 +345,9 @@ def test_without_validation_the_last_weights_are_exported(tmp_path):
     history = History()
     trainer.fit([history], verbose=0)
     assert "val_loss" not in history.epochs[0]
-    for got, expected in zip(trainer.best_model().get_weights(), weights(trainer)):
+    for got, expected in zip(
+        trainer.best_model().get_weights(), weights(trainer)
+    ):
         assert np.array_equal(got, expected)
 
 
@@ -366,7 +384,9 @@ def test_keras_callbacks_are_honoured(tmp_path):
             keras.callbacks.LearningRateScheduler(lambda epoch: 0.0),
             keras.callbacks.EarlyStopping(patience=2),
             keras.callbacks.CSVLogger(str(tmp_path / "history.csv")),
-            keras.callbacks.TensorBoard(str(tmp_path / "board"), write_graph=False),
+            keras.callbacks.TensorBoard(
+                str(tmp_path / "board"), write_graph=False
+            ),
         ],
         verbose=0,
     )
@@ -374,7 +394,12 @@ def test_keras_callbacks_are_honoured(tmp_path):
     with open(tmp_path / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
-    for name in ("loss", "perplexity", "bits_per_character", "tokens_per_second"):
+    for name in (
+        "loss",
+        "perplexity",
+        "bits_per_character",
+        "tokens_per_second",
+    ):
         assert float(rows[0][name]) > 0
         assert name == "tokens_per_second" or float(rows[0][f"val_{name}"]) > 0
     assert float(rows[0]["perplexity"]) == pytest.approx(

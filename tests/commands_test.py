@@ -1,0 +1,218 @@
+"""The commands as a person runs them: in a directory, with flags."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 40
+SMALL = (
+    "--corpus=cats.txt", "--units=16", "--embedding_dim=8", "--epochs=2",
+    "--batch_size=8", "--sequence_length=20",
+)  # fmt: skip
+
+
+def run(directory, script, *arguments, **kwargs):
+    return subprocess.run(
+        [sys.executable, ROOT / script, *arguments],
+        cwd=directory, capture_output=True, text=True, check=False,
+        env=os.environ | {"KERAS_HOME": str(directory / "keras")}, **kwargs,
+    )  # fmt: skip
+
+
+def assert_fails(ran, *words):
+    """One clear line on standard error, no traceback, nothing on the other."""
+    assert ran.returncode in (1, 2), ran.stderr
+    assert "Traceback" not in ran.stderr
+    lines = [
+        line for line in ran.stderr.splitlines() if "error" in line.lower()
+    ]
+    assert len(lines) == 1, ran.stderr
+    for word in words:
+        assert word in ran.stderr
+    assert ran.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A directory where train.py has run once."""
+    directory = tmp_path_factory.mktemp("work")
+    (directory / "cats.txt").write_text(TEXT)
+    ran = run(directory, "train.py", *SMALL)
+    assert ran.returncode == 0, ran.stderr
+    (directory / "train.log").write_text(ran.stdout)
+    return directory
+
+
+def test_train_leaves_a_run_and_a_saved_model(trained):
+    files = {str(path.relative_to(trained)) for path in trained.rglob("*")}
+    assert {
+        "runs/cats/config.flags",
+        "runs/cats/history.csv",
+        "runs/cats/checkpoints/last/checkpoint",
+        "runs/cats/checkpoints/best/checkpoint",
+        "runs/cats/tensorboard/train",
+        "runs/cats/tensorboard/validation",
+        "saved_models/cats/1/saved_model.pb",
+        "saved_models/cats/1/assets/tokenizer.json",
+        "saved_models/cats/1/assets.extra/config.json",
+    } <= files
+    assert not [name for name in files if "partial" in name]
+
+
+def test_train_says_what_it_does_and_what_comes_next(trained):
+    log = (trained / "train.log").read_text()
+    for words in (
+        "parameters", "Epoch 2/2", "val_perplexity", "tokens_per_second",
+        "sample:", "Exported saved_models/cats/1", "python generate.py",
+    ):  # fmt: skip
+        assert words in log
+    assert "WARNING" not in log and "I0000" not in log
+
+
+def test_the_same_command_goes_on_and_config_flags_repeat_the_run(trained):
+    again = run(trained, "train.py", "--flagfile=runs/cats/config.flags")
+    assert again.returncode == 0, again.stderr
+    assert "going on from step" in again.stdout
+    assert "Epoch" not in again.stdout
+    more = run(trained, "train.py", *SMALL, "--epochs=3")
+    assert "Epoch 3/3" in more.stdout and "Epoch 2" not in more.stdout
+
+
+def test_generate_needs_no_further_flags(trained):
+    ran = run(trained, "generate.py", "--prompt=The ", "--max_new_tokens=40")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("The ") and len(ran.stdout) == 45
+    assert ran.stderr == ""
+    again = run(trained, "generate.py", "--prompt=The ", "--max_new_tokens=40")
+    assert again.stdout == ran.stdout
+
+
+def test_generate_warns_once_of_unknown_characters(trained):
+    ran = run(
+        trained, "generate.py", "--prompt=caf\u00e9", "--prompt=\u00e9\u00e9",
+        "--num_samples=2", "--max_new_tokens=5",
+    )  # fmt: skip
+    assert ran.returncode == 0
+    assert ran.stderr.count("warning") == 1 and "\u00e9" in ran.stderr
+    assert ran.stdout.count("caf\u00e9") == 2
+
+
+def test_generate_writes_json_lines(trained):
+    (trained / "prompts.txt").write_text("The \nA dog\n")
+    ran = run(
+        trained, "generate.py", "--prompts_file=prompts.txt", "--output=jsonl",
+        "--seed=7", "--stop=.", "--max_new_tokens=80", "--temperature=0",
+    )  # fmt: skip
+    first, second = map(json.loads, ran.stdout.splitlines())
+    assert (first["prompt"], second["prompt"]) == ("The ", "A dog")
+    assert first["seed"] == 7
+    assert set(first) == {
+        "prompt", "text", "seed", "finish_reason", "mean_log_prob",
+    }  # fmt: skip
+    assert "." not in first["text"] + second["text"]
+
+
+def test_evaluate_prints_one_json_object(trained):
+    ran = run(trained, "evaluate.py", "--text=cats.txt")
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    assert set(result) == {
+        "nats_per_token", "perplexity", "bits_per_character", "tokens",
+        "characters", "unknown_tokens",
+    }  # fmt: skip
+    assert result["tokens"] == len(TEXT) - 1 and result["unknown_tokens"] == 0
+
+
+def test_the_running_commands_load_neither_models_nor_training(trained):
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import generate, evaluate
+from stacked_rnn import inference
+inference.load("saved_models/cats")
+loaded = set(sys.modules)
+assert not loaded & {{"stacked_rnn.models", "stacked_rnn.training"}}, loaded
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=trained, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_help_teaches_without_loading_tensorflow(tmp_path):
+    for script in ("train.py", "generate.py", "evaluate.py"):
+        ran = run(tmp_path, script, "--help", timeout=4)
+        assert f"python {script}" in ran.stdout
+        assert "default:" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--cell=gruu"], ["cell", "gru"]),
+        (["--unitz=3"], ["unitz"]),
+        (["--num_layers=9"], ["--num_layers=9", "<= 8"]),
+        (["cats.txt"], ["cats.txt", "is not a flag"]),
+        (["--corpus=nowhere.txt"], ["nowhere.txt"]),
+        (["--corpus=empty.txt"], ["empty.txt", "empty"]),
+        (["--corpus=binary.txt"], ["binary.txt", "--tokenizer=byte"]),
+        (["--sequence_length=5000"], ["tokens", "--sequence_length"]),
+        (["--model_dir=cats.txt/run"], ["--model_dir", "cats.txt/run"]),
+        (["--export_dir=cats.txt/out"], ["--export_dir", "cats.txt/out"]),
+        (["--bidirectional"], ["--bidirectional", "classifier"]),
+        (["--resume"], ["--resume", "no checkpoint"]),
+    ],
+)
+def test_bad_input_to_train_is_one_line(tmp_path, flags, words):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary.txt").write_bytes(b"\x7fELF\0\xff")
+    assert_fails(run(tmp_path, "train.py", *SMALL, *flags), *words)
+    assert not list(tmp_path.rglob("saved_model.pb"))
+
+
+def test_a_changed_architecture_is_named(trained):
+    ran = run(
+        trained, "train.py", *SMALL, "--resume", "--units=17", "--cell=lstm"
+    )
+    assert_fails(ran, "units: 16, not 17", "cell: gru, not lstm")
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "words"),
+    [
+        ("generate.py", ["--saved_model=nowhere"], ["nowhere"]),
+        ("generate.py", ["--saved_model=runs"], ["saved_model.pb"]),
+        ("generate.py", ["--temperature=-1"], ["--temperature=-1"]),
+        ("generate.py", ["--prompts_file=nowhere"], ["--prompts_file=nowhere"]),
+        ("evaluate.py", [], ["--text"]),
+        ("evaluate.py", ["--text=nowhere"], ["--text=nowhere"]),
+    ],
+)
+def test_bad_input_to_the_others_is_one_line(trained, script, flags, words):
+    assert_fails(run(trained, script, *flags), *words)
+
+
+def test_ctrl_c_saves_exports_and_says_so(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *SMALL, "--epochs=10000"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if "sample:" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "stopping after this step" in output
+    assert "same command goes on" in output.replace("\n", " ")
+    assert "Exported saved_models/cats/1" in output
+    assert (tmp_path / "runs/cats/checkpoints/last/checkpoint").exists()

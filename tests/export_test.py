@@ -1,0 +1,357 @@
+"""The SavedModel against a NumPy generator, alone in a process, and damaged."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from stacked_rnn import (
+    configs,
+    export,
+    inference,
+    reference,
+    samplers,
+    tokenizers,
+)
+from tests.conftest import CELLS, randomized_model, small_config
+from tests.models_test import reference_logits
+
+ALPHABET = "\n abcdefgh"  # and the unknown character: eleven tokens
+PROMPTS = ["abc", "", "h", "a b\nc d e f", "xaz"]
+
+
+def build_generator(cell="gru", tokenizer=None, **changes):
+    tokenizer = tokenizer or tokenizers.build("char", ALPHABET.encode())
+    config = small_config(
+        cell=cell, vocabulary_size=tokenizer.vocabulary_size(), **changes
+    )
+    return export.TextGenerator(
+        randomized_model(config),
+        tokenizer,
+        configs.SamplingConfig(max_new_tokens=7),
+    )
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return build_generator()
+
+
+@pytest.fixture(scope="module")
+def saved(generator, tmp_path_factory):
+    return generator.save(tmp_path_factory.mktemp("saved_models") / "letters")
+
+
+@pytest.fixture(scope="module")
+def loaded(saved):
+    return inference.load(saved)
+
+
+def generate(functions, prompts, **options):
+    """Calls the signature with the defaults of `SamplingConfig`, or others."""
+    values = configs.SamplingConfig(temperature=1.0).to_dict() | options
+    return functions.signatures["generate"](
+        prompts=tf.constant(prompts, tf.string),
+        **{
+            spec.name: tf.constant(np.atleast_1d(values[spec.name]), spec.dtype)
+            for spec in export._OPTIONS
+        },
+    )
+
+
+def reference_text(generator, prompt, *, seed, max_new_tokens, temperature=1.0,
+                   top_k=0, top_p=1.0, repetition_penalty=1.0):  # fmt: skip
+    """Token by token in NumPy, the whole text read again for each."""
+    tokenizer, model = generator.tokenizer, generator.model
+    token_ids = (
+        tokenizer.tokenize(tf.constant([prompt])).values.numpy().tolist()
+    )
+    token_ids = token_ids or [tokenizer.start_id]
+    key = seed ^ int(tf.strings.to_hash_bucket_fast(prompt, 2**63 - 1))
+    uniforms = samplers.uniforms(tf.constant([key], tf.int64), max_new_tokens)
+    zeros = reference.initial_states(
+        model.config.cell, model.config.units, model.config.num_layers, 1
+    )
+    drawn, log_probs = [], []
+    for uniform in uniforms.numpy()[:, 0]:
+        logits, _ = reference_logits(
+            model, np.array([token_ids + drawn]), zeros
+        )
+        logits = logits[0, -1]
+        log_prob = reference.log_softmax(logits)
+        seen = np.isin(np.arange(len(logits)), token_ids + drawn)
+        logits = reference.penalize_repetition(logits, seen, repetition_penalty)
+        logits[tokenizer.unknown_id] = -np.inf
+        drawn.append(
+            reference.sample(
+                logits, uniform, np.float32(temperature), top_k, top_p
+            )
+        )
+        log_probs.append(log_prob[drawn[-1]])
+    return drawn, log_probs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.0},
+        {"temperature": 0.7, "top_k": 4},
+        {"top_p": 0.8},
+        {"temperature": 1.2, "repetition_penalty": 1.5},
+    ],
+)
+@pytest.mark.parametrize("cell", CELLS)
+def test_generate_equals_a_generator_in_numpy(cell, options):
+    """Mixed lengths, an empty prompt and unknown characters in one batch."""
+    generator = build_generator(cell, residual=True)
+    rows = export.TextGenerator._default_options(generator) | {
+        "max_new_tokens": tf.constant([12]),
+        "temperature": tf.constant([options.get("temperature", 1.0)]),
+        "seed": tf.range(5, dtype=tf.int64),
+    }
+    for name in ("top_k", "top_p", "repetition_penalty"):
+        if name in options:
+            rows[name] = tf.constant([options[name]])
+    result = generator.generate(tf.constant(PROMPTS), **rows)
+    for row, prompt in enumerate(PROMPTS):
+        expected, log_probs = reference_text(
+            generator, prompt, seed=row, max_new_tokens=12, **options
+        )
+        assert result["token_ids"][row].numpy().tolist() == expected
+        np.testing.assert_allclose(
+            result["log_probs"][row], log_probs, atol=1e-4
+        )
+
+
+def test_a_row_has_its_own_options_and_no_neighbours(loaded):
+    options = {
+        "max_new_tokens": [5, 0, 9, 3, 7],
+        "temperature": [1.0, 1.0, 0.0, 0.5, 2.0],
+        "top_k": [0, 2, 0, 3, 0],
+        "top_p": [1.0, 0.5, 1.0, 0.9, 1.0],
+        "repetition_penalty": [1.0, 1.0, 1.2, 1.0, 1.5],
+        "seed": [1, 2, 3, 4, 5],
+    }
+    together = generate(loaded.functions, PROMPTS, **options)
+    assert together["lengths"].numpy().tolist() == options["max_new_tokens"]
+    for row, prompt in enumerate(PROMPTS):
+        alone = generate(
+            loaded.functions, [prompt],
+            **{name: values[row] for name, values in options.items()},
+        )  # fmt: skip
+        assert alone["texts"][0] == together["texts"][row]
+        length = options["max_new_tokens"][row]
+        np.testing.assert_allclose(
+            alone["log_probs"][0],
+            together["log_probs"][row][:length],
+            atol=1e-5,
+        )
+
+
+def test_seeds(loaded):
+    def texts(seeds, prompts):
+        return generate(loaded.functions, prompts, seed=seeds)["texts"].numpy()
+
+    same, again, other = texts([1, 1, 2], ["a"] * 3)
+    assert same == again != other
+    assert len(set(texts([1], ["a", "b", "c"]))) == 3  # the prompt counts too
+    assert texts([2**63 - 1], ["a"]).shape == (1,)
+
+
+def test_prompts_of_no_rows_and_no_tokens(loaded):
+    assert generate(loaded.functions, [])["texts"].shape == (0,)
+    nothing = generate(loaded.functions, ["a", "b"], max_new_tokens=0)
+    assert nothing["texts"].numpy().tolist() == [b"", b""]
+    assert nothing["token_ids"].shape == (2, 0)
+
+
+def test_the_unknown_token_is_never_generated(loaded):
+    result = generate(
+        loaded.functions, ["x"] * 20, seed=range(20), temperature=3.0
+    )
+    assert 0 not in result["token_ids"].numpy()
+    assert all("\ufffd" not in t.decode() for t in result["texts"].numpy())
+
+
+def test_texts_of_bytes_are_valid_utf8():
+    generator = build_generator(tokenizer=tokenizers.ByteTokenizer())
+    texts = generator.serving_default(["caf\u00e9", ""])["texts"].numpy()
+    for text in texts:
+        text.decode("utf-8")
+
+
+def test_serving_default_is_generate_with_the_exported_defaults(loaded):
+    default = loaded.functions.signatures["serving_default"](
+        prompts=tf.constant(PROMPTS)
+    )
+    assert list(default) == ["texts"]
+    expected = generate(
+        loaded.functions, PROMPTS, temperature=0.8, max_new_tokens=7
+    )
+    assert np.array_equal(default["texts"], expected["texts"])
+
+
+def test_score_equals_the_reference(generator, loaded):
+    texts = ["abc", "", "h", "x", "hgfedcba " * 40]  # longer than one window
+    score = loaded.functions.signatures["score"](texts=tf.constant(texts))
+    assert score["characters"].numpy().tolist() == [3, 0, 1, 1, 360]
+    assert score["tokens"].numpy().tolist() == [2, 0, 0, 0, 359]
+    for text, nats in zip(texts, score["nats"].numpy()):
+        ids = generator.tokenizer.tokenize(tf.constant([text])).values.numpy()
+        expected = 0.0
+        if len(ids) > 1:
+            logits, _ = reference_logits(
+                generator.model, ids[None, :-1],
+                reference.initial_states("gru", 6, 2, 1),
+            )  # fmt: skip
+            expected = reference.nats(logits[0], ids[1:]).sum()
+        assert nats == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_signatures_name_all_they_take_and_give(loaded):
+    def names(signature):
+        function = loaded.functions.signatures[signature]
+        taken = function.structured_input_signature[1]
+        return set(taken), set(function.structured_outputs)
+
+    assert set(loaded.functions.signatures) == {
+        "serving_default",
+        "generate",
+        "score",
+    }
+    options = {
+        field.name for field in dataclasses.fields(configs.SamplingConfig)
+    }
+    assert names("serving_default") == ({"prompts"}, {"texts"})
+    assert names("generate") == (
+        {"prompts"} | options,
+        {"texts", "token_ids", "log_probs", "lengths"},
+    )
+    assert names("score") == ({"texts"}, {"nats", "tokens", "characters"})
+
+
+def test_the_graph_holds_core_operations_only(saved):
+    graph = (
+        saved_model_pb2.SavedModel.FromString(
+            (saved / "saved_model.pb").read_bytes()
+        )
+        .meta_graphs[0]
+        .graph_def
+    )
+    nodes = [
+        *graph.node,
+        *(n for f in graph.library.function for n in f.node_def),
+    ]
+    operations = {node.op for node in nodes}
+    assert "MatMul" in operations
+    assert not {op for op in operations if "Cudnn" in op or "PyFunc" in op}
+    assert {node.device for node in nodes} <= {"", "/device:CPU:0"}
+
+
+def test_it_runs_where_only_tensorflow_is(saved):
+    """In a process that can import neither this project nor its tests."""
+    program = f"""
+import sys
+
+class Guard:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("stacked_rnn", "train", "generate"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Guard())
+import tensorflow as tf
+loaded = tf.saved_model.load({str(saved)!r})
+texts = loaded.signatures["serving_default"](tf.constant(["abc"]))["texts"]
+sys.stdout.buffer.write(texts.numpy()[0])
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False,
+        cwd=saved,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr.decode()
+    expected = tf.saved_model.load(str(saved)).signatures["serving_default"](
+        tf.constant(["abc"])
+    )["texts"]
+    assert ran.stdout == expected.numpy()[0]
+
+
+# The directory
+
+
+def test_versions_count_up_and_the_highest_is_loaded(generator, tmp_path):
+    assert generator.save(tmp_path / "m").name == "1"
+    (tmp_path / "m" / "7").mkdir()
+    (tmp_path / "m" / "notes").mkdir()
+    assert generator.save(tmp_path / "m").name == "8"
+    assert inference.load(tmp_path / "m").path == tmp_path / "m" / "8"
+    assert inference.load(tmp_path / "m" / "1").path.name == "1"
+
+
+def test_a_save_that_fails_leaves_nothing(generator, tmp_path, monkeypatch):
+    def disk_full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("tensorflow.saved_model.save", disk_full)
+    with pytest.raises(OSError):
+        generator.save(tmp_path / "m")
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_the_configuration_travels_with_it(saved, loaded, generator):
+    assert loaded.model_config == generator.model.config
+    assert loaded.tokenizer == generator.tokenizer
+    assert loaded.defaults == generator.defaults
+    assert json.loads((saved / "assets.extra/config.json").read_text())["model"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("saved_model.pb", "damaged or cut short"),
+        ("variables/variables.data-00000-of-00001", "damaged or cut short"),
+        ("variables/variables.index", "damaged or cut short"),
+        ("assets/tokenizer.json", "damaged"),
+        ("assets.extra/config.json", "damaged"),
+    ],
+)
+def test_what_is_cut_short_is_said(generator, tmp_path, damage, message):
+    path = generator.save(tmp_path / "m")
+    content = (path / damage).read_bytes()
+    (path / damage).write_bytes(content[: len(content) // 2])
+    with pytest.raises(configs.UserError, match=message) as error:
+        inference.load(tmp_path / "m")
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_saved_model_of_this_project_is_said(tmp_path, monkeypatch):
+    with pytest.raises(configs.UserError, match="no such directory"):
+        inference.load(tmp_path / "nowhere")
+    with pytest.raises(configs.UserError, match=r"no saved_model\.pb"):
+        inference.load(tmp_path)
+    module = tf.Module()
+    tf.saved_model.save(module, str(tmp_path / "other"))
+    with pytest.raises(
+        configs.UserError, match="not a SavedModel of stacked_rnn"
+    ):
+        inference.load(tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(configs.UserError, match=r"run train\.py first"):
+        inference.load()
+
+
+def test_the_newest_under_saved_models_is_the_default(
+    generator, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    generator.save("saved_models/first")
+    newest = generator.save("saved_models/second")
+    assert (
+        inference.load().path == newest == pathlib.Path("saved_models/second/1")
+    )

@@ -1,0 +1,115 @@
+"""What generate.py and evaluate.py do with a loaded SavedModel."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import configs, inference, tokenizers
+from tests.export_test import build_generator
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    return inference.load(
+        build_generator().save(tmp_path_factory.mktemp("char"))
+    )
+
+
+@pytest.fixture(scope="module")
+def loaded_bytes(tmp_path_factory):
+    generator = build_generator(tokenizer=tokenizers.ByteTokenizer())
+    return inference.load(generator.save(tmp_path_factory.mktemp("byte")))
+
+
+def sampling(**changes):
+    return configs.SamplingConfig(**{"max_new_tokens": 30} | changes)
+
+
+def test_samples_are_those_of_the_signature(loaded):
+    samples = list(
+        loaded.generate(["abc", ""], sampling(seed=3), num_samples=2)
+    )
+    assert [(s.prompt, s.seed) for s in samples] == [
+        ("abc", 3), ("abc", 4), ("", 3), ("", 4),
+    ]  # fmt: skip
+    assert all(
+        s.finish_reason == "length" and len(s.text) == 30 for s in samples
+    )
+    assert len({s.text for s in samples}) == 4
+    (alone,) = loaded.generate(["abc"], sampling(seed=4))
+    assert alone.text == samples[1].text
+    assert alone.mean_log_prob == pytest.approx(
+        samples[1].mean_log_prob, abs=1e-5
+    )
+
+
+def test_more_rows_than_one_batch(loaded):
+    samples = list(
+        loaded.generate(["a"], sampling(max_new_tokens=2), num_samples=130)
+    )
+    assert [sample.seed for sample in samples] == [*range(130)]
+    (alone,) = loaded.generate(["a"], sampling(max_new_tokens=2, seed=129))
+    assert alone.text == samples[-1].text
+
+
+def test_stop_strings_end_the_text_and_are_left_out(loaded):
+    (whole,) = loaded.generate(["abc"], sampling())
+    stop = whole.text[10:12]
+    (cut,) = loaded.generate(["abc"], sampling(), stop=("never there", stop))
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish_reason == "stop"
+    (first,) = loaded.generate(["abc"], sampling(), stop=(whole.text[0],))
+    assert first.text == "" and first.mean_log_prob is None
+
+
+def test_the_mean_log_prob_is_of_the_tokens_kept(loaded):
+    (cut,) = loaded.generate(["abc"], sampling(max_new_tokens=9))
+    (whole,) = loaded.generate(["abc"], sampling())
+    assert whole.text.startswith(cut.text)
+    scored = loaded.functions.signatures["score"](
+        texts=tf.constant(["abc", "abc" + whole.text])
+    )["nats"].numpy()
+    assert whole.mean_log_prob * 30 == pytest.approx(
+        scored[0] - scored[1], rel=1e-4
+    )
+
+
+def test_unknown_characters_are_listed_once(loaded, loaded_bytes):
+    assert loaded.unknown_characters("abz\u00e9za") == "z\u00e9"
+    assert loaded.unknown_characters("abc") == ""
+    assert loaded.unknown_characters("") == ""
+    assert loaded_bytes.unknown_characters("z\u00e9") == ""
+
+
+@pytest.mark.parametrize("length", [2, 512, 513, 514, 1500])
+def test_evaluate_equals_score_whatever_the_length(loaded, length):
+    text = ("abc defg h" * 150)[:length].encode()
+    result = loaded.evaluate(text)
+    score = loaded.functions.signatures["score"](texts=tf.constant([text]))
+    nats = float(score["nats"][0])
+    assert result["tokens"] == length - 1
+    assert result["characters"] == length
+    assert result["nats_per_token"] == pytest.approx(
+        nats / (length - 1), rel=1e-5
+    )
+    assert result["perplexity"] == pytest.approx(
+        np.exp(result["nats_per_token"])
+    )
+    assert result["bits_per_character"] == pytest.approx(
+        nats / np.log(2) / length, rel=1e-5
+    )
+
+
+def test_evaluate_counts_unknown_tokens_and_original_characters(
+    loaded, loaded_bytes
+):
+    text = "abz\u00e9".encode()
+    assert loaded.evaluate(text)["unknown_tokens"] == 2
+    result = loaded_bytes.evaluate(text)
+    assert (result["unknown_tokens"], result["tokens"]) == (0, 4)
+    assert result["characters"] == 4
+
+
+def test_a_text_of_one_token_cannot_be_scored(loaded):
+    with pytest.raises(configs.UserError, match="--text"):
+        loaded.evaluate(b"a")
