@@ -9,7 +9,7 @@ every token but the first is predicted once.
 import dataclasses
 import json
 
-from stacked_rnn import configs
+from stacked_rnn import command_line, configs
 from stacked_rnn.configs import UserError, setting
 
 
@@ -37,7 +37,7 @@ def main(where, config):
 
 def run():
     """Console entry point."""
-    configs.run(main, configs.SavedModelConfig, EvaluateConfig)
+    command_line.run(main, configs.SavedModelConfig, EvaluateConfig)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import sys
 
-from stacked_rnn import configs
+from stacked_rnn import command_line, configs
 from stacked_rnn.configs import SamplingConfig, UserError, setting
 
 
@@ -78,7 +78,9 @@ def read_prompts(config) -> list[str]:
 
 def run():
     """Console entry point."""
-    configs.run(main, configs.SavedModelConfig, GenerateConfig, SamplingConfig)
+    command_line.run(
+        main, configs.SavedModelConfig, GenerateConfig, SamplingConfig
+    )
 
 
 if __name__ == "__main__":

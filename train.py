@@ -12,7 +12,7 @@ after an interruption. Then: python generate.py --prompt="The "
 import dataclasses
 import pathlib
 
-from stacked_rnn import configs
+from stacked_rnn import command_line, configs
 
 
 def main(model_config, train_config):
@@ -32,11 +32,11 @@ def main(model_config, train_config):
     model_config = dataclasses.replace(
         model_config, vocabulary_size=data.tokenizer.vocabulary_size()
     )
-    configs.writable_directory("export_dir", export_dir)
-    model_dir = configs.writable_directory("model_dir", model_dir)
+    command_line.writable_directory("export_dir", export_dir)
+    model_dir = command_line.writable_directory("model_dir", model_dir)
     trainer = training.Trainer(model_config, train_config, data, model_dir)
     (model_dir / "config.flags").write_text(
-        configs.to_flags(model_config, train_config)
+        command_line.to_flags(model_config, train_config)
     )
     print(trainer.describe())
 
@@ -87,7 +87,7 @@ def sample_callback(trainer, tokenizer):
 
 def run():
     """Console entry point."""
-    configs.run(main, configs.ModelConfig, configs.TrainConfig)
+    command_line.run(main, configs.ModelConfig, configs.TrainConfig)
 
 
 if __name__ == "__main__":

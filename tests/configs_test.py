@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from stacked_rnn import configs
+from stacked_rnn import command_line, configs
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = [configs.ModelConfig, configs.TrainConfig, configs.SamplingConfig]
@@ -54,13 +54,13 @@ def test_differences_name_the_fields():
 
 
 def test_flags_file_holds_every_setting():
-    text = configs.to_flags(configs.ModelConfig(residual=True))
+    text = command_line.to_flags(configs.ModelConfig(residual=True))
     assert "--residual\n" in text and "--nobidirectional\n" in text
     assert "--cell=gru\n" in text
     assert len(text.splitlines()) == len(
         dataclasses.fields(configs.ModelConfig)
     )
-    assert "resume" not in configs.to_flags(configs.TrainConfig())
+    assert "resume" not in command_line.to_flags(configs.TrainConfig())
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_flags_file_holds_every_setting():
 )
 def test_no_knob_is_dead(kind, name):
     """Somebody outside configs.py reads the field, or passes it on by name."""
-    sources = [*ROOT.glob("*.py"), *(ROOT / "stacked_rnn").glob("*.py")]
+    sources = [*ROOT.glob("*.py"), *(ROOT / "stacked_rnn").rglob("*.py")]
     readers = [
         path.name
         for path in sources
@@ -91,7 +91,7 @@ def test_every_help_is_a_sentence(kind):
 
 
 def test_directories_are_made_and_tried(tmp_path):
-    assert configs.writable_directory("x", tmp_path / "a" / "b").is_dir()
+    assert command_line.writable_directory("x", tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(configs.UserError, match="--model_dir=.*file"):
-        configs.writable_directory("model_dir", tmp_path / "file" / "run")
+        command_line.writable_directory("model_dir", tmp_path / "file" / "run")

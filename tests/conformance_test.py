@@ -60,8 +60,10 @@ def test_each_replica_computes_what_one_device_does(cell, variant, token_ids):
 def test_a_saved_model_keeps_the_numbers(cell, variant, token_ids, tmp_path):
     model = randomized_model(small_config(cell=cell, **variant))
     model.export(str(tmp_path), verbose=False)
-    served = tf.saved_model.load(str(tmp_path)).serve(token_ids)
-    np.testing.assert_allclose(served, model(token_ids), atol=1e-6)
+    loaded = tf.saved_model.load(str(tmp_path))
+    np.testing.assert_allclose(
+        loaded.serve(token_ids), model(token_ids), atol=1e-6
+    )
 
 
 @cells

@@ -5,13 +5,9 @@ gradient before the replicas' parts are added up, so the loop is written here,
 on public API. Keras callbacks work as they do in `fit`.
 """
 
-import io
-import json
 import math
 import pathlib
-import signal
 import sys
-import threading
 import time
 
 import keras
@@ -19,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import evaluation, models
-from stacked_rnn.configs import ModelConfig, UserError
+from stacked_rnn.configs import UserError
+from stacked_rnn.training.runs import Progress, StopRequest, open_run
 
 
 def make_strategy(name) -> tf.distribute.Strategy:
@@ -69,7 +66,7 @@ class Trainer:
                 f"--batch_size={train_config.batch_size} cannot be dealt to "
                 f"{replicas} devices: take a multiple of {replicas}"
             )
-        resuming = self.model_dir is not None and _open_run(
+        resuming = self.model_dir is not None and open_run(
             self.model_dir, model_config, data.tokenizer, train_config
         )
         keras.utils.set_random_seed(train_config.seed)
@@ -80,7 +77,7 @@ class Trainer:
             self.optimizer.build(self.model.trainable_variables)
             self.model.compile(optimizer=self.optimizer)  # for the callbacks
         self.interrupted = False
-        self._progress = _Progress()
+        self._progress = Progress()
         # autograph=False: there is nothing to convert, and it takes seconds.
         self._forward_backward = tf.function(
             self._forward_backward,
@@ -210,7 +207,7 @@ class Trainer:
         self.model.stop_training = False
         callbacks.on_train_begin()
         try:
-            with _StopRequest() as self.interrupted:
+            with StopRequest() as self.interrupted:
                 while not self._must_stop(deadline):
                     epoch = self.step // steps_per_epoch
                     callbacks.on_epoch_begin(epoch)
@@ -402,141 +399,3 @@ def _logs(score, prefix="") -> dict:
         f"{prefix}perplexity": score.perplexity,
         f"{prefix}bits_per_character": score.bits_per_character,
     }
-
-
-class _StopRequest:
-    """True once Ctrl-C or SIGTERM was received, so that a step is not cut.
-
-    A second Ctrl-C stops at once. Signals only reach the main thread; in
-    another one nothing is done about them.
-    """
-
-    def __init__(self):
-        self._received = False
-        self._previous = {}
-
-    def __bool__(self):
-        return self._received
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number, frame):
-        self._received = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping after this step (Ctrl-C again: at once)", flush=True)
-
-
-class _Progress(tf.train.experimental.PythonState):
-    """Where a run is, besides the weights; saved within its checkpoint.
-
-    Attributes:
-        step: training steps done.
-        score: nats and counts of the epoch so far.
-        best_loss: lowest validation loss so far.
-        states: the carried states, NumPy states[layer][part]; None: zeros.
-    """
-
-    def __init__(self):
-        self.step = 0
-        self.score = evaluation.Score()
-        self.best_loss = math.inf
-        self.states = None
-
-    def serialize(self) -> bytes:
-        score = self.score
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            step=self.step,
-            score=[score.nats, score.tokens, score.characters],
-            best_loss=self.best_loss,
-            num_layers=len(self.states or ()),
-            **{
-                f"state_{layer}_{part}": array
-                for layer, parts in enumerate(self.states or ())
-                for part, array in enumerate(parts)
-            },
-        )
-        return buffer.getvalue()
-
-    def deserialize(self, content) -> None:
-        arrays = np.load(io.BytesIO(content))
-        self.step = int(arrays["step"])
-        nats, tokens, characters = arrays["score"].tolist()
-        self.score = evaluation.Score(nats, int(tokens), characters)
-        self.best_loss = float(arrays["best_loss"])
-        self.states = (
-            tuple(
-                tuple(
-                    arrays[name]
-                    for name in sorted(arrays.files)
-                    if name.startswith(f"state_{layer}_")
-                )
-                for layer in range(int(arrays["num_layers"]))
-            )
-            or None
-        )
-
-
-# The run directory ----------------------------------------------------------
-
-
-def _open_run(model_dir, model_config, tokenizer, train_config) -> bool:
-    """Readies --model_dir; whether there is a checkpoint to go on from.
-
-    A run of another model that is there is moved aside, never overwritten.
-    """
-    description = {
-        "task": train_config.task,
-        "model": model_config.to_dict(),
-        "tokenizer": tokenizer.to_dict(),
-        "corpus": train_config.corpus,
-    }
-    record = model_dir / "checkpoints" / "model.json"
-    if record.exists():
-        differences = _differences(json.loads(record.read_text()), description)
-        if train_config.resume is not False and not differences:
-            return True
-        if train_config.resume:
-            raise UserError(
-                f"--resume: {model_dir} holds another model: "
-                + "; ".join(differences)
-            )
-        aside = _unused_sibling(model_dir)
-        model_dir.rename(aside)
-        print(f"moved the run that was in {model_dir} to {aside}")
-    elif train_config.resume:
-        raise UserError(f"--resume: there is no checkpoint in {model_dir}")
-    record.parent.mkdir(parents=True, exist_ok=True)
-    partial = record.with_suffix(".partial")
-    partial.write_text(json.dumps(description, indent=2) + "\n")
-    partial.rename(record)
-    return False
-
-
-def _differences(old, new) -> list[str]:
-    """What keeps a run from going on, in words."""
-    differences = ModelConfig.from_dict(new["model"]).differences(
-        ModelConfig.from_dict(old["model"])
-    )
-    for name in ("task", "corpus"):
-        if old[name] != new[name]:
-            differences.append(f"{name}: {old[name]}, not {new[name]}")
-    if old["tokenizer"] != new["tokenizer"]:
-        differences.append("the tokenizer or its vocabulary")
-    return differences
-
-
-def _unused_sibling(path) -> pathlib.Path:
-    number = 1
-    while (sibling := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    return sibling

@@ -1,0 +1,144 @@
+"""From the fields of the configurations to flags and back, and the way in.
+
+Imports no TensorFlow before the flags are checked: `--help` and a mistyped flag
+answer at once.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import sys
+import tempfile
+
+from absl import app, flags, logging
+
+from stacked_rnn.configs import UserError
+
+
+def run(main, *config_classes) -> None:
+    """Runs a command: flags in, one configuration of each class to `main`.
+
+    Called from the script that holds `main`. A `UserError` becomes one line on
+    standard error and exit code 2; Ctrl-C, exit code 130.
+
+    Args:
+        main: called with one instance of each of `config_classes`, in order.
+        *config_classes: the `Config` classes whose fields become flags.
+    """
+    program = os.path.basename(sys.argv[0])
+    script = sys.modules["__main__"]
+    if not script.__doc__:  # an installed entry point has no text of its own
+        script.__doc__ = main.__globals__["__doc__"]
+    for config_class in config_classes:
+        for field in dataclasses.fields(config_class):
+            _define_flag(field)
+
+    def guarded(arguments):
+        try:
+            if len(arguments) > 1:
+                raise UserError(
+                    f"{arguments[1]!r} is not a flag: every option is one, "
+                    "such as --name=value (see --help)"
+                )
+            values = [_from_flags(kind) for kind in config_classes]
+            _import_tensorflow_quietly()
+            if not flags.FLAGS["verbosity"].present:  # absl says INFO
+                logging.set_verbosity(logging.WARNING)
+            main(*values)
+        except UserError as error:
+            print(f"{program}: error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print(f"\n{program}: interrupted", file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:  # the reader of a pipe has left, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+    app.run(guarded)
+
+
+def _define_flag(field) -> None:
+    """Defines the absl flag of one field, listed in the script's `--help`."""
+    name, default, rules = field.name, field.default, field.metadata
+    if rules["choices"]:
+        flags.DEFINE_enum(name, default, rules["choices"], rules["help"])
+    elif field.type in (bool, bool | None):
+        flags.DEFINE_bool(name, default, rules["help"])
+    elif field.type is int:
+        flags.DEFINE_integer(name, default, rules["help"])
+    elif field.type is float:
+        flags.DEFINE_float(name, default, rules["help"])
+    elif field.type is str:
+        flags.DEFINE_string(name, default, rules["help"])
+    else:  # tuple[str, ...]: a flag that may be repeated
+        flags.DEFINE_multi_string(name, list(default), rules["help"])
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+def _from_flags(config_class):
+    """The configuration that the parsed flags describe."""
+    values = flags.FLAGS.flag_values_dict()
+    return config_class.from_dict(
+        {
+            field.name: values[field.name]
+            for field in dataclasses.fields(config_class)
+        }
+    )
+
+
+def to_flags(*values) -> str:
+    """Configurations as a text for `--flagfile`: one flag a line."""
+    lines = []
+    for config in values:
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            if isinstance(value, bool):
+                lines.append(
+                    f"--{field.name}" if value else f"--no{field.name}"
+                )
+            elif value is not None:
+                lines.append(f"--{field.name}={value}")
+    return "\n".join(lines) + "\n"
+
+
+def writable_directory(flag, path) -> pathlib.Path:
+    """The directory that a flag names, made where it is missing.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise UserError(
+            f"--{flag}={path}: cannot write there: {error.strerror}"
+        ) from error
+
+
+def _import_tensorflow_quietly() -> None:
+    """Imports TensorFlow without its native start-up notices.
+
+    They are written before any log level takes effect. If the import fails,
+    all that it wrote is shown.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
+        stderr = os.dup(2)
+        stack.callback(os.close, stderr)
+        os.dup2(notices.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()  # looks for a CUDA driver
+        except BaseException:
+            os.dup2(stderr, 2)
+            notices.seek(0)
+            sys.stderr.write(notices.read().decode("utf-8", "replace"))
+            raise
+        finally:
+            os.dup2(stderr, 2)
