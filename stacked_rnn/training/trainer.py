@@ -212,10 +212,11 @@ class Trainer:
                     epoch = self.step // steps_per_epoch
                     callbacks.on_epoch_begin(epoch)
                     logs = self._train_epoch(callbacks, deadline)
-                    if self.data.validation and not self.interrupted:
-                        score = self.evaluate(self.data.validation)
-                        logs |= _logs(score, "val_")
-                    callbacks.on_epoch_end(epoch, logs)
+                    if not self.interrupted:  # else the epoch goes on later
+                        if self.data.validation:
+                            score = self.evaluate(self.data.validation)
+                            logs |= _logs(score, "val_")
+                        callbacks.on_epoch_end(epoch, logs)
                     self._save(logs)
         finally:
             callbacks.on_train_end()
@@ -230,10 +231,8 @@ class Trainer:
 
     def _train_epoch(self, callbacks, deadline) -> dict:
         """Trains to the end of the epoch that `step` is in, or to a stop."""
-        progress, steps_per_epoch = (
-            self._progress,
-            self.data.training.steps_per_epoch,
-        )
+        progress = self._progress
+        steps_per_epoch = self.data.training.steps_per_epoch
         if self.step % steps_per_epoch == 0:
             progress.score = evaluation.Score()
             progress.states = None
