@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python train.py
+	$(BIN)/python train.py --max_minutes=2
 	@echo
 	@echo "A text that it generates:"
 	@echo

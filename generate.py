@@ -43,10 +43,11 @@ def main(where, config, sampling):
 
     prompts = read_prompts(config)
     model = inference.load(where.saved_model)
-    unknown = model.unknown_characters("".join(prompts))
+    unknown = model.tokenizer.unknown_parts("\n".join(prompts))
     if unknown:
         print(
-            f"warning: the model never saw {unknown!r}: taken as unknown",
+            "warning: not in the model's vocabulary, read as unknown: "
+            + " ".join(map(repr, unknown)),
             file=sys.stderr,
         )
     several = len(prompts) * config.num_samples > 1
@@ -73,7 +74,11 @@ def read_prompts(config) -> list[str]:
                 f"--prompts_file={config.prompts_file}: "
                 f"{getattr(error, 'strerror', None) or 'not UTF-8 text'}"
             ) from error
-    return prompts or [""]
+    # A command line may hold bytes that are not UTF-8.
+    return [
+        prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        for prompt in prompts or [""]
+    ]
 
 
 def run():

@@ -96,8 +96,7 @@ def _check(field, value) -> None:
         if not (low <= value <= high and value < below):  # catches NaN too
             upper = f"< {below}" if below < math.inf else f"<= {high}"
             raise UserError(
-                f"--{field.name}={value}: expected {low} <= {field.name} "
-                + (upper if below < math.inf or high < math.inf else "")
+                f"--{field.name}={value}: expected {low} <= {field.name} {upper}"
             )
     elif rules["choices"] and value not in rules["choices"]:
         raise UserError(
@@ -297,6 +296,17 @@ class TrainConfig(Config):
         "there and of the same model. With --noresume a run that is there is "
         "moved aside.",
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        validates = self.validation_fraction
+        if self.train_windows:
+            validates = self.validation_windows
+        if self.early_stopping and not validates:
+            raise UserError(
+                "--early_stopping needs a text to validate on: give "
+                "--validation_fraction or --validation_windows"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

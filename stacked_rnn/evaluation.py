@@ -13,12 +13,13 @@ class Score:
     Attributes:
         nats: -log p of all targets together.
         tokens: number of targets.
-        characters: characters of the original text, whatever the tokens are.
+        characters: of the original text, whatever the tokens are; for a part
+            of a text, their share, which need not be whole.
     """
 
     nats: float = 0.0
     tokens: int = 0
-    characters: int = 0
+    characters: float = 0
 
     @property
     def nats_per_token(self) -> float:

@@ -60,15 +60,6 @@ class SavedModel:
     tokenizer: tokenizers.Tokenizer
     functions: object
 
-    def unknown_characters(self, text) -> str:
-        """The characters of a text that no token of the model stands for."""
-        if self.tokenizer.unknown_id is None:
-            return ""
-        characters = sorted(set(text))
-        token_ids = self.tokenizer.tokenize(tf.constant([*characters, ""]))
-        unknown = tf.reduce_any(token_ids == self.tokenizer.unknown_id, axis=-1)
-        return "".join(np.array(characters)[unknown.numpy()[:-1]])
-
     def generate(self, prompts, sampling, stop=(), num_samples=1):
         """Yields the continuations of each prompt, in order.
 

@@ -56,6 +56,20 @@ class Tokenizer(tf.Module):
         """Texts of ragged token ids: int32 [batch, (time)] -> [batch]."""
         raise NotImplementedError
 
+    def unknown_parts(self, text) -> list[str]:
+        """The characters or words of a string that have no token, each once."""
+        if self.unknown_id is None:
+            return []
+        texts = tf.constant([text])
+        is_unknown = self.tokenize(texts).flat_values == self.unknown_id
+        parts = self._split(self._standardize(texts)).flat_values
+        unknown = tf.unique(parts[is_unknown]).y.numpy().tolist()
+        return [part.decode("utf-8", "replace") for part in unknown]
+
+    def _split(self, texts):
+        """The parts that tokens stand for: [batch] -> [batch, (parts)]."""
+        raise NotImplementedError
+
     def _standardize(self, texts):
         if self.letters_only:
             texts = tf.strings.regex_replace(texts, "[^A-Za-z]+", " ")
@@ -151,6 +165,9 @@ class CharTokenizer(Tokenizer):
                 return self._vocabulary.index(character)
         return 0
 
+    def _split(self, texts):
+        return tf.strings.unicode_split(texts, "UTF-8", errors="replace")
+
     def _decode(self, texts):
         return tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
 
@@ -218,7 +235,6 @@ class WordTokenizer(Tokenizer):
         return self._vocabulary.index("\n") if "\n" in self._vocabulary else 0
 
     def _split(self, texts):
-        """Words of a string tensor [batch] -> string [batch, (words)]."""
         texts = tf.strings.unicode_transcode(  # RE2 needs valid UTF-8
             texts, "UTF-8", "UTF-8", errors="replace"
         )

@@ -31,6 +31,7 @@ def test_json_round_trip(kind):
         (configs.ModelConfig, {"dropout": math.nan}, "--dropout=nan"),
         (configs.TrainConfig, {"learning_rate": -1.0}, "learning_rate=-1"),
         (configs.TrainConfig, {"learning_rate": math.inf}, "learning_rate=inf"),
+        (configs.TrainConfig, {"epochs": 0}, "expected 1 <= epochs"),
         (configs.TrainConfig, {"optimizer": "adm"}, "adam, adamw"),
         (configs.SamplingConfig, {"temperature": math.inf}, "temperature=inf"),
         (configs.SamplingConfig, {"top_p": 1.5}, "--top_p=1.5"),
@@ -40,6 +41,16 @@ def test_json_round_trip(kind):
 def test_bad_values_are_quoted_with_the_range(kind, values, message):
     with pytest.raises(configs.UserError, match=message):
         kind(**values)
+
+
+def test_early_stopping_needs_validation():
+    for without in (
+        {"validation_fraction": 0.0},
+        {"train_windows": 10, "validation_windows": 0},
+    ):
+        with pytest.raises(configs.UserError, match="--early_stopping"):
+            configs.TrainConfig(early_stopping=1, **without)
+        configs.TrainConfig(**without)
 
 
 def test_an_unknown_setting_in_a_file_is_named():

@@ -74,13 +74,6 @@ def test_the_mean_log_prob_is_of_the_tokens_kept(loaded):
     )
 
 
-def test_unknown_characters_are_listed_once(loaded, loaded_bytes):
-    assert loaded.unknown_characters("abz\u00e9za") == "z\u00e9"
-    assert loaded.unknown_characters("abc") == ""
-    assert loaded.unknown_characters("") == ""
-    assert loaded_bytes.unknown_characters("z\u00e9") == ""
-
-
 @pytest.mark.parametrize("length", [2, 512, 513, 514, 1500])
 def test_evaluate_equals_score_whatever_the_length(loaded, length):
     text = ("abc defg h" * 150)[:length].encode()

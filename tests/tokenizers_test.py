@@ -144,6 +144,17 @@ def test_graph_equals_eager(kind):
     assert in_graph(tf.constant([], tf.string))[1].shape == (0,)
 
 
+def test_unknown_parts_are_listed_once():
+    characters = tokenizers.build("char", b"abc\n")
+    assert characters.unknown_parts("az\u00e9zb") == ["z", "\u00e9"]
+    assert characters.unknown_parts("abc") == characters.unknown_parts("") == []
+    letters = tokenizers.build("char", b"abc ", letters_only=True)
+    assert letters.unknown_parts("A, B!") == []
+    words = tokenizers.build("word", b"one two\n", 10)
+    assert words.unknown_parts("one three\n two three") == [" three"]
+    assert tokenizers.ByteTokenizer().unknown_parts("\u00e9") == []
+
+
 def test_start_id_is_a_line_break_where_there_is_one():
     def start(kind, text):
         return tokenizers.build(kind, text).start_id

@@ -109,14 +109,15 @@ def open_run(model_dir, model_config, tokenizer, train_config) -> bool:
     }
     record = model_dir / "checkpoints" / "model.json"
     if record.exists():
-        differences = _differences(json.loads(record.read_text()), description)
-        if train_config.resume is not False and not differences:
-            return True
-        if train_config.resume:
-            raise UserError(
-                f"--resume: {model_dir} holds another model: "
-                + "; ".join(differences)
-            )
+        if train_config.resume is not False:
+            differences = _differences(_read(record), description)
+            if not differences:
+                return True
+            if train_config.resume:
+                raise UserError(
+                    f"--resume: {model_dir} holds another model: "
+                    + "; ".join(differences)
+                )
         aside = _unused_sibling(model_dir)
         model_dir.rename(aside)
         print(f"moved the run that was in {model_dir} to {aside}")
@@ -127,6 +128,15 @@ def open_run(model_dir, model_config, tokenizer, train_config) -> bool:
     partial.write_text(json.dumps(description, indent=2) + "\n")
     partial.rename(record)
     return False
+
+
+def _read(record) -> dict:
+    try:
+        return json.loads(record.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--model_dir: {record} is damaged: start over with --noresume"
+        ) from error
 
 
 def _differences(old, new) -> list[str]:
