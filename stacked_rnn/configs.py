@@ -85,22 +85,22 @@ class Config:
 
 
 def _check(field, value) -> None:
-    rules = field.metadata
+    name, rules = field.name, field.metadata
     if field.type in (int, float):
         kinds = (int, float) if field.type is float else (int,)
         low, high, below = rules["minimum"], rules["maximum"], rules["below"]
         if isinstance(value, bool) or not isinstance(value, kinds):
             raise UserError(
-                f"--{field.name}={value!r}: expected a {field.type.__name__}"
+                f"--{name}={value!r}: expected a {field.type.__name__}"
             )
         if not (low <= value <= high and value < below):  # catches NaN too
             upper = f"< {below}" if below < math.inf else f"<= {high}"
             raise UserError(
-                f"--{field.name}={value}: expected {low} <= {field.name} {upper}"
+                f"--{name}={value}: expected {low} <= {name} {upper}"
             )
     elif rules["choices"] and value not in rules["choices"]:
         raise UserError(
-            f"--{field.name}={value!r}: expected one of "
+            f"--{name}={value!r}: expected one of "
             + ", ".join(rules["choices"])
         )
 
