@@ -173,6 +173,19 @@ def test_the_vocabulary_is_of_the_training_part_alone(tmp_path):
     assert set(data.validation.token_ids.numpy()) == {0}
 
 
+def test_a_word_vocabulary_has_the_size_asked_for(tmp_path):
+    config = configs.TrainConfig(
+        corpus=write_corpus(tmp_path, "one two three four five six\n" * 20),
+        tokenizer="word",
+        sequence_length=4,
+        batch_size=2,
+    )
+    data = datasets.load_language_data(config, vocabulary_size=5)
+    assert data.tokenizer.vocabulary_size() == 5
+    assert set(epoch_targets(data.training)) == {0, 1, 2, 3, 4}
+    assert data.training.characters_per_token == pytest.approx(4, abs=0.1)
+
+
 @pytest.mark.parametrize("carry_state", [False, True])
 def test_no_window_straddles_the_split(tmp_path, carry_state):
     config = configs.TrainConfig(

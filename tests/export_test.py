@@ -180,6 +180,22 @@ def test_the_unknown_token_is_never_generated(loaded):
     assert all("\ufffd" not in t.decode() for t in result["texts"].numpy())
 
 
+@pytest.mark.parametrize("kind", ["byte", "char", "word"])
+@pytest.mark.parametrize("letters_only", [False, True])
+def test_every_tokenizer_travels_inside(kind, letters_only, tmp_path):
+    text = "One word, two words. Caf\u00e9\n"
+    tokenizer = tokenizers.build(kind, text.encode(), 9, letters_only)
+    generator = build_generator(tokenizer=tokenizer)
+    loaded = inference.load(generator.save(tmp_path))
+    assert loaded.tokenizer == tokenizer
+    texts = tf.constant([text, "", "unseen"])
+    score = loaded.functions.signatures["score"](texts=texts)
+    for name, expected in generator.score(texts).items():
+        np.testing.assert_allclose(score[name], expected, rtol=1e-6)
+    (sample,) = loaded.generate([text], configs.SamplingConfig())
+    assert sample.text and "<unk>" not in sample.text
+
+
 def test_texts_of_bytes_are_valid_utf8():
     generator = build_generator(tokenizer=tokenizers.ByteTokenizer())
     texts = generator.serving_default(["caf\u00e9", ""])["texts"].numpy()
