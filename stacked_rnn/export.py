@@ -8,6 +8,7 @@ It holds core TensorFlow ops only and loads with `tf.saved_model.load` in a
 process that has TensorFlow and nothing of this project.
 """
 
+import functools
 import json
 import pathlib
 import shutil
@@ -19,6 +20,10 @@ from stacked_rnn import evaluation, generation, inference, samplers
 from stacked_rnn.configs import SamplingConfig
 
 _SCORE_WINDOW = 128  # tokens that `score` runs through the layers at once
+
+
+# There is nothing for autograph to convert, and trying takes seconds.
+_function = functools.partial(tf.function, autograph=False)
 
 
 def _rows(dtype, name):
@@ -50,7 +55,7 @@ class TextGenerator(tf.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.defaults = defaults
-        self.score_window = tf.function(
+        self.score_window = _function(
             self._score_window,
             input_signature=[
                 tf.TensorSpec([None, None], tf.int32, "inputs"),
@@ -73,13 +78,13 @@ class TextGenerator(tf.Module):
             for spec in _OPTIONS
         }
 
-    @tf.function(input_signature=[_rows(tf.string, "prompts")])
+    @_function(input_signature=[_rows(tf.string, "prompts")])
     def serving_default(self, prompts):
         """Continues each prompt with the exported defaults."""
         options = self._default_options()
         return {"texts": self._generate(prompts, **options)["texts"]}
 
-    @tf.function(input_signature=[_rows(tf.string, "prompts"), *_OPTIONS])
+    @_function(input_signature=[_rows(tf.string, "prompts"), *_OPTIONS])
     def generate(
         self,
         prompts,
@@ -188,7 +193,7 @@ class TextGenerator(tf.Module):
         new = self.model.decode_step({"token_ids": token_ids, "states": states})
         return new["logits"], new["states"]
 
-    @tf.function(input_signature=[_rows(tf.string, "texts")])
+    @_function(input_signature=[_rows(tf.string, "texts")])
     def score(self, texts):
         """What each text costs the model, its first token given.
 
@@ -238,7 +243,7 @@ class TextGenerator(tf.Module):
         nats = evaluation.token_nats(new["logits"], targets)
         return tf.reduce_sum(nats, axis=-1), new["states"]
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "batch_size")])
+    @_function(input_signature=[tf.TensorSpec([], tf.int32, "batch_size")])
     def initial_states(self, batch_size):
         """The states before a text."""
         return self.model.initial_states(batch_size)

@@ -1,7 +1,7 @@
 """Text to token ids and back, in core TensorFlow string ops.
 
-The same object cuts the corpus in training and travels inside the SavedModel:
-no Python is needed at serving time, and no table has to be initialized.
+The same object cuts the corpus in training and travels inside the SavedModel,
+its vocabulary a constant of the graph: no Python is needed at serving time.
 
 A tokenizer holds its vocabulary and is immutable. `tokenize` takes a string
 tensor [batch] and returns int32 token ids, a ragged tensor [batch, (time)];
