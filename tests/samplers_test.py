@@ -49,6 +49,16 @@ def test_threefry_known_answers():
         assert int(block) == expected
 
 
+def test_both_halves_of_the_seed_are_the_key():
+    key = (0x13198A2E, 0x03707344)
+    words = [tf.constant(word, tf.uint32) for word in key]
+    parity = tf.constant(0x1BD11BDA ^ key[0] ^ key[1], tf.uint32)
+    zero = tf.constant(0, tf.uint32)
+    block = samplers._threefry_2x32((*words, parity), zero, zero)
+    number = samplers.uniforms(tf.constant([key[0] | key[1] << 32]), 1)
+    assert float(number[0, 0]) == (int(block) >> 8) / 2**24
+
+
 def test_uniforms_depend_on_seed_and_position_alone():
     seeds = tf.constant([3, 4, 2**62 + 3], tf.int64)
     numbers = samplers.uniforms(seeds, 50).numpy()
