@@ -138,6 +138,7 @@ def test_what_does_not_count_dilutes_neither_loss_nor_gradient():
             batch_size=batch_size,
             optimizer="sgd",
             learning_rate=0.5,
+            gradient_clip_norm=0.0,
         )
         history = History()
         trainer.fit([history], verbose=0)
