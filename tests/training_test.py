@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, datasets, tokenizers, training
-from stacked_rnn.training import trainer as trainer_room
 from tests.conftest import small_config
 
 TEXT = "".join(chr(ord("a") + (3 * i * i + i // 7) % 10) for i in range(700))
@@ -425,11 +424,15 @@ def test_the_time_limit_stops_within_an_epoch():
 
 
 def test_the_cosine_rises_and_falls():
-    config = configs.TrainConfig(learning_rate=1.0)
-    rate = trainer_room._optimizer(config, 1000)._learning_rate
-    values = [float(rate(step)) for step in (0, 25, 50, 525, 1000)]
-    np.testing.assert_allclose(values, [0, 0.5, 1, 0.505, 0.01], atol=1e-3)
-    assert float(trainer_room._optimizer(config, 1)._learning_rate(1)) <= 1
+    trainer = make_trainer(
+        epochs=100, learning_rate=1.0, learning_rate_schedule="cosine"
+    )
+    rates = []
+    assert trainer.total_steps == 3000
+    for step in (0, 50, 100, 1550, 3000):
+        trainer.optimizer.iterations.assign(step)
+        rates.append(float(trainer.optimizer.learning_rate))
+    np.testing.assert_allclose(rates, [0, 0.5, 1, 0.505, 0.01], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
