@@ -201,9 +201,9 @@ class TrainConfig(Config):
         minimum=1,
     )
     batch_size: int = setting(
-        64, "Windows of one training step, over all devices.", minimum=1
+        32, "Windows of one training step, over all devices.", minimum=1
     )
-    epochs: int = setting(6, "Passes over the training text.", minimum=1)
+    epochs: int = setting(4, "Passes over the training text.", minimum=1)
     max_minutes: float = setting(
         0.0,
         "Stop after so many minutes of training, wherever it is, and export "
@@ -239,7 +239,7 @@ class TrainConfig(Config):
         choices=("adam", "adamw", "rmsprop", "sgd"),
     )
     learning_rate: float = setting(
-        0.005, "Step size of the optimizer, at its highest.", minimum=0.0
+        0.004, "Step size of the optimizer, at its highest.", minimum=0.0
     )
     learning_rate_schedule: str = setting(
         "cosine",
