@@ -180,8 +180,10 @@ def test_the_unknown_token_is_never_generated(loaded):
     assert all("\ufffd" not in t.decode() for t in result["texts"].numpy())
 
 
-@pytest.mark.parametrize("kind", ["byte", "char", "word"])
-@pytest.mark.parametrize("letters_only", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "letters_only"),
+    [("byte", False), ("char", True), ("word", False)],
+)
 def test_every_tokenizer_travels_inside(kind, letters_only, tmp_path):
     text = "One word, two words. Caf\u00e9\n"
     tokenizer = tokenizers.build(kind, text.encode(), 9, letters_only)
@@ -268,7 +270,7 @@ def test_the_graph_holds_core_operations_only(saved):
     operations = {node.op for node in nodes}
     assert "MatMul" in operations
     assert not {op for op in operations if "Cudnn" in op or "PyFunc" in op}
-    assert {node.device for node in nodes} <= {"", "/device:CPU:0"}
+    assert not {node.device for node in nodes if "GPU" in node.device}
 
 
 def test_it_runs_where_only_tensorflow_is(saved):
