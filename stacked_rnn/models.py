@@ -69,6 +69,7 @@ class LanguageModel(keras.Model):
             ),
             name="embedding",
         )
+        self.embedding.supports_masking = True  # in reverse, as the readout
         self.recurrent_layers = [
             _recurrent_layer(config, index)
             for index in range(config.num_layers)

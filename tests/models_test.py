@@ -1,5 +1,7 @@
 """The builder against the NumPy reference, and what the graphs promise."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -198,6 +200,14 @@ def test_padding_does_not_change_the_states_of_prefill(cell, rng):
             lambda s, row=row: s[row : row + 1], new["states"]
         )
         assert_states_equal(padded, alone, atol=1e-6)
+
+
+def test_no_layer_complains_of_the_mask():
+    for variant in VARIANTS.values():
+        model = models.build_language_model(small_config(**variant))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.prefill  # noqa: B018  builds the graph
 
 
 def test_the_future_does_not_change_the_past(rng):
