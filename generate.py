@@ -43,7 +43,7 @@ def main(where, config, sampling):
 
     prompts = read_prompts(config)
     model = inference.load(where.saved_model)
-    unknown = model.tokenizer.unknown_parts("\n".join(prompts))
+    unknown = model.tokenizer.unknown_parts(prompts)
     if unknown:
         print(
             "warning: not in the model's vocabulary, read as unknown: "

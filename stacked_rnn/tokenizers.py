@@ -56,11 +56,11 @@ class Tokenizer(tf.Module):
         """Texts of ragged token ids: int32 [batch, (time)] -> [batch]."""
         raise NotImplementedError
 
-    def unknown_parts(self, text) -> list[str]:
-        """The characters or words of a string that have no token, each once."""
+    def unknown_parts(self, texts) -> list[str]:
+        """The characters or words of texts that have no token, each once."""
         if self.unknown_id is None:
             return []
-        texts = tf.constant([text])
+        texts = tf.constant(texts)
         is_unknown = self.tokenize(texts).flat_values == self.unknown_id
         parts = self._split(self._standardize(texts)).flat_values
         unknown = tf.unique(parts[is_unknown]).y.numpy().tolist()

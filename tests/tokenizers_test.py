@@ -146,13 +146,16 @@ def test_graph_equals_eager(kind):
 
 def test_unknown_parts_are_listed_once():
     characters = tokenizers.build("char", b"abc\n")
-    assert characters.unknown_parts("az\u00e9zb") == ["z", "\u00e9"]
-    assert characters.unknown_parts("abc") == characters.unknown_parts("") == []
+    assert characters.unknown_parts(["az\u00e9z", "b"]) == ["z", "\u00e9"]
+    assert characters.unknown_parts(["abc"]) == []
+    assert characters.unknown_parts([""]) == []
+    # Several texts are not joined by something that may itself be unknown.
+    assert tokenizers.build("char", b"ab").unknown_parts(["a", "b"]) == []
     letters = tokenizers.build("char", b"abc ", letters_only=True)
-    assert letters.unknown_parts("A, B!") == []
+    assert letters.unknown_parts(["A, B!", "a"]) == []
     words = tokenizers.build("word", b"one two\n", 10)
-    assert words.unknown_parts("one three\n two three") == [" three"]
-    assert tokenizers.ByteTokenizer().unknown_parts("\u00e9") == []
+    assert words.unknown_parts(["one three\n two three"]) == [" three"]
+    assert tokenizers.ByteTokenizer().unknown_parts(["\u00e9"]) == []
 
 
 def test_start_id_is_a_line_break_where_there_is_one():
