@@ -279,7 +279,8 @@ class TrainConfig(Config):
         choices=("auto", "one_device", "mirrored"),
     )
     jit_compile: bool = setting(
-        False, "Compile the forward and backward pass with XLA."
+        True,
+        "Compile with XLA what it makes faster: on a CPU the loops over time.",
     )
     model_dir: str = setting(
         "",

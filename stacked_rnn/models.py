@@ -6,12 +6,13 @@ import functools
 import keras
 import tensorflow as tf
 
+from stacked_rnn import layers
 from stacked_rnn.configs import ModelConfig, UserError
 
-_CELLS = {
-    "simple_rnn": keras.layers.SimpleRNNCell,
-    "gru": keras.layers.GRUCell,
-    "lstm": keras.layers.LSTMCell,
+_LAYERS = {
+    "simple_rnn": layers.SimpleRNN,
+    "gru": layers.GRU,
+    "lstm": layers.LSTM,
 }
 _PARTS = {"simple_rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
 
@@ -162,15 +163,16 @@ class LanguageModel(keras.Model):
 
 
 def _recurrent_layer(config, index) -> keras.layers.RNN:
-    cell = _CELLS[config.cell](
+    layer = _LAYERS[config.cell](
         config.units,
         recurrent_dropout=config.recurrent_dropout,
         recurrent_initializer="orthogonal",
-        name=f"cell_{index}",
+        return_sequences=True,
+        return_state=True,
+        name=f"rnn_{index}",
     )  # an LSTM's forget bias starts at 1, as Keras has it
-    return keras.layers.RNN(
-        cell, return_sequences=True, return_state=True, name=f"rnn_{index}"
-    )
+    layer.cell.name = f"cell_{index}"  # decode_step wires the cells themselves
+    return layer
 
 
 def _wire(model, config, token_ids, states, run):

@@ -5,7 +5,9 @@ gradient before the replicas' parts are added up, so the loop is written here,
 on public API. Keras callbacks work as they do in `fit`.
 """
 
+import itertools
 import math
+import os
 import pathlib
 import sys
 import time
@@ -71,19 +73,21 @@ class Trainer:
         )
         keras.utils.set_random_seed(train_config.seed)
         self.total_steps = train_config.epochs * data.training.steps_per_epoch
+        self.shards = _num_shards(train_config.batch_size, replicas)
         with self.strategy.scope():
             self.model = models.build_language_model(model_config)
+            for layer in self.model.recurrent_layers:
+                layer.jit_compile = train_config.jit_compile
             self.optimizer = _optimizer(train_config, self.total_steps)
             self.optimizer.build(self.model.trainable_variables)
             self.model.compile(optimizer=self.optimizer)  # for the callbacks
         self.interrupted = False
         self._progress = Progress()
         # autograph=False: there is nothing to convert, and it takes seconds.
-        self._forward_backward = tf.function(
-            self._forward_backward,
-            jit_compile=train_config.jit_compile,
-            autograph=False,
-        )
+        if train_config.jit_compile and _is_small(model_config):
+            self._forward_backward = tf.function(
+                self._forward_backward, jit_compile=True, autograph=False
+            )
         self._train_step = tf.function(self._train_step, autograph=False)
         self._score_step = tf.function(self._score_step, autograph=False)
         if self.model_dir is not None:
@@ -125,12 +129,33 @@ class Trainer:
         return tf.range(first, first + count)
 
     def _local_step(self, step, states):
-        return self._forward_backward(
-            *self.data.training.batch(step, self._local_rows()), states
+        """Of one replica's rows: sums of nats and targets, and gradients.
+
+        The rows are cut into one shard a core. Nothing orders the shards, so
+        TensorFlow runs them at the same time: each core walks through time on
+        its own, where the threads of one large shard would have to wait for
+        each other at every time step. The sums are those of one shard.
+        """
+        batch = (
+            *self.data.training.batch(step, self._local_rows()),
+            states,
+        )
+        rows = batch[0].shape[0]
+        bounds = [rows * i // self.shards for i in range(self.shards + 1)]
+        nats, counts, gradients, new_states = zip(
+            *(
+                self._forward_backward(*_rows(batch, first, last))
+                for first, last in itertools.pairwise(bounds)
+            )
+        )
+        return (
+            tf.add_n(nats),
+            tf.add_n(counts),
+            [tf.add_n(parts) for parts in zip(*gradients)],
+            tf.nest.map_structure(lambda *s: tf.concat(s, 0), *new_states),
         )
 
     def _forward_backward(self, inputs, targets, states):
-        """Of one replica's rows: sums of nats and targets, and gradients."""
         with tf.GradientTape() as tape:
             new = self.model.step(
                 {"token_ids": inputs, "states": states}, training=True
@@ -370,6 +395,33 @@ class Trainer:
                 self._best.latest_checkpoint
             ).expect_partial()
         return model
+
+
+def _rows(batch, first, last):
+    return tf.nest.map_structure(lambda tensor: tensor[first:last], batch)
+
+
+def _num_shards(batch_size, replicas) -> int:
+    """Shards of a replica's rows: one a core, none of a few rows only."""
+    if tf.config.list_logical_devices("GPU"):
+        return 1
+    cores = (os.cpu_count() or 1) // replicas
+    return max(1, min(cores, batch_size // replicas // 8))
+
+
+def _is_small(config) -> bool:
+    """Whether XLA should compile a whole shard, not its loops alone.
+
+    Narrow layers gain from it; the large products of wide ones are faster in
+    TensorFlow's own library. Dropout writes its seeds, which XLA must not do:
+    the shards would wait for each other. On a GPU it would hide cuDNN.
+    """
+    return (
+        config.units <= 256
+        and not config.dropout
+        and not config.recurrent_dropout
+        and not tf.config.list_logical_devices("GPU")
+    )
 
 
 def _optimizer(config, total_steps) -> keras.optimizers.Optimizer:
