@@ -114,7 +114,7 @@ def gru(
     def scan(x, h0, kernel, bias):
         forward, backward = _loops(_gru_forward, _gru_backward, jit_compile)
         h, (outputs, *saved) = forward(
-            x, h0, kernel, bias, mask, dropout_masks, reset_after
+            x, h0, kernel, bias, mask, dropout_masks, reset_after=reset_after
         )
 
         def gradient(d_outputs, d_h):
@@ -127,7 +127,7 @@ def gru(
                 kernel,
                 mask,
                 dropout_masks,
-                reset_after,
+                reset_after=reset_after,
             )
             if reset_after:
                 d_kernel = _kernel_gradient(
@@ -365,7 +365,50 @@ def _lstm_backward(
 
 @functools.cache
 def _compiled(function):
-    return tf.function(function, jit_compile=True, autograph=False)
+    """`function` as XLA compiles it, differentiable still.
+
+    What autodiff wants of a loop cannot leave a compiled function ("TensorList
+    crossing the XLA/TF boundary"): asked for the gradient of a loop, which
+    happens for second-order gradients only, it gets that of an uncompiled one.
+    """
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+
+    def run(*arguments, **options):
+        flat = tf.nest.flatten(arguments)
+        places = [
+            place
+            for place, value in enumerate(flat)
+            if value is not None and value.dtype.is_floating
+        ]
+
+        def call(function, tensors):
+            for place, tensor in zip(places, tensors):
+                flat[place] = tensor
+            packed = tf.nest.pack_sequence_as(arguments, flat)
+            return function(*packed, **options)
+
+        @tf.custom_gradient
+        def differentiable(*tensors):
+            def gradient(*d_results):
+                with tf.GradientTape() as tape:
+                    tape.watch(tensors)
+                    results = call(function, tensors)
+                return tape.gradient(
+                    tf.nest.flatten(results),
+                    tensors,
+                    d_results,
+                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
+                )
+
+            results = call(compiled, [tf.stop_gradient(t) for t in tensors])
+            structure.append(results)
+            return tf.nest.flatten(results), gradient
+
+        structure = []
+        results = differentiable(*(flat[place] for place in places))
+        return tf.nest.pack_sequence_as(structure[0], results)
+
+    return run
 
 
 def _loops(forward, backward, jit_compile):

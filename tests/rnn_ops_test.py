@@ -1,0 +1,218 @@
+"""The scans against a plain loop and autodiff, in float64."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import reference, rnn_ops
+
+BATCH, TIME, UNITS = 3, 5, 4
+KINDS = {
+    "simple_rnn": 1,
+    "gru": 3,
+    "gru_reset_before": 3,
+    "lstm": 4,
+}
+MASK = tf.constant([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [0] * 5]) > 0
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def plain_step(kind, x, states, kernel, bias, drop):
+    """One time step in TensorFlow ops, from the equations."""
+    h, units = states[0], UNITS
+    gates = KINDS[kind]
+    seen = [h] * gates if drop is None else [h * m for m in drop]
+    blocks = tf.split(kernel, gates, axis=1)
+    products = [s @ block for s, block in zip(seen, blocks)]
+    xs = tf.split(x, gates, axis=1)
+    if kind == "simple_rnn":
+        return (tf.tanh(xs[0] + products[0]),)
+    if kind == "lstm":
+        i, f, g, o = (a + b for a, b in zip(xs, products))
+        c = tf.sigmoid(f) * states[1] + tf.sigmoid(i) * tf.tanh(g)
+        return tf.sigmoid(o) * tf.tanh(c), c
+    if kind == "gru":
+        products = tf.split(tf.concat(products, 1) + bias, 3, axis=1)
+    z = tf.sigmoid(xs[0] + products[0])
+    r = tf.sigmoid(xs[1] + products[1])
+    if kind == "gru":
+        c = tf.tanh(xs[2] + r * products[2])
+    else:
+        c = tf.tanh(xs[2] + (r * seen[2]) @ kernel[:, 2 * units :])
+    return (z * h + (1 - z) * c,)
+
+
+def plain_scan(kind, x, states, kernel, bias, mask, drop):
+    outputs = []
+    for t in range(x.shape[0]):
+        new = plain_step(kind, x[t], states, kernel, bias, drop)
+        if mask is not None:
+            new = [tf.where(mask[t], n, s) for n, s in zip(new, states)]
+        states = tuple(new)
+        outputs.append(states[0])
+    return tf.stack(outputs), states
+
+
+def fast_scan(kind, x, states, kernel, bias, mask, drop, jit_compile=False):
+    options = {
+        "mask": mask,
+        "dropout_masks": drop,
+        "jit_compile": jit_compile,
+    }
+    if kind == "simple_rnn":
+        return rnn_ops.simple_rnn(x, states, kernel, **options)
+    if kind == "lstm":
+        return rnn_ops.lstm(x, states, kernel, **options)
+    if kind == "gru":
+        return rnn_ops.gru(x, states, kernel, bias, **options)
+    return rnn_ops.gru(x, states, kernel, reset_after=False, **options)
+
+
+def arguments(kind, rng, masked, dropped):
+    """x, states, kernel, bias; mask; dropout masks."""
+
+    def normal(*shape):
+        return tf.constant(rng.normal(size=shape))
+
+    gates = KINDS[kind]
+    states = [normal(BATCH, UNITS) for _ in range(2 if kind == "lstm" else 1)]
+    tensors = (
+        normal(TIME, BATCH, gates * UNITS),
+        tuple(states),
+        normal(UNITS, gates * UNITS),
+        normal(gates * UNITS),
+    )
+    mask = tf.transpose(MASK)[..., None] if masked else None
+    drop = None
+    if dropped:
+        kept = rng.random((gates, BATCH, UNITS)) < 0.6
+        drop = [tf.constant(k / 0.6) for k in kept]
+    return tensors, mask, drop
+
+
+def values_and_gradients(scan, tensors, mask, drop):
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        outputs, states = scan(*tensors, mask, drop)
+        loss = tf.reduce_sum(tf.sin(outputs)) + sum(
+            tf.reduce_sum(state**2) for state in states
+        )
+    gradients = tape.gradient(
+        loss, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return tf.nest.flatten((outputs, states, gradients))
+
+
+def second_order(scan, tensors, mask, drop):
+    """Gradient of a function of all the first gradients."""
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        values = values_and_gradients(scan, tensors, mask, drop)
+        loss = sum(tf.reduce_sum(tf.sin(value)) for value in values)
+    return tf.nest.flatten(
+        tape.gradient(
+            loss, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+    )
+
+
+def assert_all_close(got, expected, atol=1e-10):
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=atol)
+
+
+@kinds
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize("dropped", [False, True], ids=["", "dropout"])
+def test_values_and_all_gradients(kind, masked, dropped, rng):
+    case = arguments(kind, rng, masked, dropped)
+    expected = values_and_gradients(functools.partial(plain_scan, kind), *case)
+    got = values_and_gradients(functools.partial(fast_scan, kind), *case)
+    assert_all_close(got, expected)
+
+
+@kinds
+@pytest.mark.parametrize("way", ["graph", "xla_loops", "xla"])
+def test_every_way_to_run_gives_the_same(kind, way, rng):
+    tensors, mask, drop = arguments(kind, rng, masked=True, dropped=False)
+    scan = functools.partial(
+        fast_scan, kind, jit_compile=way == "xla_loops", mask=mask, drop=drop
+    )
+
+    def run(tensors):
+        return values_and_gradients(
+            lambda *args: scan(*args[:-2]), tensors, None, None
+        )
+
+    got = tf.function(run, jit_compile=way == "xla", autograph=False)(tensors)
+    assert_all_close(got, run(tensors))
+
+
+@kinds
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+def test_second_order_gradients(kind, masked, rng):
+    case = arguments(kind, rng, masked, dropped=False)
+    expected = second_order(functools.partial(plain_scan, kind), *case)
+    got = second_order(functools.partial(fast_scan, kind), *case)
+    assert_all_close(got, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_second_order_gradients_through_compiled_loops(kind, rng):
+    case = arguments(kind, rng, masked=False, dropped=False)
+    expected = second_order(functools.partial(plain_scan, kind), *case)
+    scan = functools.partial(fast_scan, kind, jit_compile=True)
+    run = tf.function(
+        lambda tensors: second_order(scan, tensors, None, None),
+        autograph=False,
+    )
+    assert_all_close(run(case[0]), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["simple_rnn", "gru", "lstm"])
+def test_values_equal_the_numpy_reference(kind, rng):
+    (x, states, kernel, bias), mask, _ = arguments(kind, rng, True, False)
+    # The projection is the identity, so that x goes in as it is.
+    no_bias = np.zeros(KINDS[kind] * UNITS)
+    biases = np.stack([no_bias, bias]) if kind == "gru" else no_bias
+    expected, expected_states = reference.recurrent_layer(
+        kind,
+        np.swapaxes(x.numpy(), 0, 1),
+        tuple(state.numpy() for state in states),
+        (np.eye(KINDS[kind] * UNITS), kernel.numpy(), biases),
+        MASK.numpy(),
+    )
+    outputs, new_states = fast_scan(kind, x, states, kernel, bias, mask, None)
+    assert_all_close([tf.transpose(outputs, (1, 0, 2))], [expected])
+    assert_all_close(new_states, expected_states)
+
+
+@kinds
+def test_shapes_may_be_unknown_when_the_graph_is_built(kind, rng):
+    case = arguments(kind, rng, masked=True, dropped=False)
+    tensors, mask, _ = case
+    run = tf.function(
+        lambda tensors, mask: values_and_gradients(
+            functools.partial(fast_scan, kind), tensors, mask, None
+        ),
+        autograph=False,
+    ).get_concrete_function(
+        (
+            tf.TensorSpec((None, None, KINDS[kind] * UNITS), tf.float64),
+            tuple(tf.TensorSpec((None, UNITS), tf.float64) for _ in tensors[1]),
+            tf.TensorSpec(tensors[2].shape, tf.float64),
+            tf.TensorSpec(tensors[3].shape, tf.float64),
+        ),
+        tf.TensorSpec((None, None, 1), tf.bool),
+    )
+    got = run(*tf.nest.flatten(tensors), mask)
+    expected = values_and_gradients(functools.partial(fast_scan, kind), *case)
+    assert_all_close(got, expected)
+
+
+def test_a_recurrent_bias_needs_reset_after(rng):
+    (x, states, kernel, bias), *_ = arguments("gru", rng, False, False)
+    with pytest.raises(ValueError, match="reset_after"):
+        rnn_ops.gru(x, states, kernel, bias, reset_after=False)
