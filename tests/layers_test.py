@@ -1,0 +1,244 @@
+"""The layers against the stock Keras layers of the same name."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import layers, rnn_ops
+
+BATCH, TIME, INPUTS, UNITS = 3, 6, 4, 5
+MASK = np.array([[1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0], [0] * 6]) > 0
+NAMES = ["SimpleRNN", "GRU", "LSTM"]
+names = pytest.mark.parametrize("name", NAMES)
+
+
+def pair(name, dtype=None, **options):
+    """A stock layer and ours, with the same random weights."""
+    options = {"return_sequences": True, "return_state": True} | options
+    rng = np.random.default_rng(0)
+    stock = getattr(keras.layers, name)(UNITS, seed=3, dtype=dtype, **options)
+    ours = getattr(layers, name)(UNITS, seed=3, dtype=dtype, **options)
+    stock.build((BATCH, TIME, INPUTS))
+    ours.build((BATCH, TIME, INPUTS))
+    weights = [rng.normal(0, 0.5, w.shape) for w in stock.get_weights()]
+    stock.set_weights(weights)
+    ours.set_weights(weights)
+    return stock, ours
+
+
+def call(layer, mask=None, training=True, dtype=tf.float32):
+    """Outputs, states, and gradients of the inputs, states and weights."""
+    rng = np.random.default_rng(1)
+    x = tf.constant(rng.normal(size=(BATCH, TIME, INPUTS)), dtype)
+    parts = 2 if "LSTM" in type(layer).__name__ else 1
+    states = [
+        tf.constant(rng.normal(size=(BATCH, UNITS)), dtype)
+        for _ in range(parts)
+    ]
+    weights = [w.value for w in layer.trainable_weights]
+    with tf.GradientTape() as tape:
+        tape.watch([x, states])
+        outputs, *new_states = layer(
+            x,
+            initial_state=states,
+            mask=None if mask is None else tf.constant(mask),
+            training=training,
+        )
+        loss = tf.reduce_sum(tf.sin(outputs)) + sum(
+            tf.reduce_sum(state**2) for state in new_states
+        )
+    gradients = tape.gradient(loss, [x, states, weights])
+    return tf.nest.flatten([outputs, new_states, gradients])
+
+
+def in_graph(layer, jit_compile=False, **options):
+    run = tf.function(
+        lambda: call(layer, **options), jit_compile=jit_compile, autograph=False
+    )
+    return run()
+
+
+def assert_all_close(got, expected, atol=2e-5):
+    for one, other in zip(got, expected, strict=True):
+        one, other = (tf.cast(t, tf.float64) for t in (one, other))
+        np.testing.assert_allclose(one, other, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "name, masked, options",
+    [
+        ("SimpleRNN", False, {}),
+        ("SimpleRNN", True, {"dropout": 0.3, "recurrent_dropout": 0.4}),
+        ("SimpleRNN", True, {"go_backwards": True, "use_bias": False}),
+        ("GRU", False, {}),
+        ("GRU", False, {"reset_after": False}),
+        ("GRU", False, {"dropout": 0.3}),
+        ("GRU", True, {"dropout": 0.3, "recurrent_dropout": 0.4}),
+        ("GRU", True, {"reset_after": False, "recurrent_dropout": 0.4}),
+        ("GRU", True, {"go_backwards": True, "use_bias": False}),
+        ("GRU", True, {"zero_output_for_mask": True}),
+        ("LSTM", False, {}),
+        ("LSTM", True, {"dropout": 0.3, "recurrent_dropout": 0.4}),
+        ("LSTM", True, {"go_backwards": True, "use_bias": False}),
+        ("LSTM", True, {"return_sequences": False}),
+    ],
+    ids=str,
+)
+def test_values_and_gradients_are_those_of_the_stock_layer(
+    name, masked, options
+):
+    stock, ours = pair(name, **options)
+    mask = MASK if masked else None
+    assert_all_close(in_graph(ours, mask=mask), in_graph(stock, mask=mask))
+
+
+@names
+@pytest.mark.parametrize("way", ["eager", "without_xla", "all_xla"])
+def test_every_way_to_run_gives_the_same(name, way):
+    _, layer = pair(name)
+    expected = in_graph(layer, mask=MASK)
+    if way == "eager":
+        got = call(layer, mask=MASK)
+    elif way == "without_xla":
+        layer.jit_compile = False
+        got = in_graph(layer, mask=MASK)
+    else:
+        got = in_graph(layer, mask=MASK, jit_compile=True)
+    assert_all_close(got, expected)
+
+
+@names
+def test_each_replica_computes_what_one_device_does(name):
+    _, layer = pair(name)
+    expected = in_graph(layer)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        _, mirrored = pair(name)
+    run = tf.function(
+        lambda: strategy.run(lambda: call(mirrored)), autograph=False
+    )
+    for result, wanted in zip(run(), expected, strict=True):
+        for value in strategy.experimental_local_results(result):
+            np.testing.assert_allclose(value, wanted, atol=2e-5)
+
+
+def compiled_functions(layer, training, shape):
+    """How many functions XLA would compile in the layer's graph."""
+    run = tf.function(lambda x: layer(x, training=training), autograph=False)
+    graph = run.get_concrete_function(tf.TensorSpec(shape)).graph
+    return sum(
+        function.attr["_XlaMustCompile"].b
+        for function in graph.as_graph_def().library.function
+    )
+
+
+@names
+def test_xla_compiles_training_on_known_shapes_only(name):
+    _, layer = pair(name)
+    shape = (BATCH, TIME, INPUTS)
+    assert compiled_functions(layer, True, shape) == 1
+    assert compiled_functions(layer, False, shape) == 0
+    assert compiled_functions(layer, True, (None, TIME, INPUTS)) == 0
+    layer.jit_compile = False
+    assert compiled_functions(layer, True, shape) == 0
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("SimpleRNN", {"activation": "relu"}),
+        ("GRU", {"recurrent_activation": "hard_sigmoid"}),
+        ("GRU", {"recurrent_dropout": 1.0}),
+        ("LSTM", {"unroll": True}),
+    ],
+    ids=str,
+)
+def test_the_stock_loop_does_what_the_scan_cannot(name, options, monkeypatch):
+    stock, ours = pair(name, **options)
+    monkeypatch.setattr(type(ours), "_scan", None)
+    assert_all_close(call(ours, mask=MASK), call(stock, mask=MASK))
+
+
+@names
+def test_a_gpu_takes_the_stock_path(name, monkeypatch):
+    stock, ours = pair(name)
+    expected = call(stock)
+    scan = {"SimpleRNN": "simple_rnn"}.get(name, name.lower())
+    monkeypatch.setattr(rnn_ops, scan, None)
+    with pytest.raises(TypeError):
+        call(ours)
+    monkeypatch.setattr(
+        tf.config, "list_logical_devices", lambda kind=None: ["GPU:0"]
+    )
+    assert_all_close(call(ours), expected)
+
+
+@names
+def test_bfloat16_is_as_close_to_float32_as_the_stock_layer_is(name):
+    exact = in_graph(pair(name)[0])
+    stock, ours = (in_graph(layer) for layer in pair(name, "mixed_bfloat16"))
+    for got, other, wanted in zip(ours, stock, exact, strict=True):
+        scale = np.abs(wanted).max()
+        error = np.abs(tf.cast(got, tf.float32) - wanted).max() / scale
+        stock_error = np.abs(tf.cast(other, tf.float32) - wanted).max() / scale
+        assert error < max(0.02, 1.5 * stock_error)
+
+
+@names
+def test_float64_is_exact(name):
+    stock, ours = (
+        in_graph(layer, dtype=tf.float64) for layer in pair(name, "float64")
+    )
+    assert_all_close(ours, stock, atol=1e-12)
+
+
+@names
+def test_bidirectional(name):
+    x = tf.random.stateless_normal((BATCH, TIME, INPUTS), (1, 2))
+    results = []
+    for package in (keras.layers, layers):
+        layer = keras.layers.Bidirectional(
+            getattr(package, name)(UNITS, return_sequences=True)
+        )
+        layer.build(x.shape)
+        rng = np.random.default_rng(2)
+        layer.set_weights([rng.normal(size=w.shape) for w in layer.weights])
+        results.append(layer(x, mask=tf.constant(MASK)))
+    np.testing.assert_allclose(results[0], results[1], atol=1e-5)
+
+
+@names
+def test_weights_files_are_interchangeable(name, tmp_path):
+    def model(package):
+        layer = getattr(package, name)(UNITS, name="rnn")
+        return keras.Sequential([keras.Input((TIME, INPUTS)), layer])
+
+    x = tf.random.stateless_normal((BATCH, TIME, INPUTS), (1, 2))
+    stock, ours = model(keras.layers), model(layers)
+    for source, target in ((stock, ours), (ours, stock)):
+        keras.utils.set_random_seed(len(target.weights[0].path))
+        source.set_weights(
+            [np.random.normal(size=w.shape) for w in source.weights]
+        )
+        source.save_weights(tmp_path / "rnn.weights.h5")
+        target.load_weights(tmp_path / "rnn.weights.h5")
+        np.testing.assert_allclose(source(x), target(x), atol=1e-6)
+
+
+@names
+def test_keras_file_round_trip(name, tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((TIME, INPUTS)),
+            keras.layers.Bidirectional(
+                getattr(layers, name)(UNITS, return_sequences=True)
+            ),
+            getattr(layers, name)(UNITS, activation="relu"),
+        ]
+    )
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.layers[-1]) is getattr(layers, name)
+    x = tf.random.stateless_normal((BATCH, TIME, INPUTS), (1, 2))
+    assert np.array_equal(model(x), loaded(x))
