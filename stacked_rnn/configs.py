@@ -278,6 +278,13 @@ class TrainConfig(Config):
         "GPUs.",
         choices=("auto", "one_device", "mirrored"),
     )
+    mixed_precision: bool = setting(
+        False,
+        "Multiply matrices in bfloat16, keep weights, gates and sums in "
+        "float32: faster for wide layers where the CPU has the instructions "
+        "(avx512_bf16 or amx_bf16 in /proc/cpuinfo). The SavedModel stays "
+        "float32.",
+    )
     jit_compile: bool = setting(
         True,
         "Compile with XLA what it makes faster: on a CPU the loops over time.",

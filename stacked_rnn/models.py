@@ -134,7 +134,11 @@ class LanguageModel(keras.Model):
         token_ids = keras.Input(shape, dtype="int32", name="token_ids")
         states = tuple(
             tuple(
-                keras.Input((self.config.units,), name=f"state_{layer}_{part}")
+                keras.Input(
+                    (self.config.units,),
+                    dtype=self.compute_dtype,
+                    name=f"state_{layer}_{part}",
+                )
                 for part in _PARTS[self.config.cell]
             )
             for layer in range(self.config.num_layers)

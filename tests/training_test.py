@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, datasets, tokenizers, training
+from stacked_rnn.training import trainer as trainer_module
 from tests.conftest import small_config
 
 TEXT = "".join(chr(ord("a") + (3 * i * i + i // 7) % 10) for i in range(700))
@@ -146,13 +147,53 @@ def test_what_does_not_count_dilutes_neither_loss_nor_gradient():
     assert losses[0][1] < losses[0][0] - 0.01
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_xla_changes_nothing(jit_compile):
-    trainer = make_trainer(jit_compile=jit_compile, epochs=1)
-    trainer.fit(verbose=0)
-    plain = make_trainer(epochs=1)
-    plain.fit(verbose=0)
-    assert_weights_equal(trainer, plain, 1e-4)
+@pytest.mark.parametrize(
+    "cell, how", [("gru", "whole_shards"), ("lstm", "loops"), ("gru", "no_xla")]
+)
+def test_shards_and_xla_change_nothing(cell, how):
+    """Three shards of four rows with carried state do what one does."""
+    trainers = []
+    for shards in (1, 3):
+        trainer = make_trainer(
+            load_data(carry_state=True),
+            model={"cell": cell, "units": 300 if how == "loops" else 6},
+            jit_compile=how != "no_xla" and shards > 1,
+            epochs=1,
+        )
+        trainer.shards = shards
+        trainer.fit(verbose=0)
+        trainers.append(trainer)
+    assert_weights_equal(*trainers, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "batch_size, replicas, cores, expected",
+    [(32, 1, 2, 2), (32, 2, 2, 1), (8, 1, 2, 1), (64, 1, 16, 8), (1, 1, 2, 1)],
+)
+def test_number_of_shards(batch_size, replicas, cores, expected, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert trainer_module.num_shards(batch_size, replicas) == expected
+
+
+def test_mixed_precision_trains_as_float32_does(tmp_path):
+    losses = []
+    for mixed_precision in (False, True):
+        for total_steps in (7, 30):  # within an epoch; goes on from there
+            trainer = make_trainer(
+                load_data(carry_state=True),
+                tmp_path / str(mixed_precision),
+                model={"cell": "gru", "units": 16},
+                mixed_precision=mixed_precision,
+            )
+            trainer.total_steps = total_steps
+            trainer.fit(verbose=0)
+        losses.append(trainer.evaluate(trainer.data.validation).nats_per_token)
+        assert all(w.dtype == "float32" for w in trainer.best_model().weights)
+    assert keras.config.dtype_policy().name == "float32"
+    layer = trainer.model.recurrent_layers[0]
+    assert layer.compute_dtype == "bfloat16"
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    assert losses[0] != losses[1]
 
 
 # Replicas

@@ -5,6 +5,7 @@ gradient before the replicas' parts are added up, so the loop is written here,
 on public API. Keras callbacks work as they do in `fit`.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -73,8 +74,8 @@ class Trainer:
         )
         keras.utils.set_random_seed(train_config.seed)
         self.total_steps = train_config.epochs * data.training.steps_per_epoch
-        self.shards = _num_shards(train_config.batch_size, replicas)
-        with self.strategy.scope():
+        self.shards = num_shards(train_config.batch_size, replicas)
+        with self.strategy.scope(), _dtype_policy(train_config):
             self.model = models.build_language_model(model_config)
             for layer in self.model.recurrent_layers:
                 layer.jit_compile = train_config.jit_compile
@@ -336,17 +337,20 @@ class Trainer:
                 return self.model.initial_states(rows)
             first = context.replica_id_in_sync_group * rows
             return tf.nest.map_structure(
-                lambda state: tf.constant(state[first : first + rows]), states
+                lambda state: tf.constant(
+                    state[first : first + rows], self.model.compute_dtype
+                ),
+                states,
             )
 
         return self.strategy.experimental_distribute_values_from_function(local)
 
     def _gathered(self, states):
-        """The inverse of `_distributed_states`: NumPy arrays."""
+        """The inverse of `_distributed_states`: NumPy arrays, float32."""
         return tf.nest.map_structure(
             lambda state: np.concatenate(
                 self.strategy.experimental_local_results(state)
-            ),
+            ).astype("float32"),
             states,
         )
 
@@ -397,11 +401,23 @@ class Trainer:
         return model
 
 
+@contextlib.contextmanager
+def _dtype_policy(config):
+    """Keras' policy for the layers built inside."""
+    before = keras.config.dtype_policy()
+    if config.mixed_precision:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def _rows(batch, first, last):
     return tf.nest.map_structure(lambda tensor: tensor[first:last], batch)
 
 
-def _num_shards(batch_size, replicas) -> int:
+def num_shards(batch_size, replicas) -> int:
     """Shards of a replica's rows: one a core, none of a few rows only."""
     if tf.config.list_logical_devices("GPU"):
         return 1
