@@ -1,12 +1,13 @@
 # make demo   set up, train on a text that Python ships, generate
 # make test   set up, run the tests
 # make lint   set up, check style and format
+# make bench  set up, measure training beside stock Keras and PyTorch
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --max_minutes=2
@@ -34,6 +35,9 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/training_speed.py
+
 clean:
 	rm -rf $(VENV) build *.egg-info
 
@@ -49,4 +53,8 @@ $(VENV)/.installed: setup.cfg | $(BIN)/python
 
 $(VENV)/.installed-test: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@ $(VENV)/.installed
