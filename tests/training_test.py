@@ -167,12 +167,22 @@ def test_shards_and_xla_change_nothing(cell, how):
 
 
 @pytest.mark.parametrize(
-    "batch_size, replicas, cores, expected",
-    [(32, 1, 2, 2), (32, 2, 2, 1), (8, 1, 2, 1), (64, 1, 16, 8), (1, 1, 2, 1)],
+    "units, batch_size, replicas, cores, expected",
+    [
+        (128, 32, 1, 2, 2),
+        (128, 32, 2, 2, 1),
+        (128, 8, 1, 2, 1),
+        (128, 64, 1, 16, 8),
+        (128, 1, 1, 2, 1),
+        (512, 64, 1, 2, 1),
+    ],
 )
-def test_number_of_shards(batch_size, replicas, cores, expected, monkeypatch):
+def test_number_of_shards(
+    units, batch_size, replicas, cores, expected, monkeypatch
+):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert trainer_module.num_shards(batch_size, replicas) == expected
+    shards = trainer_module.num_shards(units, batch_size, replicas)
+    assert shards == expected
 
 
 def test_mixed_precision_trains_as_float32_does(tmp_path):

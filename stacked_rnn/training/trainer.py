@@ -74,7 +74,9 @@ class Trainer:
         )
         keras.utils.set_random_seed(train_config.seed)
         self.total_steps = train_config.epochs * data.training.steps_per_epoch
-        self.shards = num_shards(train_config.batch_size, replicas)
+        self.shards = num_shards(
+            model_config.units, train_config.batch_size, replicas
+        )
         with self.strategy.scope(), _dtype_policy(train_config):
             self.model = models.build_language_model(model_config)
             for layer in self.model.recurrent_layers:
@@ -417,9 +419,12 @@ def _rows(batch, first, last):
     return tf.nest.map_structure(lambda tensor: tensor[first:last], batch)
 
 
-def num_shards(batch_size, replicas) -> int:
-    """Shards of a replica's rows: one a core, none of a few rows only."""
-    if tf.config.list_logical_devices("GPU"):
+def num_shards(units, batch_size, replicas) -> int:
+    """Shards of a replica's rows: one a core, none of a few rows only.
+
+    The products of wide layers fill the cores by themselves.
+    """
+    if units >= 512 or tf.config.list_logical_devices("GPU"):
         return 1
     cores = (os.cpu_count() or 1) // replicas
     return max(1, min(cores, batch_size // replicas // 8))
