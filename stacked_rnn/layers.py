@@ -44,12 +44,15 @@ class _Scanned:
         """
         if not self._can_scan(sequences):
             return super().inner_loop(sequences, initial_state, mask, training)
-        state_dtype = tf.float64 if self._is_float64() else tf.float32
+        is_float64 = self.cell.compute_dtype == "float64"
+        state_dtype = tf.float64 if is_float64 else tf.float32
         x = tf.transpose(sequences, (1, 0, 2))
-        mask = None if mask is None else _time_major(mask)
+        if mask is not None:
+            mask = _time_major(mask)
         if self.go_backwards:
             x = tf.reverse(x, [0])
-            mask = None if mask is None else tf.reverse(mask, [0])
+            if mask is not None:
+                mask = tf.reverse(mask, [0])
         input_masks, recurrent_masks = self._dropout_masks(
             sequences, initial_state, training
         )
@@ -90,9 +93,6 @@ class _Scanned:
             and len(sequences.shape) == 3
             and not tf.config.list_logical_devices("GPU")
         )
-
-    def _is_float64(self) -> bool:
-        return self.cell.compute_dtype == "float64"
 
     def _weight(self, variable):
         return tf.cast(tf.convert_to_tensor(variable), self.cell.compute_dtype)

@@ -185,6 +185,27 @@ def test_number_of_shards(
     assert shards == expected
 
 
+@pytest.mark.parametrize(
+    "model, train, expected",
+    [
+        ({}, {}, "shards"),
+        ({"units": 300}, {}, "loops"),
+        ({"dropout": 0.1}, {}, "loops"),
+        ({"recurrent_dropout": 0.1}, {}, "loops"),
+        ({}, {"mixed_precision": True}, "loops"),
+        ({"units": 512}, {"mixed_precision": True}, "nothing"),
+        ({}, {"jit_compile": False}, "nothing"),
+    ],
+)
+def test_what_xla_compiles(model, train, expected, monkeypatch):
+    settings = small_config(**model), configs.TrainConfig(**train)
+    assert trainer_module.what_xla_compiles(*settings) == expected
+    monkeypatch.setattr(
+        tf.config, "list_logical_devices", lambda kind=None: ["GPU:0"]
+    )
+    assert trainer_module.what_xla_compiles(*settings) == "nothing"
+
+
 def test_mixed_precision_trains_as_float32_does(tmp_path):
     losses = []
     for mixed_precision in (False, True):

@@ -77,17 +77,18 @@ class Trainer:
         self.shards = num_shards(
             model_config.units, train_config.batch_size, replicas
         )
+        compiled = what_xla_compiles(model_config, train_config)
         with self.strategy.scope(), _dtype_policy(train_config):
             self.model = models.build_language_model(model_config)
             for layer in self.model.recurrent_layers:
-                layer.jit_compile = train_config.jit_compile
+                layer.jit_compile = compiled == "loops"
             self.optimizer = _optimizer(train_config, self.total_steps)
             self.optimizer.build(self.model.trainable_variables)
             self.model.compile(optimizer=self.optimizer)  # for the callbacks
         self.interrupted = False
         self._progress = Progress()
         # autograph=False: there is nothing to convert, and it takes seconds.
-        if train_config.jit_compile and _is_small(model_config):
+        if compiled == "shards":
             self._forward_backward = tf.function(
                 self._forward_backward, jit_compile=True, autograph=False
             )
@@ -430,19 +431,22 @@ def num_shards(units, batch_size, replicas) -> int:
     return max(1, min(cores, batch_size // replicas // 8))
 
 
-def _is_small(config) -> bool:
-    """Whether XLA should compile a whole shard, not its loops alone.
+def what_xla_compiles(model_config, train_config) -> str:
+    """ "shards": a shard's whole pass; "loops": those over time; "nothing".
 
-    Narrow layers gain from it; the large products of wide ones are faster in
-    TensorFlow's own library. Dropout writes its seeds, which XLA must not do:
-    the shards would wait for each other. On a GPU it would hide cuDNN.
+    benchmarks/README.md has the measurements. Narrow layers gain from one
+    program; the large products of wide ones are faster in TensorFlow's own
+    library, those in bfloat16 even inside the loops. Dropout writes its seeds,
+    and programs that write would wait for each other. On a GPU, XLA would hide
+    cuDNN.
     """
-    return (
-        config.units <= 256
-        and not config.dropout
-        and not config.recurrent_dropout
-        and not tf.config.list_logical_devices("GPU")
-    )
+    gpus = tf.config.list_logical_devices("GPU")
+    wide = model_config.units >= 512
+    mixed = train_config.mixed_precision
+    if gpus or not train_config.jit_compile or (wide and mixed):
+        return "nothing"
+    random = model_config.dropout or model_config.recurrent_dropout
+    return "loops" if model_config.units > 256 or mixed or random else "shards"
 
 
 def _optimizer(config, total_steps) -> keras.optimizers.Optimizer:
