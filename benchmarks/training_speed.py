@@ -24,6 +24,7 @@ import platform
 import statistics
 import sys
 import time
+from concurrent import futures
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
 
@@ -318,8 +319,8 @@ def compare(work, cell, config):
 def peak_memory(name, work, cell):
     """MiB that building a contender and three steps add, in a new process."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_added_memory, (name, work, cell))
+    with futures.ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(_added_memory, name, work, cell).result()
 
 
 def _added_memory(name, work, cell):

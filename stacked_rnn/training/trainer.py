@@ -432,7 +432,7 @@ def num_shards(units, batch_size, replicas) -> int:
 
 
 def what_xla_compiles(model_config, train_config) -> str:
-    """ "shards": a shard's whole pass; "loops": those over time; "nothing".
+    """A shard's whole pass ("shards"), the "loops" over time, or "nothing".
 
     benchmarks/README.md has the measurements. Narrow layers gain from one
     program; the large products of wide ones are faster in TensorFlow's own
