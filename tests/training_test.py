@@ -339,6 +339,7 @@ def test_going_on_equals_never_having_stopped(tmp_path, carry_state):
 
 
 def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
     data = load_data(carry_state=True)
     whole = make_trainer(data, tmp_path / "whole")
     history = History()
@@ -346,7 +347,7 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(tmp_path):
     stopped = make_trainer(data, tmp_path / "run")
     stopped.fit([StopAt(stopped, 40)], verbose=0)
     assert stopped.interrupted and stopped.step == 41
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     resumed = make_trainer(data, tmp_path / "run")
     assert resumed.step == 41
     resumed_history = History()
