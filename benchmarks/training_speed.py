@@ -286,20 +286,15 @@ def interleaved(runs, repetitions, seconds):
 
 def compare(work, cell, config):
     """Tokens a second of each contender, and the matmul peak in GFLOP/s."""
-    makers = dict(CONTENDERS)
-    trial = interleaved(
-        {name: make(work, cell) for name, make in STOCK.items()},
-        2,
-        config.seconds / 3,
-    )
+    stock = {name: make(work, cell) for name, make in STOCK.items()}
+    trial = interleaved(stock, 2, config.seconds / 3)
     best = min(trial, key=lambda name: min(trial[name]))
-    for name in STOCK:
-        if name != best:
-            del makers[name]
-    runs = {name: make(work, cell) for name, make in makers.items()}
-    times = interleaved(
-        runs | {"matmul": matmul()}, config.repetitions, config.seconds
-    )
+    runs = {
+        name: CONTENDERS[name](work, cell)
+        for name in (OURS, OURS_BFLOAT16, "PyTorch")
+    }
+    runs |= {best: stock[best], "matmul": matmul()}
+    times = interleaved(runs, config.repetitions, config.seconds)
     medians = {name: statistics.median(t) for name, t in times.items()}
     peak = 2 * MATMUL_SIZE**3 / medians.pop("matmul")
     speeds = {name: work.tokens / t for name, t in medians.items()}
@@ -428,13 +423,18 @@ def bar_chart(results, path):
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(10, 4.5))
-    names = ("PyTorch", "best stock Keras", OURS, OURS_BFLOAT16)
-    for place, name in enumerate(names):
-        heights = []
-        for result in results.values():
-            speeds = result["tokens_per_second"]
-            speeds["best stock Keras"] = speeds[result["best_stock"]]
-            heights.append(speeds[name] / speeds["PyTorch"])
+    relative = {
+        "PyTorch": [1.0 for _ in results],
+        "best stock Keras": [
+            r["against_pytorch"] / r["against_stock"] for r in results.values()
+        ],
+        OURS: [r["against_pytorch"] for r in results.values()],
+        OURS_BFLOAT16: [
+            r["against_pytorch"] * r["bfloat16_against_float32"]
+            for r in results.values()
+        ],
+    }
+    for place, (name, heights) in enumerate(relative.items()):
         axes.bar(
             [i + 0.2 * (place - 1.5) for i in range(len(results))],
             heights,
@@ -492,6 +492,8 @@ def main(config):
         raise UserError(
             f"{error.name} is missing: pip install --editable '.[bench]'"
         ) from error
+    if config.memory and not pathlib.Path("/proc/self/status").exists():
+        raise UserError("--memory: only Linux tells it; add --nomemory")
     matplotlib.use("Agg")
     output = pathlib.Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
