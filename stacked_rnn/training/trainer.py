@@ -174,7 +174,11 @@ class Trainer:
         return nats, count, gradients, new["states"]
 
     def _train_step(self, step, states):
-        """One update from a step's global batch: (nats, targets, new states).
+        """One update from a step's global batch.
+
+        Returns:
+            The nats and targets of the batch, the new states, and the learning
+            rate, which a schedule would take milliseconds to compute eagerly.
 
         The batch is cut within the graph: an iterator's threads would take
         longer to stop than all the cutting takes.
@@ -194,8 +198,9 @@ class Trainer:
             gradients, _ = tf.clip_by_global_norm(
                 gradients, self.config.gradient_clip_norm
             )
+        learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
         self.optimizer.apply(gradients, self.model.trainable_variables)
-        return nats, count, states
+        return nats, count, states, learning_rate
 
     def _score_step(self, windows, step, states):
         inputs, targets = windows.batch(step)
@@ -273,26 +278,26 @@ class Trainer:
             callbacks.on_train_batch_begin(batch_index)
             if not self.data.training.carries_state:
                 states = zeros
-            nats, count, states = self._train_step(
+            nats, count, states, learning_rate = self._train_step(
                 tf.constant(self.step, tf.int64), states
             )
             nats, count = float(nats), int(count)
+            learning_rate = float(learning_rate)
             if not math.isfinite(nats):
-                raise UserError(self._describe_divergence(nats / count))
+                raise UserError(
+                    self._describe_divergence(nats / count, learning_rate)
+                )
             tokens += count
             progress.step += 1
             progress.score = self._add(progress.score, nats, count)
             logs = _logs(progress.score) | {
                 "tokens_per_second": tokens / (time.perf_counter() - started),
-                "learning_rate": self._learning_rate(),
+                "learning_rate": learning_rate,
             }
             callbacks.on_train_batch_end(batch_index, logs)
             if self.step % steps_per_epoch == 0 or self._must_stop(deadline):
                 progress.states = self._gathered(states)
                 return logs
-
-    def _learning_rate(self) -> float:
-        return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
 
     def _add(self, score, nats, count):
         characters = count * self.data.training.characters_per_token
@@ -319,14 +324,14 @@ class Trainer:
             total_nats, total, total * windows.characters_per_token
         )
 
-    def _describe_divergence(self, loss) -> str:
+    def _describe_divergence(self, loss, learning_rate) -> str:
         kept = "no checkpoint was written yet"
         if self.model_dir is not None and self._last.latest_checkpoint:
             kept = f"the last good checkpoint is {self._last.latest_checkpoint}"
         return (
             f"the loss is {loss} at step {self.step + 1} (learning rate "
-            f"{self._learning_rate():.3g}): try a lower "
-            f"--learning_rate or --gradient_clip_norm; {kept}"
+            f"{learning_rate:.3g}): try a lower --learning_rate or "
+            f"--gradient_clip_norm; {kept}"
         )
 
     # Devices ----------------------------------------------------------------
