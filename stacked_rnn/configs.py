@@ -7,6 +7,8 @@ Every setting is a field that carries its default, its help and its check;
 import dataclasses
 import math
 
+MAX_NEW_TOKENS = 1_000_000  # of one text; the SavedModel holds to it too
+
 
 class UserError(ValueError):
     """A mistake that the person at the keyboard can mend.
@@ -323,7 +325,7 @@ class SamplingConfig(Config):
     """How tokens are drawn from the model's distribution."""
 
     max_new_tokens: int = setting(
-        300, "Most tokens to generate.", minimum=0, maximum=1_000_000
+        300, "Most tokens to generate.", minimum=0, maximum=MAX_NEW_TOKENS
     )
     temperature: float = setting(
         0.8,
@@ -339,7 +341,7 @@ class SamplingConfig(Config):
         1.0,
         "Draw among the likeliest tokens that together have at least this "
         "probability.",
-        minimum=0.0,
+        minimum=1e-9,
         maximum=1.0,
     )
     repetition_penalty: float = setting(

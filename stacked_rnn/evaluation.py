@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -50,30 +51,32 @@ def token_nats(logits, targets):
     return tf.where(targets >= 0, nats, 0.0)
 
 
-def score_token_ids(score_window, token_ids, states, window=512, progress=None):
-    """Nats of one long text, the state carried from its start to its end.
+def nats_of_text(score_window, token_ids, states, progress, window=512):
+    """Nats of each token of one long text, the state carried through it.
 
     Args:
-        score_window: (inputs, targets, states) -> (nats [batch], states), both
-            int32 [batch, time].
+        score_window: (inputs, targets, states) -> (nats, states): int32 and
+            float32 [batch, time]; it is called with one shape only.
         token_ids: int32 [tokens]; all but the first are targets.
         states: before the first token, for a batch of one.
-        window: tokens of one call.
         progress: called with the number of targets done after each window.
+        window: tokens of one call.
 
     Returns:
-        The nats of all targets, a float.
+        float32 [tokens - 1].
     """
-    nats = 0.0
-    last = len(token_ids) - 1
-    for start in range(0, last, window):
-        end = min(start + window, last)
+    inputs, targets = np.asarray(token_ids[:-1]), np.asarray(token_ids[1:])
+    nats = []
+    for start in range(0, len(targets), window):
+        part = slice(start, start + window)
+        missing = window - len(targets[part])
         window_nats, states = score_window(
-            token_ids[None, start:end],
-            token_ids[None, start + 1 : end + 1],
+            tf.constant(np.pad(inputs[part], (0, missing))[None]),
+            tf.constant(
+                np.pad(targets[part], (0, missing), constant_values=-1)[None]
+            ),
             states,
         )
-        nats += float(window_nats[0])
-        if progress is not None:
-            progress(end)
-    return nats
+        nats.append(window_nats.numpy()[0, : window - missing])
+        progress(start + window - missing)
+    return np.concatenate(nats)

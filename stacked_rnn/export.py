@@ -14,12 +14,14 @@ import pathlib
 import shutil
 import tempfile
 
+import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import evaluation, generation, inference, samplers
-from stacked_rnn.configs import SamplingConfig
+from stacked_rnn.configs import MAX_NEW_TOKENS, SamplingConfig
 
-_SCORE_WINDOW = 128  # tokens that `score` runs through the layers at once
+_WINDOW = 128  # tokens that run through the layers at once
+_PARTS = ("h", "c")  # of the state of a layer
 
 
 # There is nothing for autograph to convert, and trying takes seconds.
@@ -40,14 +42,45 @@ _OPTIONS = (  # of `generate`, one value for each prompt
 )
 
 
+def _checks(temperature, top_k, top_p, repetition_penalty):
+    """Assertions that the options are in the ranges of `SamplingConfig`."""
+    finite = np.finfo(np.float32).max
+    return [
+        tf.debugging.Assert(tf.reduce_all(is_right), [message])
+        for is_right, message in (
+            (
+                (temperature >= 0) & (temperature <= finite),
+                "temperature: expected 0 <= temperature < inf",
+            ),
+            (top_k >= 0, "top_k: expected 0 <= top_k"),
+            ((top_p > 0) & (top_p <= 1), "top_p: expected 0 < top_p <= 1"),
+            (
+                (repetition_penalty > 0) & (repetition_penalty <= finite),
+                "repetition_penalty: expected 0 < repetition_penalty < inf",
+            ),
+        )
+    ]
+
+
 class TextGenerator(tf.Module):
     """Tokenizer and model in one module, with the signatures to serve.
+
+    The signatures need no XLA: TensorFlow Serving has it off. What
+    `inference` calls piece by piece is here too, as functions:
+
+        begin           prompts, seeds -> carry (see `generation`)
+        extend          texts, carry -> carry, the texts read
+        decode_chunk    carry, options, count -> up to `count` tokens more
+        compiled_chunk  the same, compiled by XLA: much faster, a second late;
+                        at most `inference.CHUNK` tokens
+        score_window    token ids, targets, states -> nats, states
 
     Args:
         model: a language model without dropout (`for_inference`), with
             `config`, `initial_states`, `step`, `prefill` and `decode_step`.
         tokenizer: a `tokenizers.Tokenizer`.
-        defaults: a `SamplingConfig`, what `serving_default` generates with.
+        defaults: a `SamplingConfig`: what `serving_default` generates with,
+            and what is taken for an option that a request leaves out.
     """
 
     def __init__(self, model, tokenizer, defaults=SamplingConfig()):
@@ -55,6 +88,36 @@ class TextGenerator(tf.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.defaults = defaults
+        carry = {
+            "token_ids": _rows(tf.int32, "token_ids"),
+            "states": self._state_specs(),
+            "seen": tf.TensorSpec(
+                [None, tokenizer.vocabulary_size()], tf.bool, "seen"
+            ),
+            "positions": _rows(tf.int32, "positions"),
+            "finished": _rows(tf.bool, "finished"),
+            "seeds": _rows(tf.int64, "seeds"),
+        }
+        options = {spec.name: spec for spec in _OPTIONS if spec.name != "seed"}
+        count = tf.TensorSpec([], tf.int32, "count")
+        self.begin = _function(
+            self._begin,
+            input_signature=[
+                _rows(tf.string, "prompts"),
+                _rows(tf.int64, "seeds"),
+            ],
+        )
+        self.extend = _function(
+            self._extend, input_signature=[_rows(tf.string, "texts"), carry]
+        )
+        self.decode_chunk = _function(
+            self._decode_chunk, input_signature=[carry, options, count]
+        )
+        self.compiled_chunk = _function(
+            functools.partial(self._decode_chunk, size=inference.CHUNK),
+            input_signature=[carry, options, count],
+            jit_compile=True,
+        )
         self.score_window = _function(
             self._score_window,
             input_signature=[
@@ -63,12 +126,30 @@ class TextGenerator(tf.Module):
                 self._state_specs(),
             ],
         )
+        self.generate = self._generate_signature()
+        self.decode_step = self._decode_step_signature()
 
     def _state_specs(self):
-        return tf.nest.map_structure(
-            lambda state: tf.TensorSpec([None, *state.shape[1:]], state.dtype),
-            self.model.initial_states(1),
+        return tuple(
+            tuple(
+                tf.TensorSpec(
+                    [None, *state.shape[1:]],
+                    state.dtype,
+                    f"state_{layer}_{part}",
+                )
+                for part, state in zip(_PARTS, parts)
+            )
+            for layer, parts in enumerate(self.model.initial_states(1))
         )
+
+    def _named(self, states) -> dict:
+        """The states by the names that the signatures have for them."""
+        return {
+            spec.name: state
+            for spec, state in zip(
+                tf.nest.flatten(self._state_specs()), tf.nest.flatten(states)
+            )
+        }
 
     def _default_options(self):
         return {
@@ -78,94 +159,159 @@ class TextGenerator(tf.Module):
             for spec in _OPTIONS
         }
 
+    # Signatures -------------------------------------------------------------
+
     @_function(input_signature=[_rows(tf.string, "prompts")])
     def serving_default(self, prompts):
         """Continues each prompt with the exported defaults."""
         options = self._default_options()
         return {"texts": self._generate(prompts, **options)["texts"]}
 
-    @_function(input_signature=[_rows(tf.string, "prompts"), *_OPTIONS])
-    def generate(
-        self,
-        prompts,
-        max_new_tokens,
-        temperature,
-        top_k,
-        top_p,
-        repetition_penalty,
-        seed,
-    ):
-        """Continues each prompt by its own options.
+    def _generate_signature(self):
+        default = self._default_options()
 
-        Args:
-            prompts: string [batch], of any lengths; an empty one begins a text.
-            the others: [batch] each, or [1] for the same in all rows. What
-                they mean is in `configs.SamplingConfig`.
+        def generate(
+            prompts,
+            max_new_tokens=default["max_new_tokens"],
+            temperature=default["temperature"],
+            top_k=default["top_k"],
+            top_p=default["top_p"],
+            repetition_penalty=default["repetition_penalty"],
+            seed=default["seed"],
+        ):
+            """Continues each prompt by its own options.
+
+            Args:
+                prompts: string [batch], any lengths; an empty one begins a
+                    text.
+                the others: [batch] each, or [1] for the same in all rows. What
+                    they mean is in `configs.SamplingConfig`, which has their
+                    limits too.
+
+            Returns:
+                texts: string [batch], the continuations alone, valid UTF-8.
+                token_ids: int32 [batch, longest], 0 beyond a row's length.
+                log_probs: float32 [batch, longest], log p of each token.
+                lengths: int32 [batch], tokens generated in each row.
+            """
+            return self._generate(
+                prompts,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+            )
+
+        return _function(
+            generate, input_signature=[_rows(tf.string, "prompts"), *_OPTIONS]
+        )
+
+    @_function(input_signature=[_rows(tf.string, "texts")])
+    def embed(self, texts):
+        """What the model keeps of each text.
 
         Returns:
-            texts: string [batch], the continuations alone, valid UTF-8.
-            token_ids: int32 [batch, longest], 0 beyond a row's length.
-            log_probs: float32 [batch, longest], log p of each token.
-            lengths: int32 [batch], tokens generated in each row.
+            embeddings: float32 [batch, units], the top layer's state h.
         """
-        return self._generate(
-            prompts,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
+        _, states = self._read_all(texts)
+        return {"embeddings": tf.cast(states[-1][0], tf.float32)}
+
+    @_function(input_signature=[_rows(tf.string, "prompts")])
+    def prefill(self, prompts):
+        """Reads prompts, as the beginning of a loop over `decode_step`.
+
+        Returns:
+            logits: float32 [batch, vocabulary], of the token that comes next.
+            state_LAYER_PART: [batch, units] each.
+        """
+        logits, states = self._read_all(prompts)
+        return {"logits": logits, **self._named(states)}
+
+    def _decode_step_signature(self):
+        specs = self._state_specs()
+
+        def decode_step(token_ids, **states):
+            """One token: token_ids int32 [batch] and the states, as `prefill`
+            gives them, to logits and states.
+            """
+            states = [states[spec.name] for spec in tf.nest.flatten(specs)]
+            logits, states = self._step(
+                token_ids, tf.nest.pack_sequence_as(specs, states)
+            )
+            return {"logits": logits, **self._named(states)}
+
+        return _function(decode_step).get_concrete_function(
+            _rows(tf.int32, "token_ids"),
+            **{spec.name: spec for spec in tf.nest.flatten(specs)},
         )
+
+    # What they are made of --------------------------------------------------
 
     def _generate(self, prompts, *, max_new_tokens, seed, **options):
         batch_size = tf.size(prompts)
-        token_ids = self._prompt_ids(prompts)
-        lengths = tf.cast(token_ids.row_lengths(), tf.int32)
-        padded = token_ids.to_tensor()
-        if_no_rows = 1 - tf.minimum(tf.shape(padded)[1], 1)
-        padded = tf.pad(padded, [[0, 0], [0, if_no_rows]])
-        # The last token of each prompt is left for the loop's first step.
-        before = self.model.prefill(
-            {
-                "token_ids": padded,
-                "mask": tf.sequence_mask(lengths - 1, tf.shape(padded)[1]),
-                "states": self.model.initial_states(batch_size),
+        limits = tf.clip_by_value(
+            tf.broadcast_to(max_new_tokens, [batch_size]), 0, MAX_NEW_TOKENS
+        )
+        with tf.control_dependencies(_checks(**options)):
+            options = {
+                name: tf.broadcast_to(values, [batch_size])
+                for name, values in options.items()
             }
+        drawn = self._decode_chunk(
+            self._begin(prompts, tf.broadcast_to(seed, [batch_size])),
+            options | {"max_new_tokens": limits},
+            tf.reduce_max(tf.concat([limits, [0]], axis=0)),
         )
-        limits = tf.broadcast_to(max_new_tokens, [batch_size])
-        # One seed for all prompts must not mean one stream of numbers for all.
-        seeds = tf.bitwise.bitwise_xor(
-            tf.broadcast_to(seed, [batch_size]),
-            tf.strings.to_hash_bucket_fast(prompts, 2**63 - 1),
-        )
-        drawn, log_probs = generation.generate(
-            self._decode_step,
-            tf.gather(padded, lengths - 1, batch_dims=1),
-            before["states"],
-            options=samplers.SamplingOptions(
-                **{
-                    name: tf.broadcast_to(values, [batch_size])
-                    for name, values in options.items()
-                }
-            ),
-            seeds=seeds,
-            max_new_tokens=limits,
-            seen=self._seen(token_ids, batch_size),
-            never=self.tokenizer.unknown_id,
-        )
-        limits = tf.maximum(limits, 0)
+        longest = tf.reduce_max(tf.concat([drawn["lengths"], [0]], axis=0))
+        token_ids = drawn["token_ids"][:, :longest]
         texts = self.tokenizer.detokenize(
-            tf.RaggedTensor.from_tensor(drawn, lengths=limits)
+            tf.RaggedTensor.from_tensor(token_ids, lengths=drawn["lengths"])
         )
         return {
             "texts": tf.strings.unicode_transcode(
                 texts, "UTF-8", "UTF-8", errors="replace"
             ),
-            "token_ids": drawn,
-            "log_probs": log_probs,
-            "lengths": limits,
+            "token_ids": token_ids,
+            "log_probs": drawn["log_probs"][:, :longest],
+            "lengths": drawn["lengths"],
         }
+
+    def _begin(self, prompts, seeds):
+        token_ids = self._prompt_ids(prompts)
+        zeros = self.model.initial_states(tf.size(prompts))
+        last, states = self._read(token_ids, zeros)
+        # One seed for all prompts must not mean one stream of numbers for all.
+        hashes = tf.strings.to_hash_bucket_fast(prompts, 2**63 - 1)
+        return generation.start(
+            last,
+            states,
+            self._seen(token_ids),
+            tf.bitwise.bitwise_xor(seeds, hashes),
+        )
+
+    def _extend(self, texts, carry):
+        pending = tf.RaggedTensor.from_tensor(carry["token_ids"][:, None])
+        token_ids = tf.concat([pending, self.tokenizer.tokenize(texts)], axis=1)
+        last, states = self._read(token_ids, carry["states"])
+        return carry | {
+            "token_ids": last,
+            "states": states,
+            "seen": carry["seen"] | self._seen(token_ids),
+        }
+
+    def _decode_chunk(self, carry, options, count, size=None):
+        options = dict(options)
+        return generation.generate(
+            self._step,
+            carry,
+            max_new_tokens=options.pop("max_new_tokens"),
+            options=samplers.SamplingOptions(**options),
+            count=count,
+            size=size,
+            never=self.tokenizer.unknown_id,
+        )
 
     def _prompt_ids(self, prompts):
         """Token ids of the prompts, int32 [batch, (time)], none empty."""
@@ -177,21 +323,55 @@ class TextGenerator(tf.Module):
         )
         return tf.concat([start, token_ids], axis=1)
 
-    def _seen(self, token_ids, batch_size):
-        """Which tokens are in each prompt: bool [batch, vocabulary]."""
+    def _read(self, token_ids, states):
+        """Reads all but the last token of each row, a window at a time.
+
+        Returns:
+            The last token ids [batch] and the states before them.
+        """
+        lengths = tf.cast(token_ids.row_lengths(), tf.int32)
+        padded = tf.pad(token_ids.to_tensor(), [[0, 0], [0, 1]])  # if no rows
+
+        def read_window(start, states):
+            window = padded[:, start : start + _WINDOW]
+            place = start + tf.range(tf.shape(window)[1])
+            new = self.model.prefill(
+                {
+                    "token_ids": window,
+                    "mask": place[None, :] < lengths[:, None] - 1,
+                    "states": states,
+                }
+            )
+            return start + _WINDOW, new["states"]
+
+        _, states = tf.while_loop(
+            lambda start, _: start + 1 < tf.reduce_max(lengths),
+            read_window,
+            (tf.constant(0), states),
+        )
+        return tf.gather(padded, lengths - 1, batch_dims=1), states
+
+    def _read_all(self, texts):
+        """Logits [batch, vocabulary] and states after each text."""
+        zeros = self.model.initial_states(tf.size(texts))
+        return self._step(*self._read(self._prompt_ids(texts), zeros))
+
+    def _seen(self, token_ids):
+        """Which tokens are in each row: bool [batch, vocabulary]."""
         indices = tf.stack(
             [token_ids.value_rowids(), tf.cast(token_ids.values, tf.int64)], 1
         )
-        shape = [batch_size, self.tokenizer.vocabulary_size()]
+        vocabulary_size = self.tokenizer.vocabulary_size()
         counts = tf.scatter_nd(
-            indices, tf.ones_like(token_ids.values), tf.cast(shape, tf.int64)
+            indices,
+            tf.ones_like(token_ids.values),
+            tf.stack([token_ids.nrows(), vocabulary_size]),
         )
-        counts = tf.ensure_shape(counts, [None, shape[1]])
-        return counts > 0
+        return tf.ensure_shape(counts > 0, [None, vocabulary_size])
 
-    def _decode_step(self, token_ids, states):
+    def _step(self, token_ids, states):
         new = self.model.decode_step({"token_ids": token_ids, "states": states})
-        return new["logits"], new["states"]
+        return tf.cast(new["logits"], tf.float32), new["states"]
 
     @_function(input_signature=[_rows(tf.string, "texts")])
     def score(self, texts):
@@ -208,11 +388,12 @@ class TextGenerator(tf.Module):
         last = tf.shape(targets)[1]
 
         def add_window(start, nats, states):
-            window = slice(start, start + _SCORE_WINDOW)
+            window = slice(start, start + _WINDOW)
             window_nats, states = self._score_window(
                 inputs[:, window], targets[:, window], states
             )
-            return start + _SCORE_WINDOW, nats + window_nats, states
+            window_nats = tf.reduce_sum(window_nats, axis=-1)
+            return start + _WINDOW, nats + window_nats, states
 
         batch_size = tf.size(texts)
         _, nats, _ = tf.while_loop(
@@ -238,10 +419,9 @@ class TextGenerator(tf.Module):
         }
 
     def _score_window(self, inputs, targets, states):
-        """(nats [batch], states) of a window; negative targets cost nothing."""
+        """(nats [batch, time], states); negative targets cost nothing."""
         new = self.model.step({"token_ids": inputs, "states": states})
-        nats = evaluation.token_nats(new["logits"], targets)
-        return tf.reduce_sum(nats, axis=-1), new["states"]
+        return evaluation.token_nats(new["logits"], targets), new["states"]
 
     @_function(input_signature=[tf.TensorSpec([], tf.int32, "batch_size")])
     def initial_states(self, batch_size):
@@ -296,6 +476,9 @@ class TextGenerator(tf.Module):
                     "serving_default": self.serving_default,
                     "generate": self.generate,
                     "score": self.score,
+                    "embed": self.embed,
+                    "prefill": self.prefill,
+                    "decode_step": self.decode_step,
                 },
             )
         config = {

@@ -1,4 +1,16 @@
-"""The generation loop, given a step function: no model, no text in here."""
+"""The generation loop, given a step function: no model, no text in here.
+
+Where a batch stands between two tokens is a value, the carry: a dictionary of
+
+    token_ids  int32 [batch], the last token of each row, not yet read
+    states     the states before that token, a nest of [batch, units]
+    seen       bool [batch, vocabulary], what the repetition penalty knows
+    positions  int32 [batch], how many tokens each row has drawn
+    finished   bool [batch], the rows that draw no more
+    seeds      int64 [batch], one stream of random numbers a row
+
+So a text may be generated in pieces of any length and come out the same.
+"""
 
 import numpy as np
 import tensorflow as tf
@@ -6,94 +18,125 @@ import tensorflow as tf
 from stacked_rnn import samplers
 
 
+def start(token_ids, states, seen, seeds):
+    """The carry before the first draw."""
+    return {
+        "token_ids": token_ids,
+        "states": states,
+        "seen": seen,
+        "positions": tf.zeros_like(token_ids),
+        "finished": tf.zeros_like(token_ids, tf.bool),
+        "seeds": seeds,
+    }
+
+
 def generate(
     decode_step,
-    token_ids,
-    states,
+    carry,
     *,
     options,
-    seeds,
     max_new_tokens,
-    seen,
+    count,
+    size=None,
     never=None,
+    end_id=None,
 ):
-    """Draws tokens one after the other, each row until its own limit.
+    """Draws up to `count` tokens, one after the other, until all rows finish.
 
     Args:
         decode_step: (token_ids int32 [batch], states) -> (logits float32
             [batch, vocabulary], states).
-        token_ids: int32 [batch], the last token of each prompt.
-        states: the states before that token, a nest of [batch, units].
+        carry: where the rows stand, see above.
         options: `samplers.SamplingOptions`.
-        seeds: int64 [batch], one stream of random numbers a row.
-        max_new_tokens: int32 [batch]; 0: nothing.
-        seen: bool [batch, vocabulary], what the repetition penalty takes as
-            seen before the first draw.
+        max_new_tokens: int32 [batch], over all calls; 0: nothing.
+        count: int32 scalar, most tokens of this call.
+        size: None, or, for XLA, a constant at least as large as `count`: the
+            width of the results. It compiles once for a size, whatever the
+            counts.
         never: an id that is never drawn, such as the unknown token.
+        end_id: the id that ends a row, itself left out.
 
     Returns:
-        token_ids: int32 [batch, longest], 0 beyond a row's length.
-        log_probs: float32 [batch, longest], the model's own log p(token),
+        token_ids: int32 [batch, size], 0 beyond what a row drew.
+        log_probs: float32 [batch, size], the model's own log p(token),
             before temperature, penalty and truncation.
+        lengths: int32 [batch], tokens that each row drew.
+        carry: where the rows stand now.
     """
-    longest = tf.reduce_max(tf.concat([max_new_tokens, [0]], axis=0))
-    steps = tf.maximum(longest, 1)  # no step would leave shapes unknown
-    vocabulary_size = seen.shape[-1]
-    uniforms = samplers.uniforms(seeds, steps)
+    compiled = size is not None
+    size = size if compiled else tf.maximum(count, 1)
+    vocabulary_size = carry["seen"].shape[-1]
+    uniforms = samplers.uniforms(
+        carry["seeds"], carry["positions"][None, :] + tf.range(size)[:, None]
+    )
     allowed = np.zeros(vocabulary_size, np.float32)
     if never is not None:
         allowed[never] = -np.inf
     penalizes = tf.reduce_any(options.repetition_penalty != 1.0)
 
-    def draw(position, token_ids, states, seen, drawn, log_probs):
-        logits, states = decode_step(token_ids, states)
+    def draw(step, carry, drawn, log_probs):
+        logits, states = decode_step(carry["token_ids"], carry["states"])
         logits = tf.cast(logits, tf.float32)
         penalized = tf.cond(
             penalizes,
             lambda: samplers.penalize_repetition(
-                logits, seen, options.repetition_penalty
+                logits, carry["seen"], options.repetition_penalty
             ),
             lambda: logits,
         )
         token_ids = samplers.sample(
-            penalized + allowed, uniforms[position], options
+            penalized + allowed, uniforms[step], options, sorts=not compiled
         )
         seen = tf.cond(
             penalizes,
             lambda: (
-                seen
+                carry["seen"]
                 | tf.one_hot(
                     token_ids, vocabulary_size, True, False, dtype=tf.bool
                 )
             ),
-            lambda: seen,
+            lambda: carry["seen"],
         )
         log_prob = -tf.nn.sparse_softmax_cross_entropy_with_logits(
             token_ids, logits
         )
+        finished = carry["finished"]
+        if end_id is not None:
+            finished |= token_ids == end_id
+        positions = carry["positions"] + tf.cast(~finished, tf.int32)
+        new_carry = {
+            "token_ids": token_ids,
+            "states": states,
+            "seen": seen,
+            "positions": positions,
+            "finished": finished | (positions >= max_new_tokens),
+            "seeds": carry["seeds"],
+        }
         return (
-            position + 1,
-            token_ids,
-            states,
-            seen,
-            drawn.write(position, token_ids),
-            log_probs.write(position, log_prob),
+            step + 1,
+            new_carry,
+            drawn.write(step, tf.where(finished, 0, token_ids)),
+            log_probs.write(step, tf.where(finished, 0.0, log_prob)),
         )
 
-    _, _, _, _, drawn, log_probs = tf.while_loop(
-        lambda position, *_: position < steps,
+    before = carry["positions"]
+    carry = carry | {"finished": carry["finished"] | (before >= max_new_tokens)}
+    _, carry, drawn, log_probs = tf.while_loop(
+        lambda step, carry, *_: (
+            # Without a single step the shapes of the results were unknown.
+            (step == 0) | ((step < count) & ~tf.reduce_all(carry["finished"]))
+        ),
         draw,
         (
             tf.constant(0),
-            token_ids,
-            states,
-            seen,
-            tf.TensorArray(tf.int32, steps, element_shape=(None,)),
-            tf.TensorArray(tf.float32, steps, element_shape=(None,)),
+            carry,
+            tf.TensorArray(tf.int32, size, element_shape=before.shape),
+            tf.TensorArray(tf.float32, size, element_shape=before.shape),
         ),
     )
-    within = tf.sequence_mask(max_new_tokens, longest)
-    return tuple(
-        tf.where(within, tf.transpose(values.stack()[:longest]), 0)
-        for values in (drawn, log_probs)
-    )
+    return {
+        "token_ids": tf.transpose(drawn.stack()),
+        "log_probs": tf.transpose(log_probs.stack()),
+        "lengths": carry["positions"] - before,
+        "carry": carry,
+    }

@@ -3,12 +3,16 @@
 Reads the directory alone; imports neither models nor training.
 """
 
+import collections
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import os
 import pathlib
 import sys
+from concurrent import futures
 
 import keras
 import numpy as np
@@ -16,29 +20,15 @@ import tensorflow as tf
 
 from stacked_rnn import evaluation, tokenizers
 from stacked_rnn.configs import ModelConfig, SamplingConfig, UserError
+from stacked_rnn.continuations import Continuation
 
 TOKENIZER_FILE = "assets/tokenizer.json"
 CONFIG_FILE = "assets.extra/config.json"
-_BATCH_SIZE = 64  # rows generated together
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One generated text.
-
-    Attributes:
-        prompt: what it continues.
-        text: the continuation alone.
-        seed: what it was drawn with.
-        finish_reason: "length", or "stop" at a stop string.
-        mean_log_prob: mean log p of its tokens, in nats; None without any.
-    """
-
-    prompt: str
-    text: str
-    seed: int
-    finish_reason: str
-    mean_log_prob: float | None
+CHUNK = 256  # most tokens of one call of `compiled_chunk`
+_ROWS = 32  # texts that one core generates together
+# Tokens one after the other from which XLA saves the second that it takes to
+# compile: benchmarks/README.md.
+_WORTH_COMPILING = 8_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,57 +50,154 @@ class SavedModel:
     tokenizer: tokenizers.Tokenizer
     functions: object
 
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        """The bytes of every token, by id."""
+        token_ids = np.arange(self.tokenizer.vocabulary_size(), dtype=np.int32)
+        return self.tokenizer.detokenize(
+            tf.RaggedTensor.from_tensor(token_ids[:, None])
+        ).numpy()
+
     def generate(self, prompts, sampling, stop=(), num_samples=1):
         """Yields the continuations of each prompt, in order.
 
+        Each core works on a batch of its own. Prompts are read only so far
+        ahead as that takes: there may be any number of them.
+
         Args:
-            prompts: list of strings.
+            prompts: iterable of strings.
             sampling: a `SamplingConfig`.
             stop: strings that end a text, themselves left out.
             num_samples: continuations of each prompt, by seeds that count up.
 
         Yields:
-            A `Sample` for each prompt and seed.
+            A finished `Continuation` for each prompt and seed.
         """
-        rows = [
-            (prompt, sampling.seed + number)
+        rows = (
+            Continuation(prompt, (sampling.seed + number) % 2**63, stop)
             for prompt in prompts
             for number in range(num_samples)
-        ]
-        for first in range(0, len(rows), _BATCH_SIZE):
-            yield from self._generate(
-                rows[first : first + _BATCH_SIZE], sampling, stop
-            )
-
-    def _generate(self, rows, sampling, stop):
-        prompts, seeds = zip(*rows)
-        drawn = self.functions.signatures["generate"](
-            prompts=tf.constant(prompts),
-            max_new_tokens=tf.constant([sampling.max_new_tokens]),
-            temperature=tf.constant([sampling.temperature], tf.float32),
-            top_k=tf.constant([sampling.top_k]),
-            top_p=tf.constant([sampling.top_p], tf.float32),
-            repetition_penalty=tf.constant(
-                [sampling.repetition_penalty], tf.float32
-            ),
-            seed=tf.constant(seeds, tf.int64),
         )
-        for prompt, seed, token_ids, log_probs, length in zip(
-            prompts,
-            seeds,
-            drawn["token_ids"],
-            drawn["log_probs"].numpy(),
-            drawn["lengths"].numpy(),
-        ):
-            pieces = self.tokenizer.detokenize(token_ids[:length, None]).numpy()
-            text, count, stopped = _cut(pieces.tolist(), stop)
-            yield Sample(
-                prompt,
-                text,
-                seed,
-                "stop" if stopped else "length",
-                float(log_probs[:count].mean()) if count else None,
+        cores = os.cpu_count() or 1
+        compiles = False
+        with futures.ThreadPoolExecutor(cores) as pool:
+            while group := list(itertools.islice(rows, 16 * cores * _ROWS)):
+                size = min(_ROWS, -(-len(group) // cores))
+                steps = sampling.max_new_tokens * -(
+                    -len(group) // size // cores
+                )
+                compiles |= steps >= _WORTH_COMPILING
+                # Like lengths together: a batch is padded to its longest.
+                by_length = sorted(group, key=lambda row: len(row.prompt))
+                batches = [
+                    by_length[start : start + size]
+                    for start in range(0, len(group), size)
+                ]
+                grow = functools.partial(
+                    self._grow, sampling=sampling, size=size, compiles=compiles
+                )
+                list(pool.map(grow, batches))
+                yield from group
+
+    def _grow(self, rows, sampling, size, compiles):
+        """Generates a batch, padded to the size that XLA compiles for."""
+        rows = rows + [Continuation("", 0)] * (size - len(rows))
+        carry = self.functions.begin(
+            tf.constant([row.prompt for row in rows]),
+            tf.constant([row.seed for row in rows], tf.int64),
+        )
+        collections.deque(self.decode(carry, rows, sampling, compiles), 0)
+
+    def decode(self, carry, rows, sampling, compiles=False):
+        """Lets texts grow to their ends, a chunk of tokens at a time.
+
+        Args:
+            carry: where the rows stand, from `functions.begin`, `extend`, or
+                this.
+            rows: their `Continuation`s.
+            sampling: a `SamplingConfig`.
+            compiles: whether XLA compiles.
+
+        Yields:
+            The carry after each chunk. The first are short, for somebody who
+            waits to read.
+        """
+        # Rows that came to an earlier limit go on.
+        carry = carry | {"finished": tf.zeros_like(carry["finished"])}
+        limits = carry["positions"] + sampling.max_new_tokens
+        ones = tf.ones_like(limits)
+        options = {
+            "max_new_tokens": limits,
+            "temperature": tf.cast(ones, tf.float32) * sampling.temperature,
+            "top_k": ones * sampling.top_k,
+            "top_p": tf.cast(ones, tf.float32) * sampling.top_p,
+            "repetition_penalty": (
+                tf.cast(ones, tf.float32) * sampling.repetition_penalty
+            ),
+        }
+        chunk = self.functions.decode_chunk
+        if compiles:
+            chunk = self.functions.compiled_chunk
+        count, left = 16, sampling.max_new_tokens
+        while left > 0 and not all(row.stopped for row in rows):
+            drawn = chunk(carry, options, tf.constant(min(count, left)))
+            left -= count
+            count = min(2 * count, CHUNK)
+            carry = drawn["carry"]
+            ended = carry["finished"] & (carry["positions"] < limits)
+            for row, token_ids, log_probs, length, row_ended in zip(
+                rows,
+                drawn["token_ids"].numpy(),
+                drawn["log_probs"].numpy(),
+                drawn["lengths"].numpy(),
+                ended.numpy(),
+            ):
+                if not row.stopped:
+                    row.add(
+                        self.token_bytes[token_ids[:length]].tolist(),
+                        log_probs[:length].tolist(),
+                        bool(row_ended),
+                    )
+            carry["finished"] |= tf.constant([row.stopped for row in rows])
+            yield carry
+
+    def converse(self, sampling, stop=()) -> "Conversation":
+        """Begins a text that somebody and the model write in turn."""
+        return Conversation(self, sampling, stop)
+
+    def token_nats(self, text):
+        """What each token of a text costs the model: a progress bar on a tty.
+
+        Returns:
+            The token ids, int32 [tokens], and the nats of all but the first,
+            float32 [tokens - 1].
+        """
+        token_ids = self.tokenizer.tokenize([text]).flat_values.numpy()
+        if len(token_ids) < 2:
+            return token_ids, np.zeros(0, np.float32)
+        with progress_bar(len(token_ids) - 1, "token") as progress:
+            nats = evaluation.nats_of_text(
+                self.functions.score_window,
+                token_ids,
+                self.functions.initial_states(1),
+                progress=progress,
             )
+        return token_ids, nats
+
+    def surprises(self, continuation) -> list:
+        """What each token of a prompt and its continuation costs.
+
+        Returns:
+            (token bytes, nats, whether it is of the prompt) of each token, as
+            `surprise.page` takes them; nats None for the first of a prompt.
+        """
+        token_ids, nats = self.token_nats(continuation.prompt)
+        given = zip(self.token_bytes[token_ids], [None, *nats.tolist()])
+        drawn = zip(continuation.tokens, continuation.log_probs)
+        return [
+            *((token, cost, True) for token, cost in given),
+            *((token, -log_prob, False) for token, log_prob in drawn),
+        ]
 
     def evaluate(self, text) -> dict:
         """Scores a byte string, the state carried through all of it.
@@ -119,23 +206,18 @@ class SavedModel:
             nats_per_token, perplexity, bits_per_character, tokens, characters
             and unknown_tokens.
         """
-        token_ids = self.tokenizer.tokenize(tf.constant([text])).flat_values
-        if token_ids.shape[0] < 2:
+        token_ids, nats = self.token_nats(text)
+        if not len(nats):
             raise UserError("--text: the text is shorter than two tokens")
-        with _progress_bar(token_ids.shape[0] - 1) as progress:
-            nats = evaluation.score_token_ids(
-                self.functions.score_window,
-                token_ids,
-                self.functions.initial_states(1),
-                progress=progress,
-            )
         score = evaluation.Score(
-            nats, token_ids.shape[0] - 1, len(text.decode("utf-8", "replace"))
+            float(nats.sum(dtype=np.float64)),
+            len(nats),
+            len(text.decode("utf-8", "replace")),
         )
         unknown_id = self.tokenizer.unknown_id
         unknown = 0
         if unknown_id is not None:
-            unknown = int(np.count_nonzero(token_ids == unknown_id))
+            unknown = np.count_nonzero(token_ids == unknown_id)
         return {
             "nats_per_token": score.nats_per_token,
             "perplexity": score.perplexity,
@@ -146,28 +228,65 @@ class SavedModel:
         }
 
 
-def _cut(pieces, stop):
-    """Joins the bytes of the tokens and ends the text before a stop string.
+class Conversation:
+    """One text that somebody and the model write in turn.
 
-    Returns:
-        The text, how many tokens it takes, and whether a stop string was met.
+    What was written is kept as a state: a turn costs its own tokens only.
+
+    Args:
+        model: a `SavedModel`.
+        sampling: a `SamplingConfig`; `max_new_tokens` are those of one turn.
+        stop: strings that end a turn of the model, themselves left out.
     """
-    content = b"".join(pieces)
-    found = [content.find(string.encode()) for string in stop]
-    end = min((at for at in found if at >= 0), default=None)
-    starts = np.cumsum([0, *map(len, pieces)])[:-1]
-    count = len(pieces) if end is None else int((starts < end).sum())
-    return content[:end].decode("utf-8", "replace"), count, end is not None
+
+    def __init__(self, model, sampling, stop=()):
+        self._model, self._sampling, self._stop = model, sampling, stop
+        self._carry = None
+
+    def read(self, text) -> None:
+        """Adds what somebody wrote."""
+        functions, texts = self._model.functions, tf.constant([text])
+        if self._carry is None:
+            seed = tf.constant([self._sampling.seed], tf.int64)
+            self._carry = functions.begin(texts, seed)
+        elif text:
+            self._carry = functions.extend(texts, self._carry)
+
+    def write(self):
+        """Lets the model go on; yields strings that add up to its turn."""
+        before, row = self._carry, Continuation("", 0, self._stop)
+        compiles = self._sampling.max_new_tokens >= _WORTH_COMPILING
+        for self._carry in self._model.decode(
+            before, [row], self._sampling, compiles
+        ):
+            yield row.show()
+        yield row.show(last=True)
+        if row.stopped:  # forget what was drawn after the end of the turn
+            rest = dataclasses.replace(
+                self._sampling, max_new_tokens=len(row.tokens)
+            )
+            again = [Continuation("", 0)]
+            for before in self._model.decode(before, again, rest):
+                pass
+            self._carry = before
 
 
 @contextlib.contextmanager
-def _progress_bar(total):
-    """A function that shows progress on standard error; None off a terminal."""
+def progress_bar(total, unit_name):
+    """A function that shows how many are done, on standard error.
+
+    Shows nothing where that is no terminal.
+    """
     if not sys.stderr.isatty():
-        yield None
+        yield lambda done: None
         return
-    with contextlib.redirect_stdout(sys.stderr):  # Keras writes to stdout
-        yield keras.utils.Progbar(total, unit_name="token").update
+    bar = keras.utils.Progbar(total, unit_name=unit_name)
+
+    def update(done):
+        with contextlib.redirect_stdout(sys.stderr):  # Keras writes to stdout
+            bar.update(done)
+
+    yield update
 
 
 def load(saved_model="") -> SavedModel:

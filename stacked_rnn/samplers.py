@@ -27,7 +27,7 @@ class SamplingOptions(typing.NamedTuple):
     repetition_penalty: tf.Tensor
 
 
-def uniforms(seeds, count):
+def uniforms(seeds, positions):
     """Random numbers in [0, 1), a pure function of a row's seed and position.
 
     Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers:
@@ -36,10 +36,10 @@ def uniforms(seeds, count):
 
     Args:
         seeds: int64 [batch].
-        count: int32 scalar, how many numbers.
+        positions: int32 [count, batch], which number of each row's stream.
 
     Returns:
-        float32 [count, batch]; a larger count only adds rows at the end.
+        float32 [count, batch].
     """
     low = tf.constant(0xFFFFFFFF, tf.int64)
     key_0 = tf.cast(tf.bitwise.bitwise_and(seeds, low), tf.uint32)
@@ -53,8 +53,8 @@ def uniforms(seeds, count):
         key_1,
         tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(key_0, key_1), parity),
     )
-    position = tf.cast(tf.range(count), tf.uint32)[:, None]
-    block = _threefry_2x32(keys, position, tf.zeros_like(position))
+    counters = tf.cast(positions, tf.uint32)
+    block = _threefry_2x32(keys, counters, tf.zeros_like(counters))
     # The upper 24 bits: as many as a float32 holds exactly.
     return tf.cast(tf.bitwise.right_shift(block, 8), tf.float32) * 2.0**-24
 
@@ -89,7 +89,7 @@ def penalize_repetition(logits, seen, penalty):
     return tf.where(seen, penalized, logits)
 
 
-def truncate(logits, top_k, top_p):
+def truncate(logits, top_k, top_p, sorts=True):
     """Minus infinity for the tokens that top-k, then top-p, leave out.
 
     Top-p is nucleus sampling (Holtzman et al. 2020): the likeliest tokens
@@ -98,23 +98,69 @@ def truncate(logits, top_k, top_p):
     Args:
         logits: float32 [batch, vocabulary], divided by the temperature.
         top_k: int32 [batch]; top_p: float32 [batch].
+        sorts: how the thresholds are found: by sorting, or, four times faster
+            under XLA and four times slower without, bit by bit.
     """
     vocabulary_size = logits.shape[-1]
-    ranked = tf.sort(logits, axis=-1, direction="DESCENDING")
-    rank = tf.range(vocabulary_size)[None, :]
     k = tf.where(top_k > 0, tf.minimum(top_k, vocabulary_size), vocabulary_size)
-    within_k = tf.where(rank < k[:, None], ranked, -np.inf)
-    probabilities = tf.nn.softmax(within_k)
-    before = tf.cumsum(probabilities, axis=-1, exclusive=True)
-    in_nucleus = (before < top_p[:, None]) & (rank < k[:, None])
-    count = tf.reduce_sum(tf.cast(in_nucleus, tf.int32), axis=-1)
-    # top_p = 1 keeps all: rounding must not cut a tail off.
-    count = tf.where(top_p < 1.0, tf.maximum(count, 1), k)
-    threshold = tf.gather(ranked, count - 1, batch_dims=1)
+    find = _threshold_by_sorting if sorts else _threshold_by_bits
+    threshold = find(logits, k, top_p)
     return tf.where(logits >= threshold[:, None], logits, -np.inf)
 
 
-def sample(logits, uniform, options):
+def _threshold_by_sorting(logits, k, top_p):
+    """The least logit that is kept, float32 [batch]."""
+    ranked = tf.sort(logits, axis=-1, direction="DESCENDING")
+    within_k = tf.range(logits.shape[-1])[None, :] < k[:, None]
+    probabilities = tf.nn.softmax(tf.where(within_k, ranked, -np.inf))
+    before = tf.cumsum(probabilities, axis=-1, exclusive=True)
+    in_nucleus = (before < top_p[:, None]) & within_k
+    count = tf.reduce_sum(tf.cast(in_nucleus, tf.int32), axis=-1)
+    # top_p = 1 keeps all: rounding must not cut a tail off.
+    count = tf.where(top_p < 1.0, tf.maximum(count, 1), k)
+    return tf.gather(ranked, count - 1, batch_dims=1)
+
+
+def _threshold_by_bits(logits, k, top_p):
+    """The least logit that is kept, float32 [batch].
+
+    The bits of a float, those below the sign turned over for negative ones,
+    are an integer in the same order. So the largest threshold that keeps
+    enough is found from the highest bit to the lowest.
+    """
+
+    def ordered(bits):
+        return tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 2**31 - 1), bits)
+
+    keys = ordered(tf.bitcast(logits, tf.int32))
+
+    def largest(keeps_enough):
+        threshold = tf.where(keeps_enough(tf.zeros_like(k)), 0, -(2**31))
+        for bit in reversed(range(31)):
+            higher = threshold + 2**bit
+            threshold = tf.where(keeps_enough(higher), higher, threshold)
+        return threshold
+
+    def count(threshold):
+        kept = tf.cast(keys >= threshold[:, None], tf.int32)
+        return tf.reduce_sum(kept, axis=-1)
+
+    kth = largest(lambda threshold: count(threshold) >= k)
+    probabilities = tf.nn.softmax(
+        tf.where(keys >= kth[:, None], logits, -np.inf)
+    )
+
+    def mass(threshold):
+        kept = tf.where(keys >= threshold[:, None], probabilities, 0.0)
+        return tf.reduce_sum(kept, axis=-1)
+
+    at_least = tf.maximum(top_p, 1e-9)  # the likeliest, whatever top_p is
+    nucleus = largest(lambda threshold: mass(threshold) >= at_least)
+    threshold = tf.where(top_p < 1.0, tf.maximum(kth, nucleus), kth)
+    return tf.bitcast(ordered(threshold), tf.float32)
+
+
+def sample(logits, uniform, options, sorts=True):
     """Draws one token a row by inverting its cumulative distribution.
 
     Args:
@@ -122,6 +168,7 @@ def sample(logits, uniform, options):
         uniform: float32 [batch], numbers in [0, 1).
         options: `SamplingOptions`; its repetition penalty is for
             `penalize_repetition`, which comes first.
+        sorts: see `truncate`.
 
     Returns:
         token_ids, int32 [batch].
@@ -131,7 +178,7 @@ def sample(logits, uniform, options):
     truncates = (options.top_k > 0) | (options.top_p < 1.0)
     scaled = tf.cond(  # the sort is the dearest part
         tf.reduce_any(truncates),
-        lambda: truncate(scaled, options.top_k, options.top_p),
+        lambda: truncate(scaled, options.top_k, options.top_p, sorts),
         lambda: scaled,
     )
     # float64: two float32 sums of the same numbers, in batches of different

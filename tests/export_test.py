@@ -16,11 +16,11 @@ from stacked_rnn import (
     export,
     inference,
     reference,
-    samplers,
     tokenizers,
 )
 from tests.conftest import CELLS, randomized_model, small_config
 from tests.models_test import reference_logits
+from tests.samplers_test import uniforms
 
 ALPHABET = "\n abcdefgh"  # and the unknown character: eleven tokens
 PROMPTS = ["abc", "", "h", "a b\nc d e f", "xaz"]
@@ -74,12 +74,12 @@ def reference_text(generator, prompt, *, seed, max_new_tokens, temperature=1.0,
     )
     token_ids = token_ids or [tokenizer.start_id]
     key = seed ^ int(tf.strings.to_hash_bucket_fast(prompt, 2**63 - 1))
-    uniforms = samplers.uniforms(tf.constant([key], tf.int64), max_new_tokens)
+    numbers = uniforms([key], max_new_tokens)
     zeros = reference.initial_states(
         model.config.cell, model.config.units, model.config.num_layers, 1
     )
     drawn, log_probs = [], []
-    for uniform in uniforms.numpy()[:, 0]:
+    for uniform in numbers.numpy()[:, 0]:
         logits, _ = reference_logits(
             model, np.array([token_ids + drawn]), zeros
         )
@@ -167,6 +167,9 @@ def test_seeds(loaded):
 
 def test_prompts_of_no_rows_and_no_tokens(loaded):
     assert generate(loaded.functions, [])["texts"].shape == (0,)
+    assert loaded.functions.signatures["embed"](
+        texts=tf.constant([], tf.string)
+    )["embeddings"].shape == (0, 6)
     nothing = generate(loaded.functions, ["a", "b"], max_new_tokens=0)
     assert nothing["texts"].numpy().tolist() == [b"", b""]
     assert nothing["token_ids"].shape == (2, 0)
@@ -243,6 +246,9 @@ def test_signatures_name_all_they_take_and_give(loaded):
         "serving_default",
         "generate",
         "score",
+        "embed",
+        "prefill",
+        "decode_step",
     }
     options = {
         field.name for field in dataclasses.fields(configs.SamplingConfig)
@@ -253,9 +259,117 @@ def test_signatures_name_all_they_take_and_give(loaded):
         {"texts", "token_ids", "log_probs", "lengths"},
     )
     assert names("score") == ({"texts"}, {"nats", "tokens", "characters"})
+    states = {"state_0_h", "state_1_h"}
+    assert names("embed") == ({"texts"}, {"embeddings"})
+    assert names("prefill") == ({"prompts"}, {"logits"} | states)
+    assert names("decode_step") == (
+        {"token_ids"} | states,
+        {"logits"} | states,
+    )
 
 
-def test_the_graph_holds_core_operations_only(saved):
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_prefill_and_decode_step_make_the_loop_of_generate(cell, tmp_path):
+    """Greedy, by hand, with prompts of several windows; and `embed`."""
+    generator = build_generator(cell)
+    signatures = inference.load(generator.save(tmp_path)).functions.signatures
+    prompts = tf.constant(["abc", "", "hgfedcba " * 40])
+    prefilled = signatures["prefill"](prompts=prompts)
+    embedded = signatures["embed"](texts=prompts)["embeddings"]
+    assert np.array_equal(embedded, prefilled["state_1_h"])
+    drawn = []
+    new = dict(prefilled)
+    for _ in range(6):
+        logits = new.pop("logits").numpy()
+        logits[:, generator.tokenizer.unknown_id] = -np.inf
+        drawn.append(logits.argmax(axis=1).astype("int32"))
+        new = signatures["decode_step"](token_ids=tf.constant(drawn[-1]), **new)
+    expected = generator.generate(
+        prompts, max_new_tokens=tf.constant([6]), temperature=tf.constant([0.0])
+    )
+    assert np.array_equal(np.stack(drawn, axis=1), expected["token_ids"])
+    for row, prompt in enumerate(prompts.numpy()):
+        ids = generator.tokenizer.tokenize([prompt]).values.numpy()
+        if len(ids):
+            logits, states = reference_logits(
+                generator.model, ids[None],
+                reference.initial_states(cell, 6, 2, 1),
+            )  # fmt: skip
+            np.testing.assert_allclose(
+                prefilled["logits"][row], logits[0, -1], atol=1e-4
+            )
+            np.testing.assert_allclose(
+                embedded[row], states[-1][0][0], atol=1e-5
+            )
+
+
+def test_options_left_out_are_the_exported_ones(generator, loaded):
+    assert np.array_equal(
+        loaded.functions.generate(tf.constant(["abc"]))["texts"],
+        loaded.functions.serving_default(tf.constant(["abc"]))["texts"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("temperature", -0.5, "temperature"),
+        ("temperature", float("nan"), "temperature"),
+        ("temperature", float("inf"), "temperature"),
+        ("top_k", -1, "top_k"),
+        ("top_p", 0.0, "top_p"),
+        ("top_p", 1.5, "top_p"),
+        ("repetition_penalty", 0.0, "repetition_penalty"),
+        ("repetition_penalty", float("nan"), "repetition_penalty"),
+    ],
+)
+def test_an_option_out_of_range_is_named(loaded, option, value, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        generate(loaded.functions, ["a", "b"], **{option: [1.0 if
+            option != "top_k" else 1, value]})  # fmt: skip
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_in_chunks_it_is_the_text_of_the_signature(loaded, compiled):
+    """The functions that generate.py calls, with and without XLA."""
+    functions = loaded.functions
+    seeds = tf.range(5, dtype=tf.int64)
+    expected = generate(
+        functions, PROMPTS, seed=seeds, max_new_tokens=20, top_k=5, top_p=0.9
+    )
+    options = {
+        "max_new_tokens": tf.fill([5], 20),
+        "temperature": tf.ones(5),
+        "top_k": tf.fill([5], 5),
+        "top_p": tf.fill([5], 0.9),
+        "repetition_penalty": tf.ones(5),
+    }
+    chunk = functions.compiled_chunk if compiled else functions.decode_chunk
+    carry, pieces = functions.begin(tf.constant(PROMPTS), seeds), []
+    for count in (3, 1, 9, 30):
+        drawn = chunk(carry, options, tf.constant(count))
+        carry = drawn["carry"]
+        length = int(drawn["lengths"][0])
+        pieces.append(drawn["token_ids"][:, :length])
+    assert np.array_equal(np.concatenate(pieces, 1), expected["token_ids"])
+    assert carry["finished"].numpy().all()
+
+
+def test_a_text_read_in_two_parts_is_the_text_read_whole(loaded):
+    functions = loaded.functions
+    seeds = tf.zeros(2, tf.int64)
+    whole = functions.begin(tf.constant(["abcdefg", "h a"]), seeds)
+    parts = functions.begin(tf.constant(["abc", "h"]), seeds)
+    parts = functions.extend(tf.constant(["defg", " a"]), parts)
+    for name in ("token_ids", "states", "seen", "positions", "finished"):
+        tf.nest.map_structure(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+            parts[name],
+            whole[name],
+        )
+
+
+def test_the_graph_holds_core_operations_only(saved, loaded):
     graph = (
         saved_model_pb2.SavedModel.FromString(
             (saved / "saved_model.pb").read_bytes()
@@ -269,6 +383,9 @@ def test_the_graph_holds_core_operations_only(saved):
     ]
     operations = {node.op for node in nodes}
     assert "MatMul" in operations
+    for name in loaded.functions.signatures:
+        definition = loaded.functions.signatures[name].function_def
+        assert "_XlaMustCompile" not in definition.attr, name
     assert not {op for op in operations if "Cudnn" in op or "PyFunc" in op}
     assert not {node.device for node in nodes if "GPU" in node.device}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import generation, reference, samplers
-from tests.samplers_test import options
+from stacked_rnn import generation, reference
+from tests.samplers_test import options, uniforms
 
 WORD = [3, 1, 4, 1, 5, 2, 6, 0]
 
@@ -22,24 +22,34 @@ def successor(token_ids, states):
     return 10.0 * tf.one_hot((token_ids + 1) % 8, 8), states + token_ids
 
 
-def generate(step, token_ids, states, *, max_new_tokens, seeds=None, **kwargs):
+def start(token_ids, states, seeds=None, seen=None):
     batch = len(token_ids)
-    return generation.generate(
-        step,
-        tf.constant(token_ids),
+    return generation.start(
+        tf.constant(token_ids, tf.int32),
         states,
-        options=kwargs.pop("options", options(batch)),
-        seeds=tf.constant(seeds or [0] * batch, tf.int64),
-        max_new_tokens=tf.constant(max_new_tokens),
-        seen=kwargs.pop("seen", tf.zeros((batch, 8), tf.bool)),
+        tf.zeros((batch, 8), tf.bool) if seen is None else seen,
+        tf.constant(seeds or [0] * batch, tf.int64),
+    )
+
+
+def generate(step, carry, *, max_new_tokens, count=None, **kwargs):
+    """Token ids and log-probabilities; and the whole result."""
+    count = max([*max_new_tokens, 0]) if count is None else count
+    result = generation.generate(
+        step,
+        carry,
+        options=kwargs.pop("options", options(len(max_new_tokens))),
+        max_new_tokens=tf.constant(max_new_tokens, tf.int32),
+        count=tf.constant(count),
         **kwargs,
     )
+    return result["token_ids"], result["log_probs"], result
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
 def test_it_spells_the_word(temperature):
-    token_ids, log_probs = generate(
-        spell, [0, 0], tf.constant([0, 2]), max_new_tokens=[8, 8],
+    token_ids, log_probs, _ = generate(
+        spell, start([0, 0], tf.constant([0, 2])), max_new_tokens=[8, 8],
         options=options(2, temperature=temperature),
     )  # fmt: skip
     assert token_ids.numpy().tolist() == [WORD, WORD[2:] + WORD[:2]]
@@ -48,36 +58,97 @@ def test_it_spells_the_word(temperature):
 
 
 def test_each_token_is_read_before_the_next():
-    token_ids, _ = generate(
-        successor, [2], tf.constant([0]), max_new_tokens=[4],
+    token_ids, *_ = generate(
+        successor, start([2], tf.constant([0])), max_new_tokens=[4],
         options=options(temperature=0.0),
     )  # fmt: skip
     assert token_ids.numpy().tolist() == [[3, 4, 5, 6]]
 
 
 def test_every_row_stops_at_its_own_limit():
-    token_ids, log_probs = generate(
-        spell, [0] * 3, tf.zeros(3, tf.int32), max_new_tokens=[2, 0, 5],
+    token_ids, log_probs, result = generate(
+        spell, start([0] * 3, tf.zeros(3, tf.int32)), max_new_tokens=[2, 0, 5],
         options=options(3, temperature=0.0),
     )  # fmt: skip
     assert token_ids.numpy().tolist() == [[3, 1, 0, 0, 0], [0] * 5, WORD[:5]]
+    assert result["lengths"].numpy().tolist() == [2, 0, 5]
     assert np.count_nonzero(log_probs.numpy(), axis=1).tolist() == [2, 0, 5]
 
 
 @pytest.mark.parametrize("limits", [[0, 0], [0], []])
 def test_nothing_to_do_gives_nothing(limits):
-    token_ids, log_probs = generate(
+    token_ids, _, result = generate(
         spell,
-        np.zeros(len(limits), "int32"),
-        tf.zeros(len(limits), tf.int32),
-        max_new_tokens=np.array(limits, "int32"),
+        start([0] * len(limits), tf.zeros(len(limits), tf.int32)),
+        max_new_tokens=limits,
     )
-    assert token_ids.shape == log_probs.shape == (len(limits), 0)
+    assert not token_ids.numpy().any() and len(token_ids) == len(limits)
+    assert result["lengths"].numpy().tolist() == limits
+
+
+def test_a_row_ends_at_the_end_token_and_the_loop_with_the_last_row():
+    steps = []
+
+    def counting(token_ids, states):
+        steps.append(1)
+        return spell(token_ids, states)
+
+    token_ids, log_probs, result = generate(
+        counting, start([0, 0], tf.constant([0, 1])), max_new_tokens=[8, 8],
+        options=options(2, temperature=0.0), end_id=5,
+    )  # fmt: skip
+    assert result["lengths"].numpy().tolist() == [4, 3]
+    assert token_ids.numpy()[:, :4].tolist() == [[3, 1, 4, 1], [1, 4, 1, 0]]
+    assert not token_ids.numpy()[:, 4:].any()
+    assert np.count_nonzero(log_probs) == 7
+    assert result["carry"]["finished"].numpy().all()
+    assert len(steps) == 5
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_in_pieces_or_whole_it_is_the_same_text(jit_compile, rng):
+    """Rows with a penalty, an end and limits of their own, a few at a time."""
+    table = tf.constant(rng.normal(0, 1.5, (8, 8)), tf.float32)
+
+    def bigram(token_ids, states):
+        return tf.gather(table, token_ids), states
+
+    settings = options(3, temperature=1.2, repetition_penalty=[1.0, 1.3, 1.0])
+    begun = start([1, 5, 2], (), seeds=[4, 9, 1])
+    whole, log_probs, _ = generate(
+        bigram, begun, options=settings, max_new_tokens=[30, 12, 25], end_id=7
+    )
+    chunk = tf.function(
+        lambda carry, count: generation.generate(
+            bigram,
+            carry,
+            options=settings,
+            max_new_tokens=tf.constant([30, 12, 25]),
+            count=count,
+            size=8,
+            end_id=7,
+        ),
+        jit_compile=jit_compile,
+    )
+    texts, pieces, carry = [[], [], []], [[], [], []], begun
+    for count in (1, 8, 3, 5, 8, 8):
+        drawn = chunk(carry, tf.constant(count))
+        carry = drawn["carry"]
+        for row, length in enumerate(drawn["lengths"]):
+            texts[row] += drawn["token_ids"][row, :length].numpy().tolist()
+            pieces[row] += drawn["log_probs"][row, :length].numpy().tolist()
+    assert carry["finished"].numpy().all()
+    for row, text in enumerate(texts):
+        assert text == whole[row, : len(text)].numpy().tolist()
+        assert not whole[row, len(text) :].numpy().any()
+        np.testing.assert_allclose(
+            pieces[row], log_probs[row, : len(text)], atol=1e-5
+        )
 
 
 def test_a_token_that_is_never_to_be_drawn():
-    token_ids, log_probs = generate(
-        spell, [0], tf.constant([0]), max_new_tokens=[8], never=1,
+    token_ids, log_probs, _ = generate(
+        spell, start([0], tf.constant([0])), max_new_tokens=[8], never=1,
         options=options(temperature=0.0),
     )  # fmt: skip
     assert 1 not in token_ids.numpy()
@@ -89,8 +160,8 @@ def test_the_penalty_sees_the_prompt_and_what_was_drawn():
         return tf.ones((tf.size(token_ids), 8)), states
 
     seen = tf.constant([[True] * 3 + [False] * 5])
-    token_ids, _ = generate(
-        flat, [0], tf.constant([0]), max_new_tokens=[5], seen=seen,
+    token_ids, *_ = generate(
+        flat, start([0], (), seen=seen), max_new_tokens=[5],
         options=options(temperature=0.0, repetition_penalty=3.0),
     )  # fmt: skip
     assert token_ids.numpy().tolist() == [[3, 4, 5, 6, 7]]
@@ -106,20 +177,21 @@ def test_the_draw_is_the_reference_draw(mode, rng):
 
     def run():
         return generate(
-            bigram, [1, 5], (), max_new_tokens=[12, 12], seeds=[4, 9],
-            options=options(2, temperature=0.9, top_p=0.95),
+            bigram, start([1, 5], (), seeds=[4, 9]), max_new_tokens=[12, 12],
+            count=12, options=options(2, temperature=0.9, top_p=0.95),
+            size=12 if mode == "xla" else None,
         )  # fmt: skip
 
     if mode != "eager":
         run = tf.function(run, jit_compile=mode == "xla")
-    token_ids, log_probs = run()
-    uniforms = samplers.uniforms(tf.constant([4, 9], tf.int64), 12).numpy()
+    token_ids, log_probs, _ = run()
+    numbers = uniforms([4, 9], 12).numpy()
     for row, token_id in enumerate([1, 5]):
         for position in range(12):
             logits = table[token_id].astype("float64")
             token_id = reference.sample(
                 logits,
-                uniforms[position, row],
+                numbers[position, row],
                 np.float32(0.9),
                 0,
                 np.float32(0.95),

@@ -25,12 +25,18 @@ def options(
     )
 
 
-def drawn_set(**kwargs):
+def uniforms(seeds, count):
+    """The first numbers of each row's stream."""
+    places = tf.repeat(tf.range(count)[:, None], len(seeds), axis=1)
+    return samplers.uniforms(tf.constant(seeds, tf.int64), places)
+
+
+def drawn_set(sorts=True, **kwargs):
     """The ids that some number draws from LOGITS."""
     uniform = np.arange(1000, dtype="float32") / 1000
     logits = np.repeat(LOGITS, 1000, axis=0)
     return set(
-        samplers.sample(logits, uniform, options(1000, **kwargs)).numpy()
+        samplers.sample(logits, uniform, options(1000, **kwargs), sorts).numpy()
     )
 
 
@@ -55,30 +61,32 @@ def test_both_halves_of_the_seed_are_the_key():
     parity = tf.constant(0x1BD11BDA ^ key[0] ^ key[1], tf.uint32)
     zero = tf.constant(0, tf.uint32)
     block = samplers._threefry_2x32((*words, parity), zero, zero)
-    number = samplers.uniforms(tf.constant([key[0] | key[1] << 32]), 1)
+    number = uniforms([key[0] | key[1] << 32], 1)
     assert float(number[0, 0]) == (int(block) >> 8) / 2**24
 
 
 def test_uniforms_depend_on_seed_and_position_alone():
-    seeds = tf.constant([3, 4, 2**62 + 3], tf.int64)
-    numbers = samplers.uniforms(seeds, 50).numpy()
+    seeds = [3, 4, 2**62 + 3]
+    numbers = uniforms(seeds, 50).numpy()
     assert numbers.shape == (50, 3)
-    assert np.array_equal(samplers.uniforms(seeds, 20), numbers[:20])
+    assert np.array_equal(uniforms(seeds[1:2], 20)[:, 0], numbers[:20, 1])
+    places = tf.constant([[7, 0, 49]])
     assert np.array_equal(
-        samplers.uniforms(seeds[1:2], 50)[:, 0], numbers[:, 1]
+        samplers.uniforms(tf.constant(seeds, tf.int64), places)[0],
+        numbers[[7, 0, 49], range(3)],
     )
     assert len(np.unique(numbers)) == 150
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_uniforms_are_the_same_bits_in_a_graph_and_under_xla(jit_compile):
-    seeds = tf.constant([0, 1, 2**63 - 1, 12345], tf.int64)
-    function = tf.function(samplers.uniforms, jit_compile=jit_compile)
-    assert np.array_equal(function(seeds, 30), samplers.uniforms(seeds, 30))
+    seeds = [0, 1, 2**63 - 1, 12345]
+    function = tf.function(lambda: uniforms(seeds, 30), jit_compile=jit_compile)
+    assert np.array_equal(function(), uniforms(seeds, 30))
 
 
 def test_uniforms_are_uniform():
-    numbers = samplers.uniforms(tf.range(100, dtype=tf.int64), 1000).numpy()
+    numbers = uniforms(range(100), 1000).numpy()
     assert 0 <= numbers.min() and numbers.max() < 1
     counts, _ = np.histogram(numbers, bins=20, range=(0, 1))
     assert np.abs(counts / 5000 - 1).max() < 0.06
@@ -88,7 +96,7 @@ def test_uniforms_are_uniform():
 
 
 def test_frequencies_follow_the_distribution():
-    uniform = samplers.uniforms(tf.constant([7], tf.int64), 20_000)[:, 0]
+    uniform = uniforms([7], 20_000)[:, 0]
     logits = np.repeat(LOGITS, 20_000, axis=0)
     token_ids = samplers.sample(logits, uniform, options(20_000)).numpy()
     frequencies = np.bincount(token_ids, minlength=4) / 20_000
@@ -123,8 +131,29 @@ def test_temperature_zero_is_greedy():
         (2, 0.6, {0}),
     ],
 )
-def test_top_k_and_the_nucleus(top_k, top_p, expected):
-    assert drawn_set(top_k=top_k, top_p=top_p) == expected
+@pytest.mark.parametrize("sorts", [True, False])
+def test_top_k_and_the_nucleus(top_k, top_p, expected, sorts):
+    assert drawn_set(sorts, top_k=top_k, top_p=top_p) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.floats(-(2.0**99), 2.0**99, width=32)
+        | st.sampled_from([0.0, -0.0, -np.inf]),
+        min_size=2,
+        max_size=12,
+    ),
+    st.integers(0, 14),
+)
+def test_top_k_by_bits_equals_top_k_by_sorting(logits, top_k):
+    """Ties, both zeros and minus infinities included."""
+    row = tf.constant([[*logits, 1.0]], tf.float32)
+    by_sorting, by_bits = (
+        samplers.truncate(row, tf.constant([top_k]), tf.ones(1), sorts)
+        for sorts in (True, False)
+    )
+    assert np.array_equal(by_sorting, by_bits)
 
 
 def test_repetition_penalty_pushes_seen_tokens_down():
@@ -152,12 +181,13 @@ def test_minus_infinity_is_never_drawn():
     st.sampled_from([0.0, 0.3, 1.0, 2.5]),
     st.integers(0, 12),
     st.sampled_from([0.05, 0.5, 0.9, 1.0]),
+    st.booleans(),
 )
-def test_equals_the_reference(seed, uniform, temperature, top_k, top_p):
+def test_equals_the_reference(seed, uniform, temperature, top_k, top_p, sorts):
     logits = np.random.default_rng(seed).normal(0, 3, (1, 9)).astype("float32")
     token_id = samplers.sample(
         logits, tf.constant([uniform], tf.float32),
-        options(temperature=temperature, top_k=top_k, top_p=top_p),
+        options(temperature=temperature, top_k=top_k, top_p=top_p), sorts,
     )  # fmt: skip
     expected = reference.sample(
         logits[0].astype("float64"),
@@ -182,7 +212,7 @@ def test_rows_have_their_own_options_and_do_not_see_each_other(
         tf.ones(6),
     )
     sample = tf.function(samplers.sample, jit_compile=jit_compile)
-    together = sample(logits, uniform, mixed).numpy()
+    together = sample(logits, uniform, mixed, sorts=not jit_compile).numpy()
     for row in range(6):
         alone = samplers.SamplingOptions(*(v[row : row + 1] for v in mixed))
         one = slice(row, row + 1)
