@@ -43,13 +43,7 @@ def main(where, config, sampling):
 
     prompts = read_prompts(config)
     model = inference.load(where.saved_model)
-    unknown = model.tokenizer.unknown_parts(prompts)
-    if unknown:
-        print(
-            "warning: not in the model's vocabulary, read as unknown: "
-            + " ".join(map(repr, unknown)),
-            file=sys.stderr,
-        )
+    command_line.warn_of_unknown_parts(model.tokenizer.unknown_parts(prompts))
     several = len(prompts) * config.num_samples > 1
     for sample in model.generate(
         prompts, sampling, config.stop, config.num_samples
