@@ -134,14 +134,10 @@ def as_json(sample):
 
 
 def warn_of_unknown_parts(model, prompts):
-    """One line on standard error."""
-    unknown = model.tokenizer.unknown_parts(list(prompts))
-    if unknown:
-        print(
-            "warning: not in the model's vocabulary, read as unknown: "
-            + " ".join(map(repr, unknown)),
-            file=sys.stderr,
-        )
+    """One line on standard error, if any."""
+    command_line.warn_of_unknown_parts(
+        model.tokenizer.unknown_parts(list(prompts))
+    )
 
 
 class Prompts:

@@ -3,6 +3,7 @@
   python train.py                                  a text that Python ships
   python train.py --corpus=mine.txt --epochs=20    your own
   python train.py --flagfile=recipes/timemachine.flags
+  python train.py --corpus=mine.txt --init_from=saved_models/pydoc
 
 Writes the run to runs/CORPUS (checkpoints, TensorBoard, history.csv) and the
 model to saved_models/CORPUS/1, 2, 3 ... Run the same command again to go on
@@ -19,26 +20,39 @@ def main(model_config, train_config):
     """Text in, SavedModel out."""
     import keras
 
-    from stacked_rnn import datasets, export, training
+    from stacked_rnn import datasets, export, finetuning, training
 
     name = pathlib.Path(train_config.corpus.split(",")[0]).name.split(".")[0]
     name = name.strip("-*?[]") or "corpus"
     model_dir = train_config.model_dir or f"runs/{name}"
     export_dir = train_config.export_dir or f"saved_models/{name}"
 
-    data = datasets.load_language_data(
-        train_config, model_config.vocabulary_size
+    start = finetuning.prepare(
+        model_config, train_config, model_dir, command_line.given_flags()
     )
+    model_config, train_config = start.model_config, start.train_config
+    data = datasets.load_language_data(
+        train_config, model_config.vocabulary_size, start.tokenizer
+    )
+    command_line.warn_of_unknown_parts(data.unknown_parts)
     model_config = dataclasses.replace(
         model_config, vocabulary_size=data.tokenizer.vocabulary_size()
     )
     command_line.writable_directory("export_dir", export_dir)
     model_dir = command_line.writable_directory("model_dir", model_dir)
-    trainer = training.Trainer(model_config, train_config, data, model_dir)
+    trainer = training.Trainer(
+        model_config,
+        train_config,
+        data,
+        model_dir,
+        initial_weights=start.weights,
+    )
     (model_dir / "config.flags").write_text(
         command_line.to_flags(model_config, train_config)
     )
     print(trainer.describe())
+    if start.path and not trainer.step:
+        print(f"Beginning with the weights of {start.path}")
 
     callbacks = [
         keras.callbacks.CSVLogger(

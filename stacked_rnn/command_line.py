@@ -15,6 +15,8 @@ from absl import app, flags, logging
 
 from stacked_rnn.configs import UserError
 
+_UNKNOWN_PARTS_SHOWN = 20
+
 
 def run(main, *config_classes) -> None:
     """Runs a command: flags in, one configuration of each class to `main`.
@@ -88,6 +90,11 @@ def _from_flags(config_class):
     )
 
 
+def given_flags() -> set[str]:
+    """Names of the flags that stood on the command line or in a flag file."""
+    return {name for name in flags.FLAGS if flags.FLAGS[name].present}
+
+
 def to_flags(*values) -> str:
     """Configurations as a text for `--flagfile`: one flag a line."""
     lines = []
@@ -118,6 +125,24 @@ def writable_directory(flag, path) -> pathlib.Path:
         raise UserError(
             f"--{flag}={path}: cannot write there: {error.strerror}"
         ) from error
+
+
+def warn_of_unknown_parts(parts) -> None:
+    """Says on standard error, in one line, what a vocabulary lacks.
+
+    Args:
+        parts: what `Tokenizer.unknown_parts` found; where it is empty, nothing
+            is said.
+    """
+    if not parts:
+        return
+    shown = " ".join(map(repr, parts[:_UNKNOWN_PARTS_SHOWN]))
+    if len(parts) > _UNKNOWN_PARTS_SHOWN:
+        shown += f" and {len(parts) - _UNKNOWN_PARTS_SHOWN:,} more"
+    print(
+        f"warning: not in the model's vocabulary, read as unknown: {shown}",
+        file=sys.stderr,
+    )
 
 
 def _import_tensorflow_quietly() -> None:

@@ -291,6 +291,13 @@ class TrainConfig(Config):
         True,
         "Compile with XLA what it makes faster: on a CPU the loops over time.",
     )
+    init_from: str = setting(
+        "",
+        "Go on from a trained model: a SavedModel (a version, or the parent of "
+        "several: the highest is taken), or the model_dir of another run (its "
+        "best checkpoint). Architecture and vocabulary stay those of that "
+        "model, dropout may differ; the run is a new one.",
+    )
     model_dir: str = setting(
         "",
         "Directory of this run: configuration, checkpoints, TensorBoard, "

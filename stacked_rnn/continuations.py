@@ -38,7 +38,7 @@ class Continuation:
 
     @property
     def finish_reason(self) -> str:
-        """ "length", or "stop" at a stop string or an end-of-text token."""
+        """Why it ended: "length", or "stop": a string or the end of a text."""
         return "stop" if self.stopped else "length"
 
     @property

@@ -12,6 +12,7 @@ import hashlib
 import os
 import pydoc_data.topics
 import sys
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -355,29 +356,44 @@ class LanguageData:
     """What a language model learns from.
 
     Attributes:
-        tokenizer: built from the training part of the text alone.
+        tokenizer: built from the training part of the text alone, or that of a
+            trained model.
         training, validation: `Windows`; validation may be None.
+        unknown_parts: the characters or words of the text that the vocabulary
+            of a trained model lacks, each once.
     """
 
     tokenizer: tokenizers.Tokenizer
     training: Windows
     validation: Windows | None
+    unknown_parts: Sequence[str] = ()
 
 
-def load_language_data(config, vocabulary_size=0) -> LanguageData:
+def load_language_data(
+    config, vocabulary_size=0, tokenizer=None
+) -> LanguageData:
     """Reads, splits, tokenizes and cuts the corpus of a `TrainConfig`.
 
     Args:
         config: a `TrainConfig`.
         vocabulary_size: see `ModelConfig`.
+        tokenizer: that of a trained model, of the kind that `config` names;
+            None: built from the text.
     """
     text = read_corpus(config.corpus, binary=config.tokenizer == "byte")
-    if config.train_windows:
-        return _load_sliding_windows(config, text, vocabulary_size)
+    unknown_parts = tokenizer.unknown_parts([text]) if tokenizer else ()
+    cut = _cut_sliding_windows if config.train_windows else _cut_windows
+    return LanguageData(
+        *cut(config, text, vocabulary_size, tokenizer), unknown_parts
+    )
+
+
+def _cut_windows(config, text, vocabulary_size, tokenizer):
+    """(tokenizer, training, validation): the end of the text validates."""
     training_text, validation_text = split_text(
         text, config.validation_fraction
     )
-    tokenizer = tokenizers.build(
+    tokenizer = tokenizer or tokenizers.build(
         config.tokenizer, training_text, vocabulary_size, config.letters_only
     )
     kind = Streams if config.carry_state else RandomWindows
@@ -389,7 +405,7 @@ def load_language_data(config, vocabulary_size=0) -> LanguageData:
         _count_characters(training_text),
     )
     if not validation_text:
-        return LanguageData(tokenizer, training, None)
+        return tokenizer, training, None
     token_ids = _token_ids(tokenizer, validation_text)
     # Few enough streams that their cold starts hardly count.
     num_streams = token_ids.shape[0] // (8 * config.sequence_length)
@@ -405,12 +421,12 @@ def load_language_data(config, vocabulary_size=0) -> LanguageData:
             f"--validation_fraction={config.validation_fraction}: {error}, or "
             "--validation_fraction=0"
         ) from error
-    return LanguageData(tokenizer, training, validation)
+    return tokenizer, training, validation
 
 
-def _load_sliding_windows(config, text, vocabulary_size):
+def _cut_sliding_windows(config, text, vocabulary_size, tokenizer):
     """The split of D2L section 9.3: the first windows, and the next ones."""
-    tokenizer = tokenizers.build(
+    tokenizer = tokenizer or tokenizers.build(
         config.tokenizer, text, vocabulary_size, config.letters_only
     )
     token_ids = _token_ids(tokenizer, text)
@@ -430,7 +446,7 @@ def _load_sliding_windows(config, text, vocabulary_size):
             config.seed,
         )
 
-    return LanguageData(
+    return (
         tokenizer,
         cut(0, config.train_windows),
         cut(config.train_windows, config.validation_windows)

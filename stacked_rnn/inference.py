@@ -256,19 +256,18 @@ class Conversation:
         """Lets the model go on; yields strings that add up to its turn."""
         before, row = self._carry, Continuation("", 0, self._stop)
         compiles = self._sampling.max_new_tokens >= _WORTH_COMPILING
-        for self._carry in self._model.decode(
+        for carry in self._model.decode(
             before, [row], self._sampling, compiles
         ):
+            self._carry = carry
             yield row.show()
         yield row.show(last=True)
         if row.stopped:  # forget what was drawn after the end of the turn
-            rest = dataclasses.replace(
+            kept = dataclasses.replace(
                 self._sampling, max_new_tokens=len(row.tokens)
             )
-            again = [Continuation("", 0)]
-            for before in self._model.decode(before, again, rest):
-                pass
-            self._carry = before
+            again = self._model.decode(before, [Continuation("", 0)], kept)
+            self._carry = collections.deque([before, *again], 1).pop()
 
 
 @contextlib.contextmanager
@@ -300,22 +299,7 @@ def load(saved_model="") -> SavedModel:
         UserError: naming what is missing or damaged.
     """
     path = _find(saved_model)
-    try:
-        config = json.loads((path / CONFIG_FILE).read_text())
-        tokenizer = json.loads(
-            (path / TOKENIZER_FILE).read_text(encoding="utf-8")
-        )
-    except FileNotFoundError as error:
-        raise UserError(
-            f"--saved_model={path}: not a SavedModel of stacked_rnn: it has no "
-            f"{os.path.relpath(error.filename, path)}"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--saved_model={path}: damaged: {error}; export it again"
-        ) from error
-    model_config = ModelConfig.from_dict(config["model"])
-    defaults = SamplingConfig.from_dict(config["sampling"])
+    model_config, defaults, tokenizer = read_description(path)
     try:
         functions = tf.saved_model.load(str(path))
     except Exception as error:  # TensorFlow has many types for a damaged file
@@ -323,9 +307,39 @@ def load(saved_model="") -> SavedModel:
             f"--saved_model={path}: damaged or cut short "
             f"({type(error).__name__}): copy or export it again"
         ) from error
-    return SavedModel(
-        path, model_config, defaults, tokenizers.from_dict(tokenizer), functions
-    )
+    return SavedModel(path, model_config, defaults, tokenizer, functions)
+
+
+def read_description(path, flag="saved_model"):
+    """What a SavedModel says of itself besides its graph and its weights.
+
+    Args:
+        path: the directory of a version.
+        flag: what a `UserError` calls it.
+
+    Returns:
+        Its `ModelConfig`, the `SamplingConfig` it was exported with, and its
+        tokenizer.
+    """
+    try:
+        config = json.loads((path / CONFIG_FILE).read_text())
+        tokenizer = json.loads(
+            (path / TOKENIZER_FILE).read_text(encoding="utf-8")
+        )
+        return (
+            ModelConfig.from_dict(config["model"]),
+            SamplingConfig.from_dict(config["sampling"]),
+            tokenizers.from_dict(tokenizer),
+        )
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--{flag}={path}: not a SavedModel of stacked_rnn: it has no "
+            f"{os.path.relpath(error.filename, path)}"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--{flag}={path}: damaged: {error}; export it again"
+        ) from error
 
 
 def _find(saved_model) -> pathlib.Path:
@@ -342,6 +356,17 @@ def _find(saved_model) -> pathlib.Path:
     path = pathlib.Path(saved_model)
     if not path.is_dir():
         raise UserError(f"--saved_model={path}: no such directory")
+    version = find_version(path)
+    if version is None:
+        raise UserError(
+            f"--saved_model={path}: neither a SavedModel nor a directory of "
+            "its versions: there is no saved_model.pb in it"
+        )
+    return version
+
+
+def find_version(path) -> pathlib.Path | None:
+    """The SavedModel that a directory is, or the highest version in it."""
     if (path / "saved_model.pb").exists():
         return path
     complete = [
@@ -349,12 +374,7 @@ def _find(saved_model) -> pathlib.Path:
         for version in versions(path)
         if (path / str(version) / "saved_model.pb").exists()
     ]
-    if not complete:
-        raise UserError(
-            f"--saved_model={path}: neither a SavedModel nor a directory of "
-            "its versions: there is no saved_model.pb in it"
-        )
-    return path / str(max(complete))
+    return path / str(max(complete)) if complete else None
 
 
 def versions(export_dir) -> list[int]:

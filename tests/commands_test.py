@@ -200,6 +200,24 @@ def test_bad_input_to_the_others_is_one_line(trained, script, flags, words):
     assert_fails(run(trained, script, *flags), *words)
 
 
+def test_a_run_goes_on_from_a_trained_model(trained):
+    (trained / "birds.txt").write_text(TEXT.replace("cat", "j\u00e4y"))
+    flags = ("--corpus=birds.txt", "--init_from=saved_models/cats")
+    refused = run(trained, "train.py", *flags, "--units=192", "--cell=gru")
+    assert_fails(refused, "--init_from", "leave out --units=192 (it has 16)")
+    assert not (trained / "runs/birds").exists()
+    assert not (trained / "saved_models/birds").exists()
+    ran = run(trained, "train.py", *flags, *SMALL[4:], "--epochs=1")
+    assert ran.returncode == 0, ran.stderr
+    assert "Beginning with the weights of saved_models/cats/" in ran.stdout
+    assert ran.stderr.count("\n") == 1
+    assert "read as unknown: 'j' '\u00e4'\n" in ran.stderr
+    written = (trained / "runs/birds/config.flags").read_text()
+    assert "--init_from=saved_models/cats\n" in written
+    assert "--units=16\n" in written
+    assert (trained / "saved_models/birds/1/saved_model.pb").exists()
+
+
 def test_ctrl_c_saves_exports_and_says_so(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
     process = subprocess.Popen(

@@ -106,3 +106,17 @@ def test_directories_are_made_and_tried(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(configs.UserError, match="--model_dir=.*file"):
         command_line.writable_directory("model_dir", tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("count", "end"), [(1, "unknown: '0'\n"), (20, "'19'\n"), (1025, "more\n")]
+)
+def test_what_a_vocabulary_lacks_is_one_line(count, end, capsys):
+    command_line.warn_of_unknown_parts([str(part) for part in range(count)])
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.startswith("warning: ") and captured.err.endswith(end)
+    assert captured.err.count("' '") == min(count, 20) - 1
+    assert ("'19' and 1,005 more" in captured.err) == (count > 20)
+    command_line.warn_of_unknown_parts([])
+    assert capsys.readouterr().err == ""

@@ -20,6 +20,7 @@ FLOORS = {
     "inference": 4,
     "training": 4,
     "export": 5,
+    "finetuning": 5,
 }
 PACKAGE = pathlib.Path(__file__).parents[1] / "stacked_rnn"
 MODULES = [

@@ -13,6 +13,8 @@ import tensorflow as tf
 from stacked_rnn import evaluation
 from stacked_rnn.configs import ModelConfig, UserError
 
+RECORD = "checkpoints/model.json"  # in the directory of a run: what it trains
+
 
 class StopRequest:
     """True once Ctrl-C or SIGTERM was received, so that a step is not cut.
@@ -106,11 +108,12 @@ def open_run(model_dir, model_config, tokenizer, train_config) -> bool:
         "model": model_config.to_dict(),
         "tokenizer": tokenizer.to_dict(),
         "corpus": train_config.corpus,
+        "init_from": train_config.init_from,
     }
-    record = model_dir / "checkpoints" / "model.json"
+    record = model_dir / RECORD
     if record.exists():
         if train_config.resume is not False:
-            differences = _differences(_read(record), description)
+            differences = _differences(read_record(model_dir), description)
             if not differences:
                 return True
             if train_config.resume:
@@ -130,7 +133,9 @@ def open_run(model_dir, model_config, tokenizer, train_config) -> bool:
     return False
 
 
-def _read(record) -> dict:
+def read_record(model_dir) -> dict:
+    """What `open_run` wrote down of the run in a directory."""
+    record = model_dir / RECORD
     try:
         return json.loads(record.read_text())
     except (OSError, ValueError) as error:
@@ -144,12 +149,18 @@ def _differences(old, new) -> list[str]:
     differences = ModelConfig.from_dict(new["model"]).differences(
         ModelConfig.from_dict(old["model"])
     )
-    for name in ("task", "corpus"):
+    old = {"init_from": ""} | old  # records were once written without it
+    for name in ("task", "corpus", "init_from"):
         if old[name] != new[name]:
-            differences.append(f"{name}: {old[name]}, not {new[name]}")
+            differences.append(f"{name}: {old[name]!r}, not {new[name]!r}")
     if old["tokenizer"] != new["tokenizer"]:
         differences.append("the tokenizer or its vocabulary")
     return differences
+
+
+def latest_checkpoint(model_dir, name) -> str | None:
+    """The checkpoint that a run keeps as its "best" or its "last"."""
+    return tf.train.latest_checkpoint(str(model_dir / "checkpoints" / name))
 
 
 def _unused_sibling(path) -> pathlib.Path:

@@ -48,6 +48,8 @@ class Trainer:
         model_dir: directory of the run. Without one nothing is written, and
             nothing resumed.
         strategy: a `tf.distribute.Strategy`; None: `train_config.strategy`.
+        initial_weights: `get_weights()` of a trained model of this
+            architecture; None: random ones. A run that goes on has its own.
 
     Attributes:
         model: the `models.LanguageModel`.
@@ -55,7 +57,13 @@ class Trainer:
     """
 
     def __init__(
-        self, model_config, train_config, data, model_dir=None, strategy=None
+        self,
+        model_config,
+        train_config,
+        data,
+        model_dir=None,
+        strategy=None,
+        initial_weights=None,
     ):
         self.config = train_config
         self.data = data
@@ -80,6 +88,8 @@ class Trainer:
         compiled = what_xla_compiles(model_config, train_config)
         with self.strategy.scope(), _dtype_policy(train_config):
             self.model = models.build_language_model(model_config)
+            if initial_weights is not None:
+                self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:
                 layer.jit_compile = compiled == "loops"
             self.optimizer = _optimizer(train_config, self.total_steps)

@@ -1,0 +1,339 @@
+"""A run that begins with a trained model: what it keeps, and what is new."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import configs, datasets, finetuning, inference, training
+from tests.conftest import small_config
+from tests.export_test import build_generator
+
+# With characters that the trained models never saw. What is held out is too
+# short for two streams: its score is that of the whole text.
+TEXT = "the bad age had a deaf \u00e9 face, z he fed a bad \u00e9gg\n" * 10
+CONFIG = pathlib.Path("models/1") / inference.CONFIG_FILE
+VARIABLES = pathlib.Path("models/1/variables/variables")
+RECORD = pathlib.Path("old/checkpoints/model.json")
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """An LSTM with all that can be in a language model."""
+    return build_generator("lstm", residual=True, tie_embeddings=True)
+
+
+@pytest.fixture(scope="module")
+def workplace(generator, tmp_path_factory):
+    """A directory where much has happened.
+
+    text.txt   a new text
+    models/1   the generator, exported
+    old        a run on old.txt that has learned, and at the end forgotten all
+    new        a run on text.txt that began with the weights of old
+    """
+    directory = tmp_path_factory.mktemp("workplace")
+    with contextlib.chdir(directory):
+        pathlib.Path("text.txt").write_text(TEXT, encoding="utf-8")
+        generator.save("models")
+        pathlib.Path("old.txt").write_text("a bad cabbage had a face\n" * 20)
+        config = train_config(corpus="old.txt")
+        data = datasets.load_language_data(config)
+        size = data.tokenizer.vocabulary_size()
+        model_config = small_config(dropout=0.1, vocabulary_size=size)
+        trainer = training.Trainer(model_config, config, data, "old")
+        train(trainer, 2 * data.training.steps_per_epoch)
+        trainer.model.set_weights([0 * w for w in trainer.model.get_weights()])
+        train(trainer, trainer.step + 1)
+        train(make_trainer("old", "new"), 10)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def here(workplace, tmp_path, monkeypatch):
+    """Every test works in a copy of the workplace."""
+    shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+
+def train_config(**changes):
+    settings = {
+        "corpus": "text.txt",
+        "sequence_length": 5,
+        "batch_size": 4,
+        "validation_fraction": 0.1,
+        "jit_compile": False,  # compiling takes longer than these few steps
+    } | changes
+    return configs.TrainConfig(**settings)
+
+
+def prepare(init_from, model_dir="another", model=None, given=(), **changes):
+    return finetuning.prepare(
+        configs.ModelConfig(**model or {}),
+        train_config(init_from=init_from, **changes),
+        model_dir,
+        given,
+    )
+
+
+def load_data(start):
+    return datasets.load_language_data(
+        start.train_config, tokenizer=start.tokenizer
+    )
+
+
+def make_trainer(init_from, model_dir="another", strategy=None, **changes):
+    start = prepare(init_from, model_dir, **changes)
+    return training.Trainer(
+        start.model_config,
+        start.train_config,
+        load_data(start),
+        model_dir,
+        strategy,
+        initial_weights=start.weights,
+    )
+
+
+def train(trainer, total_steps):
+    trainer.total_steps = total_steps
+    trainer.fit(verbose=0)
+
+
+def assert_weights(trainer, weights):
+    for got, expected in zip(trainer.model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+# What is kept
+
+
+def test_a_run_begins_where_a_saved_model_is(generator):
+    trainer = make_trainer(
+        "models", model={"dropout": 0.2, "recurrent_dropout": 0.1}
+    )
+    assert trainer.step == 0 and int(trainer.optimizer.iterations) == 0
+    assert trainer.model.config == dataclasses.replace(
+        generator.model.config, dropout=0.2, recurrent_dropout=0.1
+    )
+    token_ids = tf.constant([[3, 1, 4, 1, 5, 9, 2, 6]])
+    np.testing.assert_allclose(
+        trainer.model(token_ids), generator.model(token_ids), atol=1e-6
+    )
+    score = trainer.evaluate(trainer.data.validation)
+    held_out = TEXT[int(len(TEXT) * 0.9) :]
+    expected = inference.load("models").evaluate(held_out.encode())
+    assert score.tokens == expected["tokens"]
+    assert score.nats_per_token == pytest.approx(
+        expected["nats_per_token"], rel=1e-5
+    )
+
+
+def test_a_run_begins_with_the_best_weights_of_another():
+    record = json.loads(RECORD.read_text())
+    trainer = make_trainer("old")
+    assert trainer.step == 0 and int(trainer.optimizer.iterations) == 0
+    assert trainer.data.tokenizer.to_dict() == record["tokenizer"]
+    assert trainer.model.config.to_dict() == record["model"] | {"dropout": 0.0}
+    old = training.Trainer(
+        configs.ModelConfig.from_dict(record["model"]),
+        train_config(corpus="old.txt"),
+        trainer.data,
+        "old",
+    )
+    best = old.best_model().get_weights()
+    assert_weights(trainer, best)
+    assert np.abs(best[0] - old.model.get_weights()[0]).max() > 0.1
+    old.model.set_weights(best)
+    windows = trainer.data.validation
+    assert trainer.evaluate(windows) == old.evaluate(windows)
+
+
+def test_without_a_best_checkpoint_the_last_is_taken():
+    best = prepare("old").weights
+    shutil.rmtree("old/checkpoints/best")
+    last = prepare("old").weights
+    assert np.abs(last[0]).max() < 0.1 < np.abs(best[0]).max()
+
+
+def test_all_replicas_begin_with_the_weights(generator):
+    trainer = make_trainer(
+        "models/1", strategy=training.make_strategy("mirrored")
+    )
+    for variable, expected in zip(
+        trainer.model.weights, generator.model.get_weights(), strict=True
+    ):
+        copies = trainer.strategy.experimental_local_results(variable.value)
+        assert len(copies) == 2
+        for copy in copies:
+            np.testing.assert_array_equal(copy, expected)
+
+
+@pytest.mark.parametrize("windows", [{}, {"train_windows": 100}])
+def test_the_vocabulary_is_kept_and_what_it_lacks_is_found(generator, windows):
+    data = load_data(prepare("models", tokenizer="word", **windows))
+    assert data.tokenizer == generator.tokenizer
+    assert data.unknown_parts == ["t", "\u00e9", ",", "z"]
+    assert 0 in data.training.token_ids.numpy()
+
+
+def test_without_init_from_nothing_changes():
+    start = prepare("", model={"units": 7})
+    assert start.model_config == configs.ModelConfig(units=7)
+    assert start.train_config == train_config()
+    assert start.tokenizer is start.weights is start.path is None
+
+
+# What is refused
+
+
+def test_what_was_asked_for_must_not_contradict():
+    asked = {
+        "model": {"cell": "lstm", "units": 7, "num_layers": 3, "dropout": 0.5},
+        "letters_only": True,
+    }
+    given = {"cell", "units", "dropout", "tokenizer", "letters_only", "epochs"}
+    with pytest.raises(configs.UserError) as error:
+        prepare("models", given=given, **asked)
+    assert str(error.value) == (
+        "--init_from=models/1: the architecture and the tokenizer of a trained "
+        "model are kept: leave out --units=7 (it has 6), --letters_only=True "
+        "(it has False)"
+    )
+    start = prepare("models", given={"dropout"}, **asked)
+    assert (start.model_config.units, start.model_config.dropout) == (6, 0.5)
+
+
+def test_what_a_run_writes_down_repeats_it():
+    """config.flags gives every flag, those of the trained model included."""
+    start = prepare("models")
+    again = finetuning.prepare(
+        start.model_config,
+        start.train_config,
+        "another",
+        given={*start.model_config.to_dict(), *start.train_config.to_dict()},
+    )
+    assert again.model_config == start.model_config
+    assert again.train_config == start.train_config
+
+
+def test_a_run_cannot_begin_with_itself():
+    with pytest.raises(
+        configs.UserError, match="--init_from=old .*--model_dir"
+    ):
+        prepare("old", "models/../old")
+
+
+def cut_short(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def add_a_layer(path):
+    path.write_text(path.read_text().replace('rs": 2', 'rs": 3'))
+
+
+@pytest.mark.parametrize(
+    ("init_from", "damage", "message"),
+    [
+        ("nowhere", None, "no such directory"),
+        ("text.txt", None, "no such directory"),
+        ("old/checkpoints", None, "neither a SavedModel .* nor a run"),
+        ("models/1", CONFIG.unlink, "not a SavedModel of stacked_rnn"),
+        ("models/1", lambda: cut_short(CONFIG), "damaged"),
+        ("models/1", lambda: CONFIG.write_text("{}"), "damaged"),
+        ("models/1", lambda: CONFIG.write_text("[]"), "damaged"),
+        ("models/1", lambda: add_a_layer(CONFIG), "not of this model"),
+        (
+            "models/1",
+            lambda: cut_short(VARIABLES.with_suffix(".index")),
+            "weights are damaged",
+        ),
+        (
+            "models/1",
+            VARIABLES.with_suffix(".data-00000-of-00001").unlink,
+            "weights are damaged",
+        ),
+        ("old", lambda: cut_short(RECORD), "damaged"),
+        ("old", lambda: RECORD.write_text("{}"), "not of this project"),
+        ("old", lambda: RECORD.write_text("[]"), "not of this project"),
+        ("old", lambda: add_a_layer(RECORD), "not of this model"),
+        (
+            "old",
+            lambda: cut_short(next(RECORD.parent.glob("best/*.data*"))),
+            "weights are damaged",
+        ),
+        (
+            "old",
+            lambda: [shutil.rmtree(path) for path in RECORD.parent.glob("*t")],
+            "no checkpoint",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(init_from, damage, message):
+    if damage:
+        damage()
+    with pytest.raises(configs.UserError, match=message) as error:
+        prepare(init_from)
+    assert str(error.value).startswith(f"--init_from={init_from}: ")
+    assert "\n" not in str(error.value)
+    assert not pathlib.Path("another").exists()
+
+
+# The same command again
+
+
+def test_the_same_command_goes_on_without_the_trained_model():
+    begun = prepare("old", "another").weights
+    shutil.rmtree("old")
+    trainer = make_trainer("old", "new")
+    assert trainer.step == 10
+    assert np.abs(begun[0] - trainer.model.get_weights()[0]).max() > 0
+    train(trainer, 11)
+    again = make_trainer("old", "new")
+    assert again.step == 11
+    assert_weights(again, trainer.model.get_weights())
+
+
+def test_a_run_without_a_checkpoint_begins_again():
+    for _ in range(2):  # the first is killed before its first step
+        trainer = make_trainer("old")
+        assert trainer.step == 0
+        assert_weights(trainer, prepare("old").weights)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resume": False},
+        {"model": {"dropout": 0.1}},
+        {"corpus": "text.txt,text.txt"},
+        {"init_from": "models/../old"},
+    ],
+)
+def test_another_run_in_the_way_is_moved_aside(changes):
+    """Whatever it learned, the new one begins with the weights asked for."""
+    trainer = make_trainer(**{"init_from": "old", "model_dir": "new"} | changes)
+    assert trainer.step == 0
+    assert pathlib.Path("new.1/checkpoints/last").exists()
+    assert_weights(trainer, prepare("old").weights)
+
+
+def test_a_run_that_began_otherwise_is_not_resumed():
+    """Not even one of the same architecture, vocabulary and corpus."""
+    record = pathlib.Path("new/checkpoints/model.json")
+    description = json.loads(record.read_text())
+    assert description.pop("init_from") == "old"  # as earlier versions wrote
+    record.write_text(json.dumps(description))
+    with pytest.raises(configs.UserError, match="init_from: '', not 'old'"):
+        make_trainer("old", "new", resume=True)
+    start = dataclasses.replace(prepare("old"), train_config=train_config())
+    plain = training.Trainer(
+        start.model_config, start.train_config, load_data(start), "new"
+    )
+    assert plain.step == 10
+    assert make_trainer("old", "new").step == 0
