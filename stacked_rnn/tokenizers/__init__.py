@@ -1,0 +1,51 @@
+"""Text to token ids and back, in core TensorFlow string ops.
+
+The same object cuts the corpus in training and travels inside the SavedModel,
+its vocabulary a constant of the graph: no Python is needed at serving time.
+
+A tokenizer holds its vocabulary and is immutable. `tokenize` takes a string
+tensor [batch] and returns int32 token ids, a ragged tensor [batch, (time)];
+`detokenize` is its inverse. Byte strings are read as UTF-8.
+"""
+
+from stacked_rnn.tokenizers.base import Tokenizer
+from stacked_rnn.tokenizers.simple import (
+    ByteTokenizer,
+    CharTokenizer,
+    WordTokenizer,
+)
+
+__all__ = [
+    "ByteTokenizer",
+    "CharTokenizer",
+    "Tokenizer",
+    "WordTokenizer",
+    "build",
+    "from_dict",
+]
+
+_KINDS = {
+    kind.kind: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer)
+}
+
+
+def build(kind, text, vocabulary_size=0, letters_only=False) -> Tokenizer:
+    """The tokenizer of a training text.
+
+    Args:
+        kind: "char", "byte" or "word".
+        text: byte string; the characters or words come from here.
+        vocabulary_size: most tokens of a word tokenizer; 0: `DEFAULT_WORDS`.
+        letters_only: see `Tokenizer`.
+    """
+    if kind == "byte":
+        return ByteTokenizer(letters_only)
+    if kind == "char":
+        return CharTokenizer.from_text(text, letters_only)
+    return WordTokenizer.from_text(text, vocabulary_size, letters_only)
+
+
+def from_dict(values) -> Tokenizer:
+    """The tokenizer that `Tokenizer.to_dict` described."""
+    values = dict(values)
+    return _KINDS[values.pop("kind")](**values)
