@@ -14,10 +14,12 @@ from stacked_rnn.tokenizers.simple import (
     CharTokenizer,
     WordTokenizer,
 )
+from stacked_rnn.tokenizers.subword import SubwordTokenizer
 
 __all__ = [
     "ByteTokenizer",
     "CharTokenizer",
+    "SubwordTokenizer",
     "Tokenizer",
     "WordTokenizer",
     "build",
@@ -25,7 +27,13 @@ __all__ = [
 ]
 
 _KINDS = {
-    kind.kind: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer)
+    kind.kind: kind
+    for kind in (
+        ByteTokenizer,
+        CharTokenizer,
+        WordTokenizer,
+        SubwordTokenizer,
+    )
 }
 
 
@@ -33,16 +41,17 @@ def build(kind, text, vocabulary_size=0, letters_only=False) -> Tokenizer:
     """The tokenizer of a training text.
 
     Args:
-        kind: "char", "byte" or "word".
-        text: byte string; the characters or words come from here.
-        vocabulary_size: most tokens of a word tokenizer; 0: `DEFAULT_WORDS`.
+        kind: "char", "byte", "word" or "subword".
+        text: byte string; what is not a byte is found in here.
+        vocabulary_size: most tokens of a word or subword tokenizer; 0: their
+            default.
         letters_only: see `Tokenizer`.
     """
     if kind == "byte":
         return ByteTokenizer(letters_only)
     if kind == "char":
         return CharTokenizer.from_text(text, letters_only)
-    return WordTokenizer.from_text(text, vocabulary_size, letters_only)
+    return _KINDS[kind].from_text(text, vocabulary_size, letters_only)
 
 
 def from_dict(values) -> Tokenizer:
