@@ -146,9 +146,9 @@ def test_a_token_may_be_a_part_of_a_character():
         (["a a", "aa a", "aa aa"], "aaaaaaa", [b"aaaa", b"aaa"]),
         # "abc" arises late in a second way, and its pair goes before the next.
         (
-            ["b c", "a b", "ab c", "abc a", "a bc"],
-            "abcabc",
-            [b"abca", b"bc"],
+            ["b c", "a b", "ab c", "abc a", "a bc", "x y"],
+            "abcabcxy",
+            [b"abca", b"bc", b"xy"],
         ),
     ],
 )

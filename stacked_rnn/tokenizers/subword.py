@@ -7,8 +7,9 @@ Then neighbours are merged, the pair that was learned first before all others:
 
 Every byte is a token, so any text, and any file, can be written in these tokens
 and comes back as it was. A text in UTF-8 gets the ids that the `tokenizers`
-library gives it (`ByteLevel` with GPT-2's pattern, no space added in front);
-the library itself is needed to learn the merges only.
+library gives it (`ByteLevel` with GPT-2's pattern, no space added in front),
+but for words of more than 256 bytes and for letters so new that one of the two
+does not know them. The library itself is needed to learn the merges only.
 
 In the tokenizer's JSON a merge is a string, `Ġ t`: two tokens and a space
 between. A byte is written as the character of that number in Latin-1 where that
