@@ -135,8 +135,9 @@ class ModelConfig(Config):
     )
     vocabulary_size: int = setting(
         0,
-        "Most tokens that a word vocabulary may hold, the unknown token "
-        "included (0: 10,000). Characters and bytes take what they need.",
+        "Most tokens that a vocabulary may hold: of words, the unknown token "
+        "included (0: 10,000), or of subwords, from 256 on (0: 1,024). "
+        "Characters and bytes take what they need.",
         minimum=0,
     )
     bidirectional: bool = setting(
@@ -189,8 +190,9 @@ class TrainConfig(Config):
     tokenizer: str = setting(
         "char",
         "What a token is: a character (code point), a byte (any file, any "
-        "language, no unknowns) or a word.",
-        choices=("char", "byte", "word"),
+        "language, no unknowns), a word, or a subword (a byte or a frequent "
+        "string of bytes: no unknowns, and texts get short).",
+        choices=("char", "byte", "word", "subword"),
     )
     letters_only: bool = setting(
         False,

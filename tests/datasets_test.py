@@ -186,6 +186,18 @@ def test_a_word_vocabulary_has_the_size_asked_for(tmp_path):
     assert data.training.characters_per_token == pytest.approx(4, abs=0.1)
 
 
+def test_subwords_make_a_text_short(tmp_path):
+    config = configs.TrainConfig(
+        corpus=write_corpus(tmp_path, "one two three four five six\n" * 20),
+        tokenizer="subword",
+        sequence_length=4,
+        batch_size=2,
+    )
+    data = datasets.load_language_data(config, vocabulary_size=275)
+    assert data.tokenizer.vocabulary_size() == 275
+    assert data.training.characters_per_token == pytest.approx(4, abs=0.5)
+
+
 @pytest.mark.parametrize("carry_state", [False, True])
 def test_no_window_straddles_the_split(tmp_path, carry_state):
     config = configs.TrainConfig(

@@ -185,11 +185,11 @@ def test_the_unknown_token_is_never_generated(loaded):
 
 @pytest.mark.parametrize(
     ("kind", "letters_only"),
-    [("byte", False), ("char", True), ("word", False)],
+    [("byte", False), ("char", True), ("word", False), ("subword", False)],
 )
 def test_every_tokenizer_travels_inside(kind, letters_only, tmp_path):
     text = "One word, two words. Caf\u00e9\n"
-    tokenizer = tokenizers.build(kind, text.encode(), 9, letters_only)
+    tokenizer = tokenizers.build(kind, text.encode(), 260, letters_only)
     generator = build_generator(tokenizer=tokenizer)
     loaded = inference.load(generator.save(tmp_path))
     assert loaded.tokenizer == tokenizer

@@ -116,19 +116,19 @@ def test_letters_only_is_the_normalization_of_d2l():
     assert set(tokenizer.to_dict()["vocabulary"]) == {"\ufffd", *expected}
 
 
-@pytest.mark.parametrize("kind", ["byte", "char", "word"])
+@pytest.mark.parametrize("kind", ["byte", "char", "word", "subword"])
 @pytest.mark.parametrize("letters_only", [False, True])
 def test_json_round_trip(kind, letters_only):
-    built = tokenizers.build(kind, b"One two. \x1e\0 two", 10, letters_only)
+    built = tokenizers.build(kind, b"One two. \x1e\0 two", 260, letters_only)
     values = json.loads(json.dumps(built.to_dict()))
     again = tokenizers.from_dict(values)
     assert again == built and again.kind == kind
     assert again.vocabulary_size() == built.vocabulary_size()
-    other = tokenizers.build(kind, b"other", 10, not letters_only)
+    other = tokenizers.build(kind, b"other", 260, not letters_only)
     assert again != other
 
 
-@pytest.mark.parametrize("kind", ["byte", "char", "word"])
+@pytest.mark.parametrize("kind", ["byte", "char", "word", "subword"])
 def test_graph_equals_eager(kind):
     tokenizer = tokenizers.build(kind, b"some text, with words\n")
     texts = tf.constant([b"some words", b"", b"\xff unseen text"])
@@ -167,6 +167,8 @@ def test_start_id_is_a_line_break_where_there_is_one():
     assert start("char", b"ab ") == 1
     assert start("char", b"ab") == 0
     assert start("word", b"ab cd\n") > 0
+    subwords = tokenizers.build("subword", b"x")
+    assert subwords.detokenize([subwords.start_id]).numpy() == b"\n"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,4 @@
-"""Text to token ids and back, in core TensorFlow string ops.
-
-The same object cuts the corpus in training and travels inside the SavedModel,
-its vocabulary a constant of the graph: no Python is needed at serving time.
-
-A tokenizer holds its vocabulary and is immutable. `tokenize` takes a string
-tensor [batch] and returns int32 token ids, a ragged tensor [batch, (time)];
-`detokenize` is its inverse. Byte strings are read as UTF-8.
-"""
+"""Tokens that are bytes, characters or words."""
 
 import collections
 
@@ -14,82 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn.configs import UserError
+from stacked_rnn.tokenizers.base import Tokenizer
 
 UNKNOWN_CHARACTER = "\ufffd"  # what UTF-8 decoders put for what they can't read
 UNKNOWN_WORD = "<unk>"
 DEFAULT_WORDS = 10_000
 _SEPARATOR = "\x1e"  # ASCII "record separator": between the words of a text
-
-
-class Tokenizer(tf.Module):
-    """The contract.
-
-    Attributes:
-        kind: the name that `--tokenizer` knows it by.
-        letters_only: reduce text to lower-case a-z and single spaces first,
-            as D2L section 9.2 does.
-        unknown_id: the id that stands for what the vocabulary lacks; None
-            where nothing can be unknown.
-    """
-
-    kind: str
-    unknown_id: int | None = 0
-
-    def __init__(self, letters_only=False):
-        super().__init__()
-        self.letters_only = letters_only
-
-    def vocabulary_size(self) -> int:
-        """Number of token ids: 0 to vocabulary_size() - 1."""
-        raise NotImplementedError
-
-    @property
-    def start_id(self) -> int:
-        """The id that stands before a text: what an empty prompt becomes."""
-        raise NotImplementedError
-
-    def tokenize(self, texts) -> tf.RaggedTensor:
-        """Token ids of a string tensor: [batch] -> int32 [batch, (time)]."""
-        return self._tokenize(self._standardize(texts))
-
-    def detokenize(self, token_ids) -> tf.Tensor:
-        """Texts of ragged token ids: int32 [batch, (time)] -> [batch]."""
-        raise NotImplementedError
-
-    def unknown_parts(self, texts) -> list[str]:
-        """The characters or words of texts that have no token, each once."""
-        if self.unknown_id is None:
-            return []
-        texts = tf.constant(texts)
-        is_unknown = self.tokenize(texts).flat_values == self.unknown_id
-        parts = self._split(self._standardize(texts)).flat_values
-        unknown = tf.unique(parts[is_unknown]).y.numpy().tolist()
-        return [part.decode("utf-8", "replace") for part in unknown]
-
-    def _split(self, texts):
-        """The parts that tokens stand for: [batch] -> [batch, (parts)]."""
-        raise NotImplementedError
-
-    def _standardize(self, texts):
-        if self.letters_only:
-            texts = tf.strings.regex_replace(texts, "[^A-Za-z]+", " ")
-            texts = tf.strings.lower(texts)
-        return texts
-
-    def _tokenize(self, texts):
-        """`tokenize`, after the standardization."""
-        raise NotImplementedError
-
-    def to_dict(self) -> dict:
-        """All that `from_dict` needs, as JSON values."""
-        return {"kind": self.kind, "letters_only": self.letters_only}
-
-    def __eq__(self, other):
-        return (
-            isinstance(other, Tokenizer) and self.to_dict() == other.to_dict()
-        )
-
-    __hash__ = tf.Module.__hash__
 
 
 class ByteTokenizer(Tokenizer):
@@ -255,30 +177,3 @@ class WordTokenizer(Tokenizer):
 
     def to_dict(self):
         return super().to_dict() | {"vocabulary": list(self._vocabulary)}
-
-
-_KINDS = {
-    kind.kind: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer)
-}
-
-
-def build(kind, text, vocabulary_size=0, letters_only=False) -> Tokenizer:
-    """The tokenizer of a training text.
-
-    Args:
-        kind: "char", "byte" or "word".
-        text: byte string; the characters or words come from here.
-        vocabulary_size: most tokens of a word tokenizer; 0: `DEFAULT_WORDS`.
-        letters_only: see `Tokenizer`.
-    """
-    if kind == "byte":
-        return ByteTokenizer(letters_only)
-    if kind == "char":
-        return CharTokenizer.from_text(text, letters_only)
-    return WordTokenizer.from_text(text, vocabulary_size, letters_only)
-
-
-def from_dict(values) -> Tokenizer:
-    """The tokenizer that `Tokenizer.to_dict` described."""
-    values = dict(values)
-    return _KINDS[values.pop("kind")](**values)
