@@ -487,11 +487,6 @@ class TextGenerator(tf.Module):
                     "prefill": self.prefill,
                     "decode_step": self.decode_step,
                 },
-                # Nobody trains what was exported, and tracing the gradients
-                # takes most of the time, in loading too.
-                options=tf.saved_model.SaveOptions(
-                    experimental_custom_gradients=False
-                ),
             )
         config = {
             "model": self.model.config.to_dict(),

@@ -306,6 +306,11 @@ def load(saved_model="") -> SavedModel:
             f"--saved_model={path}: damaged or cut short "
             f"({type(error).__name__}): copy or export it again"
         ) from error
+    if not hasattr(functions, "compiled_chunk"):
+        raise UserError(
+            f"--saved_model={path}: exported by an older version of "
+            "stacked_rnn: export it again, train.py with the same flags does"
+        )
     return SavedModel(path, model_config, defaults, tokenizer, functions)
 
 
