@@ -36,7 +36,9 @@ def main(model_config, train_config):
     )
     command_line.warn_of_unknown_parts(data.unknown_parts)
     model_config = dataclasses.replace(
-        model_config, vocabulary_size=data.tokenizer.vocabulary_size()
+        model_config,
+        vocabulary_size=data.tokenizer.vocabulary_size(),
+        end_of_text=data.tokenizer.end_id is not None,
     )
     command_line.writable_directory("export_dir", export_dir)
     model_dir = command_line.writable_directory("model_dir", model_dir)

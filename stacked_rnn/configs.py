@@ -140,6 +140,11 @@ class ModelConfig(Config):
         "Characters and bytes take what they need.",
         minimum=0,
     )
+    end_of_text: bool = setting(
+        False,
+        "The last token of the vocabulary ends a document, and the state "
+        "starts anew with it: what --document_separator asks for; not by hand.",
+    )
     bidirectional: bool = setting(
         False,
         "Read the input in both directions: only where all of it is at hand, "
@@ -193,6 +198,12 @@ class TrainConfig(Config):
         "language, no unknowns), a word, or a subword (a byte or a frequent "
         "string of bytes: no unknowns, and texts get short).",
         choices=("char", "byte", "word", "subword"),
+    )
+    document_separator: str = setting(
+        "",
+        "What stands between the documents of the text, such as <|endoftext|>, "
+        "or \\n (so written) for one document a line. It becomes one token, at "
+        "which the state starts anew; generating it ends a text.",
     )
     letters_only: bool = setting(
         False,

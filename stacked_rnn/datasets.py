@@ -394,7 +394,11 @@ def _cut_windows(config, text, vocabulary_size, tokenizer):
         text, config.validation_fraction
     )
     tokenizer = tokenizer or tokenizers.build(
-        config.tokenizer, training_text, vocabulary_size, config.letters_only
+        config.tokenizer,
+        training_text,
+        vocabulary_size,
+        config.letters_only,
+        config.document_separator,
     )
     kind = Streams if config.carry_state else RandomWindows
     training = kind(
@@ -427,7 +431,11 @@ def _cut_windows(config, text, vocabulary_size, tokenizer):
 def _cut_sliding_windows(config, text, vocabulary_size, tokenizer):
     """The split of D2L section 9.3: the first windows, and the next ones."""
     tokenizer = tokenizer or tokenizers.build(
-        config.tokenizer, text, vocabulary_size, config.letters_only
+        config.tokenizer,
+        text,
+        vocabulary_size,
+        config.letters_only,
+        config.document_separator,
     )
     token_ids = _token_ids(tokenizer, text)
     windows = config.train_windows + config.validation_windows

@@ -320,6 +320,7 @@ class TextGenerator(tf.Module):
             count=count,
             size=size,
             never=self.tokenizer.unknown_id,
+            end_id=self.tokenizer.end_id,
         )
 
     def _prompt_ids(self, prompts):

@@ -64,6 +64,7 @@ def prepare(model_config, train_config, model_dir, given=()) -> Start:
     kept = {
         "tokenizer": tokenizer.kind,
         "letters_only": tokenizer.letters_only,
+        "document_separator": tokenizer.document_separator,
     }
     asked = model_config.to_dict() | train_config.to_dict()
     contrary = [

@@ -27,6 +27,39 @@ class _Scanned:
     """
 
     jit_compile = True
+    _keeps_state = None  # within `call` only
+
+    def call(
+        self,
+        sequences,
+        initial_state=None,
+        mask=None,
+        training=False,
+        keeps_state=None,
+    ):
+        """As the stock layer, and several texts in one sequence.
+
+        Args:
+            keeps_state: None, or bool [batch, time]: False where another text
+                begins, before which the state is set to zero.
+        """
+        if keeps_state is not None:
+            if self.go_backwards or not self._can_scan(sequences, on_gpu=True):
+                raise ValueError(
+                    f"{self.name}: keeps_state is for what rnn_ops computes, "
+                    "forwards"
+                )
+            keeps_state = _time_major(keeps_state)
+        self._keeps_state = keeps_state
+        try:
+            return super().call(
+                sequences,
+                initial_state=initial_state,
+                mask=mask,
+                training=training,
+            )
+        finally:
+            self._keeps_state = None
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """The hook of `keras.layers.RNN`: see `keras.layers.RNN.call`.
@@ -42,7 +75,8 @@ class _Scanned:
             (without `return_sequences` [batch, 1, units]), and the list of
             final states.
         """
-        if not self._can_scan(sequences):
+        keeps_state = self._keeps_state
+        if not self._can_scan(sequences, on_gpu=keeps_state is not None):
             return super().inner_loop(sequences, initial_state, mask, training)
         is_float64 = self.cell.compute_dtype == "float64"
         state_dtype = tf.float64 if is_float64 else tf.float32
@@ -61,6 +95,9 @@ class _Scanned:
             tuple(tf.cast(state, state_dtype) for state in initial_state),
             recurrent_kernel=self._weight(self.cell.recurrent_kernel),
             mask=mask,
+            keeps_state=None
+            if keeps_state is None
+            else tf.cast(keeps_state, state_dtype),
             dropout_masks=recurrent_masks
             and [tf.cast(m, state_dtype) for m in recurrent_masks],
             jit_compile=(
@@ -82,7 +119,7 @@ class _Scanned:
             return last, last[:, None], list(states)
         return last, tf.transpose(outputs, (1, 0, 2)), list(states)
 
-    def _can_scan(self, sequences) -> bool:
+    def _can_scan(self, sequences, on_gpu) -> bool:
         cell = self.cell
         return (
             type(cell) is self._cell_type
@@ -92,7 +129,7 @@ class _Scanned:
             and max(cell.dropout, cell.recurrent_dropout) < 1.0
             and not self.unroll
             and len(sequences.shape) == 3
-            and not tf.config.list_logical_devices("GPU")
+            and (on_gpu or not tf.config.list_logical_devices("GPU"))
         )
 
     def _weight(self, variable):

@@ -191,6 +191,9 @@ def _wire(model, config, token_ids, states, run):
         The logits and the new states.
     """
     x = model.embedding(token_ids)
+    if config.end_of_text:
+        keeps_state = token_ids != config.vocabulary_size - 1
+        run = functools.partial(run, keeps_state=keeps_state)
     new_states = []
     for index, layer in enumerate(model.recurrent_layers):
         below = x
@@ -209,12 +212,18 @@ def _wire(model, config, token_ids, states, run):
     return x, tuple(new_states)
 
 
-def _run_window(layer, inputs, states, mask=None):
+def _run_window(layer, inputs, states, mask=None, keeps_state=None):
     outputs, *new_states = layer(
-        inputs, initial_state=states and list(states), mask=mask
+        inputs,
+        initial_state=states and list(states),
+        mask=mask,
+        keeps_state=keeps_state,
     )
     return outputs, new_states
 
 
-def _run_cell(layer, inputs, states):
+def _run_cell(layer, inputs, states, keeps_state=None):
+    if keeps_state is not None:
+        keeps = keras.ops.cast(keeps_state[:, None], inputs.dtype)
+        states = [state * keeps for state in states]
     return layer.cell(inputs, list(states))

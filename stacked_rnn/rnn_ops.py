@@ -13,10 +13,12 @@ Notation, for one time step, in the gate order of Keras:
     d name   the gradient of the loss with respect to a value
 
 Sequences are [time, batch, ...]. Where a mask [time, batch, 1] is False, a step
-leaves the state as it is. `dropout_masks` has a mask [batch, units] for each
-gate: the gate sees h times its mask, the same one at every step (Gal &
-Ghahramani 2016). x and the states have one dtype, in which the gates are
-computed; the products with U run in the dtype of U (bfloat16, say).
+leaves the state as it is. Where `keeps_state` [time, batch, 1] is 0, the state
+is set to zero before the step: another text begins. `dropout_masks` has a mask
+[batch, units] for each gate: the gate sees h times its mask, the same one at
+every step (Gal & Ghahramani 2016). x and the states have one dtype, in which
+the gates are computed; the products with U run in the dtype of U (bfloat16,
+say).
 
 With `jit_compile` both loops are compiled by XLA, each on its own, which leaves
 the products outside the loops to TensorFlow's own library.
@@ -39,6 +41,7 @@ def simple_rnn(
     states,
     recurrent_kernel,
     mask=None,
+    keeps_state=None,
     dropout_masks=None,
     jit_compile=False,
     custom_gradient=True,
@@ -50,6 +53,7 @@ def simple_rnn(
         states: (h,), [batch, units].
         recurrent_kernel: [units, units].
         mask: None, or bool [time, batch, 1].
+        keeps_state: None, or x.dtype [time, batch, 1], 0 or 1.
         dropout_masks: None, or one mask [batch, units].
         jit_compile: whether XLA compiles the loops.
         custom_gradient: False: leaves the gradient to autodiff.
@@ -63,13 +67,19 @@ def simple_rnn(
         forward, backward = _loops(
             _simple_rnn_forward, _simple_rnn_backward, jit_compile
         )
-        h, outputs = forward(x, h0, kernel, mask, dropout_masks)
+        h, outputs = forward(x, h0, kernel, mask, keeps_state, dropout_masks)
 
         def gradient(d_outputs, d_h):
             d_h0, d_x = backward(
-                d_outputs, d_h, outputs, kernel, mask, dropout_masks
+                d_outputs,
+                d_h,
+                outputs,
+                kernel,
+                mask,
+                keeps_state,
+                dropout_masks,
             )
-            before = _before(h0, outputs)
+            before = _before(h0, outputs, keeps_state)
             d_kernel = _kernel_gradient(before, d_x, kernel, dropout_masks)
             return d_x, d_h0, d_kernel
 
@@ -86,6 +96,7 @@ def gru(
     recurrent_bias=None,
     reset_after=True,
     mask=None,
+    keeps_state=None,
     dropout_masks=None,
     jit_compile=False,
     custom_gradient=True,
@@ -105,6 +116,7 @@ def gru(
         recurrent_bias: None, or [3 * units]; with `reset_after` only.
         reset_after: which of the two candidates.
         mask: None, or bool [time, batch, 1].
+        keeps_state: None, or x.dtype [time, batch, 1], 0 or 1.
         dropout_masks: None, or three masks [batch, units].
         jit_compile: whether XLA compiles the loops.
         custom_gradient: False: leaves the gradient to autodiff.
@@ -121,11 +133,18 @@ def gru(
     def scan(x, h0, kernel, bias):
         forward, backward = _loops(_gru_forward, _gru_backward, jit_compile)
         h, (outputs, *saved) = forward(
-            x, h0, kernel, bias, mask, dropout_masks, reset_after=reset_after
+            x,
+            h0,
+            kernel,
+            bias,
+            mask,
+            keeps_state,
+            dropout_masks,
+            reset_after=reset_after,
         )
 
         def gradient(d_outputs, d_h):
-            before = _before(h0, outputs)
+            before = _before(h0, outputs, keeps_state)
             d_h0, d_x, d_products = backward(
                 d_outputs,
                 d_h,
@@ -133,6 +152,7 @@ def gru(
                 *saved,
                 kernel,
                 mask,
+                keeps_state,
                 dropout_masks,
                 reset_after=reset_after,
             )
@@ -167,6 +187,7 @@ def lstm(
     states,
     recurrent_kernel,
     mask=None,
+    keeps_state=None,
     dropout_masks=None,
     jit_compile=False,
     custom_gradient=True,
@@ -185,6 +206,7 @@ def lstm(
         states: (h, c), each [batch, units].
         recurrent_kernel: [units, 4 * units].
         mask: None, or bool [time, batch, 1].
+        keeps_state: None, or x.dtype [time, batch, 1], 0 or 1.
         dropout_masks: None, or four masks [batch, units].
         jit_compile: whether XLA compiles the loops.
         custom_gradient: False: leaves the gradient to autodiff.
@@ -197,14 +219,22 @@ def lstm(
     def scan(x, h0, c0, kernel):
         forward, backward = _loops(_lstm_forward, _lstm_backward, jit_compile)
         h, c, (outputs, *saved) = forward(
-            x, h0, c0, kernel, mask, dropout_masks
+            x, h0, c0, kernel, mask, keeps_state, dropout_masks
         )
 
         def gradient(d_outputs, d_h, d_c):
             d_h0, d_c0, d_x = backward(
-                d_outputs, d_h, d_c, c0, *saved, kernel, mask, dropout_masks
+                d_outputs,
+                d_h,
+                d_c,
+                c0,
+                *saved,
+                kernel,
+                mask,
+                keeps_state,
+                dropout_masks,
             )
-            before = _before(h0, outputs)
+            before = _before(h0, outputs, keeps_state)
             d_kernel = _kernel_gradient(before, d_x, kernel, dropout_masks)
             return d_x, d_h0, d_c0, d_kernel
 
@@ -221,7 +251,7 @@ def lstm(
 # saved there does not matter.
 
 
-def _simple_rnn_forward(x, h0, kernel, mask, dropout_masks):
+def _simple_rnn_forward(x, h0, kernel, mask, keeps_state, dropout_masks):
     product = _product(kernel, dropout_masks)
 
     def step(states, x, *keep):
@@ -229,11 +259,15 @@ def _simple_rnn_forward(x, h0, kernel, mask, dropout_masks):
         h = _where(keep, tf.tanh(x + product(h)), h)
         return (h,), (h,)
 
-    (h,), (outputs,) = _scan(step, (h0,), _present(x, mask), like=(h0,))
+    (h,), (outputs,) = _scan(
+        step, (h0,), _present(x, mask), like=(h0,), keeps_state=keeps_state
+    )
     return h, outputs
 
 
-def _simple_rnn_backward(d_outputs, d_h, outputs, kernel, mask, dropout_masks):
+def _simple_rnn_backward(
+    d_outputs, d_h, outputs, kernel, mask, keeps_state, dropout_masks
+):
     product_gradient = _product_gradient(kernel, dropout_masks)
 
     def step(states, d_output, h, *keep):
@@ -247,12 +281,15 @@ def _simple_rnn_backward(d_outputs, d_h, outputs, kernel, mask, dropout_masks):
         (d_h,),
         _present(d_outputs, outputs, mask),
         like=(d_h,),
+        keeps_state=keeps_state,
         backward=True,
     )
     return d_h0, d_x
 
 
-def _gru_forward(x, h0, kernel, bias, mask, dropout_masks, reset_after):
+def _gru_forward(
+    x, h0, kernel, bias, mask, keeps_state, dropout_masks, reset_after
+):
     units = h0.shape[-1]
     gate_masks, candidate_masks = _split_masks(dropout_masks, 2)
     product = _product(kernel, dropout_masks)
@@ -276,12 +313,25 @@ def _gru_forward(x, h0, kernel, bias, mask, dropout_masks, reset_after):
         h = _where(keep, c + z * (h - c), h)
         return (h,), (h, z, r, c, n)
 
-    (h,), saved = _scan(step, (h0,), _present(x, mask), like=(h0,) * 5)
+    (h,), saved = _scan(
+        step, (h0,), _present(x, mask), like=(h0,) * 5, keeps_state=keeps_state
+    )
     return h, saved
 
 
 def _gru_backward(
-    d_outputs, d_h, before, z, r, c, n, kernel, mask, dropout_masks, reset_after
+    d_outputs,
+    d_h,
+    before,
+    z,
+    r,
+    c,
+    n,
+    kernel,
+    mask,
+    keeps_state,
+    dropout_masks,
+    reset_after,
 ):
     units = d_h.shape[-1]
     gate_masks, candidate_masks = _split_masks(dropout_masks, 2)
@@ -316,12 +366,13 @@ def _gru_backward(
             tf.concat([d_h] * 3, axis=1),
             tf.concat([d_h] * (3 if reset_after else 2), axis=1),
         ),
+        keeps_state=keeps_state,
         backward=True,
     )
     return d_h0, d_x, d_products
 
 
-def _lstm_forward(x, h0, c0, kernel, mask, dropout_masks):
+def _lstm_forward(x, h0, c0, kernel, mask, keeps_state, dropout_masks):
     product = _product(kernel, dropout_masks)
 
     def step(states, x, *keep):
@@ -333,12 +384,30 @@ def _lstm_forward(x, h0, c0, kernel, mask, dropout_masks):
         h = _where(keep, o * tf.tanh(c), h)
         return (h, c), (h, c, i, f, g, o)
 
-    (h, c), saved = _scan(step, (h0, c0), _present(x, mask), like=(h0,) * 6)
+    (h, c), saved = _scan(
+        step,
+        (h0, c0),
+        _present(x, mask),
+        like=(h0,) * 6,
+        keeps_state=keeps_state,
+    )
     return h, c, saved
 
 
 def _lstm_backward(
-    d_outputs, d_h, d_c, c0, c, i, f, g, o, kernel, mask, dropout_masks
+    d_outputs,
+    d_h,
+    d_c,
+    c0,
+    c,
+    i,
+    f,
+    g,
+    o,
+    kernel,
+    mask,
+    keeps_state,
+    dropout_masks,
 ):
     product_gradient = _product_gradient(kernel, dropout_masks)
 
@@ -362,8 +431,9 @@ def _lstm_backward(
     (d_h0, d_c0), (d_x,) = _scan(
         step,
         (d_h, d_c),
-        _present(d_outputs, _before(c0, c), c, i, f, g, o, mask),
+        _present(d_outputs, _before(c0, c, keeps_state), c, i, f, g, o, mask),
         like=(tf.concat([d_h] * 4, axis=1),),
+        keeps_state=keeps_state,
         backward=True,
     )
     return d_h0, d_c0, d_x
@@ -433,7 +503,7 @@ def _loops(forward, backward, jit_compile):
     return forward, backward
 
 
-def _scan(step, states, sequences, like, backward=False):
+def _scan(step, states, sequences, like, keeps_state=None, backward=False):
     """Loops over time.
 
     Args:
@@ -442,6 +512,8 @@ def _scan(step, states, sequences, like, backward=False):
         states: tuple of tensors.
         sequences: tensors [time, ...].
         like: for each output of a step a tensor of its shape and dtype.
+        keeps_state: None, or [time, batch, 1]: what the states before a step,
+            or going back their gradients, are multiplied by.
         backward: from the last time step to the first.
 
     Returns:
@@ -457,10 +529,23 @@ def _scan(step, states, sequences, like, backward=False):
         )
 
     inputs = [array(s.shape[1:], s.dtype).unstack(s) for s in sequences]
+    if keeps_state is not None:
+        keeps = array(keeps_state.shape[1:], keeps_state.dtype).unstack(
+            keeps_state
+        )
+
+    def scaled(states, t):
+        if keeps_state is None:
+            return states
+        return tuple(state * keeps.read(t) for state in states)
 
     def body(count, states, arrays):
         t = time - 1 - count if backward else count
+        if not backward:
+            states = scaled(states, t)
         new_states, outputs = step(states, *(a.read(t) for a in inputs))
+        if backward:
+            new_states = scaled(new_states, t)
         arrays = tuple(a.write(t, o) for a, o in zip(arrays, outputs))
         return count + 1, new_states, arrays
 
@@ -523,9 +608,10 @@ def _matmul(a, b):
     return tf.cast(tf.matmul(tf.cast(a, b.dtype), b), a.dtype)
 
 
-def _before(first, sequence):
-    """The states before each step, given those after it."""
-    return tf.concat([first[None], sequence[:-1]], axis=0)
+def _before(first, sequence, keeps_state):
+    """The states that each step sees, given those after it."""
+    before = tf.concat([first[None], sequence[:-1]], axis=0)
+    return before if keeps_state is None else before * keeps_state
 
 
 def _split_masks(dropout_masks, count):

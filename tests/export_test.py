@@ -203,6 +203,42 @@ def test_any_options_and_prompts_give_tokens_of_the_vocabulary(
         assert np.isfinite(log_probs).all()
 
 
+def test_the_end_of_a_text_ends_a_row(tmp_path):
+    """As if from zeros after each end; rows of different lengths."""
+    tokenizer = tokenizers.build(
+        "char", b"a\nbcd\nefgh", document_separator=r"\n"
+    )
+    generator = build_generator(tokenizer=tokenizer, end_of_text=True)
+    loaded = inference.load(generator.save(tmp_path))
+    result = generate(
+        loaded.functions, [""] * 20, seed=range(20), max_new_tokens=40
+    )
+    lengths = result["lengths"].numpy()
+    assert len(set(lengths)) > 2 and lengths.min() < 40
+    for text, token_ids, length in zip(
+        result["texts"].numpy(), result["token_ids"].numpy(), lengths
+    ):
+        assert len(text) == length
+        assert not token_ids[length:].any()
+        assert tokenizer.end_id not in token_ids[:length]
+    samples = list(
+        loaded.generate(
+            [""], configs.SamplingConfig(temperature=1.0, max_new_tokens=40),
+            num_samples=20,
+        )
+    )  # fmt: skip
+    assert [s.text.encode() for s in samples] == result[
+        "texts"
+    ].numpy().tolist()
+    assert [s.finish_reason for s in samples] == [
+        "stop" if length < 40 else "length" for length in lengths
+    ]
+    read = loaded.functions.signatures["prefill"](
+        prompts=tf.constant(["abc\ned", "\ned"])
+    )
+    np.testing.assert_allclose(*read["logits"], atol=1e-6)
+
+
 def test_seeds(loaded):
     def texts(seeds, prompts):
         return generate(loaded.functions, prompts, seed=seeds)["texts"].numpy()

@@ -177,6 +177,48 @@ def test_decode_step_is_a_window_of_one_token(cell, rng):
 
 
 @pytest.mark.parametrize("cell", CELLS)
+def test_the_state_starts_anew_with_the_end_of_a_text(cell, rng):
+    """Windows, prefill and single tokens; 10 is the end of a text."""
+    config = small_config(cell=cell, end_of_text=True)
+    model = randomized_model(config)
+    token_ids = rng.integers(0, 10, (2, 6))
+    token_ids[0, 2] = token_ids[1, 0] = token_ids[1, 4] = 10
+    states = random_states(config, rng, 2)
+    zeros = tf.nest.map_structure(tf.zeros_like, states)
+    logits, after = step(model, token_ids, states)
+    for row, parts in enumerate([[(0, 2), (2, 6)], [(0, 4), (4, 6)]]):
+        one = slice(row, row + 1)
+        alone = tf.nest.map_structure(lambda s, one=one: s[one], states)
+        for first, last in parts:
+            expected, alone = step(model, token_ids[one, first:last], alone)
+            np.testing.assert_allclose(
+                logits[one, first:last], expected, atol=1e-6
+            )
+            if last < 6:  # whatever the state, as from zeros
+                alone = tf.nest.map_structure(lambda s: s[:1], zeros)
+        assert_states_equal(
+            tf.nest.map_structure(lambda s, one=one: s[one], after),
+            alone,
+            atol=1e-6,
+        )
+    prefilled = model.prefill(
+        {
+            "token_ids": tf.constant(token_ids),
+            "mask": tf.ones((2, 6), tf.bool),
+            "states": states,
+        }
+    )
+    assert_states_equal(prefilled["states"], after, atol=1e-6)
+    for t in range(6):
+        new = model.decode_step(
+            {"token_ids": tf.constant(token_ids[:, t]), "states": states}
+        )
+        states = new["states"]
+        np.testing.assert_allclose(new["logits"], logits[:, t], atol=1e-6)
+    assert_states_equal(states, after, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_padding_does_not_change_the_states_of_prefill(cell, rng):
     config = small_config(cell=cell, num_layers=3)
     model = randomized_model(config)

@@ -16,7 +16,9 @@ KINDS = {
     "lstm": 4,
 }
 MASK = tf.constant([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [0] * 5]) > 0
+KEEPS_STATE = tf.constant([[1, 1, 0, 1, 1], [0, 1, 1, 0, 0], [1] * 5])
 kinds = pytest.mark.parametrize("kind", KINDS)
+several_texts = pytest.mark.parametrize("keeps_state", [None, "cut"])
 
 
 def plain_step(kind, x, states, kernel, bias, drop):
@@ -44,9 +46,18 @@ def plain_step(kind, x, states, kernel, bias, drop):
     return (z * h + (1 - z) * c,)
 
 
-def plain_scan(kind, x, states, kernel, bias, mask, drop):
+def keeps(keeps_state):
+    """[time, batch, 1], where the state is not set to zero."""
+    if keeps_state is None:
+        return None
+    return tf.cast(tf.transpose(KEEPS_STATE)[..., None], tf.float64)
+
+
+def plain_scan(kind, x, states, kernel, bias, mask, drop, keeps_state=None):
     outputs = []
     for t in range(x.shape[0]):
+        if keeps_state is not None:
+            states = tuple(s * keeps(keeps_state)[t] for s in states)
         new = plain_step(kind, x[t], states, kernel, bias, drop)
         if mask is not None:
             new = [tf.where(mask[t], n, s) for n, s in zip(new, states)]
@@ -55,11 +66,13 @@ def plain_scan(kind, x, states, kernel, bias, mask, drop):
     return tf.stack(outputs), states
 
 
-def fast_scan(kind, x, states, kernel, bias, mask, drop, jit_compile=False):
-    options = {
+def fast_scan(
+    kind, x, states, kernel, bias, mask, drop, keeps_state=None, **options
+):
+    options |= {
         "mask": mask,
+        "keeps_state": keeps(keeps_state),
         "dropout_masks": drop,
-        "jit_compile": jit_compile,
     }
     if kind == "simple_rnn":
         return rnn_ops.simple_rnn(x, states, kernel, **options)
@@ -126,19 +139,35 @@ def assert_all_close(got, expected, atol=1e-10):
 @kinds
 @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 @pytest.mark.parametrize("dropped", [False, True], ids=["", "dropout"])
-def test_values_and_all_gradients(kind, masked, dropped, rng):
+@several_texts
+def test_values_and_all_gradients(kind, masked, dropped, keeps_state, rng):
     case = arguments(kind, rng, masked, dropped)
-    expected = values_and_gradients(functools.partial(plain_scan, kind), *case)
-    got = values_and_gradients(functools.partial(fast_scan, kind), *case)
-    assert_all_close(got, expected)
+    options = {"keeps_state": keeps_state}
+    expected = values_and_gradients(
+        functools.partial(plain_scan, kind, **options), *case
+    )
+    for custom in (True, False):
+        got = values_and_gradients(
+            functools.partial(
+                fast_scan, kind, custom_gradient=custom, **options
+            ),
+            *case,
+        )
+        assert_all_close(got, expected)
 
 
 @kinds
 @pytest.mark.parametrize("way", ["graph", "xla_loops", "xla"])
-def test_every_way_to_run_gives_the_same(kind, way, rng):
+@several_texts
+def test_every_way_to_run_gives_the_same(kind, way, keeps_state, rng):
     tensors, mask, drop = arguments(kind, rng, masked=True, dropped=False)
     scan = functools.partial(
-        fast_scan, kind, jit_compile=way == "xla_loops", mask=mask, drop=drop
+        fast_scan,
+        kind,
+        jit_compile=way == "xla_loops",
+        mask=mask,
+        drop=drop,
+        keeps_state=keeps_state,
     )
 
     def run(tensors):
@@ -152,10 +181,14 @@ def test_every_way_to_run_gives_the_same(kind, way, rng):
 
 @kinds
 @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
-def test_second_order_gradients(kind, masked, rng):
+@several_texts
+def test_second_order_gradients(kind, masked, keeps_state, rng):
     case = arguments(kind, rng, masked, dropped=False)
-    expected = second_order(functools.partial(plain_scan, kind), *case)
-    got = second_order(functools.partial(fast_scan, kind), *case)
+    options = {"keeps_state": keeps_state}
+    plain = functools.partial(plain_scan, kind, **options)
+    fast = functools.partial(fast_scan, kind, **options)
+    expected = second_order(plain, *case)
+    got = second_order(fast, *case)
     assert_all_close(got, expected, atol=1e-8)
 
 

@@ -129,8 +129,37 @@ def test_json_round_trip(kind, letters_only):
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "word", "subword"])
-def test_graph_equals_eager(kind):
-    tokenizer = tokenizers.build(kind, b"some text, with words\n")
+@pytest.mark.parametrize("separator", [r"\n", "<|end|>"])
+def test_a_separator_is_one_token_of_its_own(kind, separator):
+    between = separator.replace(r"\n", "\n").encode()
+    text = between.join([b"anna b", b"bo", b"", b"cy"])
+    tokenizer = tokenizers.build(kind, text, 300, document_separator=separator)
+    end = tokenizer.end_id
+    assert end == tokenizer.vocabulary_size() - 1 == tokenizer.start_id
+    texts = [text, b"", between, b"bo"]
+    whole, nothing, only, one = tokenizer.tokenize(tf.constant(texts)).to_list()
+    parts = [
+        tokenizer.tokenize([part]).to_list()[0] for part in text.split(between)
+    ]
+    assert whole == [
+        *parts[0], end, *parts[1], end, *parts[2], end, *parts[3]
+    ]  # fmt: skip
+    assert (nothing, only, one) == ([], [end], parts[1])
+    assert end not in parts[0] + parts[1] + parts[3]
+    assert round_trip(tokenizer, texts) == [
+        text.replace(between, b"") for text in texts
+    ]
+    assert tokenizer.unknown_parts([text]) == []
+    again = tokenizers.from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+    assert again == tokenizer and again.end_id == end
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "word", "subword"])
+@pytest.mark.parametrize("separator", ["", " with "])
+def test_graph_equals_eager(kind, separator):
+    tokenizer = tokenizers.build(
+        kind, b"some text, with words\n", document_separator=separator
+    )
     texts = tf.constant([b"some words", b"", b"\xff unseen text"])
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])

@@ -8,7 +8,7 @@ tensor [batch] and returns int32 token ids, a ragged tensor [batch, (time)];
 `detokenize` is its inverse. Byte strings are read as UTF-8.
 """
 
-from stacked_rnn.tokenizers.base import Tokenizer
+from stacked_rnn.tokenizers.base import Tokenizer, split_documents
 from stacked_rnn.tokenizers.simple import (
     ByteTokenizer,
     CharTokenizer,
@@ -37,7 +37,9 @@ _KINDS = {
 }
 
 
-def build(kind, text, vocabulary_size=0, letters_only=False) -> Tokenizer:
+def build(
+    kind, text, vocabulary_size=0, letters_only=False, document_separator=""
+) -> Tokenizer:
     """The tokenizer of a training text.
 
     Args:
@@ -45,13 +47,18 @@ def build(kind, text, vocabulary_size=0, letters_only=False) -> Tokenizer:
         text: byte string; what is not a byte is found in here.
         vocabulary_size: most tokens of a word or subword tokenizer; 0: their
             default.
-        letters_only: see `Tokenizer`.
+        letters_only, document_separator: see `Tokenizer`.
     """
+    options = {
+        "letters_only": letters_only,
+        "document_separator": document_separator,
+    }
     if kind == "byte":
-        return ByteTokenizer(letters_only)
+        return ByteTokenizer(**options)
+    texts = split_documents(text, document_separator)
     if kind == "char":
-        return CharTokenizer.from_text(text, letters_only)
-    return _KINDS[kind].from_text(text, vocabulary_size, letters_only)
+        return CharTokenizer.from_text(texts, **options)
+    return _KINDS[kind].from_text(texts, vocabulary_size, **options)
 
 
 def from_dict(values) -> Tokenizer:

@@ -20,11 +20,11 @@ class ByteTokenizer(Tokenizer):
     kind = "byte"
     unknown_id = None
 
-    def vocabulary_size(self):
+    def _num_parts(self):
         return 256
 
     @property
-    def start_id(self):
+    def _start_id(self):
         return ord("\n")
 
     def _tokenize(self, texts):
@@ -35,7 +35,7 @@ class ByteTokenizer(Tokenizer):
             tf.cast(token_ids, tf.int32), lengths=lengths
         )
 
-    def detokenize(self, token_ids):
+    def _detokenize(self, token_ids):
         table = tf.constant([bytes([byte]) for byte in range(256)])
         return tf.strings.reduce_join(tf.gather(table, token_ids), axis=-1)
 
@@ -49,14 +49,14 @@ class CharTokenizer(Tokenizer):
 
     kind = "char"
 
-    def __init__(self, vocabulary, letters_only=False):
+    def __init__(self, vocabulary, **options):
         """Takes the characters: U+FFFD first, the others in ascending order.
 
         Args:
             vocabulary: a string, or the characters one by one; at least one
                 besides U+FFFD.
         """
-        super().__init__(letters_only)
+        super().__init__(**options)
         self._vocabulary = "".join(vocabulary)
         code_points = [ord(character) for character in self._vocabulary]
         known = code_points[1:]
@@ -67,21 +67,21 @@ class CharTokenizer(Tokenizer):
         self._code_points = np.array(code_points, np.int32)
 
     @classmethod
-    def from_text(cls, text, letters_only=False):
-        """The tokenizer of the characters that occur in a byte string."""
-        any_characters = cls(UNKNOWN_CHARACTER + "\n", letters_only)
+    def from_text(cls, texts, **options):
+        """The tokenizer of the characters that occur in byte strings."""
+        any_characters = cls(UNKNOWN_CHARACTER + "\n", **options)
         code_points = any_characters._decode(
-            any_characters._standardize(tf.constant([text]))
+            any_characters._standardize(tf.constant(texts))
         )
         known = {chr(value) for value in np.unique(code_points.flat_values)}
         known.discard(UNKNOWN_CHARACTER)
-        return cls([UNKNOWN_CHARACTER, *sorted(known)], letters_only)
+        return cls([UNKNOWN_CHARACTER, *sorted(known)], **options)
 
-    def vocabulary_size(self):
+    def _num_parts(self):
         return len(self._vocabulary)
 
     @property
-    def start_id(self):
+    def _start_id(self):
         for character in "\n ":
             if character in self._vocabulary:
                 return self._vocabulary.index(character)
@@ -105,7 +105,7 @@ class CharTokenizer(Tokenizer):
 
         return tf.ragged.map_flat_values(look_up, code_points)
 
-    def detokenize(self, token_ids):
+    def _detokenize(self, token_ids):
         return tf.strings.unicode_encode(
             tf.gather(tf.constant(self._code_points), token_ids), "UTF-8"
         )
@@ -124,9 +124,9 @@ class WordTokenizer(Tokenizer):
 
     kind = "word"
 
-    def __init__(self, vocabulary, letters_only=False):
+    def __init__(self, vocabulary, **options):
         """Takes the words: `<unk>` first, then in any order, each once."""
-        super().__init__(letters_only)
+        super().__init__(**options)
         self._vocabulary = tuple(vocabulary)
         if self._vocabulary[:1] != (UNKNOWN_WORD,):
             raise UserError(f"a word vocabulary begins with {UNKNOWN_WORD}")
@@ -139,21 +139,21 @@ class WordTokenizer(Tokenizer):
         )
 
     @classmethod
-    def from_text(cls, text, vocabulary_size=0, letters_only=False):
-        """The tokenizer of the commonest words of a byte string."""
-        no_words = cls([UNKNOWN_WORD], letters_only)
-        words = no_words._split(no_words._standardize(tf.constant([text])))
+    def from_text(cls, texts, vocabulary_size=0, **options):
+        """The tokenizer of the commonest words of byte strings."""
+        no_words = cls([UNKNOWN_WORD], **options)
+        words = no_words._split(no_words._standardize(tf.constant(texts)))
         counts = collections.Counter(words.flat_values.numpy().tolist())
         kept = counts.most_common((vocabulary_size or DEFAULT_WORDS) - 1)
         return cls(
-            [UNKNOWN_WORD, *(word.decode() for word, _ in kept)], letters_only
+            [UNKNOWN_WORD, *(word.decode() for word, _ in kept)], **options
         )
 
-    def vocabulary_size(self):
+    def _num_parts(self):
         return len(self._vocabulary)
 
     @property
-    def start_id(self):
+    def _start_id(self):
         return self._vocabulary.index("\n") if "\n" in self._vocabulary else 0
 
     def _split(self, texts):
@@ -171,7 +171,7 @@ class WordTokenizer(Tokenizer):
     def _tokenize(self, texts):
         return tf.cast(self._table.lookup(self._split(texts)), tf.int32)
 
-    def detokenize(self, token_ids):
+    def _detokenize(self, token_ids):
         words = tf.gather(tf.constant(self._vocabulary), token_ids)
         return tf.strings.reduce_join(words, axis=-1)
 

@@ -58,13 +58,13 @@ class SubwordTokenizer(Tokenizer):
     kind = "subword"
     unknown_id = None
 
-    def __init__(self, merges, letters_only=False):
+    def __init__(self, merges, **options):
         """Takes the merges, `left right` each, in the order they were learned.
 
         The ids are those of the library: the bytes in the order of the
         characters that they are written as, then what the merges make.
         """
-        super().__init__(letters_only)
+        super().__init__(**options)
         self._merges = tuple(merges)
         ids = {character: i for i, character in enumerate(sorted(_CHARACTERS))}
         ranks = {-1: _NO_RANK}  # a table must not be empty
@@ -92,23 +92,24 @@ class SubwordTokenizer(Tokenizer):
         )
 
     @classmethod
-    def from_text(cls, text, vocabulary_size=0, letters_only=False):
-        """The tokenizer of the pairs that are frequent in a byte string."""
+    def from_text(cls, texts, vocabulary_size=0, **options):
+        """The tokenizer of the pairs that are frequent in byte strings."""
         vocabulary_size = vocabulary_size or DEFAULT_SUBWORDS
         if vocabulary_size < 256:
             raise UserError(
                 f"--vocabulary_size={vocabulary_size}: --tokenizer=subword "
                 "takes 256 or more, since every byte is a token"
             )
-        no_merges = cls([], letters_only)
-        text = no_merges._standardize(tf.constant(text)).numpy()
-        return cls(_learn_merges(text, vocabulary_size), letters_only)
+        no_merges = cls([], **options)
+        # The line break keeps the words of two texts apart.
+        text = b"\n".join(no_merges._standardize(tf.constant(texts)).numpy())
+        return cls(_learn_merges(text, vocabulary_size), **options)
 
-    def vocabulary_size(self):
+    def _num_parts(self):
         return len(self._vocabulary)
 
     @property
-    def start_id(self):
+    def _start_id(self):
         return int(self._byte_ids[ord("\n")])
 
     def _tokenize(self, texts):
@@ -194,7 +195,7 @@ class SubwordTokenizer(Tokenizer):
         )
         return token_ids
 
-    def detokenize(self, token_ids):
+    def _detokenize(self, token_ids):
         parts = tf.gather(tf.constant(self._vocabulary), token_ids)
         return tf.strings.reduce_join(parts, axis=-1)
 
