@@ -216,7 +216,7 @@ class SavedModel:
         unknown_id = self.tokenizer.unknown_id
         unknown = 0
         if unknown_id is not None:
-            unknown = np.count_nonzero(token_ids == unknown_id)
+            unknown = int(np.count_nonzero(token_ids == unknown_id))
         return {
             "nats_per_token": score.nats_per_token,
             "perplexity": score.perplexity,
@@ -266,7 +266,9 @@ class Conversation:
                 self._sampling, max_new_tokens=len(row.tokens)
             )
             again = self._model.decode(before, [Continuation("", 0)], kept)
-            self._carry = collections.deque([before, *again], 1).pop()
+            # Other random numbers, or the same end would come again.
+            used = {"positions": self._carry["positions"] + 1}
+            self._carry = collections.deque([before, *again], 1).pop() | used
 
 
 @contextlib.contextmanager

@@ -132,6 +132,14 @@ def test_a_conversation_is_one_text(loaded):
         so_far += turn
 
 
+def test_a_turn_that_ended_at_once_does_not_end_so_forever(loaded):
+    settings = sampling(temperature=1.5)
+    talk = inference.Conversation(loaded, settings, stop=tuple("abc"))
+    talk.read("abc")
+    turns = ["".join(talk.write()) for _ in range(12)]
+    assert len(set(turns)) > 3
+
+
 def test_surprises_are_those_of_prompt_and_continuation(loaded):
     (sample,) = loaded.generate(["abc"], sampling(max_new_tokens=5))
     surprises = loaded.surprises(sample)
