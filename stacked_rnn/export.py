@@ -73,7 +73,7 @@ class TextGenerator(tf.Module):
         decode_chunk    carry, options, count -> up to `count` tokens more
         compiled_chunk  the same, compiled by XLA: much faster, a second late;
                         at most `inference.CHUNK` tokens
-        beam_search     prompts, num_beams, max_new_tokens, length_penalty,
+        beam_search     carry, num_beams, max_new_tokens, length_penalty,
                         end_ids -> what `beams.search` finds
         score_window    token ids, targets, states -> nats, states
 
@@ -123,7 +123,7 @@ class TextGenerator(tf.Module):
         self.beam_search = _function(
             self._beam_search,
             input_signature=[
-                _rows(tf.string, "prompts"),
+                carry,
                 tf.TensorSpec([], tf.int32, "num_beams"),
                 tf.TensorSpec([], tf.int32, "max_new_tokens"),
                 tf.TensorSpec([], tf.float32, "length_penalty"),
@@ -326,14 +326,12 @@ class TextGenerator(tf.Module):
         )
 
     def _beam_search(
-        self, prompts, num_beams, max_new_tokens, length_penalty, end_ids
+        self, carry, num_beams, max_new_tokens, length_penalty, end_ids
     ):
-        zeros = self.model.initial_states(tf.size(prompts))
-        last, states = self._read(self._prompt_ids(prompts), zeros)
         return beams.search(
             self._step,
-            last,
-            states,
+            carry["token_ids"],
+            carry["states"],
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
