@@ -129,6 +129,11 @@ class SavedModel:
             Finished `Continuation`s, the best of each prompt first; fewer than
             num_samples where so many do not exist.
         """
+        if not hasattr(self.functions, "beam_search"):
+            raise UserError(
+                f"--num_beams={num_beams}: {self.path} was exported before "
+                "there was beam search: export it again"
+            )
         stops = tuple(string.encode() for string in stop)
         options = {
             "num_beams": tf.constant(num_beams),

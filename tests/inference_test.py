@@ -1,5 +1,7 @@
 """What generate.py and evaluate.py do with a loaded SavedModel."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -118,52 +120,40 @@ def search(loaded, prompts, *, num_beams=3, length_penalty=1.0, **kwargs):
     )  # fmt: skip
 
 
-def test_beam_search_is_the_one_of_the_reference(loaded, loaded_bytes):
-    """On a saved model, prompts of several lengths, the signatures as steps."""
-    for model, stop in ((loaded, ("e", "\n")), (loaded_bytes, ("e",))):
-        signatures = model.functions.signatures
+@pytest.mark.parametrize(
+    ("fixture", "stop"), [("loaded", ("e", "\n")), ("loaded_bytes", ("e",))]
+)
+def test_beam_search_is_the_one_of_the_reference(fixture, stop, request):
+    """Prompts of several lengths; the step is that of the signature."""
+    loaded = request.getfixturevalue(fixture)
+    functions, tokenizer = loaded.functions, loaded.tokenizer
+    end_ids = tokenizer.tokenize(stop).flat_values.numpy().tolist()
 
-        def step(token_id, states, signatures=signatures):
-            new = dict(states)
-            if token_id is not None:
-                new = dict(
-                    signatures["decode_step"](
-                        token_ids=tf.constant([token_id]), **states
-                    )
-                )
-            return new.pop("logits").numpy()[0].astype("float64"), new
-
-        prompts = ["abc", "", "a b c d " * 30]
-        samples = search(
-            model, prompts, stop=stop, num_samples=2, length_penalty=0.7
+    def step(token_id, states):
+        new = functions.signatures["decode_step"](
+            token_ids=tf.constant([token_id], tf.int32), **states
         )
-        ends = [model.tokenizer.tokenize([s]).values.numpy()[0] for s in stop]
-        for row, prompt in enumerate(prompts):
-            begun = dict(signatures["prefill"](prompts=tf.constant([prompt])))
-            expected = reference.beam_search(
-                # The first logits are those that prefill gave.
-                lambda token_id, states: (
-                    (
-                        states["logits"].numpy()[0].astype("float64"),
-                        {k: v for k, v in states.items() if k != "logits"},
-                    )
-                    if "logits" in states
-                    else step(token_id, states)
-                ),
-                None,
-                begun,
-                num_beams=3, max_new_tokens=12, length_penalty=0.7,
-                end_ids=ends, never=model.tokenizer.unknown_id,
-            )  # fmt: skip
-            for sample, (_, token_ids, log_probs) in zip(
-                samples[2 * row : 2 * row + 2], expected
-            ):
-                assert (sample.prompt, sample.seed) == (prompt, 5)
-                assert sample.tokens == model.token_bytes[token_ids].tolist()
-                np.testing.assert_allclose(
-                    sample.log_probs, log_probs, atol=1e-4
-                )
-                assert sample.stopped == (len(token_ids) < 12)
+        return new.pop("logits").numpy()[0].astype("float64"), new
+
+    prompts = ["abc", "", "a b c d " * 30]
+    samples = iter(
+        search(loaded, prompts, stop=stop, num_samples=2, length_penalty=0.7)
+    )
+    for prompt in prompts:
+        carry = functions.begin([prompt], tf.zeros(1, tf.int64))
+        (below,), (top,) = carry["states"]
+        expected = reference.beam_search(
+            step, int(carry["token_ids"][0]),
+            {"state_0_h": below, "state_1_h": top},
+            num_beams=3, max_new_tokens=12, length_penalty=0.7,
+            end_ids=end_ids, never=tokenizer.unknown_id,
+        )  # fmt: skip
+        for (_, token_ids, log_probs), sample in zip(expected[:2], samples):
+            assert (sample.prompt, sample.seed) == (prompt, 5)
+            assert sample.tokens == loaded.token_bytes[token_ids].tolist()
+            np.testing.assert_allclose(sample.log_probs, log_probs, atol=1e-4)
+            assert sample.stopped == (len(token_ids) < 12)
+    assert not list(samples)
 
 
 def test_beam_search_of_many_prompts_keeps_their_order(loaded):
@@ -190,3 +180,9 @@ def test_beam_search_cuts_at_a_stop_string_of_several_tokens(loaded):
     (cut,) = search(loaded, ["abc"], stop=(stop,))
     assert cut.text == whole.text[: whole.text.index(stop)]
     assert cut.finish_reason == "stop" and len(cut.log_probs) == len(cut.text)
+
+
+def test_a_model_exported_before_there_was_beam_search_is_named(loaded):
+    old = dataclasses.replace(loaded, functions=tf.Module())
+    with pytest.raises(configs.UserError, match="--num_beams.*export"):
+        search(old, ["abc"])
