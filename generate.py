@@ -5,6 +5,7 @@
   python generate.py --interactive
   python generate.py --prompts_file=prompts.txt --output=jsonl
   python generate.py --prompt="The " --output=html > surprise.html
+  python generate.py --prompt="The " --num_beams=8 --stop=.
 
 Standard output holds the texts alone; all else goes to standard error.
 """
@@ -35,7 +36,25 @@ class GenerateConfig(configs.Config):
         "you enter (an empty one: just go on), until the end of input, Ctrl-D.",
     )
     num_samples: int = setting(
-        1, "Continuations of each prompt, by seeds that count up.", minimum=1
+        1,
+        "Continuations of each prompt, by seeds that count up, or the best "
+        "that beam search finds.",
+        minimum=1,
+    )
+    num_beams: int = setting(
+        1,
+        "Draw nothing: search for the likeliest continuation with so many at "
+        "a time (1: draw).",
+        minimum=1,
+        maximum=1000,
+    )
+    length_penalty: float = setting(
+        1.0,
+        "Beam search compares log p / length ** length_penalty of texts that "
+        "end at a stop string: 0 prefers short ones, 1 the mean over the "
+        "tokens.",
+        minimum=0.0,
+        maximum=4.0,
     )
     stop: tuple[str, ...] = setting(
         (), "End a text before this string; may be repeated."
@@ -53,11 +72,41 @@ class GenerateConfig(configs.Config):
         choices=("text", "jsonl", "html"),
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_beams == 1:
+            return
+        if self.num_samples > self.num_beams:
+            raise UserError(
+                f"--num_samples={self.num_samples}: beam search finds no more "
+                f"than --num_beams={self.num_beams}"
+            )
+        if self.interactive or self.stream:
+            raise UserError(
+                f"--{'interactive' if self.interactive else 'stream'}: "
+                "beam search knows a text only when it is whole: leave "
+                f"out --num_beams={self.num_beams}"
+            )
+
 
 def main(where, config, sampling):
     """Prompts in, texts out."""
     from stacked_rnn import inference, surprise
 
+    searches = config.num_beams > 1
+    if searches and not sampling.max_new_tokens:
+        raise UserError("--max_new_tokens=0: beam search needs at least 1")
+    without_use = command_line.given_flags() & (
+        {"temperature", "top_k", "top_p", "repetition_penalty"}
+        if searches
+        else {"length_penalty"}
+    )
+    if without_use:
+        flags = ", ".join(f"--{name}" for name in sorted(without_use))
+        raise UserError(
+            f"{flags}: of no use with --num_beams={config.num_beams}, which "
+            + ("draws nothing" if searches else "searches nothing")
+        )
     prompts = Prompts(config)
     model = inference.load(where.saved_model)
     if config.interactive:
@@ -68,14 +117,26 @@ def main(where, config, sampling):
     streams = config.stream
     if streams is None:
         streams = sys.stdout.isatty()
-    if streams and total == 1 and config.output == "text":
+    if streams and total == 1 and config.output == "text" and not searches:
         (prompt,) = prompts
         text = inference.Conversation(model, sampling, config.stop)
         text.read(prompt)
         print(prompt, end="")
         show(text)
         return
-    samples = model.generate(prompts, sampling, config.stop, config.num_samples)
+    if searches:
+        samples = model.beam_search(
+            prompts,
+            sampling,
+            num_beams=config.num_beams,
+            length_penalty=config.length_penalty,
+            stop=config.stop,
+            num_samples=config.num_samples,
+        )
+    else:
+        samples = model.generate(
+            prompts, sampling, config.stop, config.num_samples
+        )
     if config.output == "html":
         texts = [model.surprises(sample) for sample in samples]
         print(surprise.page(texts), end="")
@@ -91,7 +152,9 @@ def main(where, config, sampling):
                 print(as_json(sample))
             else:
                 if total > 1 and progress is None:
-                    print(f"--- seed {sample.seed}", file=sys.stderr)
+                    name = "text" if searches else "seed"
+                    which = number if searches else sample.seed
+                    print(f"--- {name} {which}", file=sys.stderr)
                 print(sample.prompt + sample.text)
             if progress is not None:
                 progress(number)

@@ -17,7 +17,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import evaluation, generation, inference, samplers
+from stacked_rnn import beams, evaluation, generation, inference, samplers
 from stacked_rnn.configs import MAX_NEW_TOKENS, SamplingConfig
 
 _WINDOW = 128  # tokens that run through the layers at once
@@ -73,6 +73,8 @@ class TextGenerator(tf.Module):
         decode_chunk    carry, options, count -> up to `count` tokens more
         compiled_chunk  the same, compiled by XLA: much faster, a second late;
                         at most `inference.CHUNK` tokens
+        beam_search     carry, num_beams, max_new_tokens, length_penalty,
+                        end_ids -> what `beams.search` finds
         score_window    token ids, targets, states -> nats, states
 
     Args:
@@ -126,6 +128,16 @@ class TextGenerator(tf.Module):
             functools.partial(self._decode_chunk, size=inference.CHUNK),
             input_signature=[carry, options, count],
             jit_compile=True,
+        )
+        self.beam_search = _function(
+            self._beam_search,
+            input_signature=[
+                carry,
+                tf.TensorSpec([], tf.int32, "num_beams"),
+                tf.TensorSpec([], tf.int32, "max_new_tokens"),
+                tf.TensorSpec([], tf.float32, "length_penalty"),
+                _rows(tf.int32, "end_ids"),
+            ],
         )
         self.score_window = _function(
             self._score_window,
@@ -321,6 +333,20 @@ class TextGenerator(tf.Module):
             size=size,
             never=self.tokenizer.unknown_id,
             end_id=self.tokenizer.end_id,
+        )
+
+    def _beam_search(
+        self, carry, num_beams, max_new_tokens, length_penalty, end_ids
+    ):
+        return beams.search(
+            self._step,
+            carry["token_ids"],
+            carry["states"],
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty,
+            end_ids=end_ids,
+            never=self.tokenizer.unknown_id,
         )
 
     def _prompt_ids(self, prompts):

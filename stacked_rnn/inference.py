@@ -25,6 +25,7 @@ from stacked_rnn.continuations import Continuation
 TOKENIZER_FILE = "assets/tokenizer.json"
 CONFIG_FILE = "assets.extra/config.json"
 CHUNK = 256  # most tokens of one call of `compiled_chunk`
+_CORES = os.cpu_count() or 1
 _ROWS = 32  # texts that one core generates together
 # Tokens one after the other from which XLA saves the second that it takes to
 # compile: benchmarks/README.md.
@@ -78,18 +79,11 @@ class SavedModel:
             for prompt in prompts
             for number in range(num_samples)
         )
-        cores = os.cpu_count() or 1
         compiles = False
-        with futures.ThreadPoolExecutor(cores) as pool:
-            while group := list(itertools.islice(rows, 4 * cores * _ROWS)):
-                size = min(_ROWS, -(-len(group) // cores))
-                # Like lengths together: a batch is padded to its longest.
-                by_length = sorted(group, key=lambda row: len(row.prompt))
-                batches = [
-                    by_length[start : start + size]
-                    for start in range(0, len(group), size)
-                ]
-                rounds = -(-len(batches) // cores)
+        with futures.ThreadPoolExecutor(_CORES) as pool:
+            for group, batches in _in_batches(rows, _ROWS):
+                size = len(batches[0])
+                rounds = -(-len(batches) // _CORES)
                 compiles |= sampling.max_new_tokens * rounds >= _WORTH_COMPILING
                 grow = functools.partial(
                     self._grow, sampling=sampling, size=size, compiles=compiles
@@ -107,6 +101,80 @@ class SavedModel:
             tf.constant([row.seed for row in rows], tf.int64),
         )
         collections.deque(self.decode(carry, rows, sampling, compiles), 0)
+
+    def beam_search(
+        self,
+        prompts,
+        sampling,
+        *,
+        num_beams,
+        length_penalty,
+        stop=(),
+        num_samples=1,
+    ):
+        """Yields the best continuations that `beams.search` finds, in order.
+
+        A stop string that tokens begin with ends a text while it is searched
+        for; one that takes several tokens cuts the text that was found.
+
+        Args:
+            prompts: iterable of strings, any number of them.
+            sampling: a `SamplingConfig`: `max_new_tokens` and `seed`, which
+                the continuations are given but nothing is drawn with.
+            num_beams, length_penalty: see `beams`.
+            stop: strings that end a text, themselves left out.
+            num_samples: continuations of each prompt, at most num_beams.
+
+        Yields:
+            Finished `Continuation`s, the best of each prompt first; fewer than
+            num_samples where so many do not exist.
+        """
+        stops = tuple(string.encode() for string in stop)
+        options = {
+            "num_beams": tf.constant(num_beams),
+            "max_new_tokens": tf.constant(sampling.max_new_tokens),
+            "length_penalty": tf.constant(length_penalty, tf.float32),
+            "end_ids": tf.constant(
+                [
+                    token_id
+                    for token_id, token in enumerate(self.token_bytes.tolist())
+                    if token.startswith(stops)
+                    or token_id == self.tokenizer.end_id
+                ],
+                tf.int32,
+            ),
+        }
+
+        def search(batch):
+            carry = self.functions.begin(
+                tf.constant([texts.prompt for texts in batch]),
+                tf.zeros(len(batch), tf.int64),
+            )
+            found = self.functions.beam_search(carry, **options)
+            best = [
+                found[name][:, :num_samples].numpy()
+                for name in ("token_ids", "log_probs", "lengths", "scores")
+            ]
+            for texts, *rows in zip(batch, *best):
+                for token_ids, log_probs, length, score in zip(*rows):
+                    if score == -np.inf:
+                        continue
+                    text = Continuation(texts.prompt, sampling.seed, stop)
+                    text.add(
+                        self.token_bytes[token_ids[:length]].tolist(),
+                        log_probs[:length].tolist(),
+                        ended=bool(length < sampling.max_new_tokens),
+                    )
+                    texts.found.append(text)
+
+        searched = (_Searched(prompt, []) for prompt in prompts)
+        with futures.ThreadPoolExecutor(_CORES) as pool:
+            for group, batches in _in_batches(
+                searched, max(1, _ROWS // num_beams)
+            ):
+                list(pool.map(search, batches))
+                for texts in group:
+                    yield from texts.found
 
     def decode(self, carry, rows, sampling, compiles=False):
         """Lets texts grow to their ends, a chunk of tokens at a time.
@@ -227,6 +295,34 @@ class SavedModel:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Searched:
+    """A prompt and the continuations that a search found, the best first."""
+
+    prompt: str
+    found: list
+
+
+def _in_batches(rows, most):
+    """Cuts an iterable of rows, each with a prompt, into batches for the cores.
+
+    Yields:
+        Some hundred rows, and the same in batches of at most `most`, those of
+        like lengths together: a batch is padded to its longest.
+    """
+    rows = iter(rows)
+    while group := list(itertools.islice(rows, 4 * _CORES * most)):
+        size = min(most, -(-len(group) // _CORES))
+        by_length = sorted(group, key=lambda row: len(row.prompt))
+        yield (
+            group,
+            [
+                by_length[start : start + size]
+                for start in range(0, len(group), size)
+            ],
+        )
+
+
 class Conversation:
     """One text that somebody and the model write in turn.
 
@@ -308,7 +404,7 @@ def load(saved_model="") -> SavedModel:
             f"--saved_model={path}: damaged or cut short "
             f"({type(error).__name__}): copy or export it again"
         ) from error
-    if not hasattr(functions, "compiled_chunk"):
+    if not hasattr(functions, "beam_search"):
         raise UserError(
             f"--saved_model={path}: exported by an older version of "
             "stacked_rnn: export it again, train.py with the same flags does"

@@ -183,3 +183,70 @@ def sample(logits, uniform, temperature, top_k=0, top_p=1.0):
     filtered = keep_top_p(keep_top_k(logits / temperature, top_k), top_p)
     cumulative = np.cumsum(np.exp(log_softmax(filtered)))
     return int((cumulative <= uniform * cumulative[-1]).sum())
+
+
+# Beam search ----------------------------------------------------------------
+
+
+def beam_search(
+    decode_step,
+    token_id,
+    states,
+    *,
+    num_beams,
+    max_new_tokens,
+    length_penalty,
+    end_ids=(),
+    never=None,
+):
+    """The texts that follow one prompt and score best, D2L section 10.8.
+
+    The score is log p / length ** length_penalty, the end of a text counted in
+    both.
+
+    Args:
+        decode_step: (token_id, states) -> (logits [vocabulary], states).
+        token_id: the last token of the prompt, not yet read.
+        states: whatever `decode_step` takes.
+        end_ids: the ids that end a text, themselves left out.
+        never: an id that no text holds.
+
+    Returns:
+        Tuples (score, token_ids, log_probs), the best first, `num_beams` at
+        most.
+    """
+    live = [(0.0, [], [], states)]  # log p, token ids, log p of each, states
+    finished = []
+    for length in range(1, max_new_tokens + 1):
+        candidates = []
+        for total, token_ids, log_probs, states in live:
+            last = token_ids[-1] if token_ids else token_id
+            logits, states = decode_step(last, states)
+            end = -np.inf  # log p that the text ends, by any of the ids
+            for new, log_prob in enumerate(log_softmax(logits)):
+                if new == never:
+                    continue
+                if new in end_ids:
+                    end = np.logaddexp(end, log_prob)
+                else:
+                    longer = [*token_ids, new], [*log_probs, log_prob]
+                    candidates.append((total + log_prob, *longer, states))
+            if end > -np.inf:
+                candidates.append((total + end, token_ids, log_probs, None))
+        # Of equal ones, sorting leaves the one before that was before.
+        candidates.sort(key=lambda candidate: -candidate[0])
+        live = []
+        for rank, (total, token_ids, log_probs, states) in enumerate(
+            candidates
+        ):
+            if len(token_ids) == length:
+                live.append((total, token_ids, log_probs, states))
+            elif rank < num_beams:
+                score = total / length**length_penalty
+                finished.append((score, token_ids, log_probs))
+        live = live[:num_beams]
+    for total, token_ids, log_probs, _ in live:
+        score = total / max_new_tokens**length_penalty
+        finished.append((score, token_ids, log_probs))
+    finished.sort(key=lambda text: -text[0])
+    return finished[:num_beams]

@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+import generate
+from stacked_rnn import configs
+
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 40
 SMALL = (
@@ -118,6 +121,33 @@ def test_generate_writes_json_lines(trained):
     assert "." not in first["text"] + second["text"]
 
 
+def test_generate_searches_with_beams(trained):
+    (trained / "prompts.txt").write_text("The \nA dog\n")
+    ran = run(
+        trained, "generate.py", "--prompts_file=prompts.txt", "--num_beams=4",
+        "--num_samples=2", "--length_penalty=0.5", "--stop=.", "--seed=7",
+        "--output=jsonl", "--max_new_tokens=40",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    prompts = [text["prompt"] for text in found]
+    assert prompts == ["The ", "The ", "A dog", "A dog"]
+    assert {text["seed"] for text in found} == {7}
+    assert all("." not in text["text"] for text in found)
+    assert len({(text["prompt"], text["text"]) for text in found}) == 4
+
+
+def test_what_beam_search_cannot_do_is_one_line():
+    for changes, message in (
+        ({"num_samples": 5}, "--num_samples=5.*--num_beams=4"),
+        ({"interactive": True}, "--interactive.*--num_beams=4"),
+        ({"stream": True}, "--stream.*--num_beams=4"),
+    ):
+        with pytest.raises(configs.UserError, match=message):
+            generate.GenerateConfig(num_beams=4, **changes)
+        generate.GenerateConfig(**changes)
+
+
 def test_evaluate_prints_one_json_object(trained):
     ran = run(trained, "evaluate.py", "--text=cats.txt")
     assert ran.returncode == 0, ran.stderr
@@ -192,6 +222,12 @@ def test_a_changed_architecture_is_named(trained):
         ("generate.py", ["--saved_model=runs"], ["saved_model.pb"]),
         ("generate.py", ["--temperature=-1"], ["--temperature=-1"]),
         ("generate.py", ["--prompts_file=nowhere"], ["--prompts_file=nowhere"]),
+        (
+            "generate.py",
+            ["--num_beams=2", "--top_k=3", "--temperature=0.8"],
+            ["--temperature, --top_k", "--num_beams=2"],
+        ),
+        ("generate.py", ["--length_penalty=1"], ["--length_penalty"]),
         ("evaluate.py", [], ["--text"]),
         ("evaluate.py", ["--text=nowhere"], ["--text=nowhere"]),
     ],

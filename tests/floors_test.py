@@ -18,6 +18,7 @@ FLOORS = {
     "layers": 1,
     "models": 2,
     "generation": 2,
+    "beams": 2,
     "evaluation": 3,
     "inference": 4,
     "training": 4,

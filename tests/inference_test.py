@@ -1,10 +1,12 @@
 """What generate.py and evaluate.py do with a loaded SavedModel."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, inference, tokenizers
+from stacked_rnn import configs, inference, reference, tokenizers
 from tests.export_test import build_generator
 
 
@@ -198,3 +200,81 @@ def test_evaluate_counts_unknown_tokens_and_original_characters(
 def test_a_text_of_one_token_cannot_be_scored(loaded):
     with pytest.raises(configs.UserError, match="--text"):
         loaded.evaluate(b"a")
+
+
+def search(loaded, prompts, *, num_beams=3, length_penalty=1.0, **kwargs):
+    values = sampling(max_new_tokens=kwargs.pop("max_new_tokens", 12), seed=5)
+    return list(
+        loaded.beam_search(
+            prompts, values, num_beams=num_beams,
+            length_penalty=length_penalty, **kwargs,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fixture", "stop"), [("loaded", ("e", "\n")), ("loaded_bytes", ("e",))]
+)
+def test_beam_search_is_the_one_of_the_reference(fixture, stop, request):
+    """Prompts of several lengths; the step is that of the signature."""
+    loaded = request.getfixturevalue(fixture)
+    functions, tokenizer = loaded.functions, loaded.tokenizer
+    end_ids = tokenizer.tokenize(stop).flat_values.numpy().tolist()
+
+    def step(token_id, states):
+        new = functions.signatures["decode_step"](
+            token_ids=tf.constant([token_id], tf.int32), **states
+        )
+        return new.pop("logits").numpy()[0].astype("float64"), new
+
+    prompts = ["abc", "", "a b c d " * 30]
+    samples = iter(
+        search(loaded, prompts, stop=stop, num_samples=2, length_penalty=0.7)
+    )
+    for prompt in prompts:
+        carry = functions.begin([prompt], tf.zeros(1, tf.int64))
+        (below,), (top,) = carry["states"]
+        expected = reference.beam_search(
+            step, int(carry["token_ids"][0]),
+            {"state_0_h": below, "state_1_h": top},
+            num_beams=3, max_new_tokens=12, length_penalty=0.7,
+            end_ids=end_ids, never=tokenizer.unknown_id,
+        )  # fmt: skip
+        for (_, token_ids, log_probs), sample in zip(expected[:2], samples):
+            assert (sample.prompt, sample.seed) == (prompt, 5)
+            assert sample.tokens == loaded.token_bytes[token_ids].tolist()
+            np.testing.assert_allclose(sample.log_probs, log_probs, atol=1e-4)
+            assert sample.stopped == (len(token_ids) < 12)
+    assert not list(samples)
+
+
+def test_beam_search_of_many_prompts_keeps_their_order(loaded):
+    prompts = ["abcdefgh"[: number % 9] for number in range(100)]
+    samples = search(loaded, iter(prompts), num_samples=2, max_new_tokens=3)
+    assert [sample.prompt for sample in samples[::2]] == prompts
+    by_prompt = {}
+    for pair in zip(samples[::2], samples[1::2]):
+        found = [sample.text for sample in pair]
+        assert by_prompt.setdefault(pair[0].prompt, found) == found
+        assert pair[0].mean_log_prob >= pair[1].mean_log_prob
+
+
+def test_beam_search_yields_no_text_that_does_not_exist(loaded):
+    texts = search(
+        loaded, ["a"], num_beams=30, num_samples=30, max_new_tokens=1
+    )
+    assert sorted(sample.text for sample in texts) == sorted("\n abcdefgh")
+
+
+def test_beam_search_cuts_at_a_stop_string_of_several_tokens(loaded):
+    (whole,) = search(loaded, ["abc"])
+    stop = whole.text[5:7]
+    (cut,) = search(loaded, ["abc"], stop=(stop,))
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish_reason == "stop" and len(cut.log_probs) == len(cut.text)
+
+
+def test_a_model_exported_before_there_was_beam_search_is_named(loaded):
+    old = dataclasses.replace(loaded, functions=tf.Module())
+    with pytest.raises(configs.UserError, match="--num_beams.*export"):
+        search(old, ["abc"])
