@@ -272,9 +272,3 @@ def test_beam_search_cuts_at_a_stop_string_of_several_tokens(loaded):
     (cut,) = search(loaded, ["abc"], stop=(stop,))
     assert cut.text == whole.text[: whole.text.index(stop)]
     assert cut.finish_reason == "stop" and len(cut.log_probs) == len(cut.text)
-
-
-def test_a_model_exported_before_there_was_beam_search_is_named(loaded):
-    old = dataclasses.replace(loaded, functions=tf.Module())
-    with pytest.raises(configs.UserError, match="--num_beams.*export"):
-        search(old, ["abc"])
