@@ -61,7 +61,7 @@ def main(where, config, sampling):
     prompts = Prompts(config)
     model = inference.load(where.saved_model)
     if config.interactive:
-        interact(model, sampling, config.stop)
+        interact(inference.Conversation(model, sampling, config.stop), model)
         return
     warn_of_unknown_parts(model, itertools.islice(prompts, 1000))
     total = len(prompts) * config.num_samples
@@ -70,7 +70,7 @@ def main(where, config, sampling):
         streams = sys.stdout.isatty()
     if streams and total == 1 and config.output == "text":
         (prompt,) = prompts
-        text = model.converse(sampling, config.stop)
+        text = inference.Conversation(model, sampling, config.stop)
         text.read(prompt)
         print(prompt, end="")
         show(text)
@@ -97,14 +97,13 @@ def main(where, config, sampling):
                 progress(number)
 
 
-def interact(model, sampling, stop):
+def interact(text, model):
     """Lines in, continuations out, until the end of input."""
     if sys.stdin.isatty():
         print(
             "Enter a beginning; an empty line: go on; Ctrl-D: end.",
             file=sys.stderr,
         )
-    text = model.converse(sampling, stop)
     for line in sys.stdin:
         line = line.rstrip("\n")
         warn_of_unknown_parts(model, [line])

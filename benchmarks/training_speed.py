@@ -20,13 +20,13 @@ import json
 import multiprocessing
 import os
 import pathlib
-import platform
 import statistics
 import sys
-import time
 from concurrent import futures
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
+
+from measuring import Calm, interleaved, machine
 
 from stacked_rnn import command_line, configs
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
@@ -255,35 +255,6 @@ def matmul():
 # Measuring --------------------------------------------------------------------
 
 
-def timed(run, steps):
-    """Seconds that a number of steps take."""
-    started = time.perf_counter()
-    run(steps)
-    return time.perf_counter() - started
-
-
-def interleaved(runs, repetitions, seconds):
-    """Seconds a step of each of several contenders, measured in turn.
-
-    Args:
-        runs: name -> function that runs a number of steps.
-        repetitions: turns of each.
-        seconds: length of a turn, about.
-
-    Returns:
-        name -> list of seconds a step, one a turn.
-    """
-    steps = {}
-    for name, run in runs.items():
-        run(2)  # builds, compiles
-        steps[name] = max(1, round(seconds / timed(run, 1)))
-    times = {name: [] for name in runs}
-    for _ in range(repetitions):
-        for name, run in runs.items():
-            times[name].append(timed(run, steps[name]) / steps[name])
-    return times
-
-
 def compare(work, cell, config):
     """Tokens a second of each contender, and the matmul peak in GFLOP/s."""
     stock = {name: make(work, cell) for name, make in STOCK.items()}
@@ -356,25 +327,6 @@ def growth(cell, config):
 
 
 # The report -------------------------------------------------------------------
-
-
-def machine():
-    """One line on the processor and the versions."""
-    import keras
-    import tensorflow as tf
-    import torch
-
-    name = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":")[1].strip()
-    return (
-        f"{os.cpu_count()} cores of {name}; TensorFlow {tf.__version__}, "
-        f"Keras {keras.__version__}, PyTorch {torch.__version__}, "
-        f"Python {platform.python_version()}"
-    )
 
 
 def thousands(speed):
@@ -498,7 +450,7 @@ def main(config):
     output = pathlib.Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
 
-    results, memory, rows = {}, {}, []
+    results, memory, rows, calm = {}, {}, [], Calm()
     for name in works:
         for cell in cells:
             label = f"{cell.upper()} {name}"
@@ -522,7 +474,7 @@ def main(config):
     bar_chart(results, output / "training_speed.png")
 
     report = [
-        f"# Training speed\n\n{machine()}.\n",
+        f"# Training speed\n\n{machine()}; {calm}.\n",
         "Tokens a second of a full training step (forward, backward, clipping, "
         f"Adam), float32, medians of {config.repetitions} turns of about "
         f"{config.seconds:g} s, taken in turn.\n",

@@ -100,6 +100,15 @@ class TextGenerator(tf.Module):
         }
         options = {spec.name: spec for spec in _OPTIONS if spec.name != "seed"}
         count = tf.TensorSpec([], tf.int32, "count")
+        # Traced once each, however many call them.
+        self.read_window = _function(
+            self._read_window,
+            input_signature=[
+                tf.TensorSpec([None, None], tf.int32, "token_ids"),
+                tf.TensorSpec([None, None], tf.bool, "mask"),
+                self._state_specs(),
+            ],
+        )
         self.begin = _function(
             self._begin,
             input_signature=[
@@ -165,7 +174,7 @@ class TextGenerator(tf.Module):
     def serving_default(self, prompts):
         """Continues each prompt with the exported defaults."""
         options = self._default_options()
-        return {"texts": self._generate(prompts, **options)["texts"]}
+        return {"texts": self.generate(prompts, **options)["texts"]}
 
     def _generate_signature(self):
         default = self._default_options()
@@ -259,8 +268,8 @@ class TextGenerator(tf.Module):
                 name: tf.broadcast_to(values, [batch_size])
                 for name, values in options.items()
             }
-        drawn = self._decode_chunk(
-            self._begin(prompts, tf.broadcast_to(seed, [batch_size])),
+        drawn = self.decode_chunk(
+            self.begin(prompts, tf.broadcast_to(seed, [batch_size])),
             options | {"max_new_tokens": limits},
             tf.reduce_max(tf.concat([limits, [0]], axis=0)),
         )
@@ -335,14 +344,8 @@ class TextGenerator(tf.Module):
         def read_window(start, states):
             window = padded[:, start : start + _WINDOW]
             place = start + tf.range(tf.shape(window)[1])
-            new = self.model.prefill(
-                {
-                    "token_ids": window,
-                    "mask": place[None, :] < lengths[:, None] - 1,
-                    "states": states,
-                }
-            )
-            return start + _WINDOW, new["states"]
+            mask = place[None, :] < lengths[:, None] - 1
+            return start + _WINDOW, self.read_window(window, mask, states)
 
         _, states = tf.while_loop(
             lambda start, _: start + 1 < tf.reduce_max(lengths),
@@ -350,6 +353,10 @@ class TextGenerator(tf.Module):
             (tf.constant(0), states),
         )
         return tf.gather(padded, lengths - 1, batch_dims=1), states
+
+    def _read_window(self, token_ids, mask, states):
+        inputs = {"token_ids": token_ids, "mask": mask, "states": states}
+        return self.model.prefill(inputs)["states"]
 
     def _read_all(self, texts):
         """Logits [batch, vocabulary] and states after each text."""
@@ -389,7 +396,7 @@ class TextGenerator(tf.Module):
 
         def add_window(start, nats, states):
             window = slice(start, start + _WINDOW)
-            window_nats, states = self._score_window(
+            window_nats, states = self.score_window(
                 inputs[:, window], targets[:, window], states
             )
             window_nats = tf.reduce_sum(window_nats, axis=-1)

@@ -81,18 +81,16 @@ class SavedModel:
         cores = os.cpu_count() or 1
         compiles = False
         with futures.ThreadPoolExecutor(cores) as pool:
-            while group := list(itertools.islice(rows, 16 * cores * _ROWS)):
+            while group := list(itertools.islice(rows, 4 * cores * _ROWS)):
                 size = min(_ROWS, -(-len(group) // cores))
-                steps = sampling.max_new_tokens * -(
-                    -len(group) // size // cores
-                )
-                compiles |= steps >= _WORTH_COMPILING
                 # Like lengths together: a batch is padded to its longest.
                 by_length = sorted(group, key=lambda row: len(row.prompt))
                 batches = [
                     by_length[start : start + size]
                     for start in range(0, len(group), size)
                 ]
+                rounds = -(-len(batches) // cores)
+                compiles |= sampling.max_new_tokens * rounds >= _WORTH_COMPILING
                 grow = functools.partial(
                     self._grow, sampling=sampling, size=size, compiles=compiles
                 )
@@ -101,7 +99,9 @@ class SavedModel:
 
     def _grow(self, rows, sampling, size, compiles):
         """Generates a batch, padded to the size that XLA compiles for."""
-        rows = rows + [Continuation("", 0)] * (size - len(rows))
+        padding = Continuation("", 0)
+        padding.stopped = True
+        rows = rows + [padding] * (size - len(rows))
         carry = self.functions.begin(
             tf.constant([row.prompt for row in rows]),
             tf.constant([row.seed for row in rows], tf.int64),
@@ -122,8 +122,11 @@ class SavedModel:
             The carry after each chunk. The first are short, for somebody who
             waits to read.
         """
-        # Rows that came to an earlier limit go on.
-        carry = carry | {"finished": tf.zeros_like(carry["finished"])}
+
+        def stopped():
+            return tf.constant([row.stopped for row in rows])
+
+        carry = carry | {"finished": stopped()}  # not at an earlier limit
         limits = carry["positions"] + sampling.max_new_tokens
         ones = tf.ones_like(limits)
         options = {
@@ -158,12 +161,8 @@ class SavedModel:
                         log_probs[:length].tolist(),
                         bool(row_ended),
                     )
-            carry["finished"] |= tf.constant([row.stopped for row in rows])
+            carry["finished"] |= stopped()
             yield carry
-
-    def converse(self, sampling, stop=()) -> "Conversation":
-        """Begins a text that somebody and the model write in turn."""
-        return Conversation(self, sampling, stop)
 
     def token_nats(self, text):
         """What each token of a text costs the model: a progress bar on a tty.
@@ -307,6 +306,11 @@ def load(saved_model="") -> SavedModel:
             f"--saved_model={path}: damaged or cut short "
             f"({type(error).__name__}): copy or export it again"
         ) from error
+    if not hasattr(functions, "compiled_chunk"):
+        raise UserError(
+            f"--saved_model={path}: exported by an older version of "
+            "stacked_rnn: export it again, train.py with the same flags does"
+        )
     return SavedModel(path, model_config, defaults, tokenizer, functions)
 
 

@@ -69,6 +69,7 @@ class _Scanned:
                 and not tf.executing_eagerly()
                 and x.shape[:2].is_fully_defined()
             ),
+            custom_gradient=bool(training),
         )
         if mask is not None:
             # A masked step repeats the output before it, at first zeros.

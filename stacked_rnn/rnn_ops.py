@@ -21,6 +21,9 @@ computed; the products with U run in the dtype of U (bfloat16, say).
 With `jit_compile` both loops are compiled by XLA, each on its own, which leaves
 the products outside the loops to TensorFlow's own library.
 
+A SavedModel traces the custom gradients of all it holds, for long: what is only
+for inference does without them.
+
 Second-order gradients are right: the saved values are outputs of ordinary ops.
 """
 
@@ -38,6 +41,7 @@ def simple_rnn(
     mask=None,
     dropout_masks=None,
     jit_compile=False,
+    custom_gradient=True,
 ):
     """h' = tanh(x + h U): D2L equation 9.4.5 with tanh.
 
@@ -48,12 +52,13 @@ def simple_rnn(
         mask: None, or bool [time, batch, 1].
         dropout_masks: None, or one mask [batch, units].
         jit_compile: whether XLA compiles the loops.
+        custom_gradient: False: leaves the gradient to autodiff.
 
     Returns:
         The outputs [time, batch, units] and the final states (h',).
     """
 
-    @tf.custom_gradient
+    @_with_gradient(custom_gradient)
     def scan(x, h0, kernel):
         forward, backward = _loops(
             _simple_rnn_forward, _simple_rnn_backward, jit_compile
@@ -83,6 +88,7 @@ def gru(
     mask=None,
     dropout_masks=None,
     jit_compile=False,
+    custom_gradient=True,
 ):
     """Gated recurrent unit, D2L section 10.2.
 
@@ -101,6 +107,7 @@ def gru(
         mask: None, or bool [time, batch, 1].
         dropout_masks: None, or three masks [batch, units].
         jit_compile: whether XLA compiles the loops.
+        custom_gradient: False: leaves the gradient to autodiff.
 
     Returns:
         The outputs [time, batch, units] and the final states (h',).
@@ -110,7 +117,7 @@ def gru(
     elif not reset_after:
         raise ValueError("gru: a recurrent_bias needs reset_after")
 
-    @tf.custom_gradient
+    @_with_gradient(custom_gradient)
     def scan(x, h0, kernel, bias):
         forward, backward = _loops(_gru_forward, _gru_backward, jit_compile)
         h, (outputs, *saved) = forward(
@@ -162,6 +169,7 @@ def lstm(
     mask=None,
     dropout_masks=None,
     jit_compile=False,
+    custom_gradient=True,
 ):
     """Long short-term memory, D2L section 10.1.
 
@@ -179,12 +187,13 @@ def lstm(
         mask: None, or bool [time, batch, 1].
         dropout_masks: None, or four masks [batch, units].
         jit_compile: whether XLA compiles the loops.
+        custom_gradient: False: leaves the gradient to autodiff.
 
     Returns:
         The outputs [time, batch, units] and the final states (h', c').
     """
 
-    @tf.custom_gradient
+    @_with_gradient(custom_gradient)
     def scan(x, h0, c0, kernel):
         forward, backward = _loops(_lstm_forward, _lstm_backward, jit_compile)
         h, c, (outputs, *saved) = forward(
@@ -361,6 +370,13 @@ def _lstm_backward(
 
 
 # What they share --------------------------------------------------------------
+
+
+def _with_gradient(custom):
+    """The decorator of a scan: with its own gradient, or without."""
+    if custom:
+        return tf.custom_gradient
+    return lambda scan: lambda *arguments: scan(*arguments)[0]
 
 
 @functools.cache

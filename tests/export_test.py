@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
 from stacked_rnn import (
@@ -153,6 +156,51 @@ def test_a_row_has_its_own_options_and_no_neighbours(loaded):
             together["log_probs"][row][:length],
             atol=1e-5,
         )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.binary(max_size=12) | st.text(max_size=5).map(str.encode),
+            st.integers(-3, 9),
+            st.floats(0, 50, width=32),
+            st.integers(0, 20),
+            st.floats(0.001, 1.0),
+            st.floats(0.01, 10.0),
+            st.integers(0, 2**63 - 1),
+        ),
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_any_options_and_prompts_give_tokens_of_the_vocabulary(
+    generator, rows, compiled
+):
+    prompts, limits, *others, seeds = zip(*rows) if rows else [()] * 7
+    names = ("temperature", "top_k", "top_p", "repetition_penalty")
+    options = {
+        name: tf.constant(values, tf.int32 if name == "top_k" else tf.float32)
+        for name, values in zip(names, others)
+    } | {"max_new_tokens": tf.constant(limits, tf.int32)}
+    prompts = tf.constant(prompts, tf.string)
+    seeds = tf.constant(seeds, tf.int64)
+    if compiled and len(rows) == 3:  # one compilation is enough
+        result = generator.compiled_chunk(
+            generator.begin(prompts, seeds), options, tf.constant(9)
+        )
+    else:
+        result = generator.generate(prompts, seed=seeds, **options)
+        for text in result["texts"].numpy():
+            text.decode("utf-8")
+    assert result["lengths"].numpy().tolist() == [max(n, 0) for n in limits]
+    for token_ids, log_probs, length in zip(
+        result["token_ids"].numpy(), result["log_probs"].numpy(), limits
+    ):
+        drawn = token_ids[: max(length, 0)]
+        assert ((0 < drawn) & (drawn < 11)).all()  # 0 is the unknown token
+        assert not token_ids[max(length, 0) :].any()
+        assert np.isfinite(log_probs).all()
 
 
 def test_seeds(loaded):
@@ -383,6 +431,7 @@ def test_the_graph_holds_core_operations_only(saved, loaded):
     ]
     operations = {node.op for node in nodes}
     assert "MatMul" in operations
+    assert not [n for n in nodes if "_gradient_op_type" in n.attr]
     for name in loaded.functions.signatures:
         definition = loaded.functions.signatures[name].function_def
         assert "_XlaMustCompile" not in definition.attr, name
@@ -462,6 +511,17 @@ def test_what_is_cut_short_is_said(generator, tmp_path, damage, message):
     (path / damage).write_bytes(content[: len(content) // 2])
     with pytest.raises(configs.UserError, match=message) as error:
         inference.load(tmp_path / "m")
+    assert "\n" not in str(error.value)
+
+
+def test_an_older_export_is_said(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "1")
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    shutil.copy(tmp_path / "other/saved_model.pb", tmp_path / "1")
+    shutil.rmtree(tmp_path / "1/variables")
+    shutil.copytree(tmp_path / "other/variables", tmp_path / "1/variables")
+    with pytest.raises(configs.UserError, match="older version") as error:
+        inference.load(tmp_path / "1")
     assert "\n" not in str(error.value)
 
 

@@ -12,6 +12,8 @@ FLOORS = {
     "tokenizers": 0,
     "rnn_ops": 0,
     "samplers": 0,
+    "continuations": 0,
+    "surprise": 0,
     "datasets": 1,
     "layers": 1,
     "models": 2,

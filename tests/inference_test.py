@@ -48,6 +48,7 @@ def test_more_rows_than_one_batch(loaded):
         loaded.generate(["a"], sampling(max_new_tokens=2), num_samples=130)
     )
     assert [sample.seed for sample in samples] == [*range(130)]
+    assert all(len(sample.tokens) == 2 for sample in samples)
     (alone,) = loaded.generate(["a"], sampling(max_new_tokens=2, seed=129))
     assert alone.text == samples[-1].text
 
@@ -60,6 +61,89 @@ def test_stop_strings_end_the_text_and_are_left_out(loaded):
     assert cut.finish_reason == "stop"
     (first,) = loaded.generate(["abc"], sampling(), stop=(whole.text[0],))
     assert first.text == "" and first.mean_log_prob is None
+
+
+def test_any_number_of_prompts_is_read_only_as_far_as_needed(loaded):
+    def prompts():
+        for number in range(10**9):
+            read.append(number)
+            yield "abc"[number % 3] * (number % 7)
+
+    read = []
+    samples = loaded.generate(prompts(), sampling(max_new_tokens=1))
+    first = [next(samples) for _ in range(300)]
+    assert [len(sample.prompt) for sample in first[:8]] == [*range(7), 0]
+    assert len(read) < 2_000
+
+
+def test_rows_of_a_batch_may_stop_at_different_places(loaded):
+    wholes = list(loaded.generate(["abc"], sampling(), num_samples=6))
+    cuts = list(
+        loaded.generate(["abc"], sampling(), stop=("a",), num_samples=6)
+    )
+    for whole, cut in zip(wholes, cuts):
+        assert cut.text == whole.text.split("a")[0]
+        assert cut.stopped == ("a" in whole.text)
+    assert len({len(cut.text) for cut in cuts}) > 1
+
+
+def test_the_compiled_path_gives_the_same_texts(loaded, monkeypatch):
+    def texts():
+        return [
+            sample.text
+            for sample in loaded.generate(
+                ["abc", "", "h"], sampling(top_k=6, max_new_tokens=50),
+                stop=("ab",), num_samples=3,
+            )
+        ]  # fmt: skip
+
+    plain = texts()
+    monkeypatch.setattr(inference, "_WORTH_COMPILING", 1)
+    assert texts() == plain
+
+
+def streamed(model, prompt, sampling, stop=()):
+    text = inference.Conversation(model, sampling, stop)
+    text.read(prompt)
+    return list(text.write())
+
+
+@pytest.mark.parametrize("stop", [(), ("a",), ("ab", "gh")])
+def test_the_streamed_text_is_the_unstreamed_one(loaded, loaded_bytes, stop):
+    for model in (loaded, loaded_bytes):
+        settings = sampling(max_new_tokens=150, seed=5)
+        (whole,) = model.generate(["abc"], settings, stop)
+        pieces = streamed(model, "abc", settings, stop)
+        assert "".join(pieces) == whole.text
+        assert stop or len([piece for piece in pieces if piece]) >= 4
+
+
+def test_a_conversation_is_one_text(loaded):
+    """Turn by turn it goes as from the whole text so far, read anew."""
+    settings = sampling(max_new_tokens=20, temperature=0.0)
+    talk = inference.Conversation(loaded, settings, stop=("e",))
+    so_far = ""
+    for line in ("abc", "", "h g", "fed"):
+        talk.read(line)
+        so_far += line
+        turn = "".join(talk.write())
+        (expected,) = loaded.generate([so_far], settings, stop=("e",))
+        assert turn == expected.text
+        so_far += turn
+
+
+def test_surprises_are_those_of_prompt_and_continuation(loaded):
+    (sample,) = loaded.generate(["abc"], sampling(max_new_tokens=5))
+    surprises = loaded.surprises(sample)
+    assert [given for *_, given in surprises] == [True] * 3 + [False] * 5
+    text = b"".join(token for token, *_ in surprises).decode()
+    assert text == "abc" + sample.text
+    nats = [cost for _, cost, _ in surprises]
+    assert nats[0] is None
+    scored = loaded.functions.signatures["score"](texts=tf.constant([text]))
+    assert sum(nats[1:]) == pytest.approx(float(scored["nats"][0]), rel=1e-4)
+    (nothing,) = loaded.generate([""], sampling(max_new_tokens=0))
+    assert loaded.surprises(nothing) == []
 
 
 def test_the_mean_log_prob_is_of_the_tokens_kept(loaded):

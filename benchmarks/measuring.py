@@ -1,0 +1,74 @@
+"""What the benchmarks share: turns, the machine, how calm it was."""
+
+import os
+import pathlib
+import platform
+import time
+from importlib import metadata
+
+
+def timed(run, steps):
+    """Seconds that a number of steps take."""
+    started = time.perf_counter()
+    run(steps)
+    return time.perf_counter() - started
+
+
+def interleaved(runs, repetitions, seconds):
+    """Seconds a step of each of several contenders, measured in turn.
+
+    Args:
+        runs: name -> function that runs a number of steps.
+        repetitions: turns of each.
+        seconds: length of a turn, about.
+
+    Returns:
+        name -> list of seconds a step, one a turn.
+    """
+    steps = {}
+    for name, run in runs.items():
+        run(2)  # builds, compiles
+        steps[name] = max(1, round(seconds / timed(run, 1)))
+    times = {name: [] for name in runs}
+    for _ in range(repetitions):
+        for name, run in runs.items():
+            times[name].append(timed(run, steps[name]) / steps[name])
+    return times
+
+
+def machine():
+    """One line on the processor and the versions."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":")[1].strip()
+    versions = ", ".join(
+        f"{package} {metadata.version(package)}"
+        for package in ("tensorflow", "keras", "torch")
+    )
+    return (
+        f"{os.cpu_count()} cores of {name}; {versions}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+class Calm:
+    """How much of the cores' time another guest of the host took (Linux)."""
+
+    def __init__(self):
+        self._before = self._read()
+
+    def _read(self):
+        stat = pathlib.Path("/proc/stat")
+        if not stat.exists():
+            return 0, 0
+        ticks = list(map(int, stat.read_text().split("\n", 1)[0].split()[1:9]))
+        return ticks[7], sum(ticks) - ticks[3]  # stolen, all but idle
+
+    def __str__(self):
+        stolen, busy = (
+            now - before for now, before in zip(self._read(), self._before)
+        )
+        return f"{100 * stolen / max(busy, 1):.0f} % of the time stolen"

@@ -1,0 +1,73 @@
+"""A growing text: cut anywhere, it shows what it would show whole."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stacked_rnn.continuations import Continuation
+
+
+def grown(tokens, sizes=(1,), stop=()):
+    """A continuation fed in pieces, and all that it showed."""
+    row = Continuation("prompt", 3, stop)
+    shown, start, turn = [], 0, 0
+    while start < len(tokens) and not row.stopped:
+        piece = tokens[start : start + sizes[turn % len(sizes)]]
+        row.add(piece, [-1.0] * len(piece))
+        shown.append(row.show())
+        start, turn = start + len(piece), turn + 1
+    shown.append(row.show(last=True))
+    return row, shown
+
+
+def expected_text(content, stop):
+    """The text up to the first stop string."""
+    ends = [content.find(string.encode()) for string in stop]
+    end = min((place for place in ends if place >= 0), default=len(content))
+    return content[:end].decode("utf-8", "replace")
+
+
+@given(
+    st.lists(st.sampled_from([b"a", b"b", b"ab", b"\xc3", b"\xa9", b"ba\n"])),
+    st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    st.lists(st.sampled_from(["ab", "ba\n", "aab", "\u00e9", "b"]), max_size=2),
+)
+def test_pieces_show_what_the_whole_text_is(tokens, sizes, stop):
+    row, shown = grown(tokens, sizes, stop)
+    text = expected_text(b"".join(tokens), stop)
+    assert row.text == "".join(shown) == text
+    assert row.stopped == any(
+        string.encode() in b"".join(tokens) for string in stop
+    )
+    assert len(row.log_probs) == len(row.tokens)
+    joined = b"".join(row.tokens)
+    content = text.encode() if "\ufffd" not in text else joined
+    assert joined.startswith(content)
+    if row.tokens:  # the last one begins before the end of the text
+        assert len(joined) - len(row.tokens[-1]) < max(len(content), 1)
+
+
+def test_characters_are_shown_whole():
+    _, shown = grown([b"\xe2", b"\x82", b"\xac", b"!"])
+    assert shown == ["", "", "\u20ac", "!", ""]
+
+
+def test_what_may_be_a_stop_string_is_held_back():
+    _, shown = grown([b"a", b"E", b"N", b"x", b"E", b"N", b"D"], stop=["END"])
+    assert shown == ["a", "", "", "ENx", "", "", "", ""]
+    _, shown = grown([b"a", b"E", b"N"], stop=["END"])
+    assert shown[-1] == "EN"  # it was none
+
+
+def test_how_it_ended():
+    row, _ = grown([b"a", b"b"])
+    assert (row.finish_reason, row.mean_log_prob) == ("length", -1.0)
+    row.add([], [], ended=True)
+    assert row.finish_reason == "stop"
+    assert Continuation("", 0).mean_log_prob is None
+
+
+@pytest.mark.parametrize("stop", [[], ["zz"]])
+def test_invalid_bytes_become_one_replacement_each_time(stop):
+    row, shown = grown([b"\xff", b"a", b"\xc3"], stop=stop)
+    assert "".join(shown) == row.text == "\ufffda\ufffd"
