@@ -216,7 +216,8 @@ class SavedModel:
         unknown_id = self.tokenizer.unknown_id
         unknown = 0
         if unknown_id is not None:
-            unknown = np.count_nonzero(token_ids == unknown_id)
+            # NumPy 2.4 counts in its own type, which JSON does not take.
+            unknown = int(np.count_nonzero(token_ids == unknown_id))
         return {
             "nats_per_token": score.nats_per_token,
             "perplexity": score.perplexity,
