@@ -102,6 +102,11 @@ def _decode_step(model):
         logits = new.pop("logits")
         return {"logits": logits} | {f"new_{name}": new[name] for name in new}
 
+    # Every graph takes over a list of the tables that tokenizers have made.
+    # When the graph is converted, TensorFlow warns that it cannot write it.
+    tf.compat.v1.get_default_graph().clear_collection(
+        tf.compat.v1.GraphKeys.TABLE_INITIALIZERS
+    )
     return tf.function(decode_step, input_signature=[*specs], autograph=False)
 
 
@@ -109,9 +114,12 @@ def _decode_step(model):
 
 
 def _to_tflite(model, weights) -> bytes:
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [_decode_step(model).get_concrete_function()], model.functions
-    )
+    step = _decode_step(model).get_concrete_function()
+    # Not `model.functions`: the converter would take the tables of the
+    # tokenizer along, and fail at those of subwords.
+    holder = tf.Module()
+    holder.weights = model.functions.signatures["decode_step"].variables
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([step], holder)
     if weights != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if weights == "float16":

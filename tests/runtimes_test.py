@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, inference, runtimes, tokenizers
-from tests.export_test import ALPHABET, build_generator
+from tests.export_test import build_generator
 
 FORMATS = tuple(runtimes.SUFFIXES)
 TEXT = "hgf edc\nba" * 30
@@ -56,38 +56,43 @@ def test_logits_and_states_are_those_of_the_saved_model(cell, format, tmp_path):
 def test_smaller_weights_cost_little(format, tmp_path):
     """Sizes, and the loss of the file beside that of the SavedModel."""
     skip_without(format)
-    model = save_and_load(tmp_path, units=64, embedding_dim=64)
+    generator = build_generator(units=64, embedding_dim=64)
+    for weight in generator.model.weights:
+        weight.assign(weight * 0.2)  # such as training leaves: no chaos
+    model = inference.load(generator.save(tmp_path))
     expected = model.evaluate(TEXT.encode())["nats_per_token"]
-    sizes = {}
-    for weights, tolerance in (
-        ("float32", 1e-6), ("float16", 1e-2), ("int8", 0.3),
-    ):  # fmt: skip
-        path = tmp_path / f"step{runtimes.SUFFIXES[format]}"
+    path = tmp_path / f"step{runtimes.SUFFIXES[format]}"
+    sizes, differences = {}, {}
+    for weights in ("float32", "float16", "int8"):
         runtimes.write(model, path, weights)
         sizes[weights] = path.stat().st_size
         nats = runtimes.nats_per_token(model, path, TEXT.encode())
-        assert nats == pytest.approx(expected, rel=tolerance)
-        assert (nats == pytest.approx(expected, rel=1e-6)) == (
-            weights == "float32"
-        )
+        differences[weights] = abs(nats - expected)
+    assert differences["float32"] < 1e-6
+    assert 1e-6 < differences["float16"] < 1e-3
+    assert 1e-5 < differences["int8"] < 1e-2
     assert sizes["float16"] < 0.6 * sizes["float32"]
-    assert sizes["int8"] < 0.4 * sizes["float32"]
+    assert sizes["int8"] < 0.45 * sizes["float32"]
 
 
 @pytest.mark.parametrize(
-    "tokenizer",
+    ("format", "tokenizer"),
     [
-        tokenizers.build("char", ALPHABET.encode()),
-        tokenizers.build("word", TEXT.encode(), letters_only=True),
-        tokenizers.SubwordTokenizer(["h g", "hg f"]),
+        ("onnx", tokenizers.build("word", TEXT.encode(), letters_only=True)),
+        ("litert", tokenizers.SubwordTokenizer(["h g", "hg f"])),
     ],
-    ids=lambda tokenizer: tokenizer.kind,
+    ids=FORMATS,
 )
-def test_the_vocabulary_says_what_the_ids_mean(tokenizer, tmp_path):
-    skip_without("onnx")
+def test_the_vocabulary_says_what_the_ids_mean(
+    format, tokenizer, tmp_path, caplog
+):
+    """The tables of these tokenizers are no hindrance, nor a warning."""
+    skip_without(format)
     model = save_and_load(tmp_path, tokenizer=tokenizer)
-    runtimes.write(model, tmp_path / "step.onnx")
-    path = runtimes.vocabulary_path(tmp_path / "step.onnx")
+    file = tmp_path / f"step{runtimes.SUFFIXES[format]}"
+    runtimes.write(model, file)
+    assert not caplog.records
+    path = runtimes.vocabulary_path(file)
     vocabulary = json.loads(path.read_text(encoding="utf-8"))
     assert set(vocabulary) == {"tokenizer", "tokens", "start_id", "unknown_id"}
     assert tokenizers.from_dict(vocabulary["tokenizer"]) == tokenizer
