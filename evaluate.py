@@ -26,11 +26,7 @@ def main(where, config):
 
     if not config.text:
         raise UserError("--text=FILE is missing: which text to score?")
-    try:
-        with open(config.text, "rb") as file:
-            text = file.read()
-    except OSError as error:
-        raise UserError(f"--text={config.text}: {error.strerror}") from error
+    text = command_line.read_file("text", config.text)
     model = inference.load(where.saved_model)
     print(json.dumps(model.evaluate(text)))
 

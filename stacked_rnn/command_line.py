@@ -127,6 +127,18 @@ def writable_directory(flag, path) -> pathlib.Path:
         ) from error
 
 
+def read_file(flag, path) -> bytes:
+    """The file that a flag names.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"--{flag}={path}: {error.strerror}") from error
+
+
 def warn_of_unknown_parts(parts) -> None:
     """Says on standard error, in one line, what a vocabulary lacks.
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -159,6 +160,45 @@ def test_evaluate_prints_one_json_object(trained):
     assert result["tokens"] == len(TEXT) - 1 and result["unknown_tokens"] == 0
 
 
+@pytest.mark.parametrize(
+    ("format", "file"), [("onnx", "cats.onnx"), ("litert", "cats.tflite")]
+)
+def test_export_writes_what_the_page_generates_with(trained, format, file):
+    """The program on docs/runtimes.md, as it stands there, without TensorFlow.
+
+    Its text is that of generate.py.
+    """
+    ran = run(trained, "export.py", f"--format={format}", "--text=cats.txt")
+    if "is missing: pip install" in ran.stderr:
+        pytest.skip(ran.stderr)
+    assert ran.returncode == 0, ran.stderr
+    assert f"Wrote {file} (" in ran.stdout and "Next: " in ran.stdout
+    nats = re.search(r"cats.txt: (.*) nats .* SavedModel (.*): ", ran.stdout)
+    assert nats[1] == nats[2]
+
+    page = (ROOT / "docs" / "runtimes.md").read_text(encoding="utf-8")
+    example = f"generate_{format}.py"
+    code = page.split(f"<!-- {example}:")[1].split("```python\n")[1]
+    (trained / example).write_text(code.split("```")[0])
+    guarded = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys(("tensorflow", "keras", "stacked_rnn")))
+sys.argv[:] = ["{example}", "{file}", "The ", "60"]
+runpy.run_path("{example}", run_name="__main__")
+"""
+    generated = subprocess.run(
+        [sys.executable, "-I", "-c", guarded], cwd=trained, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert generated.returncode == 0, generated.stderr
+    expected = run(
+        trained, "generate.py", "--prompt=The ", "--temperature=0",
+        "--max_new_tokens=60",
+    )  # fmt: skip
+    assert len(generated.stdout) == 65
+    assert generated.stdout == expected.stdout
+
+
 def test_the_running_commands_load_neither_models_nor_training(trained):
     program = f"""
 import sys
@@ -177,7 +217,7 @@ assert not loaded & {{"stacked_rnn.models", "stacked_rnn.training"}}, loaded
 
 
 def test_help_teaches_without_loading_tensorflow(tmp_path):
-    for script in ("train.py", "generate.py", "evaluate.py"):
+    for script in ("train.py", "generate.py", "evaluate.py", "export.py"):
         ran = run(tmp_path, script, "--help", timeout=4)
         assert f"python {script}" in ran.stdout
         assert "default:" in ran.stdout
@@ -230,6 +270,10 @@ def test_a_changed_architecture_is_named(trained):
         ("generate.py", ["--length_penalty=1"], ["--length_penalty"]),
         ("evaluate.py", [], ["--text"]),
         ("evaluate.py", ["--text=nowhere"], ["--text=nowhere"]),
+        ("export.py", ["--weights=int4"], ["weights", "int8"]),
+        ("export.py", ["--text=nowhere"], ["--text=nowhere"]),
+        ("export.py", ["--saved_model=nowhere"], ["nowhere"]),
+        ("export.py", ["--output=a.tflite"], ["a.tflite", ".onnx"]),
     ],
 )
 def test_bad_input_to_the_others_is_one_line(trained, script, flags, words):

@@ -24,6 +24,7 @@ FLOORS = {
     "training": 4,
     "export": 5,
     "finetuning": 5,
+    "runtimes": 5,
 }
 PACKAGE = pathlib.Path(__file__).parents[1] / "stacked_rnn"
 MODULES = [

@@ -1,6 +1,5 @@
 """What generate.py and evaluate.py do with a loaded SavedModel."""
 
-
 import numpy as np
 import pytest
 import tensorflow as tf

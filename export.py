@@ -1,0 +1,96 @@
+"""Writes an exported model as one file for another runtime.
+
+  python export.py                              the newest model, as NAME.onnx
+  python export.py --saved_model=saved_models/pydoc --format=litert
+  python export.py --format=litert --weights=int8 --text=held_out.txt
+
+The file holds one step of the model, (token_ids, states) -> (logits, states),
+for ONNX Runtime or LiteRT, on phones, in browsers, in other languages; beside
+it, NAME.vocabulary.json says what the token ids mean. docs/runtimes.md has a
+generator for each, with no need of TensorFlow.
+"""
+
+import dataclasses
+import pathlib
+
+from stacked_rnn import command_line, configs
+from stacked_rnn.configs import UserError, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig(configs.Config):
+    """What to write."""
+
+    format: str = setting(
+        "onnx",
+        "onnx, for ONNX Runtime: a .onnx file; litert, for LiteRT (once "
+        "TensorFlow Lite): a .tflite file.",
+        choices=("onnx", "litert"),
+    )
+    weights: str = setting(
+        "float32",
+        "What the weights are kept as. float16: half the size, the loss all "
+        "but the same. int8: a quarter of it; ask --text what it costs.",
+        choices=("float32", "float16", "int8"),
+    )
+    output: str = setting(
+        "",
+        "File to write, .onnx or .tflite (empty: here, by the name of the "
+        "model).",
+    )
+    text: str = setting(
+        "",
+        "File to score with what was written and with the SavedModel, so that "
+        "the loss of smaller weights is known.",
+    )
+
+
+def main(where, config):
+    """SavedModel in, file out."""
+    from stacked_rnn import inference, runtimes
+
+    runtimes.require(config.format)
+    text = command_line.read_file("text", config.text) if config.text else b""
+    model = inference.load(where.saved_model)
+    path = output_path(config, model, runtimes.SUFFIXES[config.format])
+    before = model.evaluate(text)["nats_per_token"] if text else None
+
+    runtimes.write(model, path, config.weights)
+    print(
+        f"Wrote {path} ({path.stat().st_size:,} bytes) and "
+        f"{runtimes.vocabulary_path(path)} from {model.path}"
+    )
+    if text:
+        after = runtimes.nats_per_token(model, path, text)
+        print(
+            f"{config.text}: {after:.4f} nats per token, the SavedModel "
+            f"{before:.4f}: {after - before:+.4f}"
+        )
+    print("Next: docs/runtimes.md generates with it, without TensorFlow.")
+    if not text:
+        print("Add --text=FILE to know its loss on a text.")
+
+
+def output_path(config, model, suffix):
+    """The file to write, its directory made where it is missing."""
+    version = model.path.resolve()
+    name = (version.parent if version.name.isdigit() else version).name
+    if config.weights != "float32":
+        name += f"-{config.weights}"
+    path = pathlib.Path(config.output or name + suffix)
+    if path.suffix != suffix:
+        raise UserError(
+            f"--output={path}: with --format={config.format} its name ends in "
+            f"{suffix}"
+        )
+    command_line.writable_directory("output", path.parent)
+    return path
+
+
+def run():
+    """Console entry point."""
+    command_line.run(main, configs.SavedModelConfig, ExportConfig)
+
+
+if __name__ == "__main__":
+    run()

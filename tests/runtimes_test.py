@@ -1,0 +1,133 @@
+"""The written files against the SavedModel they were written from."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import configs, inference, runtimes, tokenizers
+from tests.export_test import build_generator
+
+FORMATS = tuple(runtimes.SUFFIXES)
+TEXT = "hgf edc\nba" * 30
+
+
+def skip_without(format):
+    try:
+        runtimes.require(format)
+    except configs.UserError as error:
+        pytest.skip(str(error))
+
+
+def save_and_load(directory, *args, **changes):
+    return inference.load(build_generator(*args, **changes).save(directory))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_logits_and_states_are_those_of_the_saved_model(cell, format, tmp_path):
+    """Over 120 steps, the states carried, with one loaded file."""
+    skip_without(format)
+    model = save_and_load(tmp_path, cell)
+    path = tmp_path / f"step{runtimes.SUFFIXES[format]}"
+    runtimes.write(model, path)
+    step = runtimes.load(path)
+    for batch_size in (1, 4):
+        states = runtimes.initial_states(model, batch_size)
+        assert len(states) == {"gru": 2, "lstm": 4}[cell]
+        expected = dict(states)
+        rng = np.random.default_rng(batch_size)
+        for token_ids in rng.integers(11, size=[120, batch_size], dtype="i4"):
+            logits, states = step(token_ids, states)
+            expected = model.functions.signatures["decode_step"](
+                token_ids=tf.constant(token_ids),
+                **{name: tf.constant(expected[name]) for name in states},
+            )
+            assert logits.shape == (batch_size, 11)
+            np.testing.assert_allclose(logits, expected["logits"], atol=1e-5)
+        for name in states:
+            np.testing.assert_allclose(states[name], expected[name], atol=1e-5)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_smaller_weights_cost_little(format, tmp_path):
+    """Sizes, and the loss of the file beside that of the SavedModel."""
+    skip_without(format)
+    generator = build_generator(units=64, embedding_dim=64)
+    for weight in generator.model.weights:
+        weight.assign(weight * 0.2)  # such as training leaves: no chaos
+    model = inference.load(generator.save(tmp_path))
+    expected = model.evaluate(TEXT.encode())["nats_per_token"]
+    path = tmp_path / f"step{runtimes.SUFFIXES[format]}"
+    sizes, differences = {}, {}
+    for weights in ("float32", "float16", "int8"):
+        runtimes.write(model, path, weights)
+        sizes[weights] = path.stat().st_size
+        nats = runtimes.nats_per_token(model, path, TEXT.encode())
+        differences[weights] = abs(nats - expected)
+    assert differences["float32"] < 1e-6
+    assert 1e-6 < differences["float16"] < 1e-3
+    assert 1e-5 < differences["int8"] < 1e-2
+    assert sizes["float16"] < 0.6 * sizes["float32"]
+    assert sizes["int8"] < 0.45 * sizes["float32"]
+
+
+@pytest.mark.parametrize(
+    ("format", "tokenizer"),
+    [
+        ("onnx", tokenizers.build("word", TEXT.encode(), letters_only=True)),
+        ("litert", tokenizers.SubwordTokenizer(["h g", "hg f"])),
+    ],
+    ids=FORMATS,
+)
+def test_the_vocabulary_says_what_the_ids_mean(
+    format, tokenizer, tmp_path, caplog
+):
+    """The tables of these tokenizers are no hindrance, nor a warning."""
+    skip_without(format)
+    model = save_and_load(tmp_path, tokenizer=tokenizer)
+    file = tmp_path / f"step{runtimes.SUFFIXES[format]}"
+    runtimes.write(model, file)
+    assert not caplog.records
+    path = runtimes.vocabulary_path(file)
+    vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    assert set(vocabulary) == {"tokenizer", "tokens", "start_id", "unknown_id"}
+    assert tokenizers.from_dict(vocabulary["tokenizer"]) == tokenizer
+    assert vocabulary["start_id"] == tokenizer.start_id
+    assert vocabulary["unknown_id"] == tokenizer.unknown_id
+    assert len(vocabulary["tokens"]) == tokenizer.vocabulary_size()
+    token_ids = tokenizer.tokenize([TEXT])
+    text = b"".join(
+        bytes(vocabulary["tokens"][i]) for i in token_ids.values.numpy()
+    )
+    assert text == tokenizer.detokenize(token_ids).numpy()[0]
+
+
+@pytest.mark.parametrize(
+    ("format", "package"),
+    [
+        ("onnx", "tf2onnx"),
+        ("onnx", "onnxruntime"),
+        ("litert", "ai_edge_litert"),
+    ],
+)
+def test_a_missing_package_is_named(format, package, monkeypatch):
+    for name in ("tf2onnx", "onnxruntime", "ai_edge_litert"):
+        monkeypatch.setitem(sys.modules, name, None if name == package else sys)
+    with pytest.raises(configs.UserError) as error:
+        runtimes.require(format)
+    assert f"{package} is missing: pip install" in str(error.value)
+    assert f"'.[{format}]'" in str(error.value)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    skip_without("onnx")
+    model = save_and_load(tmp_path / "saved")
+    path = tmp_path / "step.onnx"
+    path.mkdir()
+    with pytest.raises(configs.UserError, match="--output=.*step.onnx"):
+        runtimes.write(model, path)
+    assert not list(tmp_path.glob("*.partial"))
