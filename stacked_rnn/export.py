@@ -103,6 +103,9 @@ class TextGenerator(tf.Module):
         options = {spec.name: spec for spec in _OPTIONS if spec.name != "seed"}
         count = tf.TensorSpec([], tf.int32, "count")
         # Traced once each, however many call them.
+        self.tokenize = _function(
+            tokenizer.tokenize, input_signature=[_rows(tf.string, "texts")]
+        )
         self.read_window = _function(
             self._read_window,
             input_signature=[
@@ -314,7 +317,7 @@ class TextGenerator(tf.Module):
 
     def _extend(self, texts, carry):
         pending = tf.RaggedTensor.from_tensor(carry["token_ids"][:, None])
-        token_ids = tf.concat([pending, self.tokenizer.tokenize(texts)], axis=1)
+        token_ids = tf.concat([pending, self.tokenize(texts)], axis=1)
         last, states = self._read(token_ids, carry["states"])
         return carry | {
             "token_ids": last,
@@ -351,7 +354,7 @@ class TextGenerator(tf.Module):
 
     def _prompt_ids(self, prompts):
         """Token ids of the prompts, int32 [batch, (time)], none empty."""
-        token_ids = self.tokenizer.tokenize(prompts)
+        token_ids = self.tokenize(prompts)
         is_empty = tf.cast(token_ids.row_lengths() == 0, tf.int64)
         start = tf.RaggedTensor.from_row_lengths(
             tf.fill([tf.reduce_sum(is_empty)], self.tokenizer.start_id),
@@ -416,7 +419,7 @@ class TextGenerator(tf.Module):
             tokens: int32 [batch], how many those are.
             characters: int32 [batch], of the text, whatever the tokens are.
         """
-        ragged = self.tokenizer.tokenize(texts)
+        ragged = self.tokenize(texts)
         token_ids = ragged.to_tensor(default_value=-1)
         inputs, targets = tf.maximum(token_ids[:, :-1], 0), token_ids[:, 1:]
         last = tf.shape(targets)[1]

@@ -18,7 +18,6 @@ KINDS = {
 MASK = tf.constant([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [0] * 5]) > 0
 KEEPS_STATE = tf.constant([[1, 1, 0, 1, 1], [0, 1, 1, 0, 0], [1] * 5])
 kinds = pytest.mark.parametrize("kind", KINDS)
-several_texts = pytest.mark.parametrize("keeps_state", [None, "cut"])
 
 
 def plain_step(kind, x, states, kernel, bias, drop):
@@ -137,9 +136,17 @@ def assert_all_close(got, expected, atol=1e-10):
 
 
 @kinds
-@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
-@pytest.mark.parametrize("dropped", [False, True], ids=["", "dropout"])
-@several_texts
+@pytest.mark.parametrize(
+    ("masked", "dropped", "keeps_state"),
+    [
+        (False, False, None),
+        (False, False, "cut"),
+        (True, False, None),
+        (False, True, None),
+        (True, True, None),
+        (True, True, "cut"),
+    ],
+)
 def test_values_and_all_gradients(kind, masked, dropped, keeps_state, rng):
     case = arguments(kind, rng, masked, dropped)
     options = {"keeps_state": keeps_state}
@@ -158,8 +165,7 @@ def test_values_and_all_gradients(kind, masked, dropped, keeps_state, rng):
 
 @kinds
 @pytest.mark.parametrize("way", ["graph", "xla_loops", "xla"])
-@several_texts
-def test_every_way_to_run_gives_the_same(kind, way, keeps_state, rng):
+def test_every_way_to_run_gives_the_same(kind, way, rng):
     tensors, mask, drop = arguments(kind, rng, masked=True, dropped=False)
     scan = functools.partial(
         fast_scan,
@@ -167,7 +173,7 @@ def test_every_way_to_run_gives_the_same(kind, way, keeps_state, rng):
         jit_compile=way == "xla_loops",
         mask=mask,
         drop=drop,
-        keeps_state=keeps_state,
+        keeps_state="cut",
     )
 
     def run(tensors):
@@ -180,8 +186,9 @@ def test_every_way_to_run_gives_the_same(kind, way, keeps_state, rng):
 
 
 @kinds
-@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
-@several_texts
+@pytest.mark.parametrize(
+    ("masked", "keeps_state"), [(False, None), (True, None), (True, "cut")]
+)
 def test_second_order_gradients(kind, masked, keeps_state, rng):
     case = arguments(kind, rng, masked, dropped=False)
     options = {"keeps_state": keeps_state}
