@@ -26,7 +26,10 @@ TOKENIZER_FILE = "assets/tokenizer.json"
 CONFIG_FILE = "assets.extra/config.json"
 CHUNK = 256  # most tokens of one call of `compiled_chunk`
 _CORES = os.cpu_count() or 1
-_ROWS = 32  # texts that one core generates together
+_ROWS = 64  # most texts that are generated together
+# From so many units on, a batch of fewer texts uses both cores better than two
+# of half as many do: what costs is reading the weights. benchmarks/README.md.
+_WIDE = 512
 # Tokens one after the other from which XLA saves the second that it takes to
 # compile: benchmarks/README.md.
 _WORTH_COMPILING = 8_000
@@ -62,8 +65,9 @@ class SavedModel:
     def generate(self, prompts, sampling, stop=(), num_samples=1):
         """Yields the continuations of each prompt, in order.
 
-        Each core works on a batch of its own. Prompts are read only so far
-        ahead as that takes: there may be any number of them.
+        Each core works on a batch of its own, unless the model is wide and the
+        prompts are few. They are read only so far ahead as that takes: there
+        may be any number of them.
 
         Args:
             prompts: iterable of strings.
@@ -81,7 +85,9 @@ class SavedModel:
         )
         compiles = False
         with futures.ThreadPoolExecutor(_CORES) as pool:
-            for group, batches in _in_batches(rows, _ROWS):
+            for group, batches in _in_batches(
+                rows, _ROWS, _ROWS if self.model_config.units >= _WIDE else 1
+            ):
                 size = len(batches[0])
                 rounds = -(-len(batches) // _CORES)
                 compiles |= sampling.max_new_tokens * rounds >= _WORTH_COMPILING
@@ -303,8 +309,13 @@ class _Searched:
     found: list
 
 
-def _in_batches(rows, most):
+def _in_batches(rows, most, fewest=1):
     """Cuts an iterable of rows, each with a prompt, into batches for the cores.
+
+    Args:
+        rows: any number of them.
+        most: rows of a batch.
+        fewest: rows that are not cut into a batch for each core.
 
     Yields:
         Some hundred rows, and the same in batches of at most `most`, those of
@@ -312,7 +323,7 @@ def _in_batches(rows, most):
     """
     rows = iter(rows)
     while group := list(itertools.islice(rows, 4 * _CORES * most)):
-        size = min(most, -(-len(group) // _CORES))
+        size = min(most, max(fewest, -(-len(group) // _CORES)), len(group))
         by_length = sorted(group, key=lambda row: len(row.prompt))
         yield (
             group,

@@ -1,0 +1,420 @@
+"""The three scans, and their loops: the notation is in `rnn_ops`."""
+
+import tensorflow as tf
+
+from stacked_rnn.rnn_ops import loops
+
+
+def simple_rnn(
+    x,
+    states,
+    recurrent_kernel,
+    mask=None,
+    keeps_state=None,
+    dropout_masks=None,
+    jit_compile=False,
+    custom_gradient=True,
+):
+    """h' = tanh(x + h U): D2L equation 9.4.5 with tanh.
+
+    Args:
+        x: projected inputs, [time, batch, units].
+        states: (h,), [batch, units].
+        recurrent_kernel: [units, units].
+        mask: None, or bool [time, batch, 1].
+        keeps_state: None, or x.dtype [time, batch, 1], 0 or 1.
+        dropout_masks: None, or one mask [batch, units].
+        jit_compile: whether XLA compiles the loops.
+        custom_gradient: False: leaves the gradient to autodiff.
+
+    Returns:
+        The outputs [time, batch, units] and the final states (h',).
+    """
+
+    @loops.with_gradient(custom_gradient)
+    def scan(x, h0, kernel):
+        forward, backward = loops.compiled_if(
+            jit_compile, _simple_rnn_forward, _simple_rnn_backward
+        )
+        h, outputs = forward(x, h0, kernel, mask, keeps_state, dropout_masks)
+
+        def gradient(d_outputs, d_h):
+            d_h0, d_x = backward(
+                d_outputs,
+                d_h,
+                outputs,
+                kernel,
+                mask,
+                keeps_state,
+                dropout_masks,
+            )
+            before = loops.before(h0, outputs, keeps_state)
+            d_kernel = loops.kernel_gradient(before, d_x, kernel, dropout_masks)
+            return d_x, d_h0, d_kernel
+
+        return (outputs, h), gradient
+
+    outputs, h = scan(x, *states, recurrent_kernel)
+    return outputs, (h,)
+
+
+def gru(
+    x,
+    states,
+    recurrent_kernel,
+    recurrent_bias=None,
+    reset_after=True,
+    mask=None,
+    keeps_state=None,
+    dropout_masks=None,
+    jit_compile=False,
+    custom_gradient=True,
+):
+    """Gated recurrent unit, D2L section 10.2.
+
+        z  = sigmoid(x_z + h U_z + b_z)          how much of h survives
+        r  = sigmoid(x_r + h U_r + b_r)          how much the candidate sees
+        c  = tanh(x_c + r * (h U_c + b_c))       reset after the product, or
+        c  = tanh(x_c + (r * h) U_c)             before it (Cho et al. 2014)
+        h' = z * h + (1 - z) * c
+
+    Args:
+        x: projected inputs, [time, batch, 3 * units]: x_z, x_r, x_c.
+        states: (h,), [batch, units].
+        recurrent_kernel: [units, 3 * units].
+        recurrent_bias: None, or [3 * units]; with `reset_after` only.
+        reset_after: which of the two candidates.
+        mask: None, or bool [time, batch, 1].
+        keeps_state: None, or x.dtype [time, batch, 1], 0 or 1.
+        dropout_masks: None, or three masks [batch, units].
+        jit_compile: whether XLA compiles the loops.
+        custom_gradient: False: leaves the gradient to autodiff.
+
+    Returns:
+        The outputs [time, batch, units] and the final states (h',).
+    """
+    if recurrent_bias is None:
+        recurrent_bias = tf.zeros(x.shape[-1:], x.dtype)
+    elif not reset_after:
+        raise ValueError("gru: a recurrent_bias needs reset_after")
+
+    @loops.with_gradient(custom_gradient)
+    def scan(x, h0, kernel, bias):
+        forward, backward = loops.compiled_if(
+            jit_compile, _gru_forward, _gru_backward
+        )
+        h, (outputs, *saved) = forward(
+            x,
+            h0,
+            kernel,
+            bias,
+            mask,
+            keeps_state,
+            dropout_masks,
+            reset_after=reset_after,
+        )
+
+        def gradient(d_outputs, d_h):
+            before = loops.before(h0, outputs, keeps_state)
+            d_h0, d_x, d_products = backward(
+                d_outputs,
+                d_h,
+                before,
+                *saved,
+                kernel,
+                mask,
+                keeps_state,
+                dropout_masks,
+                reset_after=reset_after,
+            )
+            if reset_after:
+                d_kernel = loops.kernel_gradient(
+                    before, d_products, kernel, dropout_masks
+                )
+                d_bias = tf.reduce_sum(d_products, [0, 1])
+                return d_x, d_h0, d_kernel, d_bias
+            units = h0.shape[-1]
+            *_, r_h = saved
+            gate_masks, candidate_masks = loops.split_masks(dropout_masks, 2)
+            d_kernel = tf.concat(
+                [
+                    loops.kernel_gradient(
+                        before, d_products, kernel, gate_masks
+                    ),
+                    loops.kernel_gradient(
+                        r_h, d_x[..., 2 * units :], kernel, candidate_masks
+                    ),
+                ],
+                axis=1,
+            )
+            return d_x, d_h0, d_kernel, tf.zeros_like(bias)
+
+        return (outputs, h), gradient
+
+    outputs, h = scan(x, *states, recurrent_kernel, recurrent_bias)
+    return outputs, (h,)
+
+
+def lstm(
+    x,
+    states,
+    recurrent_kernel,
+    mask=None,
+    keeps_state=None,
+    dropout_masks=None,
+    jit_compile=False,
+    custom_gradient=True,
+):
+    """Long short-term memory, D2L section 10.1.
+
+        i  = sigmoid(x_i + h U_i)        how much of the candidate enters
+        f  = sigmoid(x_f + h U_f)        how much of c survives
+        g  = tanh(x_g + h U_g)           the candidate
+        o  = sigmoid(x_o + h U_o)        how much of c' shows
+        c' = f * c + i * g
+        h' = o * tanh(c')
+
+    Args:
+        x: projected inputs, [time, batch, 4 * units]: x_i, x_f, x_g, x_o.
+        states: (h, c), each [batch, units].
+        recurrent_kernel: [units, 4 * units].
+        mask: None, or bool [time, batch, 1].
+        keeps_state: None, or x.dtype [time, batch, 1], 0 or 1.
+        dropout_masks: None, or four masks [batch, units].
+        jit_compile: whether XLA compiles the loops.
+        custom_gradient: False: leaves the gradient to autodiff.
+
+    Returns:
+        The outputs [time, batch, units] and the final states (h', c').
+    """
+
+    @loops.with_gradient(custom_gradient)
+    def scan(x, h0, c0, kernel):
+        forward, backward = loops.compiled_if(
+            jit_compile, _lstm_forward, _lstm_backward
+        )
+        h, c, (outputs, *saved) = forward(
+            x, h0, c0, kernel, mask, keeps_state, dropout_masks
+        )
+
+        def gradient(d_outputs, d_h, d_c):
+            d_h0, d_c0, d_x = backward(
+                d_outputs,
+                d_h,
+                d_c,
+                c0,
+                *saved,
+                kernel,
+                mask,
+                keeps_state,
+                dropout_masks,
+            )
+            before = loops.before(h0, outputs, keeps_state)
+            d_kernel = loops.kernel_gradient(before, d_x, kernel, dropout_masks)
+            return d_x, d_h0, d_c0, d_kernel
+
+        return (outputs, h, c), gradient
+
+    outputs, h, c = scan(x, *states, recurrent_kernel)
+    return outputs, (h, c)
+
+
+# Their loops ------------------------------------------------------------------
+#
+# The mask and the dropout masks may be None. At a masked step dh is zero for
+# all but the state before it, and so are the gradients of the gates: what was
+# saved there does not matter.
+
+
+def _simple_rnn_forward(x, h0, kernel, mask, keeps_state, dropout_masks):
+    product = loops.product(kernel, dropout_masks)
+
+    def step(states, x, *keep):
+        (h,) = states
+        h = loops.where(keep, tf.tanh(x + product(h)), h)
+        return (h,), (h,)
+
+    (h,), (outputs,) = loops.scan(
+        step, (h0,), loops.present(x, mask), like=(h0,), keeps_state=keeps_state
+    )
+    return h, outputs
+
+
+def _simple_rnn_backward(
+    d_outputs, d_h, outputs, kernel, mask, keeps_state, dropout_masks
+):
+    product_gradient = loops.product_gradient(kernel, dropout_masks)
+
+    def step(states, d_output, h, *keep):
+        (d_h,) = states
+        d_h, d_kept = loops.part(keep, d_h + d_output)
+        d_x = d_h * (1 - h * h)
+        return (product_gradient(d_x) + d_kept,), (d_x,)
+
+    (d_h0,), (d_x,) = loops.scan(
+        step,
+        (d_h,),
+        loops.present(d_outputs, outputs, mask),
+        like=(d_h,),
+        keeps_state=keeps_state,
+        backward=True,
+    )
+    return d_h0, d_x
+
+
+def _gru_forward(
+    x, h0, kernel, bias, mask, keeps_state, dropout_masks, reset_after
+):
+    units = h0.shape[-1]
+    gate_masks, candidate_masks = loops.split_masks(dropout_masks, 2)
+    product = loops.product(kernel, dropout_masks)
+    gate_product = loops.product(kernel[:, : 2 * units], gate_masks)
+    candidate_product = loops.product(kernel[:, 2 * units :], candidate_masks)
+
+    def step(states, x, *keep):
+        (h,) = states
+        x_zr, x_c = x[:, : 2 * units], x[:, 2 * units :]
+        if reset_after:
+            products = product(h) + bias
+            zr = tf.sigmoid(x_zr + products[:, : 2 * units])
+            z, r = zr[:, :units], zr[:, units:]
+            n = products[:, 2 * units :]
+            c = tf.tanh(x_c + r * n)
+        else:
+            zr = tf.sigmoid(x_zr + gate_product(h))
+            z, r = zr[:, :units], zr[:, units:]
+            n = r * h
+            c = tf.tanh(x_c + candidate_product(n))
+        h = loops.where(keep, c + z * (h - c), h)
+        return (h,), (h, z, r, c, n)
+
+    (h,), saved = loops.scan(
+        step,
+        (h0,),
+        loops.present(x, mask),
+        like=(h0,) * 5,
+        keeps_state=keeps_state,
+    )
+    return h, saved
+
+
+def _gru_backward(
+    d_outputs,
+    d_h,
+    before,
+    z,
+    r,
+    c,
+    n,
+    kernel,
+    mask,
+    keeps_state,
+    dropout_masks,
+    reset_after,
+):
+    units = d_h.shape[-1]
+    gate_masks, candidate_masks = loops.split_masks(dropout_masks, 2)
+    product_gradient = loops.product_gradient(kernel, dropout_masks)
+    gate_gradient = loops.product_gradient(kernel[:, : 2 * units], gate_masks)
+    candidate_gradient = loops.product_gradient(
+        kernel[:, 2 * units :], candidate_masks
+    )
+
+    def step(states, d_output, h, z, r, c, n, *keep):
+        (d_h,) = states
+        d_h, d_kept = loops.part(keep, d_h + d_output)
+        d_c = d_h * (1 - z) * (1 - c * c)
+        d_z = d_h * (h - c) * z * (1 - z)
+        if reset_after:
+            d_r = d_c * n * r * (1 - r)
+            d_products = tf.concat([d_z, d_r, d_c * r], axis=1)
+            d_before = d_h * z + product_gradient(d_products)
+        else:
+            d_n = candidate_gradient(d_c)
+            d_r = d_n * h * r * (1 - r)
+            d_products = tf.concat([d_z, d_r], axis=1)
+            d_before = d_h * z + d_n * r + gate_gradient(d_products)
+        d_x = tf.concat([d_z, d_r, d_c], axis=1)
+        return (d_before + d_kept,), (d_x, d_products)
+
+    (d_h0,), (d_x, d_products) = loops.scan(
+        step,
+        (d_h,),
+        loops.present(d_outputs, before, z, r, c, n, mask),
+        like=(
+            tf.concat([d_h] * 3, axis=1),
+            tf.concat([d_h] * (3 if reset_after else 2), axis=1),
+        ),
+        keeps_state=keeps_state,
+        backward=True,
+    )
+    return d_h0, d_x, d_products
+
+
+def _lstm_forward(x, h0, c0, kernel, mask, keeps_state, dropout_masks):
+    product = loops.product(kernel, dropout_masks)
+
+    def step(states, x, *keep):
+        h, c = states
+        x_i, x_f, x_g, x_o = tf.split(x + product(h), 4, axis=1)
+        i, f, o = tf.sigmoid(x_i), tf.sigmoid(x_f), tf.sigmoid(x_o)
+        g = tf.tanh(x_g)
+        c = loops.where(keep, f * c + i * g, c)
+        h = loops.where(keep, o * tf.tanh(c), h)
+        return (h, c), (h, c, i, f, g, o)
+
+    (h, c), saved = loops.scan(
+        step,
+        (h0, c0),
+        loops.present(x, mask),
+        like=(h0,) * 6,
+        keeps_state=keeps_state,
+    )
+    return h, c, saved
+
+
+def _lstm_backward(
+    d_outputs,
+    d_h,
+    d_c,
+    c0,
+    c,
+    i,
+    f,
+    g,
+    o,
+    kernel,
+    mask,
+    keeps_state,
+    dropout_masks,
+):
+    product_gradient = loops.product_gradient(kernel, dropout_masks)
+
+    def step(states, d_output, c_before, c, i, f, g, o, *keep):
+        d_h, d_c = states
+        d_h, d_h_kept = loops.part(keep, d_h + d_output)
+        d_c, d_c_kept = loops.part(keep, d_c)
+        tanh_c = tf.tanh(c)
+        d_c += d_h * o * (1 - tanh_c * tanh_c)
+        d_x = tf.concat(
+            [
+                d_c * g * i * (1 - i),
+                d_c * c_before * f * (1 - f),
+                d_c * i * (1 - g * g),
+                d_h * tanh_c * o * (1 - o),
+            ],
+            axis=1,
+        )
+        return (product_gradient(d_x) + d_h_kept, d_c * f + d_c_kept), (d_x,)
+
+    (d_h0, d_c0), (d_x,) = loops.scan(
+        step,
+        (d_h, d_c),
+        loops.present(
+            d_outputs, loops.before(c0, c, keeps_state), c, i, f, g, o, mask
+        ),
+        like=(tf.concat([d_h] * 4, axis=1),),
+        keeps_state=keeps_state,
+        backward=True,
+    )
+    return d_h0, d_c0, d_x
