@@ -25,7 +25,7 @@ demo: $(VENV)/.installed
 	@echo "  tensorboard --logdir=runs"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist=loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -157,6 +157,26 @@ def warn_of_unknown_parts(parts) -> None:
     )
 
 
+@contextlib.contextmanager
+def progress_bar(total, unit_name):
+    """A function that shows how many are done, on standard error.
+
+    Shows nothing where that is no terminal.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    import keras
+
+    bar = keras.utils.Progbar(total, unit_name=unit_name)
+
+    def update(done):
+        with contextlib.redirect_stdout(sys.stderr):  # Keras writes to stdout
+            bar.update(done)
+
+    yield update
+
+
 def _import_tensorflow_quietly() -> None:
     """Imports TensorFlow without its native start-up notices.
 

@@ -1,9 +1,5 @@
 """The product: a SavedModel that takes text in and gives text out.
 
-    saved_models/NAME/VERSION/   saved_model.pb, variables/
-        assets/tokenizer.json            the tokenizer
-        assets.extra/config.json         the architecture and the defaults
-
 It holds core TensorFlow ops only and loads with `tf.saved_model.load` in a
 process that has TensorFlow and nothing of this project.
 """
@@ -13,11 +9,12 @@ import json
 import pathlib
 import shutil
 import tempfile
+import types
 
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import beams, evaluation, generation, inference, samplers
+from stacked_rnn import artifact, beams, evaluation, generation, samplers
 from stacked_rnn.configs import MAX_NEW_TOKENS, SamplingConfig
 
 _WINDOW = 128  # tokens that run through the layers at once
@@ -72,7 +69,7 @@ class TextGenerator(tf.Module):
         extend          texts, carry -> carry, the texts read
         decode_chunk    carry, options, count -> up to `count` tokens more
         compiled_chunk  the same, compiled by XLA: much faster, a second late;
-                        at most `inference.CHUNK` tokens
+                        at most `generation.CHUNK` tokens
         beam_search     carry, num_beams, max_new_tokens, length_penalty,
                         end_ids -> what `beams.search` finds
         score_window    token ids, targets, states -> nats, states
@@ -87,7 +84,10 @@ class TextGenerator(tf.Module):
 
     def __init__(self, model, tokenizer, defaults=SamplingConfig()):
         super().__init__()
-        self.model = model
+        # What a SavedModel tracks it saves: of a Keras model a graph of its
+        # own, besides the weights.
+        self._untracked = types.SimpleNamespace(model=model)
+        self.weights = [weight.value for weight in model.weights]
         self.tokenizer = tokenizer
         self.defaults = defaults
         carry = {
@@ -128,7 +128,7 @@ class TextGenerator(tf.Module):
             self._decode_chunk, input_signature=[carry, options, count]
         )
         self.compiled_chunk = _function(
-            functools.partial(self._decode_chunk, size=inference.CHUNK),
+            functools.partial(self._decode_chunk, size=generation.CHUNK),
             input_signature=[carry, options, count],
             jit_compile=True,
         )
@@ -152,6 +152,11 @@ class TextGenerator(tf.Module):
         )
         self.generate = self._generate_signature()
         self.decode_step = self._decode_step_signature()
+
+    @property
+    def model(self):
+        """The language model."""
+        return self._untracked.model
 
     def _state_specs(self):
         return tuple(
@@ -390,8 +395,8 @@ class TextGenerator(tf.Module):
 
     def _read_all(self, texts):
         """Logits [batch, vocabulary] and states after each text."""
-        zeros = self.model.initial_states(tf.size(texts))
-        return self._step(*self._read(self._prompt_ids(texts), zeros))
+        carry = self.begin(texts, tf.zeros([tf.size(texts)], tf.int64))
+        return self._step(carry["token_ids"], carry["states"])
 
     def _seen(self, token_ids):
         """Which tokens are in each row: bool [batch, vocabulary]."""
@@ -482,7 +487,7 @@ class TextGenerator(tf.Module):
         """
         export_dir = pathlib.Path(export_dir)
         export_dir.mkdir(parents=True, exist_ok=True)
-        version = max(inference.versions(export_dir), default=0) + 1
+        version = max(artifact.versions(export_dir), default=0) + 1
         # A name that is not a number is no version to any reader.
         partial = pathlib.Path(
             tempfile.mkdtemp(".partial", "export-", export_dir)
@@ -499,7 +504,7 @@ class TextGenerator(tf.Module):
     def _write(self, directory):
         with tempfile.TemporaryDirectory() as scratch:
             tokenizer_json = pathlib.Path(
-                scratch, pathlib.Path(inference.TOKENIZER_FILE).name
+                scratch, pathlib.Path(artifact.TOKENIZER_FILE).name
             )
             tokenizer_json.write_text(
                 json.dumps(self.tokenizer.to_dict(), ensure_ascii=False),
@@ -522,6 +527,6 @@ class TextGenerator(tf.Module):
             "model": self.model.config.to_dict(),
             "sampling": self.defaults.to_dict(),
         }
-        config_json = directory / inference.CONFIG_FILE
+        config_json = directory / artifact.CONFIG_FILE
         config_json.parent.mkdir()
         config_json.write_text(json.dumps(config, indent=2) + "\n")

@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import inference, models, tokenizers
+from stacked_rnn import artifact, models, tokenizers
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError
 from stacked_rnn.training import runs
 
@@ -117,15 +117,13 @@ def _find(path):
         raise UserError(f"--init_from={path}: no such directory")
     if (path / runs.RECORD).exists():
         return path, *_read_run(path)
-    version = inference.find_version(path)
+    version = artifact.find_version(path)
     if version is None:
         raise UserError(
             f"--init_from={path}: neither a SavedModel or the parent of its "
             f"versions (no saved_model.pb) nor a run (no {runs.RECORD})"
         )
-    model_config, _, tokenizer = inference.read_description(
-        version, "init_from"
-    )
+    model_config, _, tokenizer = artifact.read_description(version, "init_from")
     checkpoint = version / "variables" / "variables"
     return version, model_config, tokenizer, str(checkpoint)
 
@@ -151,14 +149,15 @@ def _read_run(path):
 
 
 def _read_weights(path, model_config, checkpoint) -> list[np.ndarray]:
-    """The weights in a checkpoint, or among the variables of a SavedModel.
-
-    In both, the model stands under the same name.
-    """
+    """The weights in a checkpoint, or among the variables of a SavedModel."""
     model = models.build_language_model(model_config)
+    if (path / runs.RECORD).exists():
+        root = tf.train.Checkpoint(model=model)
+    else:
+        root = tf.train.Checkpoint(weights=[w.value for w in model.weights])
     try:
         # `read`, as a SavedModel has no counter of its saves to `restore`.
-        status = tf.train.Checkpoint(model=model).read(checkpoint)
+        status = root.read(checkpoint)
         status.assert_existing_objects_matched().expect_partial()
     except Exception as error:  # TensorFlow has many types for this
         raise UserError(

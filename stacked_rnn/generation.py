@@ -17,6 +17,8 @@ import tensorflow as tf
 
 from stacked_rnn import samplers
 
+CHUNK = 256  # most tokens of one call of a compiled loop
+
 
 def start(token_ids, states, seen, seeds):
     """The carry before the first draw."""

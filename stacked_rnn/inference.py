@@ -4,27 +4,26 @@ Reads the directory alone; imports neither models nor training.
 """
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import pathlib
-import sys
 from concurrent import futures
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import evaluation, tokenizers
+from stacked_rnn import (
+    artifact,
+    command_line,
+    evaluation,
+    generation,
+    tokenizers,
+)
 from stacked_rnn.configs import ModelConfig, SamplingConfig, UserError
 from stacked_rnn.continuations import Continuation
 
-TOKENIZER_FILE = "assets/tokenizer.json"
-CONFIG_FILE = "assets.extra/config.json"
-CHUNK = 256  # most tokens of one call of `compiled_chunk`
 _CORES = os.cpu_count() or 1
 _ROWS = 64  # most texts that are generated together
 # From so many units on, a batch of fewer texts uses both cores better than two
@@ -219,7 +218,7 @@ class SavedModel:
         while left > 0 and not all(row.stopped for row in rows):
             drawn = chunk(carry, options, tf.constant(min(count, left)))
             left -= count
-            count = min(2 * count, CHUNK)
+            count = min(2 * count, generation.CHUNK)
             carry = drawn["carry"]
             ended = carry["finished"] & (carry["positions"] < limits)
             for row, token_ids, log_probs, length, row_ended in zip(
@@ -248,7 +247,7 @@ class SavedModel:
         token_ids = self.tokenizer.tokenize([text]).flat_values.numpy()
         if len(token_ids) < 2:
             return token_ids, np.zeros(0, np.float32)
-        with progress_bar(len(token_ids) - 1, "token") as progress:
+        with command_line.progress_bar(len(token_ids) - 1, "token") as progress:
             nats = evaluation.nats_of_text(
                 self.functions.score_window,
                 token_ids,
@@ -378,24 +377,6 @@ class Conversation:
             self._carry = collections.deque([before, *again], 1).pop() | used
 
 
-@contextlib.contextmanager
-def progress_bar(total, unit_name):
-    """A function that shows how many are done, on standard error.
-
-    Shows nothing where that is no terminal.
-    """
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    bar = keras.utils.Progbar(total, unit_name=unit_name)
-
-    def update(done):
-        with contextlib.redirect_stdout(sys.stderr):  # Keras writes to stdout
-            bar.update(done)
-
-    yield update
-
-
 def load(saved_model="") -> SavedModel:
     """Loads a SavedModel that `TextGenerator.save` wrote.
 
@@ -406,8 +387,12 @@ def load(saved_model="") -> SavedModel:
     Raises:
         UserError: naming what is missing or damaged.
     """
-    path = _find(saved_model)
-    model_config, defaults, tokenizer = read_description(path)
+    # It takes 0.4 s before the first token, and makes nothing faster after.
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+    path = artifact.find(saved_model)
+    model_config, defaults, tokenizer = artifact.read_description(path)
     try:
         functions = tf.saved_model.load(str(path))
     except Exception as error:  # TensorFlow has many types for a damaged file
@@ -421,77 +406,3 @@ def load(saved_model="") -> SavedModel:
             "stacked_rnn: export it again, train.py with the same flags does"
         )
     return SavedModel(path, model_config, defaults, tokenizer, functions)
-
-
-def read_description(path, flag="saved_model"):
-    """What a SavedModel says of itself besides its graph and its weights.
-
-    Args:
-        path: the directory of a version.
-        flag: what a `UserError` calls it.
-
-    Returns:
-        Its `ModelConfig`, the `SamplingConfig` it was exported with, and its
-        tokenizer.
-    """
-    try:
-        config = json.loads((path / CONFIG_FILE).read_text())
-        tokenizer = json.loads(
-            (path / TOKENIZER_FILE).read_text(encoding="utf-8")
-        )
-        return (
-            ModelConfig.from_dict(config["model"]),
-            SamplingConfig.from_dict(config["sampling"]),
-            tokenizers.from_dict(tokenizer),
-        )
-    except FileNotFoundError as error:
-        raise UserError(
-            f"--{flag}={path}: not a SavedModel of stacked_rnn: it has no "
-            f"{os.path.relpath(error.filename, path)}"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--{flag}={path}: damaged: {error}; export it again"
-        ) from error
-
-
-def _find(saved_model) -> pathlib.Path:
-    """The version directory that `--saved_model` means."""
-    if not saved_model:
-        found = pathlib.Path("saved_models").glob("*/[0-9]*/saved_model.pb")
-        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-        if newest is None:
-            raise UserError(
-                "no SavedModel under saved_models/: run train.py first, or "
-                "name one with --saved_model=DIR"
-            )
-        return newest.parent
-    path = pathlib.Path(saved_model)
-    if not path.is_dir():
-        raise UserError(f"--saved_model={path}: no such directory")
-    version = find_version(path)
-    if version is None:
-        raise UserError(
-            f"--saved_model={path}: neither a SavedModel nor a directory of "
-            "its versions: there is no saved_model.pb in it"
-        )
-    return version
-
-
-def find_version(path) -> pathlib.Path | None:
-    """The SavedModel that a directory is, or the highest version in it."""
-    if (path / "saved_model.pb").exists():
-        return path
-    complete = [
-        version
-        for version in versions(path)
-        if (path / str(version) / "saved_model.pb").exists()
-    ]
-    return path / str(max(complete)) if complete else None
-
-
-def versions(export_dir) -> list[int]:
-    """The versions in a directory: its entries whose names are numbers."""
-    return [
-        int(path.name) for path in export_dir.iterdir() if path.name.isdigit()
-    ]

@@ -26,7 +26,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import evaluation, inference
+from stacked_rnn import command_line, evaluation
 from stacked_rnn.configs import UserError
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
@@ -65,6 +65,7 @@ def write(model, path, weights="float32") -> None:
         "tokenizer": model.tokenizer.to_dict(),
         "start_id": model.tokenizer.start_id,
         "unknown_id": model.tokenizer.unknown_id,
+        "end_id": model.tokenizer.end_id,
         "tokens": [list(token) for token in model.token_bytes],
     }
     _replace(
@@ -242,7 +243,7 @@ def nats_per_token(model, path, text) -> float:
         return evaluation.token_nats(np.stack(logits, axis=1), targets), states
 
     token_ids = model.tokenizer.tokenize([text]).flat_values.numpy()
-    with inference.progress_bar(len(token_ids) - 1, "token") as progress:
+    with command_line.progress_bar(len(token_ids) - 1, "token") as progress:
         nats = evaluation.nats_of_text(
             score_window, token_ids, initial_states(model, 1), progress
         )

@@ -141,21 +141,26 @@ def _threshold_by_bits(logits, k, top_p):
             threshold = tf.where(keeps_enough(higher), higher, threshold)
         return threshold
 
-    def count(threshold):
+    # A function is one node of the graph, however many bits there are.
+    @tf.function(autograph=False)
+    def count(keys, threshold):
         kept = tf.cast(keys >= threshold[:, None], tf.int32)
         return tf.reduce_sum(kept, axis=-1)
 
-    kth = largest(lambda threshold: count(threshold) >= k)
+    kth = largest(lambda threshold: count(keys, threshold) >= k)
     probabilities = tf.nn.softmax(
         tf.where(keys >= kth[:, None], logits, -np.inf)
     )
 
-    def mass(threshold):
+    @tf.function(autograph=False)
+    def mass(keys, probabilities, threshold):
         kept = tf.where(keys >= threshold[:, None], probabilities, 0.0)
         return tf.reduce_sum(kept, axis=-1)
 
     at_least = tf.maximum(top_p, 1e-9)  # the likeliest, whatever top_p is
-    nucleus = largest(lambda threshold: mass(threshold) >= at_least)
+    nucleus = largest(
+        lambda threshold: mass(keys, probabilities, threshold) >= at_least
+    )
     threshold = tf.where(top_p < 1.0, tf.maximum(kth, nucleus), kth)
     return tf.bitcast(ordered(threshold), tf.float32)
 

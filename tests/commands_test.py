@@ -10,8 +10,7 @@ import sys
 
 import pytest
 
-import generate
-from stacked_rnn import configs
+from stacked_rnn import configs, console
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 40
@@ -143,8 +142,8 @@ def test_what_beam_search_cannot_do_is_one_line():
         ({"stream": True}, "--stream.*--num_beams=4"),
     ):
         with pytest.raises(configs.UserError, match=message):
-            generate.GenerateConfig(num_beams=4, **changes)
-        generate.GenerateConfig(**changes)
+            console.GenerateConfig(num_beams=4, **changes)
+        console.GenerateConfig(**changes)
 
 
 def test_evaluate_prints_one_json_object(trained):

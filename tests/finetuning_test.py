@@ -10,14 +10,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, datasets, finetuning, inference, training
+from stacked_rnn import (
+    artifact,
+    configs,
+    datasets,
+    finetuning,
+    inference,
+    training,
+)
 from tests.conftest import small_config
 from tests.export_test import build_generator
 
 # With characters that the trained models never saw. What is held out is too
 # short for two streams: its score is that of the whole text.
 TEXT = "the bad age had a deaf \u00e9 face, z he fed a bad \u00e9gg\n" * 10
-CONFIG = pathlib.Path("models/1") / inference.CONFIG_FILE
+CONFIG = pathlib.Path("models/1") / artifact.CONFIG_FILE
 VARIABLES = pathlib.Path("models/1/variables/variables")
 RECORD = pathlib.Path("old/checkpoints/model.json")
 

@@ -14,6 +14,8 @@ FLOORS = {
     "samplers": 0,
     "continuations": 0,
     "surprise": 0,
+    "artifact": 1,
+    "console": 1,
     "datasets": 1,
     "layers": 1,
     "models": 2,

@@ -26,7 +26,7 @@ def save_and_load(directory, *args, **changes):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("cell", ["simple_rnn", "gru", "lstm"])
 def test_logits_and_states_are_those_of_the_saved_model(cell, format, tmp_path):
     """Over 120 steps, the states carried, with one loaded file."""
     skip_without(format)
@@ -36,7 +36,7 @@ def test_logits_and_states_are_those_of_the_saved_model(cell, format, tmp_path):
     step = runtimes.load(path)
     for batch_size in (1, 4):
         states = runtimes.initial_states(model, batch_size)
-        assert len(states) == {"gru": 2, "lstm": 4}[cell]
+        assert len(states) == {"simple_rnn": 2, "gru": 2, "lstm": 4}[cell]
         expected = dict(states)
         rng = np.random.default_rng(batch_size)
         for token_ids in rng.integers(11, size=[120, batch_size], dtype="i4"):
@@ -79,7 +79,12 @@ def test_smaller_weights_cost_little(format, tmp_path):
     ("format", "tokenizer"),
     [
         ("onnx", tokenizers.build("word", TEXT.encode(), letters_only=True)),
-        ("litert", tokenizers.SubwordTokenizer(["h g", "hg f"])),
+        (
+            "litert",
+            tokenizers.SubwordTokenizer(
+                ["h g", "hg f"], document_separator="ba"
+            ),
+        ),
     ],
     ids=FORMATS,
 )
@@ -94,10 +99,10 @@ def test_the_vocabulary_says_what_the_ids_mean(
     assert not caplog.records
     path = runtimes.vocabulary_path(file)
     vocabulary = json.loads(path.read_text(encoding="utf-8"))
-    assert set(vocabulary) == {"tokenizer", "tokens", "start_id", "unknown_id"}
     assert tokenizers.from_dict(vocabulary["tokenizer"]) == tokenizer
     assert vocabulary["start_id"] == tokenizer.start_id
     assert vocabulary["unknown_id"] == tokenizer.unknown_id
+    assert vocabulary["end_id"] == tokenizer.end_id
     assert len(vocabulary["tokens"]) == tokenizer.vocabulary_size()
     token_ids = tokenizer.tokenize([TEXT])
     text = b"".join(

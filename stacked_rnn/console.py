@@ -1,0 +1,221 @@
+"""What generate.py is asked for, reads and prints; no model in here."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+
+from stacked_rnn import command_line, configs
+from stacked_rnn.configs import UserError, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig(configs.Config):
+    """What to continue, and how to print it."""
+
+    prompt: tuple[str, ...] = setting(
+        (), "Text to continue; may be repeated. None: begins a new text."
+    )
+    prompts_file: str = setting(
+        "", "File with one prompt a line, any number of them."
+    )
+    interactive: bool = setting(
+        False,
+        "Write a text in turn with the model: it goes on after each line that "
+        "you enter (an empty one: just go on), until the end of input, Ctrl-D.",
+    )
+    num_samples: int = setting(
+        1,
+        "Continuations of each prompt, by seeds that count up, or the best "
+        "that beam search finds.",
+        minimum=1,
+    )
+    num_beams: int = setting(
+        1,
+        "Draw nothing: search for the likeliest continuation with so many at "
+        "a time (1: draw).",
+        minimum=1,
+        maximum=1000,
+    )
+    length_penalty: float = setting(
+        1.0,
+        "Beam search compares log p / length ** length_penalty of texts that "
+        "have come to an end (a stop string, an end-of-text token): 0 prefers "
+        "short ones, 1 the mean over the tokens.",
+        minimum=0.0,
+        maximum=4.0,
+    )
+    stop: tuple[str, ...] = setting(
+        (), "End a text before this string; may be repeated."
+    )
+    stream: bool | None = setting(
+        None,
+        "Print a single text as it is generated. When left out: on a terminal.",
+    )
+    output: str = setting(
+        "text",
+        "text; jsonl: one JSON object a line, with prompt, text, seed, "
+        "finish_reason and mean_log_prob; html: a page that colours each "
+        "character by its surprise (with --max_new_tokens=0: those of the "
+        "prompt alone).",
+        choices=("text", "jsonl", "html"),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_beams == 1:
+            return
+        if self.num_samples > self.num_beams:
+            raise UserError(
+                f"--num_samples={self.num_samples}: beam search finds no more "
+                f"than --num_beams={self.num_beams}"
+            )
+        if self.interactive or self.stream:
+            raise UserError(
+                f"--{'interactive' if self.interactive else 'stream'}: "
+                "beam search knows a text only when it is whole: leave "
+                f"out --num_beams={self.num_beams}"
+            )
+
+    @property
+    def searches(self) -> bool:
+        """Whether beam search is asked for, which draws nothing."""
+        return self.num_beams > 1
+
+    def streams(self, count) -> bool:
+        """Whether `count` texts are printed as they come: one at most."""
+        asked = sys.stdout.isatty() if self.stream is None else self.stream
+        return (
+            asked and count == 1 and self.output == "text" and not self.searches
+        )
+
+
+def check_use(config, sampling, given) -> None:
+    """Raises for flags that would have no effect together.
+
+    Args:
+        config: a `GenerateConfig`.
+        sampling: a `SamplingConfig`.
+        given: the names of the flags on the command line.
+    """
+    if config.searches and not sampling.max_new_tokens:
+        raise UserError("--max_new_tokens=0: beam search needs at least 1")
+    without_use = given & (
+        {"temperature", "top_k", "top_p", "repetition_penalty"}
+        if config.searches
+        else {"length_penalty"}
+    )
+    if without_use:
+        flags = ", ".join(f"--{name}" for name in sorted(without_use))
+        raise UserError(
+            f"{flags}: of no use with --num_beams={config.num_beams}, which "
+            + ("draws nothing" if config.searches else "searches nothing")
+        )
+
+
+class Prompts:
+    """The prompts of --prompt, then those of --prompts_file; at least one.
+
+    The file is read line by line, each time anew.
+
+    Args:
+        config: a `GenerateConfig`.
+    """
+
+    def __init__(self, config):
+        self._given, self._file = config.prompt, config.prompts_file
+        self._length = sum(1 for _ in self._lines())
+
+    def __len__(self):
+        return self._length
+
+    def __iter__(self):
+        for line in self._lines():
+            # A command line may hold bytes that are not UTF-8.
+            line = line.encode("utf-8", "surrogateescape")
+            yield line.decode("utf-8", "replace")
+
+    def _lines(self):
+        yield from self._given
+        if not self._file:
+            if not self._given:
+                yield ""
+            return
+        try:
+            with open(self._file, encoding="utf-8") as file:
+                for line in file:
+                    yield line.removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"--prompts_file={self._file}: "
+                f"{getattr(error, 'strerror', None) or 'not UTF-8 text'}"
+            ) from error
+
+
+def warn_of_unknown_parts(tokenizer, prompts) -> None:
+    """One line on standard error, if any."""
+    command_line.warn_of_unknown_parts(tokenizer.unknown_parts(list(prompts)))
+
+
+def interact(conversation, tokenizer) -> None:
+    """Lines in, continuations out, until the end of input."""
+    if sys.stdin.isatty():
+        print(
+            "Enter a beginning; an empty line: go on; Ctrl-D: end.",
+            file=sys.stderr,
+        )
+    for line in sys.stdin:
+        line = line.rstrip("\n")
+        warn_of_unknown_parts(tokenizer, [line])
+        conversation.read(line)
+        show(conversation)
+
+
+def show(conversation) -> None:
+    """Prints the model's turn as it comes, whole characters at a time."""
+    for piece in conversation.write():
+        print(piece, end="", flush=True)
+    print()
+
+
+def print_texts(continuations, config, count) -> None:
+    """Prints finished texts as they come, or a JSON line for each.
+
+    Args:
+        continuations: iterable of `Continuation`s.
+        config: a `GenerateConfig`.
+        count: how many there are at most.
+    """
+    with contextlib.ExitStack() as stack:
+        progress = None
+        if config.prompts_file and not sys.stdout.isatty():
+            progress = stack.enter_context(
+                command_line.progress_bar(count, "text")
+            )
+        for number, continuation in enumerate(continuations, start=1):
+            if config.output == "jsonl":
+                print(_as_json(continuation))
+            else:
+                if count > 1 and progress is None:
+                    title = (
+                        f"text {number}"
+                        if config.searches
+                        else f"seed {continuation.seed}"
+                    )
+                    print(f"--- {title}", file=sys.stderr)
+                print(continuation.prompt + continuation.text)
+            if progress is not None:
+                progress(number)
+
+
+def _as_json(continuation):
+    return json.dumps(
+        {
+            "prompt": continuation.prompt,
+            "text": continuation.text,
+            "seed": continuation.seed,
+            "finish_reason": continuation.finish_reason,
+            "mean_log_prob": continuation.mean_log_prob,
+        },
+        ensure_ascii=False,
+    )
