@@ -57,17 +57,10 @@ def main(model_config, train_config):
         print(f"Beginning with the weights of {start.path}")
 
     callbacks = [
-        keras.callbacks.CSVLogger(
-            str(model_dir / "history.csv"), append=trainer.step > 0
-        ),
         keras.callbacks.TensorBoard(
             str(model_dir / "tensorboard"), write_graph=False
         ),
     ]
-    if train_config.early_stopping:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(patience=train_config.early_stopping)
-        )
     trainer.fit([*callbacks, sample_callback(trainer, data.tokenizer)])
 
     version = export.TextGenerator(trainer.best_model(), data.tokenizer).save(

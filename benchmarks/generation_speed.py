@@ -50,15 +50,11 @@ class BenchmarkConfig(configs.Config):
     output_dir: str = setting("benchmarks/results", "Directory of the report.")
 
 
-def export(cell, units, directory):
-    """Writes a SavedModel of random weights; run in a process of its own."""
-    from stacked_rnn import models, tokenizers
-    from stacked_rnn.export import TextGenerator
+def build_model(cell, units):
+    """A language model of random weights."""
+    from stacked_rnn import models
 
-    tokenizer = tokenizers.CharTokenizer(
-        ["\ufffd", *map(chr, range(33, 32 + VOCABULARY))]
-    )
-    model = models.build_language_model(
+    return models.build_language_model(
         configs.ModelConfig(
             cell=cell,
             units=units,
@@ -67,7 +63,18 @@ def export(cell, units, directory):
             vocabulary_size=VOCABULARY,
         )
     )
-    return str(TextGenerator(model, tokenizer).save(directory))
+
+
+def export(cell, units, directory):
+    """Writes a SavedModel of random weights; run in a process of its own."""
+    from stacked_rnn import tokenizers
+    from stacked_rnn.export import TextGenerator
+
+    tokenizer = tokenizers.CharTokenizer(
+        ["\ufffd", *map(chr, range(33, 32 + VOCABULARY))]
+    )
+    generator = TextGenerator(build_model(cell, units), tokenizer)
+    return str(generator.save(directory))
 
 
 def this_project(model, batch_size, compiles, **options):
@@ -78,7 +85,7 @@ def this_project(model, batch_size, compiles, **options):
         sampling = configs.SamplingConfig(
             **{"max_new_tokens": TOKENS * steps, "temperature": 1.0} | options
         )
-        inference._WORTH_COMPILING = 0 if compiles else 10**9
+        inference.WORTH_COMPILING = 0 if compiles else 10**9
         samples = model.generate(["A"], sampling, num_samples=batch_size)
         assert all(len(s.tokens) == TOKENS * steps for s in samples)
 
@@ -90,7 +97,7 @@ def streaming(model):
     from stacked_rnn import inference
 
     def run(steps):
-        inference._WORTH_COMPILING = 0
+        inference.WORTH_COMPILING = 0
         sampling = configs.SamplingConfig(
             max_new_tokens=TOKENS * steps, temperature=1.0
         )
@@ -105,17 +112,7 @@ def keras_from_python(cell, units, batch_size):
     """A compiled Keras step, called for each token."""
     import tensorflow as tf
 
-    from stacked_rnn import models
-
-    model = models.build_language_model(
-        configs.ModelConfig(
-            cell=cell,
-            units=units,
-            num_layers=LAYERS,
-            embedding_dim=EMBEDDING,
-            vocabulary_size=VOCABULARY,
-        )
-    )
+    model = build_model(cell, units)
 
     @tf.function(autograph=False)
     def step(token_ids, states):

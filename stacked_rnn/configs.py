@@ -321,6 +321,12 @@ class TrainConfig(Config):
         "Directory of the SavedModel; each run adds a version, 1, 2, 3 ... "
         "(empty: saved_models/CORPUS).",
     )
+    checkpoint_minutes: float = setting(
+        10.0,
+        "Save a checkpoint so often within an epoch, besides the one at its "
+        "end: no more is lost when the machine dies.",
+        minimum=0.0,
+    )
     resume: bool | None = setting(
         None,
         "Go on from the last checkpoint in model_dir. When left out: if it is "

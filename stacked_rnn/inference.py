@@ -31,7 +31,7 @@ _ROWS = 64  # most texts that are generated together
 _WIDE = 512
 # Tokens one after the other from which XLA saves the second that it takes to
 # compile: benchmarks/README.md.
-_WORTH_COMPILING = 8_000
+WORTH_COMPILING = 8_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class SavedModel:
             ):
                 size = len(batches[0])
                 rounds = -(-len(batches) // _CORES)
-                compiles |= sampling.max_new_tokens * rounds >= _WORTH_COMPILING
+                compiles |= sampling.max_new_tokens * rounds >= WORTH_COMPILING
                 grow = functools.partial(
                     self._grow, sampling=sampling, size=size, compiles=compiles
                 )
@@ -360,7 +360,7 @@ class Conversation:
     def write(self):
         """Lets the model go on; yields strings that add up to its turn."""
         before, row = self._carry, Continuation("", 0, self._stop)
-        compiles = self._sampling.max_new_tokens >= _WORTH_COMPILING
+        compiles = self._sampling.max_new_tokens >= WORTH_COMPILING
         for carry in self._model.decode(
             before, [row], self._sampling, compiles
         ):

@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import resource
 import signal
 
 import keras
@@ -385,12 +386,142 @@ def test_resume_without_a_checkpoint_is_an_error(tmp_path):
         make_trainer(model_dir=tmp_path / "run", resume=True)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    make_trainer(model_dir=tmp_path / "run", epochs=1).fit(verbose=0)
-    (data,) = (tmp_path / "run/checkpoints/last").glob("*.data*")
-    data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(configs.UserError, match=r"--resume: .*last.*damaged"):
+@pytest.mark.parametrize("at", [30, 40])
+def test_an_epoch_cut_at_any_step_ends_once(tmp_path, at):
+    """At step 30 all steps of the first epoch are done, but no validation."""
+    whole = make_trainer(model_dir=tmp_path / "whole")
+    whole.fit(verbose=0)
+    stopped = make_trainer(model_dir=tmp_path / "run")
+    stopped.fit([StopAt(stopped, at - 1)], verbose=0)
+    assert stopped.step == at
+    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
+    histories = [
+        (tmp_path / name / "history.csv").read_bytes()
+        for name in ("whole", "run")
+    ]
+    assert histories[0] == histories[1]
+    assert histories[0].count(b"\n") == 3
+
+
+def test_history_is_that_of_the_checkpoint(tmp_path):
+    """Killed between the two, the run goes on with the checkpoint's."""
+    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
+    path = tmp_path / "run" / "history.csv"
+    expected = path.read_text()
+    path.write_text("epoch,loss\n0,1.0\n")
+    make_trainer(model_dir=tmp_path / "run")
+    assert path.read_text() == expected
+
+
+def test_within_an_epoch_checkpoints_come_by_the_clock(tmp_path):
+    """With 0 minutes after every step: the last two can be gone on from."""
+    data = load_data(carry_state=True)
+    settings = {"epochs": 1, "checkpoint_minutes": 0.0}
+    whole = make_trainer(data, tmp_path / "whole", epochs=1)
+    whole.fit(verbose=0)
+    killed = make_trainer(data, tmp_path / "run", **settings)
+
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if killed.step == 13:
+                raise SystemExit
+
+    with pytest.raises(SystemExit):
+        killed.fit([Kill()], verbose=0)
+    resumed = make_trainer(data, tmp_path / "run", **settings)
+    assert resumed.step == 12
+    resumed.fit(verbose=0)
+    assert_weights_equal(resumed, whole, 1e-6)
+
+
+def test_early_stopping_remembers(tmp_path):
+    """Nothing moves, so the first epoch is the best, also when going on."""
+    settings = {"optimizer": "sgd", "learning_rate": 0.0, "epochs": 9}
+    trainer = make_trainer(
+        model_dir=tmp_path / "run", early_stopping=3, **settings
+    )
+    steps = trainer.data.training.steps_per_epoch
+    trainer.fit([StopAt(trainer, 2 * steps + 4)], verbose=0)
+    for _ in range(2):
+        resumed = make_trainer(
+            model_dir=tmp_path / "run", early_stopping=3, **settings
+        )
+        resumed.fit(verbose=0)
+        assert resumed.step == 4 * steps
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + b"?!" + content[middle + 2 :])
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("ckpt-60.data*", "cut"),
+        ("ckpt-60.data*", "changed"),
+        ("ckpt-60.index", "empty"),
+    ],
+)
+def test_past_a_damaged_checkpoint_the_one_before_is_used(
+    tmp_path, file, how, capsys
+):
+    whole = make_trainer(model_dir=tmp_path / "run")
+    whole.fit(verbose=0)
+    expected = (tmp_path / "run" / "history.csv").read_bytes()
+    (path,) = (tmp_path / "run/checkpoints/last").glob(file)
+    damage(path, how)
+    resumed = make_trainer(model_dir=tmp_path / "run")
+    assert resumed.step == 30
+    assert "ckpt-60 is damaged" in capsys.readouterr().err
+    resumed.fit(verbose=0)
+    assert_weights_equal(resumed, whole, 1e-6)
+    assert (tmp_path / "run" / "history.csv").read_bytes() == expected
+
+
+@pytest.mark.parametrize("how", ["cut", "empty"])
+def test_a_damaged_list_of_checkpoints_is_no_hindrance(tmp_path, how):
+    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
+    damage(tmp_path / "run/checkpoints/last/checkpoint", how)
+    assert make_trainer(model_dir=tmp_path / "run").step == 60
+
+
+def test_where_all_checkpoints_are_damaged_the_newest_is_named(tmp_path):
+    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
+    for path in (tmp_path / "run/checkpoints/last").glob("*.data*"):
+        damage(path, "cut")
+    with pytest.raises(
+        configs.UserError, match=r"--resume: .*last/ckpt-60 cannot be read"
+    ):
         make_trainer(model_dir=tmp_path / "run")
+
+
+def test_a_full_disk_costs_no_checkpoint(tmp_path):
+    """A limit of file sizes stands for the disk: an error of write(2)."""
+    make_trainer(model_dir=tmp_path / "run", epochs=2).fit(verbose=0)
+    trainer = make_trainer(model_dir=tmp_path / "run", epochs=3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(configs.UserError) as error:
+            trainer.fit(verbose=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    message = str(error.value)
+    assert "--model_dir: cannot write a checkpoint" in message
+    assert "kept" in message and "\n" not in message
+    resumed = make_trainer(model_dir=tmp_path / "run", epochs=3)
+    assert resumed.step == 60
+    resumed.fit(verbose=0)
+    assert resumed.step == 90
 
 
 def test_the_best_weights_are_kept(tmp_path):
@@ -412,6 +543,16 @@ def test_the_best_weights_are_kept(tmp_path):
     trainer.model.set_weights(best.get_weights())
     score = trainer.evaluate(trainer.data.validation)
     assert score.nats_per_token == pytest.approx(first, abs=1e-6)
+
+
+def test_without_its_best_checkpoint_a_run_exports_the_last(tmp_path, capsys):
+    trainer = make_trainer(model_dir=tmp_path / "run", epochs=1)
+    trainer.fit(verbose=0)
+    (data,) = (tmp_path / "run/checkpoints/best").glob("*.data*")
+    damage(data, "cut")
+    best = trainer.best_model()
+    assert "best/ckpt-30 is damaged" in capsys.readouterr().err
+    assert np.isfinite(best.get_weights()[0]).all()
 
 
 def test_without_validation_the_last_weights_are_exported(tmp_path):

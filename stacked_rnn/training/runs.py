@@ -1,5 +1,6 @@
 """A run outside the Trainer: where it is, its directory, how it is stopped."""
 
+import csv
 import io
 import json
 import math
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from stacked_rnn import evaluation
 from stacked_rnn.configs import ModelConfig, UserError
+from stacked_rnn.training import checkpoints
 
 RECORD = "checkpoints/model.json"  # in the directory of a run: what it trains
 
@@ -51,15 +53,21 @@ class Progress(tf.train.experimental.PythonState):
 
     Attributes:
         step: training steps done.
+        epoch: epochs that came to an end, validation included.
         score: nats and counts of the epoch so far.
+        learning_rate: that of the last step.
         best_loss: lowest validation loss so far.
+        best_epoch: `epoch` after the one that reached it.
+        history: for each epoch its number and its results, as in history.csv.
         states: the carried states, NumPy states[layer][part]; None: zeros.
     """
 
     def __init__(self):
-        self.step = 0
+        self.step = self.epoch = self.best_epoch = 0
         self.score = evaluation.Score()
+        self.learning_rate = 0.0
         self.best_loss = math.inf
+        self.history = []
         self.states = None
 
     def serialize(self) -> bytes:
@@ -68,8 +76,12 @@ class Progress(tf.train.experimental.PythonState):
         np.savez(
             buffer,
             step=self.step,
+            epoch=self.epoch,
             score=[score.nats, score.tokens, score.characters],
+            learning_rate=self.learning_rate,
             best_loss=self.best_loss,
+            best_epoch=self.best_epoch,
+            history=json.dumps(self.history),
             num_layers=len(self.states or ()),
             **{
                 f"state_{layer}_{part}": array
@@ -81,10 +93,13 @@ class Progress(tf.train.experimental.PythonState):
 
     def deserialize(self, content) -> None:
         arrays = np.load(io.BytesIO(content))
-        self.step = int(arrays["step"])
+        for name in ("step", "epoch", "best_epoch"):
+            setattr(self, name, int(arrays[name]))
+        for name in ("learning_rate", "best_loss"):
+            setattr(self, name, float(arrays[name]))
+        self.history = json.loads(str(arrays["history"]))
         nats, tokens, characters = arrays["score"].tolist()
         self.score = evaluation.Score(nats, int(tokens), characters)
-        self.best_loss = float(arrays["best_loss"])
         self.states = (
             tuple(
                 tuple(
@@ -133,6 +148,18 @@ def open_run(model_dir, model_config, tokenizer, train_config) -> bool:
     return False
 
 
+def write_history(model_dir, history) -> None:
+    """Writes history.csv, a line for each epoch, whole or not at all."""
+    names = dict.fromkeys(name for row in history for name in row)
+    path = model_dir / "history.csv"
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+    partial.rename(path)
+
+
 def read_record(model_dir) -> dict:
     """What `open_run` wrote down of the run in a directory."""
     record = model_dir / RECORD
@@ -160,7 +187,8 @@ def _differences(old, new) -> list[str]:
 
 def latest_checkpoint(model_dir, name) -> str | None:
     """The checkpoint that a run keeps as its "best" or its "last"."""
-    return tf.train.latest_checkpoint(str(model_dir / "checkpoints" / name))
+    paths = checkpoints.find(model_dir / "checkpoints" / name)
+    return paths[-1] if paths else None
 
 
 def _unused_sibling(path) -> pathlib.Path:

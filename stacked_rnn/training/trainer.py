@@ -19,7 +19,8 @@ import tensorflow as tf
 
 from stacked_rnn import evaluation, models
 from stacked_rnn.configs import UserError
-from stacked_rnn.training.runs import Progress, StopRequest, open_run
+from stacked_rnn.training import runs
+from stacked_rnn.training.checkpoints import Checkpoints, describe
 
 
 def make_strategy(name) -> tf.distribute.Strategy:
@@ -77,7 +78,7 @@ class Trainer:
                 f"--batch_size={train_config.batch_size} cannot be dealt to "
                 f"{replicas} devices: take a multiple of {replicas}"
             )
-        resuming = self.model_dir is not None and open_run(
+        resuming = self.model_dir is not None and runs.open_run(
             self.model_dir, model_config, data.tokenizer, train_config
         )
         keras.utils.set_random_seed(train_config.seed)
@@ -96,7 +97,7 @@ class Trainer:
             self.optimizer.build(self.model.trainable_variables)
             self.model.compile(optimizer=self.optimizer)  # for the callbacks
         self.interrupted = False
-        self._progress = Progress()
+        self._progress = runs.Progress()
         # autograph=False: there is nothing to convert, and it takes seconds.
         if compiled == "shards":
             self._forward_backward = tf.function(
@@ -107,12 +108,17 @@ class Trainer:
         if self.model_dir is not None:
             # The seeds of dropout are not among what TensorFlow tracks.
             seeds = [v.value for v in self.model.non_trainable_variables]
-            self._last = self._checkpoints(
-                "last", progress=self._progress, seeds=seeds
+            directory = self.model_dir / "checkpoints"
+            self._last = Checkpoints(
+                directory / "last",
+                keep=2,
+                model=self.model,
+                progress=self._progress,
+                seeds=seeds,
             )
-            self._best = self._checkpoints("best")
+            self._best = Checkpoints(directory / "best", 1, model=self.model)
         if resuming:
-            self._restore()
+            self._resume()
 
     @property
     def step(self) -> int:
@@ -251,39 +257,49 @@ class Trainer:
         self.model.stop_training = False
         callbacks.on_train_begin()
         try:
-            with StopRequest() as self.interrupted:
+            with runs.StopRequest() as self.interrupted:
                 while not self._must_stop(deadline):
-                    epoch = self.step // steps_per_epoch
+                    epoch = self._progress.epoch
                     callbacks.on_epoch_begin(epoch)
                     logs = self._train_epoch(callbacks, deadline)
                     if not self.interrupted:  # else the epoch goes on later
-                        if self.data.validation:
-                            score = self.evaluate(self.data.validation)
-                            logs |= _logs(score, "val_")
+                        logs |= self._end_epoch(logs)
                         callbacks.on_epoch_end(epoch, logs)
-                    self._save(logs)
+                    self._save()
         finally:
             callbacks.on_train_end()
 
     def _must_stop(self, deadline) -> bool:
         return bool(
-            self.step >= self.total_steps
-            or self.interrupted
+            self.interrupted
             or self.model.stop_training
             or time.monotonic() >= deadline
+            or self._has_converged()
+            or (self.step >= self.total_steps and not self._is_epoch_full())
         )
+
+    def _has_converged(self) -> bool:
+        """Whether `--early_stopping` epochs brought nothing better."""
+        progress, patience = self._progress, self.config.early_stopping
+        return 0 < patience <= progress.epoch - progress.best_epoch
+
+    def _is_epoch_full(self) -> bool:
+        """Whether all steps of an epoch were done that has not ended yet."""
+        steps_per_epoch = self.data.training.steps_per_epoch
+        return self.step == (self._progress.epoch + 1) * steps_per_epoch
 
     def _train_epoch(self, callbacks, deadline) -> dict:
         """Trains to the end of the epoch that `step` is in, or to a stop."""
         progress = self._progress
         steps_per_epoch = self.data.training.steps_per_epoch
-        if self.step % steps_per_epoch == 0:
+        if self.step == progress.epoch * steps_per_epoch:
             progress.score = evaluation.Score()
             progress.states = None
         zeros = self._distributed_states(None)
         states = self._distributed_states(progress.states)
         started, tokens = time.perf_counter(), 0
-        while True:
+        saved = time.monotonic()
+        while not self._is_epoch_full():
             batch_index = self.step % steps_per_epoch
             callbacks.on_train_batch_begin(batch_index)
             if not self.data.training.carries_state:
@@ -292,22 +308,52 @@ class Trainer:
                 tf.constant(self.step, tf.int64), states
             )
             nats, count = float(nats), int(count)
-            learning_rate = float(learning_rate)
+            progress.learning_rate = float(learning_rate)
             if not math.isfinite(nats):
-                raise UserError(
-                    self._describe_divergence(nats / count, learning_rate)
-                )
+                raise UserError(self._describe_divergence(nats / count))
             tokens += count
             progress.step += 1
             progress.score = self._add(progress.score, nats, count)
-            logs = _logs(progress.score) | {
-                "tokens_per_second": tokens / (time.perf_counter() - started),
-                "learning_rate": learning_rate,
-            }
-            callbacks.on_train_batch_end(batch_index, logs)
-            if self.step % steps_per_epoch == 0 or self._must_stop(deadline):
-                progress.states = self._gathered(states)
-                return logs
+            speed = tokens / (time.perf_counter() - started)
+            callbacks.on_train_batch_end(batch_index, self._logs(speed))
+            if time.monotonic() > saved + 60 * self.config.checkpoint_minutes:
+                self._save(states)
+                saved = time.monotonic()
+            if self._must_stop(deadline):
+                break
+        if tokens:
+            progress.states = self._gathered(states)
+        return self._logs(tokens / (time.perf_counter() - started))
+
+    def _logs(self, tokens_per_second) -> dict:
+        progress = self._progress
+        return _scores(progress.score) | {
+            "learning_rate": progress.learning_rate,
+            "tokens_per_second": tokens_per_second,
+        }
+
+    def _end_epoch(self, logs) -> dict:
+        """Validates, and notes what the epoch has come to.
+
+        Where the time is over within the epoch, that goes on later, and ends
+        again.
+        """
+        progress, scores = self._progress, {}
+        if self.data.validation:
+            score = self.evaluate(self.data.validation)
+            scores = _scores(score, "val_")
+        row = {"epoch": progress.epoch} | logs | scores
+        del row["tokens_per_second"]  # the same run has the same history
+        progress.history[progress.epoch :] = [row]
+        is_best = scores and scores["val_loss"] < progress.best_loss
+        if self._is_epoch_full():
+            progress.epoch += 1
+        if is_best:
+            progress.best_loss = scores["val_loss"]
+            progress.best_epoch = progress.epoch
+            if self.model_dir is not None:
+                self._best.save(self.step)
+        return scores
 
     def _add(self, score, nats, count):
         characters = count * self.data.training.characters_per_token
@@ -334,14 +380,14 @@ class Trainer:
             total_nats, total, total * windows.characters_per_token
         )
 
-    def _describe_divergence(self, loss, learning_rate) -> str:
-        kept = "no checkpoint was written yet"
-        if self.model_dir is not None and self._last.latest_checkpoint:
-            kept = f"the last good checkpoint is {self._last.latest_checkpoint}"
+    def _describe_divergence(self, loss) -> str:
+        kept = ""
+        if self.model_dir is not None:
+            kept = "; " + describe(self.model_dir / "checkpoints" / "last")
         return (
             f"the loss is {loss} at step {self.step + 1} (learning rate "
-            f"{learning_rate:.3g}): try a lower --learning_rate or "
-            f"--gradient_clip_norm; {kept}"
+            f"{self._progress.learning_rate:.3g}): try a lower "
+            f"--learning_rate or --gradient_clip_norm{kept}"
         )
 
     # Devices ----------------------------------------------------------------
@@ -374,37 +420,28 @@ class Trainer:
 
     # Checkpoints ------------------------------------------------------------
 
-    def _checkpoints(self, name, **also) -> tf.train.CheckpointManager:
-        return tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=self.model, **also),
-            str(self.model_dir / "checkpoints" / name),
-            max_to_keep=1,
-        )
+    def _save(self, states=None) -> None:
+        """Writes the last checkpoint, and the history up to it.
 
-    def _save(self, logs) -> None:
-        """Writes the last checkpoint, and the best when this is the best."""
-        loss = logs.get("val_loss", math.inf)
-        is_best = loss < self._progress.best_loss
-        self._progress.best_loss = min(loss, self._progress.best_loss)
+        Args:
+            states: of the replicas, within an epoch; None: as they are noted.
+        """
         if self.model_dir is None:
             return
-        if is_best:
-            self._best.save(self.step)
+        if states is not None:
+            self._progress.states = self._gathered(states)
         self._last.save(self.step)
+        runs.write_history(self.model_dir, self._progress.history)
 
-    def _restore(self) -> None:
-        path = self._last.latest_checkpoint
-        if path is None:
-            return
-        try:
-            self._last.checkpoint.restore(
-                path
-            ).assert_existing_objects_matched()
-        except Exception as error:  # TensorFlow has many types for this
+    def _resume(self) -> None:
+        path = runs.latest_checkpoint(self.model_dir, "last")
+        if self._last.restore():
+            runs.write_history(self.model_dir, self._progress.history)
+        elif path:
             raise UserError(
-                f"--resume: {path} is damaged or from another version "
-                f"({type(error).__name__}): start over with --noresume"
-            ) from error
+                f"--resume: {path} cannot be read, nor one before it: start "
+                "over with --noresume"
+            )
 
     def best_model(self) -> models.LanguageModel:
         """The model of the lowest validation loss, without dropout.
@@ -412,10 +449,10 @@ class Trainer:
         Where nothing was validated or kept, the model as it is now.
         """
         model = self.model.for_inference()
-        if self.model_dir is not None and self._best.latest_checkpoint:
-            tf.train.Checkpoint(model=model).restore(
-                self._best.latest_checkpoint
-            ).expect_partial()
+        if self.model_dir is not None:
+            Checkpoints(
+                self.model_dir / "checkpoints" / "best", 1, model=model
+            ).restore()
         return model
 
 
@@ -484,7 +521,7 @@ def _optimizer(config, total_steps) -> keras.optimizers.Optimizer:
     return kinds[config.optimizer](learning_rate)
 
 
-def _logs(score, prefix="") -> dict:
+def _scores(score, prefix="") -> dict:
     return {
         f"{prefix}loss": score.nats_per_token,
         f"{prefix}perplexity": score.perplexity,

@@ -1,0 +1,104 @@
+"""Training that is killed for real ends as if it had not been."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 60
+COMMAND = (
+    "train.py", "--corpus=cats.txt", "--cell=gru", "--units=16",
+    "--embedding_dim=8", "--epochs=40", "--batch_size=8",
+    "--sequence_length=20", "--carry_state", "--dropout=0.1",
+    "--deterministic", "--checkpoint_minutes=0.01", "--early_stopping=30",
+)  # fmt: skip
+
+
+def start(directory):
+    return subprocess.Popen(
+        [sys.executable, ROOT / COMMAND[0], *COMMAND[1:]], cwd=directory,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(directory):
+    process = start(directory)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_after_the_first_epoch(directory, seconds):
+    """Kills a run so many seconds after it trained; its output until then."""
+    process = start(directory)
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "sample:" in line:
+            break
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    rest, _ = process.communicate()
+    return output + rest
+
+
+def results(directory):
+    """The files that say how a run ended."""
+    checkpoint = tf.train.load_checkpoint(
+        str(directory / "runs/cats/checkpoints/last")
+    )
+    (version,) = (directory / "saved_models/cats").iterdir()
+    return {
+        "history": (directory / "runs/cats/history.csv").read_bytes(),
+        "weights": {
+            name: checkpoint.get_tensor(name)
+            for name in checkpoint.get_variable_to_shape_map()
+            if name.endswith("VARIABLE_VALUE") and "save_counter" not in name
+        },
+        "exported": {
+            str(path.relative_to(version)): path.read_bytes()
+            for path in version.rglob("*")
+            if path.is_file()
+        },
+    }
+
+
+def assert_same(got, expected):
+    assert got["history"] == expected["history"]
+    assert got["weights"].keys() == expected["weights"].keys()
+    for name, value in expected["weights"].items():
+        assert np.array_equal(got["weights"][name], value), name
+    assert got["exported"].keys() == expected["exported"].keys()
+    for name, content in expected["exported"].items():
+        assert got["exported"][name] == content, name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("undisturbed")
+    (directory / "cats.txt").write_text(TEXT)
+    finish(directory)
+    return results(directory)
+
+
+def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
+    undisturbed, tmp_path
+):
+    """20 times with STACKED_RNN_KILLS=20."""
+    kills = int(os.environ.get("STACKED_RNN_KILLS", "3"))
+    (tmp_path / "cats.txt").write_text(TEXT)
+    rng = random.Random(0)
+    for number in range(kills):
+        output = kill_after_the_first_epoch(tmp_path, rng.uniform(0.0, 0.5))
+        assert "Exported" not in output, "it was over before: train longer"
+        assert ("going on from step" in output) == (number > 0), output
+    finish(tmp_path)
+    assert_same(results(tmp_path), undisturbed)
