@@ -61,11 +61,13 @@ def main(model_config, train_config):
             str(model_dir / "tensorboard"), write_graph=False
         ),
     ]
-    trainer.fit([*callbacks, sample_callback(trainer, data.tokenizer)])
-
-    version = export.TextGenerator(trainer.best_model(), data.tokenizer).save(
-        export_dir
+    generator = export.TextGenerator(
+        trainer.model.for_inference(), data.tokenizer
     )
+    trainer.fit([*callbacks, sample_callback(trainer, generator)])
+
+    generator.model.set_weights(trainer.best_model().get_weights())
+    version = generator.save(export_dir)
     if trainer.interrupted:
         print(
             f"Stopped at step {trainer.step} of {trainer.total_steps}; the "
@@ -79,13 +81,9 @@ def main(model_config, train_config):
     )
 
 
-def sample_callback(trainer, tokenizer):
+def sample_callback(trainer, generator):
     """Prints a short text of the model after each epoch."""
     import keras
-
-    from stacked_rnn import export
-
-    generator = export.TextGenerator(trainer.model.for_inference(), tokenizer)
 
     def print_sample(epoch, logs):
         generator.model.set_weights(trainer.model.get_weights())
