@@ -18,8 +18,18 @@ from stacked_rnn import command_line, configs
 
 def main(model_config, train_config):
     """Text in, SavedModel out."""
-    import keras
+    from stacked_rnn import training
 
+    with training.lost_workers_explained():
+        train(
+            model_config,
+            train_config,
+            training.make_strategy(train_config.strategy),
+        )
+
+
+def train(model_config, train_config, strategy):
+    """Trains and exports; of several processes the chief alone writes."""
     from stacked_rnn import datasets, export, finetuning, training
 
     name = pathlib.Path(train_config.corpus.split(",")[0]).name.split(".")[0]
@@ -34,7 +44,6 @@ def main(model_config, train_config):
     data = datasets.load_language_data(
         train_config, model_config.vocabulary_size, start.tokenizer
     )
-    command_line.warn_of_unknown_parts(data.unknown_parts)
     model_config = dataclasses.replace(
         model_config,
         vocabulary_size=data.tokenizer.vocabulary_size(),
@@ -47,8 +56,13 @@ def main(model_config, train_config):
         train_config,
         data,
         model_dir,
+        strategy,
         initial_weights=start.weights,
     )
+    if not trainer.is_chief:
+        trainer.fit()
+        return
+    command_line.warn_of_unknown_parts(data.unknown_parts)
     (model_dir / "config.flags").write_text(
         command_line.to_flags(model_config, train_config)
     )
@@ -56,15 +70,10 @@ def main(model_config, train_config):
     if start.path and not trainer.step:
         print(f"Beginning with the weights of {start.path}")
 
-    callbacks = [
-        keras.callbacks.TensorBoard(
-            str(model_dir / "tensorboard"), write_graph=False
-        ),
-    ]
     generator = export.TextGenerator(
         trainer.model.for_inference(), data.tokenizer
     )
-    trainer.fit([*callbacks, sample_callback(trainer, generator)])
+    trainer.fit(callbacks(trainer, generator))
 
     generator.model.set_weights(trainer.best_model().get_weights())
     version = generator.save(export_dir)
@@ -81,15 +90,20 @@ def main(model_config, train_config):
     )
 
 
-def sample_callback(trainer, generator):
-    """Prints a short text of the model after each epoch."""
+def callbacks(trainer, generator):
+    """TensorBoard, and a short text of the model after each epoch."""
     import keras
 
     def print_sample(epoch, logs):
         generator.model.set_weights(trainer.model.get_weights())
         print("  sample: " + generator.sample(100, seed=epoch))
 
-    return keras.callbacks.LambdaCallback(on_epoch_end=print_sample)
+    return [
+        keras.callbacks.TensorBoard(
+            str(trainer.model_dir / "tensorboard"), write_graph=False
+        ),
+        keras.callbacks.LambdaCallback(on_epoch_end=print_sample),
+    ]
 
 
 def run():

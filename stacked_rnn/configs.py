@@ -289,9 +289,10 @@ class TrainConfig(Config):
     strategy: str = setting(
         "auto",
         "Devices to train on: one_device, mirrored (all GPUs, or all logical "
-        "CPUs, of this machine), or auto: mirrored where there are several "
-        "GPUs.",
-        choices=("auto", "one_device", "mirrored"),
+        "CPUs, of this machine), multi_worker (many machines, which TF_CONFIG "
+        "or a Slurm job names: deploy/README.md), or auto: mirrored where "
+        "there are several GPUs.",
+        choices=("auto", "one_device", "mirrored", "multi_worker"),
     )
     mixed_precision: bool = setting(
         False,

@@ -78,7 +78,8 @@ class Windows(abc.ABC):
 
         Args:
             step: int64 scalar.
-            rows: int64 [rows], which rows of the batch; None: all.
+            rows: int64 [rows], which rows of the batch; None: all. Nothing
+                counts in those that it does not have.
 
         Returns:
             (inputs, targets), int32 [rows, time].
@@ -89,6 +90,7 @@ class Windows(abc.ABC):
         starts, ends = self._starts(
             step // self.steps_per_epoch, step % self.steps_per_epoch, rows
         )
+        ends = tf.where(rows < self.batch_size, ends, 0)
         offsets = tf.range(self.sequence_length + 1, dtype=tf.int64)
         positions = starts[:, None] + offsets
         window = tf.gather(

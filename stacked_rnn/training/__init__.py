@@ -1,5 +1,9 @@
 """Training: the loop, and the run that it leaves on disk."""
 
-from stacked_rnn.training.trainer import Trainer, make_strategy
+from stacked_rnn.training.strategies import (
+    lost_workers_explained,
+    make_strategy,
+)
+from stacked_rnn.training.trainer import Trainer
 
-__all__ = ["Trainer", "make_strategy"]
+__all__ = ["Trainer", "lost_workers_explained", "make_strategy"]

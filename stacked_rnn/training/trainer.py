@@ -6,6 +6,7 @@ on public API. Keras callbacks work as they do in `fit`.
 """
 
 import contextlib
+import hashlib
 import itertools
 import math
 import os
@@ -14,29 +15,12 @@ import sys
 import time
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import evaluation, models
 from stacked_rnn.configs import UserError
-from stacked_rnn.training import runs
+from stacked_rnn.training import runs, strategies
 from stacked_rnn.training.checkpoints import Checkpoints, describe
-
-
-def make_strategy(name) -> tf.distribute.Strategy:
-    """The `tf.distribute` strategy that `--strategy` names.
-
-    Args:
-        name: "one_device"; "mirrored", over all GPUs or, without any, over all
-            logical CPUs; or "auto", mirrored where there are several GPUs.
-    """
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
-    gpus = tf.config.list_logical_devices("GPU")
-    devices = gpus or tf.config.list_logical_devices("CPU")
-    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
-        return tf.distribute.MirroredStrategy([d.name for d in devices])
-    return tf.distribute.OneDeviceStrategy(devices[0].name)
 
 
 class Trainer:
@@ -49,10 +33,13 @@ class Trainer:
         model_dir: directory of the run. Without one nothing is written, and
             nothing resumed.
         strategy: a `tf.distribute.Strategy`; None: `train_config.strategy`.
+            With several processes all do the same, and the chief alone writes;
+            `model_dir` is the same directory for all of them.
         initial_weights: `get_weights()` of a trained model of this
             architecture; None: random ones. A run that goes on has its own.
 
     Attributes:
+        is_chief: whether this process is the one that writes.
         model: the `models.LanguageModel`.
         step: training steps done, over all epochs.
     """
@@ -71,20 +58,29 @@ class Trainer:
         self.model_dir = model_dir and pathlib.Path(model_dir)
         if train_config.deterministic:
             tf.config.experimental.enable_op_determinism()
-        self.strategy = strategy or make_strategy(train_config.strategy)
+        self.strategy = strategy or strategies.make_strategy(
+            train_config.strategy
+        )
+        self._workers = strategies.Workers(self.strategy)
+        self.is_chief = self._workers.is_chief
         replicas = self.strategy.num_replicas_in_sync
         if train_config.batch_size % replicas:
             raise UserError(
                 f"--batch_size={train_config.batch_size} cannot be dealt to "
                 f"{replicas} devices: take a multiple of {replicas}"
             )
-        resuming = self.model_dir is not None and runs.open_run(
-            self.model_dir, model_config, data.tokenizer, train_config
+        self._workers.check_same(
+            model_config.to_dict()
+            | train_config.to_dict()
+            | {"corpus": [train_config.corpus, _digest(data.training)]},
         )
+        resuming = self.model_dir is not None and self._open_run(model_config)
         keras.utils.set_random_seed(train_config.seed)
         self.total_steps = train_config.epochs * data.training.steps_per_epoch
         self.shards = num_shards(
-            model_config.units, train_config.batch_size, replicas
+            model_config.units,
+            train_config.batch_size // replicas,
+            len(self.strategy.extended.worker_devices),
         )
         compiled = what_xla_compiles(model_config, train_config)
         with self.strategy.scope(), _dtype_policy(train_config):
@@ -96,7 +92,7 @@ class Trainer:
             self.optimizer = _optimizer(train_config, self.total_steps)
             self.optimizer.build(self.model.trainable_variables)
             self.model.compile(optimizer=self.optimizer)  # for the callbacks
-        self.interrupted = False
+        self.interrupted, self._stop_request = False, False
         self._progress = runs.Progress()
         # autograph=False: there is nothing to convert, and it takes seconds.
         if compiled == "shards":
@@ -105,6 +101,7 @@ class Trainer:
             )
         self._train_step = tf.function(self._train_step, autograph=False)
         self._score_step = tf.function(self._score_step, autograph=False)
+        self._gather = tf.function(self._gather, autograph=False)
         if self.model_dir is not None:
             # The seeds of dropout are not among what TensorFlow tracks.
             seeds = [v.value for v in self.model.non_trainable_variables]
@@ -136,17 +133,41 @@ class Trainer:
             + (f", going on from step {self.step:,}" if self.step else "")
         )
 
+    def _open_run(self, model_config) -> bool:
+        """Readies the directory; whether there is a run to go on with."""
+        error, outcome = None, 0.0
+        if self.is_chief:
+            try:
+                outcome = float(
+                    runs.open_run(
+                        self.model_dir,
+                        model_config,
+                        self.data.tokenizer,
+                        self.config,
+                    )
+                )
+            except UserError as caught:
+                error, outcome = caught, 2.0
+        outcome = self._workers.largest(outcome)
+        if outcome == 2.0:
+            raise error or UserError("the chief cannot begin: see its output")
+        return outcome == 1.0
+
     # One step ---------------------------------------------------------------
 
-    def _local_rows(self):
-        """The rows of the global batch that belong to this replica.
+    def _num_rows(self, windows) -> int:
+        """Rows of a batch for each replica; the last may get fewer."""
+        return -(-windows.batch_size // self.strategy.num_replicas_in_sync)
+
+    def _local_batch(self, windows, step):
+        """The rows of a global batch that belong to this replica.
 
         Always the same ones, so that a carried state stays where it is.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        count = self.config.batch_size // self.strategy.num_replicas_in_sync
+        count = self._num_rows(windows)
         first = tf.cast(replica * count, tf.int64)
-        return tf.range(first, first + count)
+        return windows.batch(step, first + tf.range(count, dtype=tf.int64))
 
     def _local_step(self, step, states):
         """Of one replica's rows: sums of nats and targets, and gradients.
@@ -156,10 +177,7 @@ class Trainer:
         its own, where the threads of one large shard would have to wait for
         each other at every time step. The sums are those of one shard.
         """
-        batch = (
-            *self.data.training.batch(step, self._local_rows()),
-            states,
-        )
+        batch = (*self._local_batch(self.data.training, step), states)
         rows = batch[0].shape[0]
         bounds = [rows * i // self.shards for i in range(self.shards + 1)]
         nats, counts, gradients, new_states = zip(
@@ -189,12 +207,18 @@ class Trainer:
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return nats, count, gradients, new["states"]
 
-    def _train_step(self, step, states):
+    def _train_step(self, step, states, wishes):
         """One update from a step's global batch.
 
+        Args:
+            step: int64 scalar.
+            states: of the replicas.
+            wishes: float32 [n], what this process would like, 0 or 1 each.
+
         Returns:
-            The nats and targets of the batch, the new states, and the learning
-            rate, which a schedule would take milliseconds to compute eagerly.
+            Nats and targets of the batch and how many replicas have each wish,
+            float32 [2 + n]; the new states; and the learning rate, which a
+            schedule would take milliseconds to compute eagerly.
 
         The batch is cut within the graph: an iterator's threads would take
         longer to stop than all the cutting takes.
@@ -202,28 +226,40 @@ class Trainer:
         The gradient of the mean loss over all replicas is clipped, not that of
         one replica: N replicas do what one does.
         """
-        nats, count, gradients, states = self.strategy.run(
-            self._local_step, (step, states)
+
+        def local_step(step, states, wishes):
+            nats, count, gradients, states = self._local_step(step, states)
+            sums = tf.concat([[nats, count], wishes], axis=0)
+            return sums, gradients, states
+
+        sums, gradients, states = self.strategy.run(
+            local_step, (step, states, wishes)
         )
-        nats, count, *gradients = (
+        sums, *gradients = (
             self.strategy.reduce("SUM", value, axis=None)
-            for value in (nats, count, *gradients)
+            for value in (sums, *gradients)
         )
-        gradients = [gradient / count for gradient in gradients]
+        gradients = [gradient / sums[1] for gradient in gradients]
         if self.config.gradient_clip_norm:
             gradients, _ = tf.clip_by_global_norm(
                 gradients, self.config.gradient_clip_norm
             )
         learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
         self.optimizer.apply(gradients, self.model.trainable_variables)
-        return nats, count, states, learning_rate
+        return sums, states, learning_rate
 
     def _score_step(self, windows, step, states):
-        inputs, targets = windows.batch(step)
-        new = self.model.step({"token_ids": inputs, "states": states})
-        nats = evaluation.token_nats(new["logits"], targets)
-        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
-        return tf.reduce_sum(nats), count, new["states"]
+        """Nats and targets of a batch, float32 [2], and the new states."""
+
+        def local_step(step, states):
+            inputs, targets = self._local_batch(windows, step)
+            new = self.model.step({"token_ids": inputs, "states": states})
+            nats = evaluation.token_nats(new["logits"], targets)
+            count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+            return tf.stack([tf.reduce_sum(nats), count]), new["states"]
+
+        sums, states = self.strategy.run(local_step, (step, states))
+        return self.strategy.reduce("SUM", sums, axis=None), states
 
     # Many steps -------------------------------------------------------------
 
@@ -241,15 +277,14 @@ class Trainer:
         Raises:
             UserError: the loss became NaN or infinite.
         """
-        steps_per_epoch = self.data.training.steps_per_epoch
         if verbose == "auto":
             verbose = 1 if sys.stdout.isatty() else 2
         callbacks = keras.callbacks.CallbackList(
             [keras.callbacks.ProgbarLogger(), *callbacks],
             model=self.model,
             epochs=self.config.epochs,
-            steps=steps_per_epoch,
-            verbose=verbose,
+            steps=self.data.training.steps_per_epoch,
+            verbose=verbose if self.is_chief else 0,
         )
         deadline = math.inf
         if self.config.max_minutes:
@@ -257,26 +292,41 @@ class Trainer:
         self.model.stop_training = False
         callbacks.on_train_begin()
         try:
-            with runs.StopRequest() as self.interrupted:
-                while not self._must_stop(deadline):
-                    epoch = self._progress.epoch
-                    callbacks.on_epoch_begin(epoch)
-                    logs = self._train_epoch(callbacks, deadline)
-                    if not self.interrupted:  # else the epoch goes on later
-                        logs |= self._end_epoch(logs)
-                        callbacks.on_epoch_end(epoch, logs)
-                    self._save()
+            with runs.StopRequest() as self._stop_request:
+                self._fit(callbacks, deadline)
         finally:
             callbacks.on_train_end()
 
-    def _must_stop(self, deadline) -> bool:
-        return bool(
-            self.interrupted
-            or self.model.stop_training
-            or time.monotonic() >= deadline
-            or self._has_converged()
-            or (self.step >= self.total_steps and not self._is_epoch_full())
-        )
+    def _fit(self, callbacks, deadline) -> None:
+        while not self._is_over():
+            wishes = self._wishes(deadline, math.inf)
+            if self._workers.largest(max(wishes)):
+                self.interrupted = bool(self._stop_request)
+                break
+            epoch = self._progress.epoch
+            callbacks.on_epoch_begin(epoch)
+            logs = self._train_epoch(callbacks, deadline)
+            if not self.interrupted:  # else the epoch goes on later
+                logs |= self._end_epoch(logs)
+                callbacks.on_epoch_end(epoch, logs)
+            self._save()
+
+    def _wishes(self, deadline, next_save) -> list[float]:
+        """What this process would like: be interrupted, stop, and save.
+
+        Several processes have clocks and signals of their own, but stop and
+        save together: a step tells each what all of them would like.
+        """
+        now = time.monotonic()
+        stops = self.model.stop_training or now >= deadline
+        return [
+            float(bool(wish))
+            for wish in (self._stop_request, stops, now >= next_save)
+        ]
+
+    def _is_over(self) -> bool:
+        is_done = self.step >= self.total_steps and not self._is_epoch_full()
+        return is_done or self._has_converged()
 
     def _has_converged(self) -> bool:
         """Whether `--early_stopping` epochs brought nothing better."""
@@ -295,32 +345,37 @@ class Trainer:
         if self.step == progress.epoch * steps_per_epoch:
             progress.score = evaluation.Score()
             progress.states = None
-        zeros = self._distributed_states(None)
-        states = self._distributed_states(progress.states)
+        zeros = self._distributed_states(self.data.training)
+        states = self._distributed_states(self.data.training, progress.states)
         started, tokens = time.perf_counter(), 0
-        saved = time.monotonic()
+        save_interval = 60 * self.config.checkpoint_minutes
+        next_save = time.monotonic() + save_interval
         while not self._is_epoch_full():
             batch_index = self.step % steps_per_epoch
             callbacks.on_train_batch_begin(batch_index)
             if not self.data.training.carries_state:
                 states = zeros
-            nats, count, states, learning_rate = self._train_step(
-                tf.constant(self.step, tf.int64), states
+            sums, states, learning_rate = self._train_step(
+                tf.constant(self.step, tf.int64),
+                states,
+                tf.constant(self._wishes(deadline, next_save)),
             )
-            nats, count = float(nats), int(count)
+            nats, count, interrupts, stops, saves = sums.numpy().tolist()
             progress.learning_rate = float(learning_rate)
             if not math.isfinite(nats):
                 raise UserError(self._describe_divergence(nats / count))
-            tokens += count
+            tokens += int(count)
             progress.step += 1
-            progress.score = self._add(progress.score, nats, count)
+            progress.score = self._add(progress.score, nats, int(count))
             speed = tokens / (time.perf_counter() - started)
             callbacks.on_train_batch_end(batch_index, self._logs(speed))
-            if time.monotonic() > saved + 60 * self.config.checkpoint_minutes:
-                self._save(states)
-                saved = time.monotonic()
-            if self._must_stop(deadline):
+            self.interrupted = interrupts > 0
+            if self.interrupted or stops or self._is_over():
                 break
+            if saves:
+                progress.states = self._gathered(states)
+                self._save()
+                next_save = time.monotonic() + save_interval
         if tokens:
             progress.states = self._gathered(states)
         return self._logs(tokens / (time.perf_counter() - started))
@@ -351,7 +406,7 @@ class Trainer:
         if is_best:
             progress.best_loss = scores["val_loss"]
             progress.best_epoch = progress.epoch
-            if self.model_dir is not None:
+            if self._writes():
                 self._best.save(self.step)
         return scores
 
@@ -369,13 +424,14 @@ class Trainer:
         Args:
             windows: `datasets.Windows`; their carried state is honoured.
         """
-        zeros = self.model.initial_states(windows.batch_size)
-        states, total_nats, total = zeros, 0.0, 0
+        states = zeros = self._distributed_states(windows)
+        total_nats, total = 0.0, 0
         for step in tf.range(windows.steps_per_epoch):
             if not windows.carries_state:
                 states = zeros
-            nats, count, states = self._score_step(windows, step, states)
-            total_nats, total = total_nats + float(nats), total + int(count)
+            sums, states = self._score_step(windows, step, states)
+            nats, count = sums.numpy().tolist()
+            total_nats, total = total_nats + nats, total + int(count)
         return evaluation.Score(
             total_nats, total, total * windows.characters_per_token
         )
@@ -392,9 +448,9 @@ class Trainer:
 
     # Devices ----------------------------------------------------------------
 
-    def _distributed_states(self, states):
+    def _distributed_states(self, windows, states=None):
         """Deals the rows of states[layer][part] out; None: zeros."""
-        rows = self.config.batch_size // self.strategy.num_replicas_in_sync
+        rows = self._num_rows(windows)
 
         def local(context):
             if states is None:
@@ -411,32 +467,47 @@ class Trainer:
 
     def _gathered(self, states):
         """The inverse of `_distributed_states`: NumPy arrays, float32."""
+        if not self.data.training.carries_state:
+            return None
         return tf.nest.map_structure(
-            lambda state: np.concatenate(
-                self.strategy.experimental_local_results(state)
-            ).astype("float32"),
-            states,
+            lambda state: state.numpy(), self._gather(states)
+        )
+
+    def _gather(self, states):
+        """All rows of the replicas' states, float32."""
+
+        def as_float32(states):
+            return tf.nest.map_structure(
+                lambda state: tf.cast(state, tf.float32), states
+            )
+
+        return tf.nest.map_structure(
+            lambda state: self.strategy.gather(state, axis=0),
+            self.strategy.run(as_float32, (states,)),
         )
 
     # Checkpoints ------------------------------------------------------------
 
-    def _save(self, states=None) -> None:
-        """Writes the last checkpoint, and the history up to it.
+    def _writes(self) -> bool:
+        return self.is_chief and self.model_dir is not None
 
-        Args:
-            states: of the replicas, within an epoch; None: as they are noted.
-        """
-        if self.model_dir is None:
-            return
-        if states is not None:
-            self._progress.states = self._gathered(states)
-        self._last.save(self.step)
-        runs.write_history(self.model_dir, self._progress.history)
+    def _save(self) -> None:
+        """Writes the last checkpoint, and the history up to it."""
+        if self._writes():
+            self._last.save(self.step)
+            runs.write_history(self.model_dir, self._progress.history)
 
     def _resume(self) -> None:
         path = runs.latest_checkpoint(self.model_dir, "last")
-        if self._last.restore():
-            runs.write_history(self.model_dir, self._progress.history)
+        restored = self._last.restore()
+        if self.step != self._workers.largest(self.step):
+            raise UserError(
+                f"--model_dir={self.model_dir}: the workers find different "
+                "checkpoints there: it must be one directory that all share"
+            )
+        if restored:
+            if self.is_chief:
+                runs.write_history(self.model_dir, self._progress.history)
         elif path:
             raise UserError(
                 f"--resume: {path} cannot be read, nor one before it: start "
@@ -472,7 +543,12 @@ def _rows(batch, first, last):
     return tf.nest.map_structure(lambda tensor: tensor[first:last], batch)
 
 
-def num_shards(units, batch_size, replicas) -> int:
+def _digest(windows) -> str:
+    """What the token ids are."""
+    return hashlib.sha1(windows.token_ids.numpy().tobytes()).hexdigest()
+
+
+def num_shards(units, rows, replicas) -> int:
     """Shards of a replica's rows: one a core, none of a few rows only.
 
     The products of wide layers fill the cores by themselves.
@@ -480,7 +556,7 @@ def num_shards(units, batch_size, replicas) -> int:
     if units >= 512 or tf.config.list_logical_devices("GPU"):
         return 1
     cores = (os.cpu_count() or 1) // replicas
-    return max(1, min(cores, batch_size // replicas // 8))
+    return max(1, min(cores, rows // 8))
 
 
 def what_xla_compiles(model_config, train_config) -> str:
