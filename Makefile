@@ -1,5 +1,6 @@
 # make demo   set up, train on a text that Python ships, generate
 # make test   set up, run the tests
+# make drill  longer tests: 20 kills, 4 processes, each process killed
 # make lint   set up, check style and format
 # make bench  set up, measure training beside stock Keras and PyTorch
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test drill lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --max_minutes=2
@@ -26,6 +27,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist=loadfile
+
+drill: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m drill
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

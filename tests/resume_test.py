@@ -1,6 +1,5 @@
 """Training that is killed for real ends as if it had not been."""
 
-import os
 import pathlib
 import random
 import signal
@@ -93,11 +92,12 @@ def undisturbed(tmp_path_factory):
     return results(directory)
 
 
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(20, marks=pytest.mark.drill)]
+)
 def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
-    undisturbed, tmp_path
+    kills, undisturbed, tmp_path
 ):
-    """20 times with STACKED_RNN_KILLS=20."""
-    kills = int(os.environ.get("STACKED_RNN_KILLS", "2"))
     (tmp_path / "cats.txt").write_text(TEXT)
     rng = random.Random(0)
     for number in range(kills):

@@ -230,14 +230,13 @@ class Trainer:
         def local_step(step, states, wishes):
             nats, count, gradients, states = self._local_step(step, states)
             sums = tf.concat([[nats, count], wishes], axis=0)
-            return sums, gradients, states
+            replica = tf.distribute.get_replica_context()
+            return replica.all_reduce("SUM", [sums, *gradients]), states
 
-        sums, gradients, states = self.strategy.run(
-            local_step, (step, states, wishes)
-        )
+        reduced, states = self.strategy.run(local_step, (step, states, wishes))
         sums, *gradients = (
-            self.strategy.reduce("SUM", value, axis=None)
-            for value in (sums, *gradients)
+            self.strategy.experimental_local_results(value)[0]
+            for value in reduced
         )
         gradients = [gradient / sums[1] for gradient in gradients]
         if self.config.gradient_clip_norm:

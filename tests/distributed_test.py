@@ -1,0 +1,203 @@
+"""Several processes on the loopback train as one does."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import configs, training
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 60
+FLAGS = (
+    "--corpus=cats.txt", "--cell=gru", "--units=16", "--embedding_dim=8",
+    "--epochs=2", "--batch_size=8", "--sequence_length=20", "--carry_state",
+    "--learning_rate=0.01", "--gradient_clip_norm=0.3", "--nojit_compile",
+)  # fmt: skip
+
+
+def start(directory, *flags, **environment):
+    return subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *FLAGS, *flags],
+        cwd=directory, env=os.environ | environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def start_workers(directories, flags):
+    """One process in each directory, with flags of its own."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in directories]
+    cluster = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for bound in sockets:
+        bound.close()
+    return [
+        start(
+            directory,
+            "--strategy=multi_worker",
+            *extra,
+            TF_CONFIG=json.dumps(
+                {
+                    "cluster": {"worker": cluster},
+                    "task": {"type": "worker", "index": index},
+                }
+            ),
+        )
+        for index, (directory, extra) in enumerate(zip(directories, flags))
+    ]
+
+
+def finish(processes):
+    ended = [(*p.communicate(timeout=120), p.returncode) for p in processes]
+    for output, errors, code in ended:
+        assert code == 0, output + errors
+    return [output for output, _, _ in ended]
+
+
+def results(directory):
+    """The history, a row an epoch, and the weights at the end."""
+    history = np.genfromtxt(
+        directory / "runs/cats/history.csv", delimiter=",", skip_header=1
+    )
+    checkpoint = tf.train.load_checkpoint(
+        str(directory / "runs/cats/checkpoints/last")
+    )
+    return history, {
+        name: checkpoint.get_tensor(name)
+        for name in checkpoint.get_variable_to_shape_map()
+        if name.startswith("model/")
+    }
+
+
+def assert_close(directory, expected):
+    history, weights = results(directory)
+    np.testing.assert_allclose(history, expected[0], atol=1e-5)
+    assert weights.keys() == expected[1].keys()
+    for name, value in expected[1].items():
+        if np.issubdtype(value.dtype, np.floating):
+            np.testing.assert_allclose(weights[name], value, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """34 steps of one process: what they come to."""
+    directory = tmp_path_factory.mktemp("one")
+    (directory / "cats.txt").write_text(TEXT)
+    finish([start(directory)])
+    return results(directory)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.drill)])
+def test_processes_do_what_one_does(count, one_process, tmp_path):
+    """Clipping, carried state and validation included; the chief writes."""
+    (tmp_path / "cats.txt").write_text(TEXT)
+    chief, *others = finish(
+        start_workers([tmp_path] * count, [["--max_minutes=5"]] * count)
+    )
+    assert "Exported saved_models/cats/1" in chief
+    assert others == [""] * (count - 1)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "cats.txt", "runs", "saved_models",
+    }  # fmt: skip
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["cats"]
+    assert [p.name for p in (tmp_path / "saved_models/cats").iterdir()] == ["1"]
+    assert_close(tmp_path, one_process)
+
+
+@pytest.mark.parametrize(
+    "victim", [1, pytest.param(0, marks=pytest.mark.drill)]
+)
+def test_where_one_dies_the_other_stops_and_all_go_on(
+    victim, one_process, tmp_path
+):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    flags = ["--checkpoint_minutes=0"]
+    processes = start_workers([tmp_path] * 2, [flags] * 2)
+    checkpoints = tmp_path / "runs/cats/checkpoints/last"
+    while not list(checkpoints.glob("ckpt-*.index")):
+        assert all(p.poll() is None for p in processes)
+        time.sleep(0.05)
+    processes[victim].send_signal(signal.SIGKILL)
+    _, errors = processes[1 - victim].communicate(timeout=60)
+    assert processes[1 - victim].returncode == 2, errors
+    assert "another worker has died" in errors
+    assert "Traceback" not in errors
+    processes[victim].communicate()
+    assert not (tmp_path / "saved_models/cats/1").exists()
+    chief, _ = finish(start_workers([tmp_path] * 2, [flags] * 2))
+    assert "going on from step" in chief
+    assert_close(tmp_path, one_process)
+
+
+def test_different_flags_are_found_before_training(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    processes = start_workers(
+        [tmp_path] * 2, [["--learning_rate=0.01"], ["--learning_rate=0.02"]]
+    )
+    for process in processes:
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "--learning_rate: 0.01 and 0.02" in errors
+        assert "Traceback" not in errors and output == ""
+    assert not (tmp_path / "runs/cats/config.flags").exists()
+
+
+@pytest.mark.parametrize(
+    ("tf_config", "message"),
+    [
+        ("not json", "TF_CONFIG is malformed.*expected such as"),
+        ("[]", "TF_CONFIG is malformed"),
+        ("{}", "TF_CONFIG is malformed .'task'"),
+        (
+            '{"cluster": {"worker": ["a:1"]}, '
+            '"task": {"type": "worker", "index": 1}}',
+            "there is no worker 1",
+        ),
+        (
+            '{"cluster": {"worker": ["a"]}, '
+            '"task": {"type": "worker", "index": 0}}',
+            "TF_CONFIG is malformed",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, '
+            '"task": {"type": "worker", "index": 0}}',
+            "jobs other than chief and worker",
+        ),
+    ],
+)
+def test_a_malformed_tf_config_is_one_line(tf_config, message, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", tf_config)
+    with pytest.raises(configs.UserError, match=message):
+        training.make_strategy("multi_worker")
+
+
+def test_without_a_cluster_the_page_about_it_is_named(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(configs.UserError, match="deploy/README.md"):
+        training.make_strategy("multi_worker")
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = start(
+            tmp_path, "--strategy=multi_worker",
+            TF_CONFIG=json.dumps(
+                {
+                    "cluster": {"worker": [address, "127.0.0.1:1"]},
+                    "task": {"type": "worker", "index": 0},
+                }
+            ),
+        )  # fmt: skip
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert "is its port in use?" in errors and "Traceback" not in errors
