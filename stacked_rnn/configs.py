@@ -218,6 +218,12 @@ class TrainConfig(Config):
     batch_size: int = setting(
         32, "Windows of one training step, over all devices.", minimum=1
     )
+    accumulate_steps: int = setting(
+        1,
+        "Compute a batch in so many parts, one after the other, and add up "
+        "their gradients: the same step with less memory.",
+        minimum=1,
+    )
     epochs: int = setting(4, "Passes over the training text.", minimum=1)
     max_minutes: float = setting(
         0.0,

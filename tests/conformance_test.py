@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import models
-from tests.conftest import CELLS, randomized_model, small_config
+from tests.conftest import CELLS, mirrored, randomized_model, small_config
 
 VARIANTS = [{}, {"residual": True, "tie_embeddings": True, "num_layers": 3}]
 cases = pytest.mark.parametrize("variant", VARIANTS, ids=["plain", "residual"])
@@ -47,7 +47,7 @@ def test_compiled_equals_eager(cell, variant, jit_compile, token_ids):
 def test_each_replica_computes_what_one_device_does(cell, variant, token_ids):
     config = small_config(cell=cell, **variant)
     expected = randomized_model(config)(token_ids)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = mirrored()
     with strategy.scope():
         model = randomized_model(config)
     outputs = tf.function(lambda: strategy.run(model, (token_ids,)))()

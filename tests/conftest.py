@@ -1,5 +1,6 @@
 """Shared by all tests: two logical CPUs, and models small and quick."""
 
+import functools
 import os
 import pathlib
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, models
+from stacked_rnn import configs, models, training
 
 # Two replicas for the distribution tests; must be said before the first op.
 tf.config.set_logical_device_configuration(
@@ -19,6 +20,16 @@ tf.config.set_logical_device_configuration(
 
 CELLS = ("simple_rnn", "gru", "lstm")
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+@functools.cache
+def mirrored() -> tf.distribute.Strategy:
+    """Over both CPUs.
+
+    One for all tests: the collectives of a second one in the same process may
+    be taken for those of the first.
+    """
+    return training.make_strategy("mirrored")
 
 
 def small_config(**changes) -> configs.ModelConfig:

@@ -18,7 +18,7 @@ from stacked_rnn import (
     inference,
     training,
 )
-from tests.conftest import small_config
+from tests.conftest import mirrored, small_config
 from tests.export_test import build_generator
 
 # With characters that the trained models never saw. What is held out is too
@@ -168,9 +168,7 @@ def test_without_a_best_checkpoint_the_last_is_taken():
 
 
 def test_all_replicas_begin_with_the_weights(generator):
-    trainer = make_trainer(
-        "models/1", strategy=training.make_strategy("mirrored")
-    )
+    trainer = make_trainer("models/1", strategy=mirrored())
     for variable, expected in zip(
         trainer.model.weights, generator.model.get_weights(), strict=True
     ):

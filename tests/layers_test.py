@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import layers, rnn_ops
+from tests.conftest import mirrored
 
 BATCH, TIME, INPUTS, UNITS = 3, 6, 4, 5
 MASK = np.array([[1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0], [0] * 6]) > 0
@@ -112,11 +113,11 @@ def test_every_way_to_run_gives_the_same(name, way):
 def test_each_replica_computes_what_one_device_does(name):
     _, layer = pair(name)
     expected = in_graph(layer)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = mirrored()
     with strategy.scope():
-        _, mirrored = pair(name)
+        _, replicated = pair(name)
     run = tf.function(
-        lambda: strategy.run(lambda: call(mirrored)), autograph=False
+        lambda: strategy.run(lambda: call(replicated)), autograph=False
     )
     for result, wanted in zip(run(), expected, strict=True):
         for value in strategy.experimental_local_results(result):

@@ -64,10 +64,12 @@ class Trainer:
         self._workers = strategies.Workers(self.strategy)
         self.is_chief = self._workers.is_chief
         replicas = self.strategy.num_replicas_in_sync
-        if train_config.batch_size % replicas:
+        parts = replicas * train_config.accumulate_steps
+        if train_config.batch_size % parts:
             raise UserError(
                 f"--batch_size={train_config.batch_size} cannot be dealt to "
-                f"{replicas} devices: take a multiple of {replicas}"
+                f"{replicas} devices in {train_config.accumulate_steps} "
+                f"part(s) each: take a multiple of {parts}"
             )
         self._workers.check_same(
             model_config.to_dict()
@@ -79,7 +81,7 @@ class Trainer:
         self.total_steps = train_config.epochs * data.training.steps_per_epoch
         self.shards = num_shards(
             model_config.units,
-            train_config.batch_size // replicas,
+            train_config.batch_size // parts,
             len(self.strategy.extended.worker_devices),
         )
         compiled = what_xla_compiles(model_config, train_config)
@@ -172,12 +174,56 @@ class Trainer:
     def _local_step(self, step, states):
         """Of one replica's rows: sums of nats and targets, and gradients.
 
-        The rows are cut into one shard a core. Nothing orders the shards, so
-        TensorFlow runs them at the same time: each core walks through time on
-        its own, where the threads of one large shard would have to wait for
-        each other at every time step. The sums are those of one shard.
+        With `--accumulate_steps` a part of the rows after the other.
         """
         batch = (*self._local_batch(self.data.training, step), states)
+        count = self.config.accumulate_steps
+        if count == 1:
+            return self._sharded(batch)
+        parts = tf.nest.map_structure(
+            lambda tensor: tf.reshape(tensor, [count, -1, tensor.shape[-1]]),
+            batch,
+        )
+
+        def add(index, sums, arrays):
+            *new, states = self._sharded(
+                tf.nest.map_structure(lambda tensor: tensor[index], parts)
+            )
+            sums = tf.nest.map_structure(tf.add, sums, new)
+            arrays = tf.nest.map_structure(
+                lambda array, state: array.write(index, state), arrays, states
+            )
+            return index + 1, sums, arrays
+
+        zeros = [
+            tf.zeros(variable.shape, variable.dtype)
+            for variable in self.model.trainable_variables
+        ]
+        _, (nats, targets, gradients), arrays = tf.while_loop(
+            lambda index, *_: index < count,
+            add,
+            (
+                0,
+                [tf.constant(0.0), tf.constant(0.0), zeros],
+                tf.nest.map_structure(
+                    lambda state: tf.TensorArray(
+                        state.dtype, count, element_shape=state.shape[1:]
+                    ),
+                    parts[2],
+                ),
+            ),
+        )
+        states = tf.nest.map_structure(lambda array: array.concat(), arrays)
+        return nats, targets, gradients, states
+
+    def _sharded(self, batch):
+        """What `_forward_backward` gives for a batch, by one shard a core.
+
+        Nothing orders the shards, so TensorFlow runs them at the same time:
+        each core walks through time on its own, where the threads of one large
+        shard would have to wait for each other at every time step. The sums
+        are those of one shard.
+        """
         rows = batch[0].shape[0]
         bounds = [rows * i // self.shards for i in range(self.shards + 1)]
         nats, counts, gradients, new_states = zip(
