@@ -77,6 +77,9 @@ def train(model_config, train_config, strategy):
 
     generator.model.set_weights(trainer.best_model().get_weights())
     version = generator.save(export_dir)
+    curves = model_dir / "curves.png"
+    if trainer.history and not training.draw_curves(trainer.history, curves):
+        curves = "not drawn, matplotlib is missing: pip install matplotlib"
     if trainer.interrupted:
         print(
             f"Stopped at step {trainer.step} of {trainer.total_steps}; the "
@@ -86,7 +89,8 @@ def train(model_config, train_config, strategy):
         f"\nExported {version}. Next:\n"
         f'  python generate.py --saved_model={version} --prompt="The "\n'
         f"  python evaluate.py --saved_model={version} --text=FILE\n"
-        f"  tensorboard --logdir={model_dir / 'tensorboard'}"
+        f"  tensorboard --logdir={model_dir / 'tensorboard'}\n"
+        f"Curves: {curves}"
     )
 
 
@@ -94,15 +98,17 @@ def callbacks(trainer, generator):
     """TensorBoard, and a short text of the model after each epoch."""
     import keras
 
-    def print_sample(epoch, logs):
-        generator.model.set_weights(trainer.model.get_weights())
-        print("  sample: " + generator.sample(100, seed=epoch))
+    from stacked_rnn import training
 
+    def sample(epoch):
+        generator.model.set_weights(trainer.model.get_weights())
+        return generator.sample(100, seed=epoch)
+
+    directory = trainer.model_dir / "tensorboard"
+    settings = trainer.model.config.to_dict() | trainer.config.to_dict()
     return [
-        keras.callbacks.TensorBoard(
-            str(trainer.model_dir / "tensorboard"), write_graph=False
-        ),
-        keras.callbacks.LambdaCallback(on_epoch_end=print_sample),
+        keras.callbacks.TensorBoard(str(directory), write_graph=False),
+        training.SampleTexts(directory / "train", settings, sample),
     ]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from stacked_rnn import configs, console
 
@@ -57,6 +58,7 @@ def test_train_leaves_a_run_and_a_saved_model(trained):
     assert {
         "runs/cats/config.flags",
         "runs/cats/history.csv",
+        "runs/cats/curves.png",
         "runs/cats/checkpoints/last/checkpoint",
         "runs/cats/checkpoints/best/checkpoint",
         "runs/cats/tensorboard/train",
@@ -66,6 +68,21 @@ def test_train_leaves_a_run_and_a_saved_model(trained):
         "saved_models/cats/1/assets.extra/config.json",
     } <= files
     assert not [name for name in files if "partial" in name]
+
+
+def test_tensorboard_has_curves_samples_and_settings(trained):
+    tags = {
+        value.tag
+        for path in (trained / "runs/cats/tensorboard/train").glob("events*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert {
+        "epoch_loss", "epoch_perplexity", "epoch_bits_per_character",
+        "epoch_gradient_norm", "epoch_learning_rate",
+        "epoch_tokens_per_second", "sample",
+        "_hparams_/session_start_info",
+    } <= tags  # fmt: skip
 
 
 def test_train_says_what_it_does_and_what_comes_next(trained):

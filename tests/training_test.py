@@ -1,8 +1,10 @@
 """The Trainer: one step by hand, many replicas, going on, and stopping."""
 
 import csv
+import dataclasses
 import os
 import pathlib
+import re
 import resource
 import signal
 
@@ -12,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, datasets, tokenizers, training
-from stacked_rnn.training import trainer as trainer_module
+from stacked_rnn.training import decisions
 from tests.conftest import mirrored, small_config
 
 TEXT = "".join(chr(ord("a") + (3 * i * i + i // 7) % 10) for i in range(700))
@@ -151,17 +153,23 @@ def test_what_does_not_count_dilutes_neither_loss_nor_gradient():
 @pytest.mark.parametrize(
     "cell, how", [("gru", "whole_shards"), ("lstm", "loops"), ("gru", "no_xla")]
 )
-def test_shards_and_xla_change_nothing(cell, how):
+def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
     """Three shards of four rows with carried state do what one does."""
-    trainers = []
+    decide, trainers = decisions.decide, []
     for shards in (1, 3):
+        monkeypatch.setattr(
+            decisions,
+            "decide",
+            lambda *args, n=shards: dataclasses.replace(
+                decide(*args), shards=n
+            ),
+        )
         trainer = make_trainer(
             load_data(carry_state=True),
             model={"cell": cell, "units": 300 if how == "loops" else 6},
             jit_compile=how != "no_xla" and shards > 1,
             epochs=1,
         )
-        trainer.shards = shards
         trainer.fit(verbose=0)
         trainers.append(trainer)
     assert_weights_equal(*trainers, 1e-4)
@@ -194,7 +202,10 @@ def test_a_batch_in_parts_is_the_batch():
 )
 def test_number_of_shards(units, rows, replicas, cores, expected, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert trainer_module.num_shards(units, rows, replicas) == expected
+    decided = decisions.decide(
+        small_config(units=units), configs.TrainConfig(), rows, replicas, ()
+    )
+    assert decided.shards == expected
 
 
 @pytest.mark.parametrize(
@@ -209,13 +220,53 @@ def test_number_of_shards(units, rows, replicas, cores, expected, monkeypatch):
         ({}, {"jit_compile": False}, "nothing"),
     ],
 )
-def test_what_xla_compiles(model, train, expected, monkeypatch):
+def test_what_xla_compiles(model, train, expected):
     settings = small_config(**model), configs.TrainConfig(**train)
-    assert trainer_module.what_xla_compiles(*settings) == expected
-    monkeypatch.setattr(
-        tf.config, "list_logical_devices", lambda kind=None: ["GPU:0"]
+    assert decisions.decide(*settings, 64, 1, ()).xla == expected
+    assert decisions.decide(*settings, 64, 1, ((8, 0),)).xla == "nothing"
+
+
+@pytest.mark.parametrize(
+    "mixed_precision, gpus, expected",
+    [
+        (False, (), "no GPU, float32, the scans of rnn_ops"),
+        (True, (), "products in bfloat16, the scans"),
+        (False, ((9, 0),), "float32, the layers of Keras .cuDNN."),
+        (True, ((9, 0), (8, 0)), "products in bfloat16, the layers of Keras"),
+        (True, ((9, 0), (7, 5)), "products in float16, the loss scaled"),
+    ],
+)
+def test_what_is_decided_for_the_devices(mixed_precision, gpus, expected):
+    train_config = configs.TrainConfig(mixed_precision=mixed_precision)
+    decided = decisions.decide(small_config(), train_config, 64, 1, gpus)
+    assert re.search(expected, str(decided))
+
+
+def test_the_estimated_memory_is_about_the_measured_one():
+    """GRU large of benchmarks/results/training_speed.md: 475 MiB."""
+    config = small_config(
+        cell="gru", units=512, embedding_dim=512, vocabulary_size=65
     )
-    assert trainer_module.what_xla_compiles(*settings) == "nothing"
+    estimated = decisions.estimated_bytes(config, 3_200_000, 6400)
+    assert 0.66 * 475 * 2**20 < estimated < 475 * 2**20
+
+
+def test_float16_with_its_loss_scaled_trains_as_float32_does(monkeypatch):
+    """But for the first steps, which find the scale."""
+    losses = []
+    for policy in ("float32", "mixed_float16"):
+        decided = decisions.Decisions((), policy, "nothing", 1)
+        monkeypatch.setattr(decisions, "decide", lambda *_, d=decided: d)
+        trainer = make_trainer(
+            model={"cell": "gru", "units": 16}, gradient_clip_norm=0.1
+        )
+        history = History()
+        trainer.fit([history], verbose=0)
+        losses.append(history.epochs[-1]["loss"])
+        assert history.epochs[-1]["gradient_norm"] < 2.0
+    assert trainer.model.recurrent_layers[0].compute_dtype == "float16"
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+    assert losses[0] != losses[1]
 
 
 def test_mixed_precision_trains_as_float32_does(tmp_path):
@@ -665,4 +716,6 @@ def test_every_optimizer_learns(name):
 
 
 def test_one_line_says_what_is_trained():
-    assert "tokens, 30 steps an epoch, 1 device" in make_trainer().describe()
+    what, how = make_trainer().describe().splitlines()
+    assert "tokens, 30 steps an epoch" in what
+    assert "1 device(s) (OneDeviceStrategy), no GPU, float32" in how

@@ -1,9 +1,16 @@
 """Training: the loop, and the run that it leaves on disk."""
 
+from stacked_rnn.training.reporting import SampleTexts, draw_curves
 from stacked_rnn.training.strategies import (
     lost_workers_explained,
     make_strategy,
 )
 from stacked_rnn.training.trainer import Trainer
 
-__all__ = ["Trainer", "lost_workers_explained", "make_strategy"]
+__all__ = [
+    "SampleTexts",
+    "Trainer",
+    "draw_curves",
+    "lost_workers_explained",
+    "make_strategy",
+]

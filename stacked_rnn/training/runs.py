@@ -55,7 +55,7 @@ class Progress(tf.train.experimental.PythonState):
         step: training steps done.
         epoch: epochs that came to an end, validation included.
         score: nats and counts of the epoch so far.
-        learning_rate: that of the last step.
+        learning_rate, gradient_norm: those of the last step.
         best_loss: lowest validation loss so far.
         best_epoch: `epoch` after the one that reached it.
         history: for each epoch its number and its results, as in history.csv.
@@ -65,7 +65,7 @@ class Progress(tf.train.experimental.PythonState):
     def __init__(self):
         self.step = self.epoch = self.best_epoch = 0
         self.score = evaluation.Score()
-        self.learning_rate = 0.0
+        self.learning_rate = self.gradient_norm = 0.0
         self.best_loss = math.inf
         self.history = []
         self.states = None
@@ -79,6 +79,7 @@ class Progress(tf.train.experimental.PythonState):
             epoch=self.epoch,
             score=[score.nats, score.tokens, score.characters],
             learning_rate=self.learning_rate,
+            gradient_norm=self.gradient_norm,
             best_loss=self.best_loss,
             best_epoch=self.best_epoch,
             history=json.dumps(self.history),
@@ -95,7 +96,7 @@ class Progress(tf.train.experimental.PythonState):
         arrays = np.load(io.BytesIO(content))
         for name in ("step", "epoch", "best_epoch"):
             setattr(self, name, int(arrays[name]))
-        for name in ("learning_rate", "best_loss"):
+        for name in ("learning_rate", "gradient_norm", "best_loss"):
             setattr(self, name, float(arrays[name]))
         self.history = json.loads(str(arrays["history"]))
         nats, tokens, characters = arrays["score"].tolist()

@@ -145,8 +145,6 @@ class Workers:
         Args:
             settings: name -> what JSON can say, the same names in all.
         """
-        if self.count == 1:
-            return
         codes = tf.constant(list(json.dumps(settings).encode()), tf.float64)
         length = int(self.largest(len(codes)))
         padded = tf.pad(codes, [[0, length - len(codes)]])

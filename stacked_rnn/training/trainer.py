@@ -1,4 +1,4 @@
-"""The Trainer: one compiled step under `tf.distribute`, and all around it.
+"""The Trainer: steps under `tf.distribute`, and all around them.
 
 Keras' own `fit` fails under several of TensorFlow's strategies and clips a
 gradient before the replicas' parts are added up, so the loop is written here,
@@ -7,9 +7,7 @@ on public API. Keras callbacks work as they do in `fit`.
 
 import contextlib
 import hashlib
-import itertools
 import math
-import os
 import pathlib
 import sys
 import time
@@ -19,7 +17,7 @@ import tensorflow as tf
 
 from stacked_rnn import evaluation, models
 from stacked_rnn.configs import UserError
-from stacked_rnn.training import runs, strategies
+from stacked_rnn.training import decisions, runs, steps, strategies
 from stacked_rnn.training.checkpoints import Checkpoints, describe
 
 
@@ -71,39 +69,47 @@ class Trainer:
                 f"{replicas} devices in {train_config.accumulate_steps} "
                 f"part(s) each: take a multiple of {parts}"
             )
-        self._workers.check_same(
-            model_config.to_dict()
-            | train_config.to_dict()
-            | {"corpus": [train_config.corpus, _digest(data.training)]},
-        )
+        if self._workers.count > 1:
+            corpus = [train_config.corpus, _digest(data.training)]
+            self._workers.check_same(
+                model_config.to_dict()
+                | train_config.to_dict()
+                | {"corpus": corpus}
+            )
         resuming = self.model_dir is not None and self._open_run(model_config)
         keras.utils.set_random_seed(train_config.seed)
         self.total_steps = train_config.epochs * data.training.steps_per_epoch
-        self.shards = num_shards(
-            model_config.units,
+        self.decisions = decisions.decide(
+            model_config,
+            train_config,
             train_config.batch_size // parts,
             len(self.strategy.extended.worker_devices),
+            decisions.visible_gpus(),
         )
-        compiled = what_xla_compiles(model_config, train_config)
-        with self.strategy.scope(), _dtype_policy(train_config):
+        dtype_policy = self.decisions.dtype_policy
+        with self.strategy.scope(), _dtype_policy(dtype_policy):
             self.model = models.build_language_model(model_config)
             if initial_weights is not None:
                 self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:
-                layer.jit_compile = compiled == "loops"
+                layer.jit_compile = self.decisions.xla == "loops"
             self.optimizer = _optimizer(train_config, self.total_steps)
+            if dtype_policy == "mixed_float16":
+                self.optimizer = keras.optimizers.LossScaleOptimizer(
+                    self.optimizer
+                )
             self.optimizer.build(self.model.trainable_variables)
             self.model.compile(optimizer=self.optimizer)  # for the callbacks
         self.interrupted, self._stop_request = False, False
         self._progress = runs.Progress()
-        # autograph=False: there is nothing to convert, and it takes seconds.
-        if compiled == "shards":
-            self._forward_backward = tf.function(
-                self._forward_backward, jit_compile=True, autograph=False
-            )
-        self._train_step = tf.function(self._train_step, autograph=False)
-        self._score_step = tf.function(self._score_step, autograph=False)
-        self._gather = tf.function(self._gather, autograph=False)
+        self._steps = steps.Steps(
+            self.model,
+            self.optimizer,
+            self.strategy,
+            data.training,
+            train_config,
+            self.decisions,
+        )
         if self.model_dir is not None:
             # The seeds of dropout are not among what TensorFlow tracks.
             seeds = [v.value for v in self.model.non_trainable_variables]
@@ -123,16 +129,29 @@ class Trainer:
     def step(self) -> int:
         return self._progress.step
 
+    @property
+    def history(self) -> list[dict]:
+        """For each epoch its results, as in history.csv."""
+        return self._progress.history
+
     def describe(self) -> str:
-        """One line on what is trained, on what, and where."""
+        """Two lines: what is trained on what, and how."""
         windows = self.data.training
+        replicas = self.strategy.num_replicas_in_sync
+        parts = replicas * self.config.accumulate_steps
+        num_parameters = self.model.count_params()
+        megabytes = 1e-6 * decisions.estimated_bytes(
+            self.model.config,
+            num_parameters,
+            windows.batch_size // parts * windows.sequence_length,
+        )
         return (
-            f"{self.model.count_params():,} parameters, "
-            f"{windows.num_tokens:,} tokens, "
-            f"{windows.steps_per_epoch:,} steps an epoch, "
-            f"{self.strategy.num_replicas_in_sync} device(s) "
-            f"({type(self.strategy).__name__})"
+            f"{num_parameters:,} parameters, {windows.num_tokens:,} tokens, "
+            f"{windows.steps_per_epoch:,} steps an epoch, some "
+            f"{megabytes:,.0f} MB of memory a device"
             + (f", going on from step {self.step:,}" if self.step else "")
+            + f"\n{replicas} device(s) ({type(self.strategy).__name__}), "
+            f"{self.decisions}"
         )
 
     def _open_run(self, model_config) -> bool:
@@ -154,157 +173,6 @@ class Trainer:
         if outcome == 2.0:
             raise error or UserError("the chief cannot begin: see its output")
         return outcome == 1.0
-
-    # One step ---------------------------------------------------------------
-
-    def _num_rows(self, windows) -> int:
-        """Rows of a batch for each replica; the last may get fewer."""
-        return -(-windows.batch_size // self.strategy.num_replicas_in_sync)
-
-    def _local_batch(self, windows, step):
-        """The rows of a global batch that belong to this replica.
-
-        Always the same ones, so that a carried state stays where it is.
-        """
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        count = self._num_rows(windows)
-        first = tf.cast(replica * count, tf.int64)
-        return windows.batch(step, first + tf.range(count, dtype=tf.int64))
-
-    def _local_step(self, step, states):
-        """Of one replica's rows: sums of nats and targets, and gradients.
-
-        With `--accumulate_steps` a part of the rows after the other.
-        """
-        batch = (*self._local_batch(self.data.training, step), states)
-        count = self.config.accumulate_steps
-        if count == 1:
-            return self._sharded(batch)
-        parts = tf.nest.map_structure(
-            lambda tensor: tf.reshape(tensor, [count, -1, tensor.shape[-1]]),
-            batch,
-        )
-
-        def add(index, sums, arrays):
-            *new, states = self._sharded(
-                tf.nest.map_structure(lambda tensor: tensor[index], parts)
-            )
-            sums = tf.nest.map_structure(tf.add, sums, new)
-            arrays = tf.nest.map_structure(
-                lambda array, state: array.write(index, state), arrays, states
-            )
-            return index + 1, sums, arrays
-
-        zeros = [
-            tf.zeros(variable.shape, variable.dtype)
-            for variable in self.model.trainable_variables
-        ]
-        _, (nats, targets, gradients), arrays = tf.while_loop(
-            lambda index, *_: index < count,
-            add,
-            (
-                0,
-                [tf.constant(0.0), tf.constant(0.0), zeros],
-                tf.nest.map_structure(
-                    lambda state: tf.TensorArray(
-                        state.dtype, count, element_shape=state.shape[1:]
-                    ),
-                    parts[2],
-                ),
-            ),
-        )
-        states = tf.nest.map_structure(lambda array: array.concat(), arrays)
-        return nats, targets, gradients, states
-
-    def _sharded(self, batch):
-        """What `_forward_backward` gives for a batch, by one shard a core.
-
-        Nothing orders the shards, so TensorFlow runs them at the same time:
-        each core walks through time on its own, where the threads of one large
-        shard would have to wait for each other at every time step. The sums
-        are those of one shard.
-        """
-        rows = batch[0].shape[0]
-        bounds = [rows * i // self.shards for i in range(self.shards + 1)]
-        nats, counts, gradients, new_states = zip(
-            *(
-                self._forward_backward(*_rows(batch, first, last))
-                for first, last in itertools.pairwise(bounds)
-            )
-        )
-        return (
-            tf.add_n(nats),
-            tf.add_n(counts),
-            [tf.add_n(parts) for parts in zip(*gradients)],
-            tf.nest.map_structure(lambda *s: tf.concat(s, 0), *new_states),
-        )
-
-    def _forward_backward(self, inputs, targets, states):
-        with tf.GradientTape() as tape:
-            new = self.model.step(
-                {"token_ids": inputs, "states": states}, training=True
-            )
-            nats = tf.reduce_sum(evaluation.token_nats(new["logits"], targets))
-        gradients = tape.gradient(
-            nats,
-            [variable.value for variable in self.model.trainable_variables],
-        )
-        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
-        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        return nats, count, gradients, new["states"]
-
-    def _train_step(self, step, states, wishes):
-        """One update from a step's global batch.
-
-        Args:
-            step: int64 scalar.
-            states: of the replicas.
-            wishes: float32 [n], what this process would like, 0 or 1 each.
-
-        Returns:
-            Nats and targets of the batch and how many replicas have each wish,
-            float32 [2 + n]; the new states; and the learning rate, which a
-            schedule would take milliseconds to compute eagerly.
-
-        The batch is cut within the graph: an iterator's threads would take
-        longer to stop than all the cutting takes.
-
-        The gradient of the mean loss over all replicas is clipped, not that of
-        one replica: N replicas do what one does.
-        """
-
-        def local_step(step, states, wishes):
-            nats, count, gradients, states = self._local_step(step, states)
-            sums = tf.concat([[nats, count], wishes], axis=0)
-            replica = tf.distribute.get_replica_context()
-            return replica.all_reduce("SUM", [sums, *gradients]), states
-
-        reduced, states = self.strategy.run(local_step, (step, states, wishes))
-        sums, *gradients = (
-            self.strategy.experimental_local_results(value)[0]
-            for value in reduced
-        )
-        gradients = [gradient / sums[1] for gradient in gradients]
-        if self.config.gradient_clip_norm:
-            gradients, _ = tf.clip_by_global_norm(
-                gradients, self.config.gradient_clip_norm
-            )
-        learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
-        return sums, states, learning_rate
-
-    def _score_step(self, windows, step, states):
-        """Nats and targets of a batch, float32 [2], and the new states."""
-
-        def local_step(step, states):
-            inputs, targets = self._local_batch(windows, step)
-            new = self.model.step({"token_ids": inputs, "states": states})
-            nats = evaluation.token_nats(new["logits"], targets)
-            count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
-            return tf.stack([tf.reduce_sum(nats), count]), new["states"]
-
-        sums, states = self.strategy.run(local_step, (step, states))
-        return self.strategy.reduce("SUM", sums, axis=None), states
 
     # Many steps -------------------------------------------------------------
 
@@ -345,8 +213,9 @@ class Trainer:
     def _fit(self, callbacks, deadline) -> None:
         while not self._is_over():
             wishes = self._wishes(deadline, math.inf)
-            if self._workers.largest(max(wishes)):
-                self.interrupted = bool(self._stop_request)
+            interrupts, stops, _ = map(self._workers.largest, wishes)
+            self.interrupted = interrupts > 0
+            if self.interrupted or stops:
                 break
             epoch = self._progress.epoch
             callbacks.on_epoch_begin(epoch)
@@ -390,8 +259,8 @@ class Trainer:
         if self.step == progress.epoch * steps_per_epoch:
             progress.score = evaluation.Score()
             progress.states = None
-        zeros = self._distributed_states(self.data.training)
-        states = self._distributed_states(self.data.training, progress.states)
+        zeros = self._steps.deal(self.data.training)
+        states = self._steps.deal(self.data.training, progress.states)
         started, tokens = time.perf_counter(), 0
         save_interval = 60 * self.config.checkpoint_minutes
         next_save = time.monotonic() + save_interval
@@ -400,13 +269,14 @@ class Trainer:
             callbacks.on_train_batch_begin(batch_index)
             if not self.data.training.carries_state:
                 states = zeros
-            sums, states, learning_rate = self._train_step(
+            sums, states, learning_rate, norm = self._steps.train(
                 tf.constant(self.step, tf.int64),
                 states,
                 tf.constant(self._wishes(deadline, next_save)),
             )
             nats, count, interrupts, stops, saves = sums.numpy().tolist()
             progress.learning_rate = float(learning_rate)
+            progress.gradient_norm = float(norm)
             if not math.isfinite(nats):
                 raise UserError(self._describe_divergence(nats / count))
             tokens += int(count)
@@ -418,17 +288,18 @@ class Trainer:
             if self.interrupted or stops or self._is_over():
                 break
             if saves:
-                progress.states = self._gathered(states)
+                progress.states = self._steps.gather(states)
                 self._save()
                 next_save = time.monotonic() + save_interval
         if tokens:
-            progress.states = self._gathered(states)
+            progress.states = self._steps.gather(states)
         return self._logs(tokens / (time.perf_counter() - started))
 
     def _logs(self, tokens_per_second) -> dict:
         progress = self._progress
         return _scores(progress.score) | {
             "learning_rate": progress.learning_rate,
+            "gradient_norm": progress.gradient_norm,
             "tokens_per_second": tokens_per_second,
         }
 
@@ -469,12 +340,12 @@ class Trainer:
         Args:
             windows: `datasets.Windows`; their carried state is honoured.
         """
-        states = zeros = self._distributed_states(windows)
+        states = zeros = self._steps.deal(windows)
         total_nats, total = 0.0, 0
         for step in tf.range(windows.steps_per_epoch):
             if not windows.carries_state:
                 states = zeros
-            sums, states = self._score_step(windows, step, states)
+            sums, states = self._steps.score(windows, step, states)
             nats, count = sums.numpy().tolist()
             total_nats, total = total_nats + nats, total + int(count)
         return evaluation.Score(
@@ -489,46 +360,6 @@ class Trainer:
             f"the loss is {loss} at step {self.step + 1} (learning rate "
             f"{self._progress.learning_rate:.3g}): try a lower "
             f"--learning_rate or --gradient_clip_norm{kept}"
-        )
-
-    # Devices ----------------------------------------------------------------
-
-    def _distributed_states(self, windows, states=None):
-        """Deals the rows of states[layer][part] out; None: zeros."""
-        rows = self._num_rows(windows)
-
-        def local(context):
-            if states is None:
-                return self.model.initial_states(rows)
-            first = context.replica_id_in_sync_group * rows
-            return tf.nest.map_structure(
-                lambda state: tf.constant(
-                    state[first : first + rows], self.model.compute_dtype
-                ),
-                states,
-            )
-
-        return self.strategy.experimental_distribute_values_from_function(local)
-
-    def _gathered(self, states):
-        """The inverse of `_distributed_states`: NumPy arrays, float32."""
-        if not self.data.training.carries_state:
-            return None
-        return tf.nest.map_structure(
-            lambda state: state.numpy(), self._gather(states)
-        )
-
-    def _gather(self, states):
-        """All rows of the replicas' states, float32."""
-
-        def as_float32(states):
-            return tf.nest.map_structure(
-                lambda state: tf.cast(state, tf.float32), states
-            )
-
-        return tf.nest.map_structure(
-            lambda state: self.strategy.gather(state, axis=0),
-            self.strategy.run(as_float32, (states,)),
         )
 
     # Checkpoints ------------------------------------------------------------
@@ -573,53 +404,19 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _dtype_policy(config):
+def _dtype_policy(name):
     """Keras' policy for the layers built inside."""
     before = keras.config.dtype_policy()
-    if config.mixed_precision:
-        keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_dtype_policy(name)
     try:
         yield
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def _rows(batch, first, last):
-    return tf.nest.map_structure(lambda tensor: tensor[first:last], batch)
-
-
 def _digest(windows) -> str:
     """What the token ids are."""
     return hashlib.sha1(windows.token_ids.numpy().tobytes()).hexdigest()
-
-
-def num_shards(units, rows, replicas) -> int:
-    """Shards of a replica's rows: one a core, none of a few rows only.
-
-    The products of wide layers fill the cores by themselves.
-    """
-    if units >= 512 or tf.config.list_logical_devices("GPU"):
-        return 1
-    cores = (os.cpu_count() or 1) // replicas
-    return max(1, min(cores, rows // 8))
-
-
-def what_xla_compiles(model_config, train_config) -> str:
-    """A shard's whole pass ("shards"), the "loops" over time, or "nothing".
-
-    benchmarks/README.md has the measurements. Narrow layers gain from one
-    program; the large products of wide ones are faster in TensorFlow's own
-    library, those in bfloat16 even inside the loops. Dropout writes its seeds,
-    and programs that write would wait for each other. On a GPU, XLA would hide
-    cuDNN.
-    """
-    gpus = tf.config.list_logical_devices("GPU")
-    wide = model_config.units >= 512
-    mixed = train_config.mixed_precision
-    if gpus or not train_config.jit_compile or (wide and mixed):
-        return "nothing"
-    random = model_config.dropout or model_config.recurrent_dropout
-    return "loops" if model_config.units > 256 or mixed or random else "shards"
 
 
 def _optimizer(config, total_steps) -> keras.optimizers.Optimizer:

@@ -1,0 +1,236 @@
+"""One step of training on all devices, and the states between two of them."""
+
+import itertools
+
+import tensorflow as tf
+
+from stacked_rnn import evaluation
+
+
+class Steps:
+    """The steps of a run as compiled functions.
+
+    Args:
+        model: a `models.LanguageModel`.
+        optimizer: a Keras optimizer, built.
+        strategy: the `tf.distribute.Strategy` in whose scope both were made.
+        windows: the `datasets.Windows` to train on.
+        train_config: the settings.
+        decisions: the `decisions.Decisions`.
+    """
+
+    def __init__(
+        self, model, optimizer, strategy, windows, train_config, decisions
+    ):
+        self._model, self._optimizer = model, optimizer
+        self._strategy, self._windows = strategy, windows
+        self._accumulate_steps = train_config.accumulate_steps
+        self._gradient_clip_norm = train_config.gradient_clip_norm
+        self._shards = decisions.shards
+        # autograph=False: there is nothing to convert, and it takes seconds.
+        if decisions.xla == "shards":
+            self._forward_backward = tf.function(
+                self._forward_backward, jit_compile=True, autograph=False
+            )
+        self.train = tf.function(self.train, autograph=False)
+        self.score = tf.function(self.score, autograph=False)
+        self._gather_rows = tf.function(self._gather_rows, autograph=False)
+
+    def train(self, step, states, wishes):
+        """One update from a step's global batch.
+
+        Args:
+            step: int64 scalar.
+            states: of the replicas.
+            wishes: float32 [n], what this process would like, 0 or 1 each.
+
+        Returns:
+            Nats and targets of the batch and how many replicas have each wish,
+            float32 [2 + n]; the new states; the learning rate, which a schedule
+            would take milliseconds to compute eagerly; and the norm of the
+            gradient before it was clipped.
+
+        The batch is cut within the graph: an iterator's threads would take
+        longer to stop than all the cutting takes.
+
+        The gradient of the mean loss over all replicas is clipped, not that of
+        one replica: N replicas do what one does.
+        """
+
+        def local_step(step, states, wishes):
+            nats, count, gradients, states = self._local_step(step, states)
+            sums = tf.concat([[nats, count], wishes], axis=0)
+            replica = tf.distribute.get_replica_context()
+            return replica.all_reduce("SUM", [sums, *gradients]), states
+
+        reduced, states = self._strategy.run(local_step, (step, states, wishes))
+        sums, *gradients = (
+            self._strategy.experimental_local_results(value)[0]
+            for value in reduced
+        )
+        gradients = [gradient / sums[1] for gradient in gradients]
+        # Scaled by this until the optimizer applies them.
+        scale = self._optimizer.scale_loss(tf.constant(1.0))
+        norm = tf.linalg.global_norm(gradients)
+        if self._gradient_clip_norm:
+            gradients, _ = tf.clip_by_global_norm(
+                gradients, self._gradient_clip_norm * scale, norm
+            )
+        learning_rate = tf.convert_to_tensor(self._optimizer.learning_rate)
+        self._optimizer.apply(gradients, self._model.trainable_variables)
+        return sums, states, learning_rate, norm / scale
+
+    def score(self, windows, step, states):
+        """Nats and targets of a batch, float32 [2], and the new states."""
+
+        def local_step(step, states):
+            inputs, targets = self._local_batch(windows, step)
+            new = self._model.step({"token_ids": inputs, "states": states})
+            nats = evaluation.token_nats(new["logits"], targets)
+            count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+            return tf.stack([tf.reduce_sum(nats), count]), new["states"]
+
+        sums, states = self._strategy.run(local_step, (step, states))
+        return self._strategy.reduce("SUM", sums, axis=None), states
+
+    def deal(self, windows, states=None):
+        """Deals the rows of states[layer][part] out; None: zeros."""
+        rows = self._num_rows(windows)
+
+        def local(context):
+            if states is None:
+                return self._model.initial_states(rows)
+            first = context.replica_id_in_sync_group * rows
+            return tf.nest.map_structure(
+                lambda state: tf.constant(
+                    state[first : first + rows], self._model.compute_dtype
+                ),
+                states,
+            )
+
+        return self._strategy.experimental_distribute_values_from_function(
+            local
+        )
+
+    def gather(self, states):
+        """The inverse of `deal`: NumPy arrays, float32."""
+        if not self._windows.carries_state:
+            return None
+        return tf.nest.map_structure(
+            lambda state: state.numpy(), self._gather_rows(states)
+        )
+
+    def _gather_rows(self, states):
+        """All rows of the replicas' states, float32."""
+
+        def as_float32(states):
+            return tf.nest.map_structure(
+                lambda state: tf.cast(state, tf.float32), states
+            )
+
+        return tf.nest.map_structure(
+            lambda state: self._strategy.gather(state, axis=0),
+            self._strategy.run(as_float32, (states,)),
+        )
+
+    def _num_rows(self, windows) -> int:
+        """Rows of a batch for each replica; the last may get fewer."""
+        return -(-windows.batch_size // self._strategy.num_replicas_in_sync)
+
+    def _local_batch(self, windows, step):
+        """The rows of a global batch that belong to this replica.
+
+        Always the same ones, so that a carried state stays where it is.
+        """
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        count = self._num_rows(windows)
+        first = tf.cast(replica * count, tf.int64)
+        return windows.batch(step, first + tf.range(count, dtype=tf.int64))
+
+    def _local_step(self, step, states):
+        """Of one replica's rows: sums of nats and targets, and gradients.
+
+        With `--accumulate_steps` a part of the rows after the other.
+        """
+        batch = (*self._local_batch(self._windows, step), states)
+        count = self._accumulate_steps
+        if count == 1:
+            return self._sharded(batch)
+        parts = tf.nest.map_structure(
+            lambda tensor: tf.reshape(tensor, [count, -1, tensor.shape[-1]]),
+            batch,
+        )
+
+        def add(index, sums, arrays):
+            *new, states = self._sharded(
+                tf.nest.map_structure(lambda tensor: tensor[index], parts)
+            )
+            sums = tf.nest.map_structure(tf.add, sums, new)
+            arrays = tf.nest.map_structure(
+                lambda array, state: array.write(index, state), arrays, states
+            )
+            return index + 1, sums, arrays
+
+        zeros = [
+            tf.zeros(variable.shape, variable.dtype)
+            for variable in self._model.trainable_variables
+        ]
+        _, (nats, targets, gradients), arrays = tf.while_loop(
+            lambda index, *_: index < count,
+            add,
+            (
+                0,
+                [tf.constant(0.0), tf.constant(0.0), zeros],
+                tf.nest.map_structure(
+                    lambda state: tf.TensorArray(
+                        state.dtype, count, element_shape=state.shape[1:]
+                    ),
+                    parts[2],
+                ),
+            ),
+        )
+        states = tf.nest.map_structure(lambda array: array.concat(), arrays)
+        return nats, targets, gradients, states
+
+    def _sharded(self, batch):
+        """What `_forward_backward` gives for a batch, by one shard a core.
+
+        Nothing orders the shards, so TensorFlow runs them at the same time:
+        each core walks through time on its own, where the threads of one large
+        shard would have to wait for each other at every time step. The sums
+        are those of one shard.
+        """
+        rows = batch[0].shape[0]
+        shards = self._shards
+        bounds = [rows * i // shards for i in range(shards + 1)]
+        nats, counts, gradients, new_states = zip(
+            *(
+                self._forward_backward(*_rows(batch, first, last))
+                for first, last in itertools.pairwise(bounds)
+            )
+        )
+        return (
+            tf.add_n(nats),
+            tf.add_n(counts),
+            [tf.add_n(parts) for parts in zip(*gradients)],
+            tf.nest.map_structure(lambda *s: tf.concat(s, 0), *new_states),
+        )
+
+    def _forward_backward(self, inputs, targets, states):
+        with tf.GradientTape() as tape:
+            new = self._model.step(
+                {"token_ids": inputs, "states": states}, training=True
+            )
+            nats = tf.reduce_sum(evaluation.token_nats(new["logits"], targets))
+            scaled = self._optimizer.scale_loss(nats)
+        gradients = tape.gradient(
+            scaled,
+            [variable.value for variable in self._model.trainable_variables],
+        )
+        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return nats, count, gradients, new["states"]
+
+
+def _rows(batch, first, last):
+    return tf.nest.map_structure(lambda tensor: tensor[first:last], batch)
