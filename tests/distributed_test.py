@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, training
+from stacked_rnn.training import strategies
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 60
@@ -183,6 +184,23 @@ def test_without_a_cluster_the_page_about_it_is_named(monkeypatch):
     monkeypatch.delenv("SLURM_PROCID", raising=False)
     with pytest.raises(configs.UserError, match="deploy/README.md"):
         training.make_strategy("multi_worker")
+
+
+def test_slurm_says_who_the_workers_are(monkeypatch):
+    """On machines without GPUs, too."""
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for name, value in {
+        "PROCID": "2",
+        "STEP_NODELIST": "node[7-8]",
+        "STEP_NUM_TASKS": "4",
+        "STEP_TASKS_PER_NODE": "2(x2)",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    resolver = strategies.find_cluster()
+    assert resolver.cluster_spec().as_dict() == {
+        "worker": ["node7:8888", "node7:8889", "node8:8888", "node8:8889"]
+    }
+    assert (resolver.task_type, resolver.task_id) == ("worker", 2)
 
 
 def test_a_port_in_use_is_one_line(tmp_path):

@@ -33,17 +33,25 @@ def make_strategy(name) -> tf.distribute.Strategy:
     return tf.distribute.OneDeviceStrategy(devices[0].name)
 
 
-def _multi_worker_strategy():
+def find_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Who the workers are and which is this one: by TF_CONFIG, or by Slurm."""
     if "TF_CONFIG" in os.environ:
         _check_tf_config(os.environ["TF_CONFIG"])
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    elif "SLURM_PROCID" in os.environ:
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
-    else:
-        raise UserError(
-            "--strategy=multi_worker: neither TF_CONFIG nor a Slurm job says "
-            "which workers there are: see deploy/README.md"
+        return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    if "SLURM_PROCID" in os.environ:
+        # Which GPUs a task sees is for Slurm to decide. The resolver would ask
+        # nvidia-smi, and finds no more tasks on a node than GPUs: give it some.
+        return tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=1024, gpus_per_task=1, auto_set_gpu=False
         )
+    raise UserError(
+        "--strategy=multi_worker: neither TF_CONFIG nor a Slurm job says "
+        "which workers there are: see deploy/README.md"
+    )
+
+
+def _multi_worker_strategy():
+    resolver = find_cluster()
     addresses = ", ".join(
         address
         for job in resolver.cluster_spec().jobs
