@@ -187,10 +187,16 @@ class TrainConfig(Config):
     )
     corpus: str = setting(
         "pydoc",
-        "Text to learn from: a file, a glob in quotes, - for standard input, "
-        "or a name: pydoc (the Python language reference inside Python itself, "
-        "no download), timemachine, shakespeare (downloaded once). Several, "
-        "separated by commas, are joined. Files may be gzipped.",
+        "Text to learn from: a file, a directory with all that is below it, a "
+        "glob in quotes, - for standard input, or a name: pydoc (the Python "
+        "language reference inside Python itself, no download), timemachine, "
+        "shakespeare (downloaded once). Several, separated by commas, are "
+        "joined. Files may be gzipped.",
+    )
+    skip_bad_files: bool = setting(
+        False,
+        "Leave out files of the corpus that cannot be read, are empty or not "
+        "text, with a warning each; otherwise the first one stops.",
     )
     tokenizer: str = setting(
         "char",

@@ -51,6 +51,32 @@ def test_files_globs_gzip_and_lists_are_joined_in_order(tmp_path):
     assert read(f"{tmp_path}/*.txt") == "first zw\u00f6lf ".encode()
 
 
+def test_a_directory_is_all_below_it_but_what_is_hidden(tmp_path):
+    for name in ("b.txt", "a/z.txt", "a/.hidden", ".git/config", "a/y.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"<{name}>")
+    assert datasets.read_corpus(str(tmp_path)) == b"<a/y.txt><a/z.txt><b.txt>"
+
+
+def test_bad_files_are_skipped_on_demand(tmp_path, capsys):
+    (tmp_path / "a.txt").write_bytes(b"good")
+    (tmp_path / "b.txt").write_bytes(b"bad\xff")
+    (tmp_path / "c.gz").write_bytes(gzip.compress(b"text" * 99)[:-12])
+    (tmp_path / "d.txt").write_bytes(b"")
+    (tmp_path / "e.txt").write_bytes(b" too")
+    with pytest.raises(configs.UserError, match=r"b\.txt is not UTF-8"):
+        datasets.read_corpus(str(tmp_path))
+    text = datasets.read_corpus(str(tmp_path), skip_bad_files=True)
+    assert text == b"good too"
+    warnings = capsys.readouterr().err.splitlines()
+    for warning, name in zip(warnings, ("b.txt", "c.gz", "d.txt"), strict=True):
+        assert warning.startswith("warning: skipped: ") and name in warning
+    for name in ("a.txt", "e.txt"):
+        (tmp_path / name).unlink()
+    with pytest.raises(configs.UserError, match="none of its files"):
+        datasets.read_corpus(str(tmp_path), skip_bad_files=True)
+
+
 def test_a_path_with_the_signs_of_a_glob_is_a_path(tmp_path):
     (tmp_path / "notes [1].txt").write_bytes(b"here")
     assert datasets.read_corpus(f"{tmp_path}/notes [1].txt") == b"here"
@@ -88,7 +114,7 @@ def test_what_is_not_text_is_named(tmp_path, content, message):
 def test_missing_and_truncated_files_are_named(tmp_path):
     with pytest.raises(configs.UserError, match=r"nowhere\.txt.*pydoc"):
         datasets.read_corpus("nowhere.txt")
-    with pytest.raises(configs.UserError, match=str(tmp_path)):
+    with pytest.raises(configs.UserError, match="no files in this directory"):
         datasets.read_corpus(str(tmp_path))
     cut = tmp_path / "cut.gz"
     cut.write_bytes(gzip.compress(b"some text" * 100)[:-12])

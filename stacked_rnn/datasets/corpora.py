@@ -4,10 +4,12 @@ Text is a byte string, as TensorFlow's string ops want it.
 """
 
 import dataclasses
+import functools
 import glob
 import gzip
 import hashlib
 import os
+import pathlib
 import pydoc_data.topics
 import sys
 
@@ -40,51 +42,82 @@ DOWNLOADS = {
 }
 
 
-def read_corpus(corpus, binary=False) -> bytes:
+def read_corpus(corpus, binary=False, skip_bad_files=False) -> bytes:
     """The text that `--corpus` names.
 
     Args:
-        corpus: "pydoc", a name in `DOWNLOADS`, a path, a glob, "-" for
-            standard input, or several of these separated by commas, whose
-            texts are joined in order. Files that end in .gz are unpacked.
+        corpus: "pydoc", a name in `DOWNLOADS`, a path, a directory with all
+            that is below it, a glob, "-" for standard input, or several of
+            these separated by commas, whose texts are joined in order. Files
+            that end in .gz are unpacked.
         binary: take files of any bytes; otherwise only UTF-8 text.
+        skip_bad_files: leave those out, with a warning each, that cannot be
+            read, are empty or not text.
 
     Raises:
         UserError: naming the file that is missing, empty or not text.
     """
     texts = []
     for source in corpus.split(","):
-        for name, content in _read_source(source.strip()):
-            if not content:
-                raise UserError(f"--corpus: {name} is empty")
-            if not binary:
-                content = _checked_text(name, content)
-            texts.append(content)
+        for name, read in _find(source.strip()):
+            try:
+                content = read()
+                if not content:
+                    raise UserError(f"--corpus: {name} is empty")
+                if not binary:
+                    content = _checked_text(name, content)
+            except UserError as error:
+                if not skip_bad_files:
+                    raise
+                print(f"warning: skipped: {error}", file=sys.stderr)
+            else:
+                texts.append(content)
+    if not texts:
+        raise UserError(f"--corpus={corpus}: none of its files can be read")
     return b"".join(texts)
 
 
-def _read_source(source):
-    """Yields (name, bytes) of each file that one part of `--corpus` names."""
+def _find(source):
+    """Yields (name, function that reads) of each file that a source names."""
     if source == "pydoc":
-        topics = pydoc_data.topics.topics
-        text = "\n\n".join(topics[name].strip() for name in sorted(topics))
-        yield source, text.encode()
+        yield source, _read_pydoc
     elif source in DOWNLOADS:
-        yield source, _read_file(_download(source))
+        yield source, lambda: _read_file(_download(source))
     elif source == "-":
-        yield "standard input", sys.stdin.buffer.read()
+        yield "standard input", sys.stdin.buffer.read
     else:
-        # A path may hold the signs of a glob; as a path it comes first.
-        paths = (
-            [source] if os.path.exists(source) else sorted(glob.glob(source))
+        for path in _find_paths(source):
+            yield path, functools.partial(_read_file, path)
+
+
+def _find_paths(source) -> list[str]:
+    if os.path.isdir(source):
+        below = pathlib.Path(source).rglob("*")
+        # What begins with a dot is of a tool, as .git is.
+        paths = sorted(
+            str(path)
+            for path in below
+            if path.is_file()
+            and not any(
+                part.startswith(".") for part in path.relative_to(source).parts
+            )
         )
         if not paths:
-            raise UserError(
-                f"--corpus={source}: no such file, and no corpus of that name "
-                f"(there are pydoc, {', '.join(DOWNLOADS)})"
-            )
-        for path in paths:
-            yield path, _read_file(path)
+            raise UserError(f"--corpus={source}: no files in this directory")
+        return paths
+    # A path may hold the signs of a glob; as a path it comes first.
+    paths = [source] if os.path.exists(source) else sorted(glob.glob(source))
+    if not paths:
+        raise UserError(
+            f"--corpus={source}: no such file, and no corpus of that name "
+            f"(there are pydoc, {', '.join(DOWNLOADS)})"
+        )
+    return paths
+
+
+def _read_pydoc() -> bytes:
+    topics = pydoc_data.topics.topics
+    return "\n\n".join(topics[name].strip() for name in sorted(topics)).encode()
 
 
 def _read_file(path) -> bytes:

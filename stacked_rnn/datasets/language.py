@@ -45,7 +45,11 @@ def load_language_data(
         tokenizer: that of a trained model, of the kind that `config` names;
             None: built from the text.
     """
-    text = corpora.read_corpus(config.corpus, binary=config.tokenizer == "byte")
+    text = corpora.read_corpus(
+        config.corpus,
+        binary=config.tokenizer == "byte",
+        skip_bad_files=config.skip_bad_files,
+    )
     unknown_parts = tokenizer.unknown_parts([text]) if tokenizer else ()
     cut = _cut_sliding_windows if config.train_windows else _cut_windows
     return LanguageData(
