@@ -148,7 +148,7 @@ class Trainer:
         return (
             f"{num_parameters:,} parameters, {windows.num_tokens:,} tokens, "
             f"{windows.steps_per_epoch:,} steps an epoch, some "
-            f"{megabytes:,.0f} MB of memory a device"
+            f"{megabytes:,.1f} MB of memory a device"
             + (f", going on from step {self.step:,}" if self.step else "")
             + f"\n{replicas} device(s) ({type(self.strategy).__name__}), "
             f"{self.decisions}"
