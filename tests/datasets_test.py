@@ -378,3 +378,13 @@ def test_the_seed_decides_the_order():
         )
 
     assert order(1) == order(1) != order(2)
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_nothing_counts_in_rows_that_a_batch_does_not_have(kind):
+    """Where the rows of a batch are dealt to devices, the last gets fewer."""
+    windows = kind(tf.range(100), 5, 3)
+    inputs, targets = windows.batch(1, tf.range(5, dtype=tf.int64))
+    assert np.all(targets[3:] == -1)
+    for got, expected in zip((inputs, targets), windows.batch(1)):
+        assert np.array_equal(got[:3], expected)
