@@ -26,7 +26,7 @@ from concurrent import futures
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
 
-from measuring import Calm, interleaved, machine, timed
+from measuring import Calm, interleaved, machine, timed, write_report
 
 from stacked_rnn import command_line, configs
 from stacked_rnn.configs import UserError, setting
@@ -337,14 +337,12 @@ def main(config):
             for name, parts in starts.items()
         ),
     ]
-    (output / "generation_speed.md").write_text("\n".join(report) + "\n")
-    (output / "generation_speed.json").write_text(
-        json.dumps(
-            {"machine": machine(), "results": results, "start_up": starts},
-            indent=1,
-        )
+    write_report(
+        output,
+        "generation_speed",
+        report,
+        {"results": results, "start_up": starts},
     )
-    print("\n".join(report))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""What the benchmarks share: turns, the machine, how calm it was."""
+"""What the benchmarks share: turns, the machine, how calm it was, reports."""
 
+import importlib.util
+import json
 import os
 import pathlib
 import platform
@@ -47,6 +49,7 @@ def machine():
     versions = ", ".join(
         f"{package} {metadata.version(package)}"
         for package in ("tensorflow", "keras", "torch")
+        if importlib.util.find_spec(package)
     )
     return (
         f"{os.cpu_count()} cores of {name}; {versions}, "
@@ -72,3 +75,20 @@ class Calm:
             now - before for now, before in zip(self._read(), self._before)
         )
         return f"{100 * stolen / max(busy, 1):.0f} % of the time stolen"
+
+
+def write_report(directory, name, lines, results):
+    """Prints a report and writes it as name.md, its figures as name.json.
+
+    Args:
+        directory: a path that exists.
+        name: of the two files.
+        lines: of the report, Markdown.
+        results: what JSON can say.
+    """
+    report = "\n".join(lines)
+    (directory / f"{name}.md").write_text(report + "\n")
+    (directory / f"{name}.json").write_text(
+        json.dumps({"machine": machine()} | results, indent=1)
+    )
+    print(report)

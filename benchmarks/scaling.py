@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 
-from measuring import Calm, machine
+from measuring import Calm, machine, write_report
 
 from stacked_rnn import command_line, configs
 from stacked_rnn.configs import setting
@@ -178,19 +178,16 @@ def main(config):
             [[kind, f"{speed:.1f}"] for kind, speed in speeds.items()],
         ),
     ]
-    (output / "scaling.md").write_text("\n".join(report) + "\n")
-    (output / "scaling.json").write_text(
-        json.dumps(
-            {
-                "machine": machine(),
-                "tokens_per_second": processes,
-                "checkpoints": sizes,
-                "tokenization": speeds,
-            },
-            indent=1,
-        )
+    write_report(
+        output,
+        "scaling",
+        report,
+        {
+            "tokens_per_second": processes,
+            "checkpoints": sizes,
+            "tokenization": speeds,
+        },
     )
-    print("\n".join(report))
 
 
 if __name__ == "__main__":

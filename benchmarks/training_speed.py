@@ -16,7 +16,6 @@ Writes training_speed.md, .json and .png and training_growth.png to
 """
 
 import dataclasses
-import json
 import multiprocessing
 import os
 import pathlib
@@ -26,7 +25,7 @@ from concurrent import futures
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
 
-from measuring import Calm, interleaved, machine
+from measuring import Calm, interleaved, machine, write_report
 
 from stacked_rnn import command_line, configs
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
@@ -489,19 +488,12 @@ def main(config):
         ]
     if config.growth:
         report.append("\n## Growth\n\n![growth](training_growth.png)")
-    (output / "training_speed.md").write_text("\n".join(report) + "\n")
-    (output / "training_speed.json").write_text(
-        json.dumps(
-            {
-                "machine": machine(),
-                "results": results,
-                "memory_mib": memory,
-                "growth": rows,
-            },
-            indent=1,
-        )
+    write_report(
+        output,
+        "training_speed",
+        report,
+        {"results": results, "memory_mib": memory, "growth": rows},
     )
-    print("\n".join(report))
 
 
 if __name__ == "__main__":

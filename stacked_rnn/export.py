@@ -68,11 +68,14 @@ class TextGenerator(tf.Module):
         begin           prompts, seeds -> carry (see `generation`)
         extend          texts, carry -> carry, the texts read
         decode_chunk    carry, options, count -> up to `count` tokens more
-        compiled_chunk  the same, compiled by XLA: much faster, a second late;
+        compiled_chunk  the same, compiled by XLA: much faster, seconds late;
                         at most `generation.CHUNK` tokens
         beam_search     carry, num_beams, max_new_tokens, length_penalty,
                         end_ids -> what `beams.search` finds
         score_window    token ids, targets, states -> nats, states
+        initial_states  batch size -> the states before a text
+        tokenize        texts -> token ids, ragged
+        read_window     token ids, mask, states -> states
 
     Args:
         model: a language model without dropout (`for_inference`), with

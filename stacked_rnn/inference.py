@@ -29,8 +29,8 @@ _ROWS = 64  # most texts that are generated together
 # From so many units on, a batch of fewer texts uses both cores better than two
 # of half as many do: what costs is reading the weights. benchmarks/README.md.
 _WIDE = 512
-# Tokens one after the other from which XLA saves the second that it takes to
-# compile: benchmarks/README.md.
+# Tokens one after the other from which XLA saves the seconds that it takes to
+# compile, about: benchmarks/README.md.
 WORTH_COMPILING = 8_000
 
 
@@ -379,6 +379,9 @@ class Conversation:
 
 def load(saved_model="") -> SavedModel:
     """Loads a SavedModel that `TextGenerator.save` wrote.
+
+    Switches TensorFlow's graph optimizer off, for all that the process does
+    afterwards.
 
     Args:
         saved_model: a version directory, or its parent: the highest version;

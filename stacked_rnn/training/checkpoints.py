@@ -21,11 +21,12 @@ class Checkpoints:
     def __init__(self, directory, keep, **objects):
         self._directory = pathlib.Path(directory)
         for part in self._directory.glob("ckpt-*_temp"):  # of a killed process
-            shutil.rmtree(part)
+            shutil.rmtree(part, ignore_errors=True)
         try:
             tf.train.get_checkpoint_state(directory)
         except ValueError:  # an empty list of checkpoints stops the manager
-            (self._directory / "checkpoint").unlink()
+            # Other workers do the same, at the same time.
+            (self._directory / "checkpoint").unlink(missing_ok=True)
         self._manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(**objects), str(directory), max_to_keep=keep
         )
