@@ -198,6 +198,12 @@ class TrainConfig(Config):
         "Leave out files of the corpus that cannot be read, are empty or not "
         "text, with a warning each; otherwise the first one stops.",
     )
+    cache_dir: str = setting(
+        "",
+        "Where the tokens of a text of more than 16 million characters are "
+        "kept, so that it is cut once and never held in memory (empty: "
+        "stacked_rnn in the Keras cache, $KERAS_HOME or ~/.keras).",
+    )
     tokenizer: str = setting(
         "char",
         "What a token is: a character (code point), a byte (any file, any "

@@ -1,6 +1,6 @@
 """Corpora, their splits, and the batches that are cut from them."""
 
-from stacked_rnn.datasets.corpora import read_corpus, split_text
+from stacked_rnn.datasets.corpora import Corpus
 from stacked_rnn.datasets.language import LanguageData, load_language_data
 from stacked_rnn.datasets.windows import (
     RandomWindows,
@@ -10,12 +10,11 @@ from stacked_rnn.datasets.windows import (
 )
 
 __all__ = [
+    "Corpus",
     "LanguageData",
     "RandomWindows",
     "SlidingWindows",
     "Streams",
     "Windows",
     "load_language_data",
-    "read_corpus",
-    "split_text",
 ]

@@ -1,21 +1,33 @@
-"""Corpora by name or path, and their split.
+"""Corpora by name or path, read piece by piece: they may exceed the memory.
 
-Text is a byte string, as TensorFlow's string ops want it.
+Pieces are byte strings, as TensorFlow's string ops want them.
 """
 
+import codecs
+import contextlib
 import dataclasses
 import functools
 import glob
 import gzip
 import hashlib
+import io
 import os
 import pathlib
 import pydoc_data.topics
+import re
+import shutil
 import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
 
 import keras
 
 from stacked_rnn.configs import UserError
+
+PIECE = 2**20  # characters of a piece
+# Before this white space every tokenizer begins a new token.
+_BOUNDARY = re.compile(r"(?<=[A-Za-z])[ \n](?=\w)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +54,10 @@ DOWNLOADS = {
 }
 
 
-def read_corpus(corpus, binary=False, skip_bad_files=False) -> bytes:
+class Corpus:
     """The text that `--corpus` names.
+
+    It is read once to the end here, and checked, and again for its pieces.
 
     Args:
         corpus: "pydoc", a name in `DOWNLOADS`, a path, a directory with all
@@ -54,40 +68,135 @@ def read_corpus(corpus, binary=False, skip_bad_files=False) -> bytes:
         skip_bad_files: leave those out, with a warning each, that cannot be
             read, are empty or not text.
 
+    Attributes:
+        num_characters: of the text; a byte that is not UTF-8 counts as one.
+        digest: of the text, hexadecimal.
+
     Raises:
         UserError: naming the file that is missing, empty or not text.
     """
-    texts = []
-    for source in corpus.split(","):
-        for name, read in _find(source.strip()):
-            try:
-                content = read()
-                if not content:
-                    raise UserError(f"--corpus: {name} is empty")
-                if not binary:
-                    content = _checked_text(name, content)
-            except UserError as error:
-                if not skip_bad_files:
-                    raise
-                print(f"warning: skipped: {error}", file=sys.stderr)
-            else:
-                texts.append(content)
-    if not texts:
-        raise UserError(f"--corpus={corpus}: none of its files can be read")
-    return b"".join(texts)
+
+    def __init__(self, corpus, binary=False, skip_bad_files=False):
+        self._binary = binary
+        self._files = []
+        self.num_characters = 0
+        digest = hashlib.sha256()
+        for source in corpus.split(","):
+            for name, open_file in _find(source.strip()):
+                with_file, count = digest.copy(), 0
+                try:
+                    for text in self._read(name, open_file):
+                        with_file.update(_encoded(text))
+                        count += len(text)
+                    if not count:
+                        raise UserError(f"--corpus: {name} is empty")
+                except UserError as error:
+                    if not skip_bad_files:
+                        raise
+                    print(f"warning: skipped: {error}", file=sys.stderr)
+                else:
+                    self._files.append((name, open_file))
+                    self.num_characters += count
+                    digest = with_file
+        if not self._files:
+            raise UserError(f"--corpus={corpus}: none of its files can be read")
+        self.digest = digest.hexdigest()
+
+    def pieces(self, first=0, last=None) -> Iterator[bytes]:
+        """The characters from `first` to before `last`, a piece at a time.
+
+        A piece ends between two words where it can, so that its tokens are
+        those of the whole text.
+        """
+        last = self.num_characters if last is None else last
+        position, text = 0, ""
+        for name, open_file in self._files:
+            for part in self._read(name, open_file):
+                text += part[max(0, first - position) : max(0, last - position)]
+                position += len(part)
+                while len(text) > PIECE:
+                    cut = _find_boundary(text)
+                    yield _encoded(text[:cut])
+                    text = text[cut:]
+                if position >= last:
+                    break
+            if position >= last:
+                break
+        if text:
+            yield _encoded(text)
+
+    def _read(self, name, open_file) -> Iterator[str]:
+        """The text of a file, some of it at a time."""
+        decoder = codecs.getincrementaldecoder("utf-8")(
+            "surrogateescape" if self._binary else "strict"
+        )
+        position = 0  # of the first byte that is not decoded yet
+        with _named_errors(name), open_file() as file:
+            content = file.read(PIECE)
+            if not self._binary:
+                content = content.removeprefix(codecs.BOM_UTF8)
+            while content:
+                text = _decoded(decoder, content, name, position)
+                if b"\0" in content and not self._binary:
+                    raise UserError(
+                        f"--corpus: {name} is a binary file (zero byte at "
+                        f"{position + content.index(0)}): {_REMEDY}"
+                    )
+                yield text
+                position += len(content)
+                content = file.read(PIECE)
+            yield _decoded(decoder, b"", name, position, final=True)
+
+
+_REMEDY = "convert it to UTF-8, or take --tokenizer=byte for any file"
+
+
+def _decoded(decoder, content, name, position, final=False) -> str:
+    pending = len(decoder.getstate()[0])
+    try:
+        return decoder.decode(content, final)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--corpus: {name} is not UTF-8 text (byte "
+            f"{position - pending + error.start}): {_REMEDY}"
+        ) from None
+
+
+def _encoded(text) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _find_boundary(text) -> int:
+    """Where a piece at the beginning of a text ends."""
+    boundaries = [
+        match.start()
+        for match in _BOUNDARY.finditer(text, PIECE - 2**10, PIECE + 1)
+    ]
+    return boundaries[-1] if boundaries else PIECE
+
+
+@contextlib.contextmanager
+def _named_errors(name):
+    """Errors of reading name the file."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--corpus: cannot read {name}: {reason}") from error
 
 
 def _find(source):
-    """Yields (name, function that reads) of each file that a source names."""
+    """Yields (name, function that opens) of each file that a source names."""
     if source == "pydoc":
-        yield source, _read_pydoc
+        yield source, lambda: io.BytesIO(_pydoc_text())
     elif source in DOWNLOADS:
-        yield source, lambda: _read_file(_download(source))
+        yield source, functools.partial(open, _download(source), "rb")
     elif source == "-":
-        yield "standard input", sys.stdin.buffer.read
+        yield "standard input", _keep_standard_input()
     else:
         for path in _find_paths(source):
-            yield path, functools.partial(_read_file, path)
+            open_file = gzip.open if path.endswith(".gz") else open
+            yield path, functools.partial(open_file, path, "rb")
 
 
 def _find_paths(source) -> list[str]:
@@ -115,36 +224,21 @@ def _find_paths(source) -> list[str]:
     return paths
 
 
-def _read_pydoc() -> bytes:
+def _pydoc_text() -> bytes:
     topics = pydoc_data.topics.topics
     return "\n\n".join(topics[name].strip() for name in sorted(topics)).encode()
 
 
-def _read_file(path) -> bytes:
-    try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-            return file.read()
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--corpus: cannot read {path}: {reason}") from error
+def _keep_standard_input():
+    """A function that opens a copy of standard input: that ends only once."""
+    copy = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as its opener
+    shutil.copyfileobj(sys.stdin.buffer, copy)
 
+    def open_copy():
+        copy.seek(0)
+        return contextlib.nullcontext(copy)
 
-def _checked_text(name, content) -> bytes:
-    """The content without a byte-order mark; raises where it is not text."""
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    remedy = "convert it to UTF-8, or take --tokenizer=byte for any file"
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--corpus: {name} is not UTF-8 text (byte {error.start}): {remedy}"
-        ) from None
-    if b"\0" in content:
-        raise UserError(
-            f"--corpus: {name} is a binary file (zero byte at "
-            f"{content.index(0)}): {remedy}"
-        )
-    return content
+    return open_copy
 
 
 def _download(name) -> str:
@@ -154,15 +248,14 @@ def _download(name) -> str:
     the published one: somebody put it there.
     """
     download = DOWNLOADS[name]
-    cache = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
-    path = os.path.join(cache, "datasets", f"{name}.txt")
+    path = os.path.join(keras_cache(), "datasets", f"{name}.txt")
     if os.path.exists(path):
         if _digest(path, download.algorithm) != download.digest:
             print(f"note: {path} differs from {download.url}", file=sys.stderr)
         return path
     try:
         fetched = keras.utils.get_file(
-            os.path.basename(path), download.url, cache_dir=cache
+            os.path.basename(path), download.url, cache_dir=keras_cache()
         )
     except Exception as error:  # the only type that get_file promises
         raise UserError(
@@ -178,19 +271,11 @@ def _download(name) -> str:
     return fetched
 
 
+def keras_cache() -> str:
+    """The directory in which Keras keeps what it has fetched."""
+    return os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+
+
 def _digest(path, algorithm) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def split_text(text, validation_fraction) -> tuple[bytes, bytes]:
-    """Cuts the last part of a text off: (training text, validation text).
-
-    The cut is counted in characters and never falls inside one.
-    """
-    characters = text.decode("utf-8", "surrogateescape")
-    cut = int(len(characters) * (1 - validation_fraction))
-    return tuple(
-        part.encode("utf-8", "surrogateescape")
-        for part in (characters[:cut], characters[cut:])
-    )

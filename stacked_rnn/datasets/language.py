@@ -3,11 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-import tensorflow as tf
-
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import corpora
+from stacked_rnn.datasets import corpora, tokens
 from stacked_rnn.datasets.windows import (
     RandomWindows,
     SlidingWindows,
@@ -26,12 +24,14 @@ class LanguageData:
         training, validation: `Windows`; validation may be None.
         unknown_parts: the characters or words of the text that the vocabulary
             of a trained model lacks, each once.
+        digest: of the text; equal texts have the same.
     """
 
     tokenizer: tokenizers.Tokenizer
     training: Windows
     validation: Windows | None
     unknown_parts: Sequence[str] = ()
+    digest: str = ""
 
 
 def load_language_data(
@@ -45,64 +45,93 @@ def load_language_data(
         tokenizer: that of a trained model, of the kind that `config` names;
             None: built from the text.
     """
-    text = corpora.read_corpus(
+    corpus = corpora.Corpus(
         config.corpus,
         binary=config.tokenizer == "byte",
         skip_bad_files=config.skip_bad_files,
     )
-    unknown_parts = tokenizer.unknown_parts([text]) if tokenizer else ()
+    settings = {
+        "kind": config.tokenizer,
+        "vocabulary_size": vocabulary_size,
+        "letters_only": config.letters_only,
+        "document_separator": config.document_separator,
+    }
+    splits = _splits(config, corpus.num_characters)
+    tokenized = tokens.tokenize_corpus(
+        corpus,
+        splits,
+        tokenizer,
+        lambda pieces: tokenizers.build(texts=pieces, **settings),
+        settings,
+        config.cache_dir,
+    )
     cut = _cut_sliding_windows if config.train_windows else _cut_windows
     return LanguageData(
-        *cut(config, text, vocabulary_size, tokenizer), unknown_parts
+        tokenized.tokenizer,
+        *cut(config, tokenized.token_ids, splits),
+        tokenized.unknown_parts,
+        corpus.digest,
     )
 
 
-def _cut_windows(config, text, vocabulary_size, tokenizer):
-    """(tokenizer, training, validation): the end of the text validates."""
-    training_text, validation_text = corpora.split_text(
-        text, config.validation_fraction
-    )
-    tokenizer = tokenizer or _build_tokenizer(
-        config, training_text, vocabulary_size
-    )
+def _splits(config, num_characters) -> dict:
+    """(first, last) character of each part of the text.
+
+    The end of the text validates; the windows of the book overlap, and are
+    split as tokens.
+    """
+    if config.train_windows:
+        return {"training": (0, num_characters)}
+    cut = int(num_characters * (1 - config.validation_fraction))
+    splits = {"training": (0, cut), "validation": (cut, num_characters)}
+    return {
+        name: split for name, split in splits.items() if split[0] < split[1]
+    }
+
+
+def _cut_windows(config, token_ids, splits):
+    """The `Windows` for training and for validation."""
     kind = Streams if config.carry_state else RandomWindows
     training = kind(
-        _token_ids(tokenizer, training_text),
+        token_ids["training"],
         config.sequence_length,
         config.batch_size,
         config.seed,
-        _count_characters(training_text),
+        _length(splits["training"]),
     )
-    if not validation_text:
-        return tokenizer, training, None
-    token_ids = _token_ids(tokenizer, validation_text)
+    if "validation" not in token_ids:
+        return training, None
     # Few enough streams that their cold starts hardly count.
-    num_streams = token_ids.shape[0] // (8 * config.sequence_length)
+    num_streams = len(token_ids["validation"]) // (8 * config.sequence_length)
     try:
         validation = Streams(
-            token_ids,
+            token_ids["validation"],
             config.sequence_length,
             max(1, min(config.batch_size, num_streams)),
-            characters=_count_characters(validation_text),
+            characters=_length(splits["validation"]),
         )
     except UserError as error:
         raise UserError(
             f"--validation_fraction={config.validation_fraction}: {error}, or "
             "--validation_fraction=0"
         ) from error
-    return tokenizer, training, validation
+    return training, validation
 
 
-def _cut_sliding_windows(config, text, vocabulary_size, tokenizer):
+def _length(split):
+    first, last = split
+    return last - first
+
+
+def _cut_sliding_windows(config, token_ids, splits):
     """The split of D2L section 9.3: the first windows, and the next ones."""
-    tokenizer = tokenizer or _build_tokenizer(config, text, vocabulary_size)
-    token_ids = _token_ids(tokenizer, text)
+    token_ids = token_ids["training"]
     windows = config.train_windows + config.validation_windows
-    if token_ids.shape[0] < windows + config.sequence_length:
+    if len(token_ids) < windows + config.sequence_length:
         raise UserError(
             f"--train_windows={config.train_windows} and --validation_windows="
             f"{config.validation_windows} take {windows} windows, and the text "
-            f"has {max(0, token_ids.shape[0] - config.sequence_length)}"
+            f"has {max(0, len(token_ids) - config.sequence_length)}"
         )
 
     def cut(first, count):
@@ -113,28 +142,7 @@ def _cut_sliding_windows(config, text, vocabulary_size, tokenizer):
             config.seed,
         )
 
-    return (
-        tokenizer,
-        cut(0, config.train_windows),
-        cut(config.train_windows, config.validation_windows)
-        if config.validation_windows
-        else None,
-    )
-
-
-def _build_tokenizer(config, text, vocabulary_size):
-    return tokenizers.build(
-        config.tokenizer,
-        text,
-        vocabulary_size,
-        config.letters_only,
-        config.document_separator,
-    )
-
-
-def _token_ids(tokenizer, text):
-    return tokenizer.tokenize(tf.constant([text])).flat_values
-
-
-def _count_characters(text) -> int:
-    return len(text.decode("utf-8", "replace"))
+    training = cut(0, config.train_windows)
+    if not config.validation_windows:
+        return training, None
+    return training, cut(config.train_windows, config.validation_windows)

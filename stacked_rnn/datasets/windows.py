@@ -1,16 +1,22 @@
 """The windows that are cut from a corpus, a batch for each step.
 
 Windows are a pure function of the seed and the step, so that a run can go on
-from any step.
+from any step. A text that exceeds the memory is read page by page: a page is
+what the batches of some thousand steps are cut from.
 """
 
 import abc
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from stacked_rnn.configs import UserError
+
+PAGE = 2**22  # tokens of a page; at most twice as many
+_BLOCKS = 16  # of a page, from all over the text
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,14 +28,15 @@ class Windows(abc.ABC):
     steps: where there is nothing to predict, the target is -1.
 
     Attributes:
-        token_ids: int32 tensor [tokens], the stream.
+        token_ids: the stream, integers [tokens]: an array, or what can be cut
+            into slices as one.
         sequence_length: tokens of a window, the `time` above.
         batch_size: windows of a batch.
         seed: of the order and the offset of the windows.
         characters: of the text that was cut into the tokens; None: as many.
     """
 
-    token_ids: tf.Tensor
+    token_ids: Sequence[int]
     sequence_length: int
     batch_size: int
     seed: int = 0
@@ -48,7 +55,7 @@ class Windows(abc.ABC):
     @property
     def num_tokens(self) -> int:
         """Length of the stream."""
-        return self.token_ids.shape[0]
+        return len(self.token_ids)
 
     @property
     def characters_per_token(self) -> float:
@@ -60,12 +67,22 @@ class Windows(abc.ABC):
     def steps_per_epoch(self) -> int:
         """Batches of one pass over the stream."""
 
+    @property
     @abc.abstractmethod
-    def _starts(self, epoch, step, rows):
-        """Where the windows of some rows of a batch start, and the text ends.
+    def steps_per_page(self) -> int:
+        """Batches of one page; the last page of an epoch may have fewer."""
+
+    @abc.abstractmethod
+    def _page(self, epoch, index):
+        """The tokens of a page, counted from 0 in each epoch."""
+
+    @abc.abstractmethod
+    def _starts(self, epoch, page_index, step, rows):
+        """Where in a page the windows of a batch start, and the text ends.
 
         Args:
-            epoch, step: int64 scalars; step counts from 0 in each epoch.
+            epoch, page_index, step: int64 scalars; pages are counted from 0 in
+                each epoch, steps in each page.
             rows: int64 [rows], the rows of the global batch asked for.
 
         Returns:
@@ -73,11 +90,21 @@ class Windows(abc.ABC):
             does not count.
         """
 
-    def batch(self, step, rows=None):
+    def begins_page(self, step) -> bool:
+        """Whether a global step is the first of a page."""
+        return step % self.steps_per_epoch % self.steps_per_page == 0
+
+    def page(self, step) -> np.ndarray:
+        """The page of a global step: int [tokens], of one length for all."""
+        epoch, step = divmod(step, self.steps_per_epoch)
+        return self._page(epoch, step // self.steps_per_page)
+
+    def batch(self, step, page, rows=None):
         """The batch of a global step, counted from 0 over all epochs.
 
         Args:
             step: int64 scalar.
+            page: tensor of the page of that step.
             rows: int64 [rows], which rows of the batch; None: all. Nothing
                 counts in those that it does not have.
 
@@ -87,25 +114,37 @@ class Windows(abc.ABC):
         if rows is None:
             rows = tf.range(self.batch_size, dtype=tf.int64)
         step = tf.cast(step, tf.int64)
+        epoch, step = step // self.steps_per_epoch, step % self.steps_per_epoch
         starts, ends = self._starts(
-            step // self.steps_per_epoch, step % self.steps_per_epoch, rows
+            epoch, step // self.steps_per_page, step % self.steps_per_page, rows
         )
         ends = tf.where(rows < self.batch_size, ends, 0)
         offsets = tf.range(self.sequence_length + 1, dtype=tf.int64)
         positions = starts[:, None] + offsets
-        window = tf.gather(
-            self.token_ids, tf.minimum(positions, self.num_tokens - 1)
-        )
+        last = tf.size(page, tf.int64) - 1
+        window = tf.gather(page, tf.minimum(positions, last))
+        window = tf.cast(window, tf.int32)
         counts = positions[:, 1:] < ends[:, None]
         return window[:, :-1], tf.where(counts, window[:, 1:], -1)
 
     def dataset(self, first_step=0) -> tf.data.Dataset:
         """The batches from a step on, without end: what `model.fit` takes."""
+        batch = tf.function(self.batch, autograph=False)
+
+        def batches():
+            page = tf.constant(self.page(first_step))
+            for step in itertools.count(first_step):
+                if self.begins_page(step):
+                    page = tf.constant(self.page(step))
+                yield batch(tf.constant(step, tf.int64), page)
+
+        spec = tf.TensorSpec((self.batch_size, self.sequence_length), tf.int32)
         options = tf.data.Options()
         options.autotune.enabled = False  # its thread can stall an epoch's end
         return (
-            tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-            .map(self.batch)
+            tf.data.Dataset.from_generator(
+                batches, output_signature=(spec, spec)
+            )
             .prefetch(2)
             .with_options(options)
         )
@@ -114,45 +153,113 @@ class Windows(abc.ABC):
 class _ShuffledWindows(Windows):
     """Windows that each come once an epoch, in an order of that epoch's own."""
 
+    num_pages = 1  # of an epoch
+
     @property
     @abc.abstractmethod
     def num_windows(self) -> int:
         """Windows of an epoch."""
 
+    @property
     @abc.abstractmethod
-    def _place(self, index, seed):
-        """Starts of the windows of some indices, given the epoch's seed."""
+    def windows_per_page(self) -> int:
+        """Windows of a page; some pages have fewer where there are several."""
+
+    @abc.abstractmethod
+    def _place(self, epoch, page_index, index):
+        """(starts in the page, whether they exist) of windows of a page."""
+
+    @property
+    def steps_per_page(self):
+        return -(-self.windows_per_page // self.batch_size)
 
     @property
     def steps_per_epoch(self):
-        return -(-self.num_windows // self.batch_size)
+        return self.num_pages * self.steps_per_page
 
-    def _starts(self, epoch, step, rows):
-        seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
+    def _starts(self, epoch, page_index, step, rows):
         index = step * self.batch_size + rows
-        last = self.num_windows - 1
+        last = self.windows_per_page - 1
         order = tf.random.experimental.index_shuffle(
-            tf.minimum(index, last), seed, last
+            tf.minimum(index, last),
+            self._epoch_seed(epoch * self.num_pages + page_index),
+            last,
         )
-        # The last batch of an epoch may have rows left over: nothing counts.
-        ends = tf.where(index <= last, self.num_tokens, 0)
-        return self._place(order, seed), tf.cast(ends, tf.int64)
+        starts, exist = self._place(epoch, page_index, order)
+        # The last batch of a page may have rows left over.
+        counts = (index <= last) & exist
+        return starts, tf.where(counts, np.iinfo(np.int64).max, 0)
+
+    def _epoch_seed(self, epoch):
+        return tf.stack([tf.constant(self.seed, tf.int64), epoch])
 
 
 class RandomWindows(_ShuffledWindows):
-    """Windows side by side, from a fresh offset in each epoch."""
+    """Windows side by side, from a fresh offset in each epoch.
+
+    A long text is cut into blocks of neighbouring windows. The blocks are
+    shuffled, and the windows within a page, which is some blocks.
+    """
 
     @property
     def num_windows(self):
         """Windows that fit, wherever within its length the first starts."""
         return max(1, self.num_tokens // self.sequence_length - 1)
 
-    def _place(self, index, seed):
+    @property
+    def num_pages(self):
+        """Pages of an epoch."""
+        a_page = max(_BLOCKS, PAGE // self.sequence_length)
+        return max(1, self.num_windows // a_page)
+
+    @property
+    def _blocks_per_page(self):
+        return _BLOCKS if self.num_pages > 1 else 1
+
+    @property
+    def _windows_per_block(self):
+        """The last block may have fewer, and a block after it none."""
+        return -(-self.num_windows // (self._blocks_per_page * self.num_pages))
+
+    @property
+    def windows_per_page(self):
+        return self._windows_per_block * self._blocks_per_page
+
+    def _page(self, epoch, index):
         room = self.num_tokens - self.num_windows * self.sequence_length
+        epoch = tf.constant(epoch, tf.int64)
         offset = tf.random.stateless_uniform(
-            (), seed, 0, min(room, self.sequence_length), tf.int64
+            (),
+            self._epoch_seed(epoch),
+            0,
+            min(room, self.sequence_length),
+            tf.int64,
         )
-        return offset + index * self.sequence_length
+        blocks = self._block(
+            epoch, index, tf.range(self._blocks_per_page, dtype=tf.int64)
+        )
+        length = self._windows_per_block * self.sequence_length
+        starts = (offset + blocks * length).numpy().tolist()
+        return np.concatenate(
+            [_slice(self.token_ids, start, length + 1) for start in starts]
+        )
+
+    def _block(self, epoch, page_index, place):
+        """Which block of the text is at some places of a page."""
+        return tf.random.experimental.index_shuffle(
+            page_index * self._blocks_per_page + place,
+            self._epoch_seed(epoch),
+            self._blocks_per_page * self.num_pages - 1,
+        )
+
+    def _place(self, epoch, page_index, index):
+        place = index // self._windows_per_block
+        block = self._block(epoch, page_index, place)
+        window = block * self._windows_per_block
+        window += index % self._windows_per_block
+        # Each block in a page has a token more, the target of its last one.
+        starts = index * self.sequence_length + place
+        return starts, window < self.num_windows
 
 
 class SlidingWindows(_ShuffledWindows):
@@ -162,8 +269,15 @@ class SlidingWindows(_ShuffledWindows):
     def num_windows(self):
         return self.num_tokens - self.sequence_length
 
-    def _place(self, index, seed):
-        return index
+    @property
+    def windows_per_page(self):
+        return self.num_windows
+
+    def _page(self, epoch, index):
+        return self.token_ids[:]
+
+    def _place(self, epoch, page_index, index):
+        return index, True
 
 
 class Streams(Windows):
@@ -186,7 +300,33 @@ class Streams(Windows):
     def steps_per_epoch(self):
         return -(-self.stream_length // self.sequence_length)
 
-    def _starts(self, epoch, step, rows):
-        first = rows * self.stream_length
-        ends = tf.minimum(first + self.stream_length + 1, self.num_tokens)
-        return first + step * self.sequence_length, ends
+    @property
+    def steps_per_page(self):
+        a_step = self.batch_size * self.sequence_length
+        return min(self.steps_per_epoch, max(1, PAGE // a_step))
+
+    @property
+    def _targets_per_page(self):
+        """Of one stream."""
+        return self.steps_per_page * self.sequence_length
+
+    def _page(self, epoch, index):
+        rows = []
+        for row in range(self.batch_size):
+            first = row * self.stream_length + index * self._targets_per_page
+            rows.append(
+                _slice(self.token_ids, first, self._targets_per_page + 1)
+            )
+        return np.concatenate(rows)
+
+    def _starts(self, epoch, page_index, step, rows):
+        before = rows * self.stream_length + page_index * self._targets_per_page
+        start = rows * (self._targets_per_page + 1)
+        ends = tf.minimum((rows + 1) * self.stream_length + 1, self.num_tokens)
+        return start + step * self.sequence_length, start + ends - before
+
+
+def _slice(token_ids, start, length):
+    """Some tokens; zeros stand for those beyond the end."""
+    part = token_ids[start : start + length]
+    return np.pad(part, (0, length - len(part)))

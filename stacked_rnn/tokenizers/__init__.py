@@ -38,13 +38,14 @@ _KINDS = {
 
 
 def build(
-    kind, text, vocabulary_size=0, letters_only=False, document_separator=""
+    kind, texts, vocabulary_size=0, letters_only=False, document_separator=""
 ) -> Tokenizer:
     """The tokenizer of a training text.
 
     Args:
         kind: "char", "byte", "word" or "subword".
-        text: byte string; what is not a byte is found in here.
+        texts: byte string, or the pieces of a long one in order; what is not a
+            byte is found in here.
         vocabulary_size: most tokens of a word or subword tokenizer; 0: their
             default.
         letters_only, document_separator: see `Tokenizer`.
@@ -55,10 +56,11 @@ def build(
     }
     if kind == "byte":
         return ByteTokenizer(**options)
-    texts = split_documents(text, document_separator)
+    pieces = [texts] if isinstance(texts, bytes) else texts
+    batches = (split_documents(piece, document_separator) for piece in pieces)
     if kind == "char":
-        return CharTokenizer.from_text(texts, **options)
-    return _KINDS[kind].from_text(texts, vocabulary_size, **options)
+        return CharTokenizer.from_texts(batches, **options)
+    return _KINDS[kind].from_texts(batches, vocabulary_size, **options)
 
 
 def from_dict(values) -> Tokenizer:

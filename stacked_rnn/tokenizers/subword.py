@@ -92,8 +92,8 @@ class SubwordTokenizer(Tokenizer):
         )
 
     @classmethod
-    def from_text(cls, texts, vocabulary_size=0, **options):
-        """The tokenizer of the pairs that are frequent in byte strings."""
+    def from_texts(cls, batches, vocabulary_size=0, **options):
+        """The tokenizer of the pairs that are frequent in lists of texts."""
         vocabulary_size = vocabulary_size or DEFAULT_SUBWORDS
         if vocabulary_size < 256:
             raise UserError(
@@ -101,9 +101,12 @@ class SubwordTokenizer(Tokenizer):
                 "takes 256 or more, since every byte is a token"
             )
         no_merges = cls([], **options)
-        # The line break keeps the words of two texts apart.
-        text = b"\n".join(no_merges._standardize(tf.constant(texts)).numpy())
-        return cls(_learn_merges(text, vocabulary_size), **options)
+        pieces = (
+            # The line break keeps the words of two texts apart.
+            b"\n".join(no_merges._standardize(tf.constant(texts)).numpy())
+            for texts in batches
+        )
+        return cls(_learn_merges(pieces, vocabulary_size), **options)
 
     def _num_parts(self):
         return len(self._vocabulary)
@@ -224,8 +227,8 @@ def _words(texts):
     return tf.ragged.boolean_mask(words, tf.strings.length(words) > 0)
 
 
-def _learn_merges(text, vocabulary_size):
-    """The merges that the library learns from a byte string, as strings."""
+def _learn_merges(pieces, vocabulary_size):
+    """The merges that the library learns from byte strings, as strings."""
     try:
         import tokenizers
     except ImportError as error:
@@ -233,13 +236,17 @@ def _learn_merges(text, vocabulary_size):
             f"--tokenizer=subword: {error.name} is missing: "
             "pip install --editable '.[subword]'"
         ) from error
-    text = text.decode("utf-8", "replace")
+    texts = (piece.decode("utf-8", "replace") for piece in pieces)
     learner = tokenizers.Tokenizer(tokenizers.models.BPE())
     by_bytes = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     learner.pre_tokenizer = by_bytes
     learner.train_from_iterator(
         # A word that is cut in two here does not change what is frequent.
-        (text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK)),
+        (
+            text[i : i + _CHUNK]
+            for text in texts
+            for i in range(0, len(text), _CHUNK)
+        ),
         tokenizers.trainers.BpeTrainer(
             vocab_size=vocabulary_size,
             min_frequency=2,

@@ -36,11 +36,12 @@ class Steps:
         self.score = tf.function(self.score, autograph=False)
         self._gather_rows = tf.function(self._gather_rows, autograph=False)
 
-    def train(self, step, states, wishes):
+    def train(self, step, page, states, wishes):
         """One update from a step's global batch.
 
         Args:
             step: int64 scalar.
+            page: tensor, `Windows.page` of this step.
             states: of the replicas.
             wishes: float32 [n], what this process would like, 0 or 1 each.
 
@@ -57,13 +58,16 @@ class Steps:
         one replica: N replicas do what one does.
         """
 
-        def local_step(step, states, wishes):
-            nats, count, gradients, states = self._local_step(step, states)
+        def local_step(step, page, states, wishes):
+            batch = self._local_batch(self._windows, step, page)
+            nats, count, gradients, states = self._local_step(*batch, states)
             sums = tf.concat([[nats, count], wishes], axis=0)
             replica = tf.distribute.get_replica_context()
             return replica.all_reduce("SUM", [sums, *gradients]), states
 
-        reduced, states = self._strategy.run(local_step, (step, states, wishes))
+        reduced, states = self._strategy.run(
+            local_step, (step, page, states, wishes)
+        )
         sums, *gradients = (
             self._strategy.experimental_local_results(value)[0]
             for value in reduced
@@ -80,17 +84,17 @@ class Steps:
         self._optimizer.apply(gradients, self._model.trainable_variables)
         return sums, states, learning_rate, norm / scale
 
-    def score(self, windows, step, states):
+    def score(self, windows, step, page, states):
         """Nats and targets of a batch, float32 [2], and the new states."""
 
-        def local_step(step, states):
-            inputs, targets = self._local_batch(windows, step)
+        def local_step(step, page, states):
+            inputs, targets = self._local_batch(windows, step, page)
             new = self._model.step({"token_ids": inputs, "states": states})
             nats = evaluation.token_nats(new["logits"], targets)
             count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
             return tf.stack([tf.reduce_sum(nats), count]), new["states"]
 
-        sums, states = self._strategy.run(local_step, (step, states))
+        sums, states = self._strategy.run(local_step, (step, page, states))
         return self._strategy.reduce("SUM", sums, axis=None), states
 
     def deal(self, windows, states=None):
@@ -137,22 +141,25 @@ class Steps:
         """Rows of a batch for each replica; the last may get fewer."""
         return -(-windows.batch_size // self._strategy.num_replicas_in_sync)
 
-    def _local_batch(self, windows, step):
+    def _local_batch(self, windows, step, page):
         """The rows of a global batch that belong to this replica.
 
-        Always the same ones, so that a carried state stays where it is.
+        Always the same ones, so that a carried state stays where it is. Cut on
+        the CPU: a GPU would be sent the whole page.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         count = self._num_rows(windows)
         first = tf.cast(replica * count, tf.int64)
-        return windows.batch(step, first + tf.range(count, dtype=tf.int64))
+        rows = first + tf.range(count, dtype=tf.int64)
+        with tf.device("CPU:0"):
+            return windows.batch(step, page, rows)
 
-    def _local_step(self, step, states):
+    def _local_step(self, inputs, targets, states):
         """Of one replica's rows: sums of nats and targets, and gradients.
 
         With `--accumulate_steps` a part of the rows after the other.
         """
-        batch = (*self._local_batch(self._windows, step), states)
+        batch = (inputs, targets, states)
         count = self._accumulate_steps
         if count == 1:
             return self._sharded(batch)

@@ -6,7 +6,6 @@ on public API. Keras callbacks work as they do in `fit`.
 """
 
 import contextlib
-import hashlib
 import math
 import pathlib
 import sys
@@ -70,7 +69,7 @@ class Trainer:
                 f"part(s) each: take a multiple of {parts}"
             )
         if self._workers.count > 1:
-            corpus = [train_config.corpus, _digest(data.training)]
+            corpus = [train_config.corpus, data.digest]
             self._workers.check_same(
                 model_config.to_dict()
                 | train_config.to_dict()
@@ -254,23 +253,27 @@ class Trainer:
 
     def _train_epoch(self, callbacks, deadline) -> dict:
         """Trains to the end of the epoch that `step` is in, or to a stop."""
-        progress = self._progress
-        steps_per_epoch = self.data.training.steps_per_epoch
+        progress, windows = self._progress, self.data.training
+        steps_per_epoch = windows.steps_per_epoch
         if self.step == progress.epoch * steps_per_epoch:
             progress.score = evaluation.Score()
             progress.states = None
-        zeros = self._steps.deal(self.data.training)
-        states = self._steps.deal(self.data.training, progress.states)
+        zeros = self._steps.deal(windows)
+        states = self._steps.deal(windows, progress.states)
+        page = None
         started, tokens = time.perf_counter(), 0
         save_interval = 60 * self.config.checkpoint_minutes
         next_save = time.monotonic() + save_interval
         while not self._is_epoch_full():
             batch_index = self.step % steps_per_epoch
             callbacks.on_train_batch_begin(batch_index)
-            if not self.data.training.carries_state:
+            if page is None or windows.begins_page(self.step):
+                page = tf.constant(windows.page(self.step))
+            if not windows.carries_state:
                 states = zeros
             sums, states, learning_rate, norm = self._steps.train(
                 tf.constant(self.step, tf.int64),
+                page,
                 states,
                 tf.constant(self._wishes(deadline, next_save)),
             )
@@ -342,10 +345,14 @@ class Trainer:
         """
         states = zeros = self._steps.deal(windows)
         total_nats, total = 0.0, 0
-        for step in tf.range(windows.steps_per_epoch):
+        for step in range(windows.steps_per_epoch):
+            if windows.begins_page(step):
+                page = tf.constant(windows.page(step))
             if not windows.carries_state:
                 states = zeros
-            sums, states = self._steps.score(windows, step, states)
+            sums, states = self._steps.score(
+                windows, tf.constant(step, tf.int64), page, states
+            )
             nats, count = sums.numpy().tolist()
             total_nats, total = total_nats + nats, total + int(count)
         return evaluation.Score(
@@ -412,11 +419,6 @@ def _dtype_policy(name):
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _digest(windows) -> str:
-    """What the token ids are."""
-    return hashlib.sha1(windows.token_ids.numpy().tobytes()).hexdigest()
 
 
 def _optimizer(config, total_steps) -> keras.optimizers.Optimizer:

@@ -1,0 +1,309 @@
+"""The tokens of a corpus: in memory, or made once and kept on disk.
+
+A large corpus has a directory in the cache, named by the digest of the text and
+of all that decides its tokens:
+
+    tokenizer.json            as soon as the vocabulary is known
+    parts/training-000007.npz a piece of text that is done, until all are
+    training.tokens           the token ids of a split, in one width
+    index.json                last of all: what there is
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from stacked_rnn import command_line, tokenizers
+from stacked_rnn.configs import UserError
+from stacked_rnn.datasets import corpora
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may do the same work there
+    fcntl = None
+
+LARGE = 2**24  # characters; a corpus with fewer is kept in memory
+_INDEX = "index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedCorpus:
+    """A corpus as tokens.
+
+    Attributes:
+        tokenizer: what cut it.
+        token_ids: of each split by its name, integers [tokens]: an array or a
+            `TokenFile`.
+        unknown_parts: see `Tokenizer.unknown_parts`; of a tokenizer that was
+            not built from this corpus.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    token_ids: Mapping[str, Sequence]
+    unknown_parts: Sequence[str] = ()
+
+
+class TokenFile:
+    """Token ids on disk; `file[first:last]` reads them.
+
+    Read by TensorFlow's file system, that finds its place in a long file at
+    once. (`tf.data.FixedLengthRecordDataset` reads all that it skips.)
+    """
+
+    def __init__(self, path, dtype):
+        self._dtype = np.dtype(dtype)
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+        self._length, rest = divmod(size, self._dtype.itemsize)
+        if rest:
+            raise ValueError("it ends within a token")
+        self._file = tf.io.gfile.GFile(str(path), "rb")
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, part):
+        first, last, _ = part.indices(len(self))
+        count = max(0, last - first)
+        try:
+            self._file.seek(first * self._dtype.itemsize)
+            content = self._file.read(count * self._dtype.itemsize)
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"--cache_dir: cannot read {self._file.name}: {error.message}"
+            ) from error
+        token_ids = np.frombuffer(content, self._dtype)
+        if len(token_ids) < count:
+            raise UserError(
+                f"--cache_dir: {self._file.name} was cut short; the same "
+                "command makes it anew"
+            )
+        return token_ids
+
+
+def tokenize_corpus(corpus, splits, tokenizer, build, settings, cache_dir):
+    """The tokens of a corpus, from the cache where it is large.
+
+    Args:
+        corpus: a `Corpus`.
+        splits: name -> (first, last) character.
+        tokenizer: that of a trained model, or None.
+        build: makes a tokenizer from the pieces of the split "training"; called
+            where there is none.
+        settings: dict of what decides the vocabulary that `build` makes.
+        cache_dir: a directory, or "" for the one beside those of Keras.
+
+    Returns:
+        A `TokenizedCorpus`.
+
+    Raises:
+        UserError: the cache cannot be read or written.
+    """
+    if corpus.num_characters < LARGE:
+        return _tokenize_in_memory(corpus, splits, tokenizer, build)
+    made_from = tokenizer.to_dict() if tokenizer else settings
+    key = json.dumps([1, corpus.digest, splits, made_from])
+    name = "tokens-" + hashlib.sha256(key.encode()).hexdigest()[:16]
+    cache_dir = pathlib.Path(cache_dir or default_cache()).expanduser()
+    directory = cache_dir / name
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _alone_in(directory):
+            if not _is_complete(directory):
+                _fill(directory, corpus, splits, tokenizer, build)
+        return _load(directory)
+    except OSError as error:
+        raise UserError(
+            f"--cache_dir={cache_dir}: cannot keep tokens there: "
+            f"{error.strerror}"
+        ) from error
+
+
+def default_cache() -> pathlib.Path:
+    """Where tokens are kept unless told otherwise."""
+    return pathlib.Path(corpora.keras_cache()) / "stacked_rnn"
+
+
+def _tokenize_in_memory(corpus, splits, tokenizer, build):
+    is_given = tokenizer is not None
+    if not is_given:
+        tokenizer = build(corpus.pieces(*splits["training"]))
+    token_ids, unknown_parts = {}, {}
+    for name, split in splits.items():
+        parts = []
+        for piece in corpus.pieces(*split):
+            cut = _cut(tokenizer.tokenize, piece, tokenizer.vocabulary_size())
+            if is_given:
+                unknown_parts |= _unknown_parts(tokenizer, piece, cut)
+            parts.append(cut)
+        token_ids[name] = np.concatenate(parts)
+    return TokenizedCorpus(tokenizer, token_ids, [*unknown_parts])
+
+
+def _cut(tokenize, piece, vocabulary_size):
+    """The token ids of a piece, in the narrowest integers that hold them."""
+    token_ids = tokenize(tf.constant([piece])).flat_values.numpy()
+    return token_ids.astype(_dtype(vocabulary_size))
+
+
+def _dtype(vocabulary_size):
+    return np.min_scalar_type(vocabulary_size - 1)
+
+
+def _unknown_parts(tokenizer, piece, token_ids) -> dict:
+    """What has no token, as keys."""
+    if tokenizer.unknown_id not in token_ids:
+        return {}
+    return dict.fromkeys(tokenizer.unknown_parts([piece]))
+
+
+# The cache --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _alone_in(directory):
+    """Lets one process in at a time; the others wait."""
+    with open(directory / "lock", "w") as file:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _whole(path):
+    """A file that appears under its name once it is written."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        yield file
+    partial.replace(path)
+
+
+def _load(directory):
+    index = json.loads((directory / _INDEX).read_text())
+    token_ids = {
+        name: TokenFile(directory / f"{name}.tokens", index["dtype"])
+        for name in index["lengths"]
+    }
+    if {n: len(file) for n, file in token_ids.items()} != index["lengths"]:
+        raise ValueError("a file of another length")
+    tokenizer = tokenizers.from_dict(index["tokenizer"])
+    return TokenizedCorpus(tokenizer, token_ids, index["unknown_parts"])
+
+
+def _is_complete(directory) -> bool:
+    if not (directory / _INDEX).exists():
+        return False
+    try:
+        _load(directory)
+    except (FileNotFoundError, ValueError, KeyError, UserError):
+        print(
+            f"note: the tokens in {directory} are damaged, and made anew",
+            file=sys.stderr,
+        )
+        (directory / _INDEX).unlink()
+        return False
+    return True
+
+
+def _fill(directory, corpus, splits, tokenizer, build):
+    """Makes the files, or those of them that a killed process did not."""
+    print(f"The tokens are made once, and kept in {directory}", file=sys.stderr)
+    is_given = tokenizer is not None
+    if not is_given:
+        tokenizer = _build_once(directory, corpus, splits["training"], build)
+    (directory / "parts").mkdir(exist_ok=True)
+    tokenize = tf.function(
+        tokenizer.tokenize,
+        input_signature=[tf.TensorSpec([None], tf.string)],
+        autograph=False,
+    )
+
+    def make_part(item):
+        path, piece = item
+        if not path.exists():
+            token_ids = _cut(tokenize, piece, tokenizer.vocabulary_size())
+            unknown_parts = (
+                _unknown_parts(tokenizer, piece, token_ids) if is_given else ()
+            )
+            with _whole(path) as file:
+                np.savez(
+                    file,
+                    token_ids=token_ids,
+                    unknown_parts=np.array([*unknown_parts], str),
+                )
+        return path
+
+    lengths, unknown_parts = {}, {}
+    for name, split in splits.items():
+        pieces = _shown(corpus.pieces(*split), split, f"{name} text to tokens")
+        paths = _in_parallel(
+            make_part,
+            (
+                (directory / "parts" / f"{name}-{number:06}.npz", piece)
+                for number, piece in enumerate(pieces)
+            ),
+        )
+        lengths[name] = 0
+        with _whole(directory / f"{name}.tokens") as file:
+            for path in paths:
+                with np.load(path) as part:
+                    file.write(part["token_ids"].tobytes())
+                    lengths[name] += part["token_ids"].size
+                    unknown_parts |= dict.fromkeys(
+                        part["unknown_parts"].tolist()
+                    )
+    index = {
+        "lengths": lengths,
+        "dtype": _dtype(tokenizer.vocabulary_size()).name,
+        "unknown_parts": [*unknown_parts],
+        "tokenizer": tokenizer.to_dict(),
+    }
+    with _whole(directory / _INDEX) as file:
+        file.write(json.dumps(index).encode())
+    shutil.rmtree(directory / "parts")
+
+
+def _build_once(directory, corpus, split, build):
+    """The tokenizer of a split; that of a killed process where there is one."""
+    path = directory / "tokenizer.json"
+    if path.exists():
+        return tokenizers.from_dict(json.loads(path.read_text()))
+    tokenizer = build(_shown(corpus.pieces(*split), split, "vocabulary"))
+    with _whole(path) as file:
+        file.write(json.dumps(tokenizer.to_dict()).encode())
+    return tokenizer
+
+
+def _shown(pieces, split, what):
+    """The pieces of a split, with a bar on a terminal and a line elsewhere."""
+    first, last = split
+    print(f"{what}: {(last - first) / 1e6:,.0f} M characters", file=sys.stderr)
+    pieces_in_all = -(-(last - first) // corpora.PIECE)
+    with command_line.progress_bar(pieces_in_all, "piece") as progress:
+        for done, piece in enumerate(pieces):
+            yield piece
+            progress(min(done + 1, pieces_in_all))
+
+
+def _in_parallel(function, items):
+    """`function` of each item, in order, of some at the same time."""
+    workers = os.cpu_count() or 1
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        running = collections.deque()
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > 2 * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

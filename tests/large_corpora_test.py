@@ -1,0 +1,398 @@
+"""Corpora that exceed the memory: pieces of text, token files, pages."""
+
+import concurrent.futures
+import gzip
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from stacked_rnn import configs, datasets, tokenizers
+from stacked_rnn.datasets import corpora, tokens, windows
+from tests.datasets_test import batch, batches, epoch_targets
+
+WORDS = ["the", "Time", "traveller", "smiled", "round", "at", "us.", "It", "is"]
+KINDS = ("byte", "char", "word", "subword")
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """What counts as large is small, so that the tests are quick."""
+    monkeypatch.setattr(corpora, "PIECE", 2000)
+    monkeypatch.setattr(tokens, "LARGE", 10_000)
+
+
+@pytest.fixture
+def small_pages(monkeypatch):
+    monkeypatch.setattr(windows, "PAGE", 640)
+
+
+@pytest.fixture
+def book(tmp_path):
+    """A file of 30,000 characters, some of which take several bytes."""
+    rng = np.random.default_rng(0)
+    words = rng.choice(
+        [*WORDS, "z\u00e4h", "\u4e2d\u6587", "\n\n ", "--"], 9000
+    )
+    path = tmp_path / "book.txt"
+    path.write_text(" ".join(words)[:30_000], encoding="utf-8")
+    return path
+
+
+def load(path, cache_dir, trained=None, **changes):
+    settings = {
+        "corpus": str(path), "cache_dir": str(cache_dir), "batch_size": 4,
+        "sequence_length": 10,
+    }  # fmt: skip
+    config = configs.TrainConfig(**settings | changes)
+    size = {"word": 50, "subword": 300}.get(config.tokenizer, 0)
+    return datasets.load_language_data(config, size, trained)
+
+
+# Pieces of text
+
+
+def test_pieces_are_the_text_and_end_between_words(book, small_pieces):
+    corpus = datasets.Corpus(str(book))
+    pieces = [piece.decode() for piece in corpus.pieces()]
+    assert len(pieces) > 10 and "".join(pieces) == book.read_text()
+    assert all(re.search("[A-Za-z]$", piece) for piece in pieces[:-1])
+    assert all(re.match(r"[ \n]\w", piece) for piece in pieces[1:])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 1999, 2000, 2001, 12_345, 30_000])
+def test_pieces_of_a_part_are_counted_in_characters(book, small_pieces, cut):
+    text = book.read_text(encoding="utf-8")
+    corpus = datasets.Corpus(str(book))
+    assert corpus.num_characters == 30_000
+    assert b"".join(corpus.pieces(0, cut)).decode() == text[:cut]
+    assert b"".join(corpus.pieces(cut)).decode() == text[cut:]
+
+
+def test_a_text_without_spaces_is_cut_anywhere(tmp_path, small_pieces):
+    path = tmp_path / "a.txt"
+    path.write_text("\u4e2d" * 5000, encoding="utf-8")
+    pieces = [*datasets.Corpus(str(path)).pieces()]
+    assert [len(piece.decode()) for piece in pieces] == [2000, 2000, 1000]
+
+
+def test_any_bytes_are_a_corpus_of_bytes(tmp_path, small_pieces):
+    content = np.random.default_rng(0).bytes(7001)
+    path = tmp_path / "any.bin"
+    path.write_bytes(content)
+    corpus = datasets.Corpus(str(path), binary=True)
+    assert b"".join(corpus.pieces()) == content
+    cut = corpus.num_characters // 3
+    parts = [*corpus.pieces(0, cut), *corpus.pieces(cut)]
+    assert b"".join(parts) == content
+
+
+@pytest.mark.parametrize("position", [1999, 2000, 2001, 6500])
+def test_what_is_bad_is_found_far_into_a_file(tmp_path, small_pieces, position):
+    path = tmp_path / "bad.txt"
+    for bad, message in (
+        (b"\xff", f"not UTF-8 text .byte {position}"),
+        (b"\0", f"zero byte at {position}"),
+    ):
+        content = bytearray("\u00e4".encode() * 3500)[: position // 2 * 2]
+        content += b"." * (position % 2) + bad + b"the end"
+        path.write_bytes(content)
+        with pytest.raises(configs.UserError, match=message):
+            datasets.Corpus(str(path))
+    path.write_bytes(b"a" * position + "\u00e4".encode()[:1])
+    with pytest.raises(configs.UserError, match=f"byte {position}"):
+        datasets.Corpus(str(path))
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path):
+    content = bytearray(gzip.compress(np.random.default_rng(0).bytes(5000)))
+    content[2000:2100] = bytes(100)
+    path = tmp_path / "damaged.gz"
+    path.write_bytes(content)
+    with pytest.raises(configs.UserError, match=r"cannot read .*damaged\.gz"):
+        datasets.Corpus(str(path), binary=True)
+
+
+def test_the_digest_is_of_the_text(tmp_path):
+    for name, content in (("a", b"one two"), ("b", b"one "), ("c", b"two")):
+        (tmp_path / name).write_bytes(content)
+
+    def digest(names):
+        paths = ",".join(str(tmp_path / name) for name in names)
+        return datasets.Corpus(paths).digest
+
+    assert digest("a") == digest("bc") != digest("cb")
+
+
+# Token files
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("separator", ["", "us. "])
+@pytest.mark.parametrize("letters_only", [False, True])
+def test_a_large_corpus_has_the_tokens_of_the_whole_text(
+    book, tmp_path, monkeypatch, small_pieces, kind, separator, letters_only
+):
+    """Cut in pieces, by several threads, into files, or whole in memory."""
+    settings = {
+        "tokenizer": kind, "document_separator": separator,
+        "letters_only": letters_only,
+    }  # fmt: skip
+    from_files = load(book, tmp_path, **settings)
+    assert isinstance(from_files.training.token_ids, tokens.TokenFile)
+    monkeypatch.setattr(corpora, "PIECE", 10**6)
+    monkeypatch.setattr(tokens, "LARGE", 10**6)
+    in_memory = load(book, tmp_path, **settings)
+    if kind != "subword":  # whose vocabulary may hang on where pieces end
+        assert from_files.tokenizer == in_memory.tokenizer
+    expected = load(book, tmp_path, from_files.tokenizer, **settings)
+    assert from_files.digest == expected.digest
+    for name in ("training", "validation"):
+        read, held = getattr(from_files, name), getattr(expected, name)
+        assert read.num_tokens == held.num_tokens
+        assert np.array_equal(read.token_ids[:], held.token_ids)
+        assert read.characters == held.characters
+
+
+def test_a_second_run_reads_the_tokens_of_the_first(
+    book, tmp_path, monkeypatch, capsys, small_pieces
+):
+    first = load(book, tmp_path)
+    assert "vocabulary: 0 M char" in capsys.readouterr().err
+    monkeypatch.setattr(tokenizers, "build", None)
+    monkeypatch.setattr(tokens, "_cut", None)
+    second = load(book, tmp_path)
+    assert second.tokenizer == first.tokenizer
+    assert np.array_equal(
+        second.training.token_ids[5:50], first.training.token_ids[5:50]
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_what_decides_the_tokens_has_files_of_its_own(
+    book, tmp_path, small_pieces
+):
+    for settings in (
+        {}, {"letters_only": True}, {"validation_fraction": 0.2},
+        {"tokenizer": "byte"}, {"train_windows": 100}, {"seed": 5},
+    ):  # fmt: skip
+        load(book, tmp_path, **settings)
+    book.write_text(book.read_text().replace("smiled", "cried"))
+    load(book, tmp_path)
+    assert len([*tmp_path.glob("tokens-*")]) == 6  # the seed decides nothing
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    book, tmp_path, monkeypatch, small_pieces
+):
+    cut, done = tokens._cut, []
+
+    def interrupted(*arguments):
+        if len(done) == 8:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return cut(*arguments)
+
+    monkeypatch.setattr(tokens, "_cut", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load(book, tmp_path)
+    [directory] = tmp_path.glob("tokens-*")
+    assert not (directory / "index.json").exists()
+    parts = len([*directory.glob("parts/*.npz")])
+    assert parts == 8
+
+    monkeypatch.setattr(tokenizers, "build", None)
+    done.clear()
+    monkeypatch.setattr(
+        tokens, "_cut", lambda *args: (done.append(args), cut(*args))[1]
+    )
+    data = load(book, tmp_path)
+    assert len(done) == 16 - parts
+    text = book.read_text(encoding="utf-8")[:27_000]
+    expected = data.tokenizer.tokenize([text]).flat_values
+    assert np.array_equal(data.training.token_ids[:], expected)
+    assert not (directory / "parts").exists()
+
+
+@pytest.mark.parametrize("damage", ["index", "short", "missing", "odd"])
+def test_damaged_files_are_made_anew(
+    book, tmp_path, capsys, small_pieces, damage
+):
+    expected = load(book, tmp_path).training.token_ids[:]
+    [directory] = tmp_path.glob("tokens-*")
+    capsys.readouterr()
+    if damage == "index":
+        (directory / "index.json").write_text('{"lengths": {"tra')
+    elif damage == "missing":
+        (directory / "validation.tokens").unlink()
+    else:
+        path = directory / "training.tokens"
+        path.write_bytes(path.read_bytes()[: 100 if damage == "short" else -1])
+    assert np.array_equal(load(book, tmp_path).training.token_ids[:], expected)
+    error = capsys.readouterr().err
+    assert error.count("note: ") == 1 and "damaged, and made anew" in error
+
+
+def test_a_cache_that_cannot_be_used_is_named(book, tmp_path, small_pieces):
+    with pytest.raises(configs.UserError, match=r"--cache_dir=.*book\.txt.*: "):
+        load(book, book)
+
+
+def test_a_file_that_was_cut_short_meanwhile_is_named(
+    book, tmp_path, small_pieces
+):
+    data = load(book, tmp_path)
+    [path] = tmp_path.glob("tokens-*/training.tokens")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(configs.UserError, match=r"training\.tokens was cut"):
+        data.training.page(0)
+    path.unlink()
+    data = load(book, tmp_path)
+    path.unlink()
+    with pytest.raises(configs.UserError, match=r"cannot read .*\.tokens"):
+        data.training.page(0)
+
+
+def test_of_two_processes_one_makes_the_tokens(
+    book, tmp_path, monkeypatch, small_pieces
+):
+    built, build = [], tokenizers.build
+    monkeypatch.setattr(
+        tokenizers, "build", lambda **a: (built.append(a), build(**a))[1]
+    )
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(load, book, tmp_path) for _ in range(4)]
+        lengths = {run.result().training.num_tokens for run in runs}
+    assert lengths == {27_000} and len(built) == 1
+
+
+def test_what_a_trained_vocabulary_lacks_is_known_to_the_cache(
+    book, tmp_path, small_pieces
+):
+    tokenizer = tokenizers.build("char", b"abcdefghijklmnopqrstuvwxyz \n-.")
+    for _ in range(2):
+        data = load(book, tmp_path, tokenizer)
+        assert sorted(data.unknown_parts) == [*"IT\u00e4\u4e2d\u6587"]
+
+
+# Pages
+
+
+def stream(length):
+    """Each token is its own position."""
+    return np.arange(length, dtype=np.int32)
+
+
+@pytest.mark.parametrize(
+    ("length", "batch_size"), [(700, 4), (5000, 4), (5003, 7), (1500, 1)]
+)
+def test_every_window_comes_once_an_epoch_page_by_page(
+    small_pages, length, batch_size
+):
+    random = datasets.RandomWindows(stream(length), 10, batch_size, seed=3)
+    assert (random.num_pages > 1) == (length > 2 * 640)
+    for epoch in range(2):
+        starts = sorted(
+            int(row[0]) for inputs, targets in batches(random, epoch)
+            for row, target in zip(inputs, targets) if target[0] >= 0
+        )  # fmt: skip
+        assert len(starts) == random.num_windows
+        assert np.all(np.diff(starts) == 10)
+        seen = epoch_targets(random, epoch)
+        assert len(seen) == len(set(seen)) == 10 * random.num_windows
+    assert random.num_windows == length // 10 - 1
+    sizes = {
+        len(random.page(step)) for step in range(2 * random.steps_per_epoch)
+    }
+    assert len(sizes) == 1 and sizes.pop() <= 2 * 640 + 16
+
+
+def test_pages_have_windows_from_all_over_the_text(small_pages):
+    random = datasets.RandomWindows(stream(64_000), 10, 4)
+    for step in (0, random.steps_per_page):
+        page = random.page(step)
+        assert page.min() < 16_000 and page.max() > 48_000
+    assert set(random.page(0)) != set(random.page(random.steps_per_epoch))
+
+
+def test_windows_longer_than_a_page(small_pages):
+    random = datasets.RandomWindows(stream(60_000), 700, 2)
+    targets = epoch_targets(random)
+    assert len(targets) == len(set(targets)) > 55_000
+
+
+@pytest.mark.parametrize("length", [641, 5000, 5001])
+def test_streams_by_page_are_streams_of_one_page(
+    monkeypatch, small_pages, length
+):
+    streams = datasets.Streams(stream(length), 10, 4)
+    by_page = [*batches(streams)]
+    assert streams.steps_per_page == 16 <= streams.steps_per_epoch
+    monkeypatch.setattr(windows, "PAGE", 10**6)
+    assert streams.steps_per_page == streams.steps_per_epoch
+    for got, expected in zip(by_page, batches(streams), strict=True):
+        counts = expected[1] >= 0
+        assert np.array_equal(got[1], expected[1])
+        assert np.array_equal(got[0][counts], expected[0][counts])
+
+
+@pytest.mark.parametrize("kind", [datasets.RandomWindows, datasets.Streams])
+def test_a_dataset_turns_the_pages(small_pages, kind):
+    paged = kind(stream(5000), 10, 4)
+    first = paged.steps_per_page - 2
+    for step, got in enumerate(paged.dataset(first).take(5), first):
+        for one, other in zip(got, batch(paged, step)):
+            assert np.array_equal(one, other)
+
+
+# Training
+
+
+PROGRAM = """
+import sys, resource, time
+sys.argv = ["train.py", *sys.argv[1:]]
+start = time.time()
+from stacked_rnn import datasets
+load = datasets.load_language_data
+def timed(*arguments):
+    data = load(*arguments)
+    print("LOADED", time.time() - start)
+    return data
+datasets.load_language_data = timed
+import train
+try:
+    train.run()
+finally:
+    print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.drill
+def test_two_gigabytes_take_the_memory_of_two_megabytes(tmp_path):
+    """And the second run begins within seconds."""
+    rng = np.random.default_rng(0)
+    line = " ".join(rng.choice(WORDS, 300)).encode() + b"\n"
+    peaks = []
+    for size in (2 * 10**6, 2 * 10**9):
+        corpus = tmp_path / f"{size}.txt"
+        with open(corpus, "wb") as file:
+            for number in range(size // 10**6):
+                file.write(b"%d " % number + line * (10**6 // len(line)))
+        for _ in range(2):
+            output = subprocess.run(
+                [
+                    sys.executable, "-c", PROGRAM, f"--corpus={corpus}",
+                    f"--cache_dir={tmp_path}", f"--model_dir={tmp_path}/run",
+                    "--noresume", f"--export_dir={tmp_path}/saved",
+                    "--max_minutes=0.1", "--validation_fraction=0.0001",
+                    "--units=64",
+                ],
+                check=True, capture_output=True, text=True,
+            ).stdout  # fmt: skip
+            peaks.append(float(re.search("PEAK (.*)", output)[1]))
+            loaded = float(re.search("LOADED (.*)", output)[1])
+        corpus.unlink()
+    assert max(peaks) - peaks[1] < 500
+    assert loaded < 30
