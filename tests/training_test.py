@@ -397,9 +397,15 @@ def test_going_on_equals_never_having_stopped(tmp_path):
     assert_weights_equal(resumed, whole, 1e-6)
 
 
-def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(tmp_path):
+@pytest.mark.parametrize(("carry_state", "page"), [(True, 10**6), (False, 60)])
+def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(
+    tmp_path, monkeypatch, carry_state, page
+):
+    """In the middle of a page, too, of a text that exceeds the memory."""
+    monkeypatch.setattr(datasets.windows, "PAGE", page)
     handler = signal.getsignal(signal.SIGINT)
-    data = load_data(carry_state=True)
+    data = load_data(carry_state)
+    assert not data.training.begins_page(41)
     whole = make_trainer(data, tmp_path / "whole")
     history = History()
     whole.fit([history], verbose=0)

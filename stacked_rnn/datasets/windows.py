@@ -157,17 +157,17 @@ class _ShuffledWindows(Windows):
 
     @property
     @abc.abstractmethod
-    def num_windows(self) -> int:
-        """Windows of an epoch."""
+    def windows_per_page(self) -> int:
+        """Windows of each page."""
+
+    @abc.abstractmethod
+    def _place(self, index):
+        """Where in a page the windows of some indices start."""
 
     @property
-    @abc.abstractmethod
-    def windows_per_page(self) -> int:
-        """Windows of a page; some pages have fewer where there are several."""
-
-    @abc.abstractmethod
-    def _place(self, epoch, page_index, index):
-        """(starts in the page, whether they exist) of windows of a page."""
+    def num_windows(self) -> int:
+        """Windows of an epoch."""
+        return self.num_pages * self.windows_per_page
 
     @property
     def steps_per_page(self):
@@ -182,27 +182,28 @@ class _ShuffledWindows(Windows):
         last = self.windows_per_page - 1
         order = tf.random.experimental.index_shuffle(
             tf.minimum(index, last),
-            self._epoch_seed(epoch * self.num_pages + page_index),
+            self._seed(epoch * self.num_pages + page_index),
             last,
         )
-        starts, exist = self._place(epoch, page_index, order)
-        # The last batch of a page may have rows left over.
-        counts = (index <= last) & exist
-        return starts, tf.where(counts, np.iinfo(np.int64).max, 0)
+        # The last batch of a page may have rows left over: nothing counts.
+        ends = tf.where(index <= last, np.iinfo(np.int64).max, 0)
+        return self._place(order), ends
 
-    def _epoch_seed(self, epoch):
-        return tf.stack([tf.constant(self.seed, tf.int64), epoch])
+    def _seed(self, number):
+        return tf.stack([tf.constant(self.seed, tf.int64), number])
 
 
 class RandomWindows(_ShuffledWindows):
     """Windows side by side, from a fresh offset in each epoch.
 
-    A long text is cut into blocks of neighbouring windows. The blocks are
-    shuffled, and the windows within a page, which is some blocks.
+    A text of several pages is cut into blocks of neighbouring windows. The
+    blocks are shuffled, and the windows within a page, which is some blocks.
+    All blocks have as many windows: less than one for each block is left over
+    at the ends of the text, others in each epoch.
     """
 
     @property
-    def num_windows(self):
+    def _num_fitting(self):
         """Windows that fit, wherever within its length the first starts."""
         return max(1, self.num_tokens // self.sequence_length - 1)
 
@@ -210,7 +211,7 @@ class RandomWindows(_ShuffledWindows):
     def num_pages(self):
         """Pages of an epoch."""
         a_page = max(_BLOCKS, PAGE // self.sequence_length)
-        return max(1, self.num_windows // a_page)
+        return max(1, self._num_fitting // a_page)
 
     @property
     def _blocks_per_page(self):
@@ -218,66 +219,49 @@ class RandomWindows(_ShuffledWindows):
 
     @property
     def _windows_per_block(self):
-        """The last block may have fewer, and a block after it none."""
-        return -(-self.num_windows // (self._blocks_per_page * self.num_pages))
+        return self._num_fitting // (self._blocks_per_page * self.num_pages)
 
     @property
     def windows_per_page(self):
         return self._windows_per_block * self._blocks_per_page
 
     def _page(self, epoch, index):
+        seed = self._seed(tf.constant(epoch, tf.int64))
+        num_blocks = self._blocks_per_page * self.num_pages
         room = self.num_tokens - self.num_windows * self.sequence_length
-        epoch = tf.constant(epoch, tf.int64)
         offset = tf.random.stateless_uniform(
-            (),
-            self._epoch_seed(epoch),
-            0,
-            min(room, self.sequence_length),
-            tf.int64,
+            (), seed, 0, min(room, num_blocks * self.sequence_length), tf.int64
         )
-        blocks = self._block(
-            epoch, index, tf.range(self._blocks_per_page, dtype=tf.int64)
+        first = index * self._blocks_per_page
+        blocks = tf.random.experimental.index_shuffle(
+            tf.range(first, first + self._blocks_per_page, dtype=tf.int64),
+            seed,
+            num_blocks - 1,
         )
         length = self._windows_per_block * self.sequence_length
         starts = (offset + blocks * length).numpy().tolist()
         return np.concatenate(
-            [_slice(self.token_ids, start, length + 1) for start in starts]
+            [self.token_ids[start : start + length + 1] for start in starts]
         )
 
-    def _block(self, epoch, page_index, place):
-        """Which block of the text is at some places of a page."""
-        return tf.random.experimental.index_shuffle(
-            page_index * self._blocks_per_page + place,
-            self._epoch_seed(epoch),
-            self._blocks_per_page * self.num_pages - 1,
-        )
-
-    def _place(self, epoch, page_index, index):
-        place = index // self._windows_per_block
-        block = self._block(epoch, page_index, place)
-        window = block * self._windows_per_block
-        window += index % self._windows_per_block
-        # Each block in a page has a token more, the target of its last one.
-        starts = index * self.sequence_length + place
-        return starts, window < self.num_windows
+    def _place(self, index):
+        # Each block has a token more, the target of its last one.
+        block = index // self._windows_per_block
+        return index * self.sequence_length + block
 
 
 class SlidingWindows(_ShuffledWindows):
     """Every window of the text, each one token on: D2L section 9.3."""
 
     @property
-    def num_windows(self):
-        return self.num_tokens - self.sequence_length
-
-    @property
     def windows_per_page(self):
-        return self.num_windows
+        return self.num_tokens - self.sequence_length
 
     def _page(self, epoch, index):
         return self.token_ids[:]
 
-    def _place(self, epoch, page_index, index):
-        return index, True
+    def _place(self, index):
+        return index
 
 
 class Streams(Windows):
@@ -311,12 +295,11 @@ class Streams(Windows):
         return self.steps_per_page * self.sequence_length
 
     def _page(self, epoch, index):
-        rows = []
+        rows, length = [], self._targets_per_page + 1
         for row in range(self.batch_size):
             first = row * self.stream_length + index * self._targets_per_page
-            rows.append(
-                _slice(self.token_ids, first, self._targets_per_page + 1)
-            )
+            part = self.token_ids[first : first + length]
+            rows.append(np.pad(part, (0, length - len(part))))
         return np.concatenate(rows)
 
     def _starts(self, epoch, page_index, step, rows):
@@ -324,9 +307,3 @@ class Streams(Windows):
         start = rows * (self._targets_per_page + 1)
         ends = tf.minimum((rows + 1) * self.stream_length + 1, self.num_tokens)
         return start + step * self.sequence_length, start + ends - before
-
-
-def _slice(token_ids, start, length):
-    """Some tokens; zeros stand for those beyond the end."""
-    part = token_ids[start : start + length]
-    return np.pad(part, (0, length - len(part)))

@@ -73,10 +73,9 @@ class CharTokenizer(Tokenizer):
         any_characters = cls(UNKNOWN_CHARACTER + "\n", **options)
         occurs = np.zeros(sys.maxunicode + 1, bool)
         for texts in batches:
-            code_points = any_characters._decode(
-                any_characters._standardize(tf.constant(texts))
-            )
-            occurs[code_points.flat_values] = True
+            texts = any_characters._standardize(tf.constant(texts)).numpy()
+            text = b"\xff".join(texts).decode("utf-8", "replace")
+            occurs[np.frombuffer(text.encode("utf-32-le"), "<u4")] = True
         known = {chr(value) for value in np.flatnonzero(occurs)}
         known.discard(UNKNOWN_CHARACTER)
         return cls([UNKNOWN_CHARACTER, *sorted(known)], **options)
