@@ -27,6 +27,7 @@ FLOORS = {
     "export": 5,
     "finetuning": 5,
     "runtimes": 5,
+    "serving": 6,
 }
 PACKAGE = pathlib.Path(__file__).parents[1] / "stacked_rnn"
 MODULES = [

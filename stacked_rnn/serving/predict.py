@@ -1,0 +1,438 @@
+"""TensorFlow Serving's REST API as functions: no sockets, no framework.
+
+A request is read as TensorFlow Serving reads it, and answered with its codes,
+mostly in its words. Four things differ:
+
+    - An input that the signature has a default value for may be left out;
+      TensorFlow Serving allows that over gRPC only.
+    - An input that the signature does not have is refused, and so is a key
+      that an object has twice.
+    - A request that is not UTF-8 is refused: `{"b64": ...}` takes any bytes.
+    - What is not UTF-8 in a string output becomes U+FFFD, unless the output's
+      name ends in `_bytes`: that one is base64.
+
+Nothing that a client sends raises anything but a `ServingError`.
+"""
+
+import base64
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+import re
+import sys
+import urllib.parse
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow.core.protobuf import saved_model_pb2
+
+_VERSION = "(/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+_PATHS = {  # by HTTP method
+    "GET": f"/v1/models(/(?P<name>[^/:]+))?{_VERSION}(/(?P<action>metadata))?",
+    "POST": f"/v1/models/(?P<name>[^/:]+){_VERSION}"
+    ":(?P<action>classify|regress|predict)",
+}
+_STATUSES = {  # HTTP's by TensorFlow's; all others are 500
+    tf.errors.INVALID_ARGUMENT: 400,
+    tf.errors.FAILED_PRECONDITION: 400,
+    tf.errors.OUT_OF_RANGE: 400,
+    tf.errors.UNAUTHENTICATED: 401,
+    tf.errors.PERMISSION_DENIED: 403,
+    tf.errors.NOT_FOUND: 404,
+    tf.errors.ALREADY_EXISTS: 409,
+    tf.errors.ABORTED: 409,
+    tf.errors.RESOURCE_EXHAUSTED: 429,
+    tf.errors.CANCELLED: 499,
+    tf.errors.UNIMPLEMENTED: 501,
+    tf.errors.UNAVAILABLE: 503,
+    tf.errors.DEADLINE_EXCEEDED: 504,
+}
+_INTERNALS = re.compile(  # of a message
+    r"^ *\(0\) \w+: *"  # the first of several errors
+    r"|{{.*?}} *| *\[Op:\w+\]"  # the node, the operation
+    r"|(?<![\w/])/(?:[^\s/]+/)+"  # the directories of a path
+)
+
+
+class ServingError(Exception):
+    """What a client is told instead of a result.
+
+    Attributes:
+        status: the HTTP status code.
+    """
+
+    def __init__(self, message, status=400):
+        super().__init__(message)
+        self.status = status
+
+
+def error_body(message) -> bytes:
+    """The JSON that goes with the status of a `ServingError`."""
+    return json.dumps({"error": str(message)}).encode()
+
+
+def from_tensorflow(error) -> ServingError:
+    """What a client is told of a `tf.errors.OpError`: one line, no internals.
+
+    Args:
+        error: if it is of a graph, its message is, in lines: "Graph execution
+            error:", the node, where it is from, what happened, the node again.
+    """
+    lines = error.message.split("\n\t [[")[0].strip().splitlines() or [""]
+    line = lines[-1 if lines[0].startswith("Graph execution error") else 0]
+    return ServingError(
+        _INTERNALS.sub("", line) or type(error).__name__,
+        _STATUSES.get(error.error_code, 500),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What a path asks for.
+
+    Attributes:
+        model_name: of which model.
+        version: of this version, or None.
+        label: of the version with this label, or None.
+        action: "predict", "metadata" or "status".
+    """
+
+    model_name: str
+    version: int | None
+    label: str | None
+    action: str
+
+
+def parse_path(method, path) -> Target:
+    """What a request asks for.
+
+    Args:
+        method: "GET" or "POST"; any other is refused.
+        path: as it was sent: without the query, and not yet URL-decoded.
+    """
+    match = method in _PATHS and re.fullmatch(
+        _PATHS[method], path, re.ASCII | re.IGNORECASE
+    )
+    if not match:
+        raise ServingError(f"Malformed request: {method} {path}")
+    name, version, label = match.group("name", "version", "label")
+    if not name:
+        raise ServingError("Missing model name in request.")
+    if version:
+        digits = version.lstrip("0") or "0"
+        # Python converts no more than thousands of digits.
+        if len(digits) > 19 or int(digits) >= 2**63:
+            raise ServingError(
+                f"Failed to convert version: {version} to numeric."
+            )
+        version = int(digits)
+    action = (match["action"] or "status").lower()
+    kinds = {"classify": "classification", "regress": "regression"}
+    if action in kinds:
+        raise ServingError(
+            f"Expected {kinds[action]} signature method_name to be "
+            f"tensorflow/serving/{action}. Was: tensorflow/serving/predict"
+        )
+    return Target(
+        urllib.parse.unquote(name),
+        version,
+        label and urllib.parse.unquote(label),
+        action,
+    )
+
+
+def status(versions) -> dict:
+    """The answer about the versions of a model, the highest first.
+
+    Args:
+        versions: dict of (state, error code, error message) by version. States
+            are START, LOADING, AVAILABLE, UNLOADING and END; the error code of
+            a version that is well is OK.
+    """
+    return {
+        "model_version_status": [
+            {
+                "version": str(version),
+                "state": state,
+                "status": {"error_code": code, "error_message": message},
+            }
+            for version, (state, code, message) in sorted(
+                versions.items(), reverse=True
+            )
+        ]
+    }
+
+
+def metadata(path, model_name, version) -> bytes:
+    """The answer about the signatures of a version.
+
+    Args:
+        path: its directory. What `tf.saved_model.load` gives knows neither the
+            names of the tensors nor the default values.
+        model_name, version: what it is served as.
+    """
+    saved_model = saved_model_pb2.SavedModel.FromString(
+        pathlib.Path(path, "saved_model.pb").read_bytes()
+    )
+    signatures = {
+        name: json_format.MessageToDict(
+            signature,
+            always_print_fields_with_no_presence=True,
+            preserving_proto_field_name=True,
+        )
+        for name, signature in sorted(
+            saved_model.meta_graphs[0].signature_def.items()
+        )
+    }
+    answer = {
+        "model_spec": {
+            "name": model_name,
+            "signature_name": "",
+            "version": str(version),
+        },
+        "metadata": {"signature_def": {"signature_def": signatures}},
+    }
+    return json.dumps(answer).encode()
+
+
+def predict(functions, body) -> bytes:
+    """Runs a signature on the tensors that a request spells out.
+
+    Args:
+        functions: what `tf.saved_model.load` gave.
+        body: the request, JSON.
+
+    Returns:
+        The answer, JSON.
+    """
+    request = _parse(body)
+    name = request.get("signature_name", "")
+    if not isinstance(name, str):
+        raise ServingError("'signature_name' key must be a string value.")
+    name = name or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+    if name not in functions.signatures:
+        raise ServingError(
+            f'Serving signature name: "{name}" not found in signature def'
+        )
+    function = functions.signatures[name]
+    specs = function.structured_input_signature[1]
+    values = _values(request, specs)
+    if missing := specs.keys() - values.keys():
+        # A signature is loaded without its default values. The function that
+        # it was made from, and that has its name, is loaded with them.
+        function = getattr(functions, name, None)
+        if isinstance(function, tf.types.experimental.PolymorphicFunction):
+            missing -= {
+                parameter.name
+                for parameter in function.function_type.parameters.values()
+                if parameter.default is not parameter.empty
+            }
+        if missing:
+            raise ServingError(
+                f"Missing named input: {', '.join(sorted(missing))}"
+            )
+    try:
+        outputs = function(
+            **{key: _tensor(key, specs[key], values[key]) for key in values}
+        )
+        columns = {key: _to_json(key, outputs[key]) for key in sorted(outputs)}
+    except tf.errors.OpError as error:
+        raise from_tensorflow(error) from error
+    if "inputs" in request:
+        answer = {"outputs": _bare(columns)}
+    else:
+        sizes = {tuple(output.shape[:1]) for output in outputs.values()}
+        if len(sizes) > 1 or () in sizes:
+            raise ServingError(
+                "The outputs have no batch size in common: ask with 'inputs' "
+                "instead of 'instances'"
+            )
+        rows = zip(*columns.values())
+        answer = {
+            "predictions": [_bare(dict(zip(columns, row))) for row in rows]
+        }
+    return json.dumps(answer, ensure_ascii=False).encode()
+
+
+# From JSON --------------------------------------------------------------------
+
+
+def _parse(body) -> dict:
+    if not body:
+        raise ServingError("JSON Parse error: The document is empty")
+    try:
+        request = json.loads(
+            body.decode("utf-8-sig"), object_pairs_hook=_unique
+        )
+    except (ValueError, RecursionError) as error:
+        raise ServingError(f"JSON Parse error: {error}") from error
+    if not isinstance(request, dict):
+        raise ServingError("JSON Value: Is not object")
+    return request
+
+
+def _unique(pairs) -> dict:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ServingError("JSON Parse error: an object has a key twice")
+    return members
+
+
+def _values(request, specs) -> dict:
+    """The nested lists of each input, by name."""
+    if "inputs" in request and "instances" in request:
+        raise ServingError(
+            "Not formatted correctly expecting only one of 'inputs' or "
+            "'instances' keys to exist"
+        )
+    if "inputs" in request:
+        values = request["inputs"]
+        if not _has_names(values):
+            values = {_only_input(specs): values}
+    elif "instances" in request:
+        values = _columns(request["instances"], specs)
+    else:
+        raise ServingError("Missing 'inputs' or 'instances' key")
+    for name in values:
+        if name not in specs:
+            raise ServingError(
+                f"JSON object: does not have named input: {name}"
+            )
+    return values
+
+
+def _columns(rows, specs) -> dict:
+    if not isinstance(rows, list):
+        raise ServingError("Expecting 'instances' to be a list/array")
+    if not rows:
+        raise ServingError("No values in 'instances' array")
+    if not any(map(_has_names, rows)):
+        return {_only_input(specs): rows}
+    for number, row in enumerate(rows):
+        if not _has_names(row) or row.keys() != rows[0].keys():
+            raise ServingError(
+                f"Failed to process element: {number} of 'instances' list. "
+                "Expecting objects only, all with the same keys"
+            )
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _has_names(value) -> bool:
+    """Whether it is an object of inputs, not the `{"b64": ...}` of bytes."""
+    return isinstance(value, dict) and not (
+        value.keys() == {"b64"} and isinstance(value["b64"], str)
+    )
+
+
+def _only_input(specs) -> str:
+    """The input that a value without a name is for."""
+    if len(specs) != 1:
+        raise ServingError(
+            "Expecting an object as multiple input tensors required: "
+            + ", ".join(sorted(specs))
+        )
+    return next(iter(specs))
+
+
+def _tensor(name, spec, value) -> tf.Tensor:
+    """The tensor that nested lists spell out."""
+    shape, values = [], [value]
+    while values and isinstance(values[0], list):
+        size = len(values[0])
+        for part in values:
+            if not isinstance(part, list) or len(part) != size:
+                raise ServingError(
+                    f"{name}: Encountered list at unexpected size at level: "
+                    f"{len(shape)} expected size: {size}"
+                )
+        shape.append(size)
+        values = list(itertools.chain.from_iterable(values))
+    if not spec.shape.is_compatible_with(shape):
+        raise ServingError(
+            f"{name}: Expecting shape {spec.shape} but got: {shape}"
+        )
+    if spec.dtype == tf.string:
+        values = [_string(name, value) for value in values]
+    else:
+        _check(name, spec.dtype, values)
+    numpy_dtype = spec.dtype.as_numpy_dtype
+    # Floats narrower than a double do not take whole numbers of any size.
+    wide = np.float64 if spec.dtype.is_floating else numpy_dtype
+    return tf.constant(
+        np.array(values, wide).astype(numpy_dtype), spec.dtype, shape
+    )
+
+
+def _string(name, value) -> bytes:
+    try:
+        if isinstance(value, str):
+            return value.encode()
+        if isinstance(value, dict) and not _has_names(value):
+            text = value["b64"]
+            padding = "=" * (-len(text) % 4)  # may be left out
+            return base64.b64decode(text + padding, validate=True)
+    except ValueError as error:
+        raise ServingError(f"{name}: not valid base64 or Unicode") from error
+    raise _wrong_type(name, tf.string, value)
+
+
+def _check(name, dtype, values):
+    """Raises where a value is not of a type, or beyond its range."""
+    if dtype.is_bool:
+        types, low, high = (bool,), False, True
+    elif dtype.is_integer:
+        types, low, high = (int,), dtype.min, dtype.max
+    elif dtype.is_floating:
+        # The highest float32 is written as a double that is a bit higher.
+        high = min(float(dtype.max) * (1 + 2**-25), sys.float_info.max)
+        types, low = (int, float), -high
+    else:
+        raise ServingError(
+            f"{name}: Conversion of JSON Value to type: {dtype.name}", 501
+        )
+    for value in values:
+        if (
+            type(value) not in types  # to `isinstance` a bool is an int
+            or high < value < math.inf
+            or -math.inf < value < low
+        ):
+            raise _wrong_type(name, dtype, value)
+
+
+def _wrong_type(name, dtype, value) -> ServingError:
+    shown = {list: "Array", dict: "Object"}.get(type(value))
+    return ServingError(
+        f"{name}: JSON Value: {shown or json.dumps(value)[:60]} is not of "
+        f"expected type: {dtype.name}"
+    )
+
+
+# To JSON ----------------------------------------------------------------------
+
+
+def _to_json(name, output):
+    """Nested lists of what a tensor holds."""
+    values = np.asarray(output.numpy(), output.dtype.as_numpy_dtype)
+    if output.dtype == tf.string and name.endswith("_bytes"):
+        written = [
+            {"b64": base64.b64encode(value).decode()}
+            for value in values.ravel()
+        ]
+    elif output.dtype == tf.string:
+        written = [value.decode("utf-8", "replace") for value in values.ravel()]
+    elif output.dtype.is_floating and output.dtype.size < 8:
+        # As few digits as tell it from its neighbors: 0.2, not 0.200000003.
+        written = [
+            float(str(value)) for value in values.astype(np.float32).ravel()
+        ]
+    else:
+        return values.tolist()
+    return np.array(written, object).reshape(values.shape).tolist()
+
+
+def _bare(values):
+    """Values by the names of outputs; if there is one, without its name."""
+    return values if len(values) > 1 else next(iter(values.values()))
