@@ -76,7 +76,7 @@ def train(model_config, train_config, strategy):
     trainer.fit(callbacks(trainer, generator))
 
     generator.model.set_weights(trainer.best_model().get_weights())
-    version = generator.save(export_dir)
+    version = generator.save(export_dir, trainer.summary())
     curves = model_dir / "curves.png"
     if trainer.history and not training.draw_curves(trainer.history, curves):
         curves = "not drawn, matplotlib is missing: pip install matplotlib"

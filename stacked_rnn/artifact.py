@@ -48,6 +48,11 @@ def read_description(path, flag="saved_model"):
         ) from error
 
 
+def read_training(path) -> dict | None:
+    """What a SavedModel says of how it was trained: see `Trainer.summary`."""
+    return json.loads((path / CONFIG_FILE).read_text()).get("training")
+
+
 def find(saved_model) -> pathlib.Path:
     """The version directory that `--saved_model` means.
 

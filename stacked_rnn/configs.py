@@ -413,3 +413,62 @@ class SavedModelConfig(Config):
         "Directory of an exported model: a version, or the parent of several "
         "(the highest is taken). Empty: the newest under saved_models/.",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeConfig(Config):
+    """What is served, to whom, and within which limits."""
+
+    saved_model: str = setting(
+        "",
+        "Directory of an exported model: a version, the parent of several (the "
+        "highest is served, and a new one as soon as it is there), or of "
+        "several models, each by its name. Empty: saved_models.",
+    )
+    model_name: str = setting(
+        "", "What a single model is called (empty: as its directory)."
+    )
+    host: str = setting(
+        "127.0.0.1",
+        "Address to listen on. 0.0.0.0 lets other machines in: set "
+        "--api_keys_file then.",
+    )
+    port: int = setting(
+        8501, "Port to listen on (0: any that is free).", minimum=0, below=65536
+    )
+    api_keys_file: str = setting(
+        "",
+        "File with an API key a line; requests under /v1 then need one, "
+        "Authorization: Bearer KEY (empty: no keys).",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        "An origin whose web pages may use the server, such as "
+        "https://example.org (repeat for more; none: no other site's).",
+    )
+    max_tokens: int = setting(
+        4096, "Most new tokens that a request may ask for.", minimum=1
+    )
+    max_waiting: int = setting(
+        1024,
+        "Most texts that wait for one of the 64 places of a model; a request "
+        "beyond gets status 429.",
+        minimum=1,
+    )
+    max_body_bytes: int = setting(
+        1_000_000, "Most bytes of a request's body.", minimum=1
+    )
+    request_seconds: float = setting(
+        300.0, "Longest time that a request may take.", minimum=0.0
+    )
+    drain_seconds: float = setting(
+        30.0,
+        "After SIGTERM or Ctrl-C, requests that are here may go on so long.",
+        minimum=0.0,
+    )
+    poll_seconds: float = setting(
+        1.0, "How often to look for new versions.", minimum=0.01
+    )
+    access_log: bool = setting(
+        True, "Write a line of JSON for each request to standard error."
+    )

@@ -28,7 +28,8 @@ class Continuation:
         self.stopped = False
         self._stop = [string.encode() for string in stop]
         self._content = bytearray()
-        self._shown = 0
+        self._shown = 0  # bytes
+        self._shown_tokens, self._end_of_shown_tokens = 0, 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     @property
@@ -87,6 +88,21 @@ class Continuation:
         new = self._content[self._shown : end]
         self._shown = max(end, self._shown)
         return self._decoder.decode(new, final=last)
+
+    def show_tokens(self) -> tuple[list[bytes], list[float]]:
+        """Tokens that were not shown before and are: (bytes, log p) of each.
+
+        Those that lie wholly in what `show` gave up to now.
+        """
+        first = self._shown_tokens
+        for token in itertools.islice(self.tokens, first, None):
+            end = self._end_of_shown_tokens + len(token)
+            if end > self._shown:
+                break
+            self._shown_tokens += 1
+            self._end_of_shown_tokens = end
+        shown = slice(first, self._shown_tokens)
+        return self.tokens[shown], self.log_probs[shown].tolist()
 
     def _held_back(self):
         """Bytes at the end that are the beginning of a stop string."""

@@ -14,7 +14,14 @@ import types
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import artifact, beams, evaluation, generation, samplers
+from stacked_rnn import (
+    artifact,
+    beams,
+    evaluation,
+    generation,
+    samplers,
+    warmup,
+)
 from stacked_rnn.configs import MAX_NEW_TOKENS, SamplingConfig
 
 _WINDOW = 128  # tokens that run through the layers at once
@@ -482,8 +489,13 @@ class TextGenerator(tf.Module):
         text = self.generate(tf.constant([""]), **options)["texts"].numpy()[0]
         return repr(text.decode())[1:-1]
 
-    def save(self, export_dir) -> pathlib.Path:
+    def save(self, export_dir, training=None) -> pathlib.Path:
         """Writes the next version of the SavedModel, whole or not at all.
+
+        Args:
+            export_dir: directory of the versions.
+            training: what the model says of how it was trained, JSON values
+                (`Trainer.summary`); None: nothing.
 
         Returns:
             The directory of the version, export_dir/VERSION.
@@ -496,7 +508,7 @@ class TextGenerator(tf.Module):
             tempfile.mkdtemp(".partial", "export-", export_dir)
         )
         try:
-            self._write(partial)
+            self._write(partial, training)
             partial.chmod(0o755)
             partial.rename(export_dir / str(version))
         except BaseException:
@@ -504,7 +516,7 @@ class TextGenerator(tf.Module):
             raise
         return export_dir / str(version)
 
-    def _write(self, directory):
+    def _write(self, directory, training):
         with tempfile.TemporaryDirectory() as scratch:
             tokenizer_json = pathlib.Path(
                 scratch, pathlib.Path(artifact.TOKENIZER_FILE).name
@@ -529,7 +541,19 @@ class TextGenerator(tf.Module):
         config = {
             "model": self.model.config.to_dict(),
             "sampling": self.defaults.to_dict(),
+            "training": training,
         }
         config_json = directory / artifact.CONFIG_FILE
         config_json.parent.mkdir()
         config_json.write_text(json.dumps(config, indent=2) + "\n")
+        texts = tf.constant([b""])
+        warmup.write(
+            directory / warmup.FILE,
+            [
+                ("serving_default", {"prompts": texts}),
+                ("generate", {"prompts": texts} | self._default_options()),
+                ("score", {"texts": texts}),
+                ("embed", {"texts": texts}),
+                ("prefill", {"prompts": texts}),
+            ],
+        )

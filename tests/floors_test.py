@@ -15,6 +15,7 @@ FLOORS = {
     "continuations": 0,
     "surprise": 0,
     "artifact": 1,
+    "warmup": 1,
     "console": 1,
     "datasets": 1,
     "layers": 1,
@@ -27,6 +28,7 @@ FLOORS = {
     "export": 5,
     "finetuning": 5,
     "runtimes": 5,
+    "batching": 5,
     "serving": 6,
 }
 PACKAGE = pathlib.Path(__file__).parents[1] / "stacked_rnn"

@@ -153,6 +153,34 @@ class Trainer:
             f"{self.decisions}"
         )
 
+    def summary(self) -> dict:
+        """How the best model came about, for people: JSON values.
+
+        Returns:
+            corpus (its name), tokenizer, characters (of the training part),
+            epochs, and validation, the results of the best epoch, or None.
+        """
+        rows = [row for row in self.history if "val_loss" in row]
+        best = min(rows, key=lambda row: row["val_loss"], default=None)
+        windows = self.data.training
+        return {
+            "corpus": ", ".join(
+                pathlib.Path(part.strip()).name
+                for part in self.config.corpus.split(",")
+            ),
+            "tokenizer": self.config.tokenizer,
+            "characters": round(
+                windows.num_tokens * windows.characters_per_token
+            ),
+            "epochs": round(self.step / windows.steps_per_epoch, 2),
+            "validation": best
+            and {
+                name.removeprefix("val_"): value
+                for name, value in best.items()
+                if name.startswith("val_")
+            },
+        }
+
     def _open_run(self, model_config) -> bool:
         """Readies the directory; whether there is a run to go on with."""
         error, outcome = None, 0.0

@@ -1,0 +1,51 @@
+r"""Serves exported models: OpenAI's and TensorFlow Serving's APIs, and a page.
+
+  python serve.py                                 every model of saved_models/
+  python serve.py --saved_model=saved_models/pydoc --port=8000
+  python serve.py --host=0.0.0.0 --api_keys_file=keys.txt
+
+Then open http://127.0.0.1:8501/ in a browser, or:
+
+  curl http://127.0.0.1:8501/v1/completions --json \
+    '{"model": "pydoc", "prompt": "The ", "max_tokens": 100}'
+  curl http://127.0.0.1:8501/v1/models/pydoc:predict \
+    -d '{"instances": ["The "]}'
+
+A new version in the directory is loaded, and takes over without a pause.
+SIGTERM or Ctrl-C lets the requests that are here end, and refuses others.
+Needs: pip install --editable '.[serve]'
+"""
+
+import signal
+import sys
+import threading
+
+from stacked_rnn import command_line, configs
+
+
+def main(config):
+    """Models in, a server out."""
+    try:
+        from stacked_rnn.serving import server
+    except ImportError as error:
+        raise configs.UserError(
+            f"{error.name} is missing: pip install --editable '.[serve]'"
+        ) from error
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with server.Server(config) as running:
+        for url in running.urls():
+            print(url, file=sys.stderr)
+        stop.wait()
+        print("stopping", file=sys.stderr)
+
+
+def run():
+    """Console entry point."""
+    command_line.run(main, configs.ServeConfig)
+
+
+if __name__ == "__main__":
+    run()

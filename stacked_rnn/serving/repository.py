@@ -1,0 +1,214 @@
+"""The models that are served: found in a directory, loaded, replaced."""
+
+import dataclasses
+import logging
+import pathlib
+import threading
+import time
+
+import numpy as np
+
+from stacked_rnn import artifact, batching, evaluation, inference
+from stacked_rnn.configs import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A version of a model, ready.
+
+    Attributes:
+        name, version: of it.
+        created: time stamp of its files, seconds since 1970.
+        model: an `inference.SavedModel`.
+        batcher: a `batching.Batcher` over it.
+        card: sentences on what it is.
+    """
+
+    name: str
+    version: int
+    created: int
+    model: inference.SavedModel
+    batcher: batching.Batcher
+    card: list[str]
+
+    def prompt(self, token_ids, scored):
+        """A prompt as the answer may need it.
+
+        Args:
+            token_ids: int32 [tokens].
+            scored: whether log p is wanted.
+
+        Returns:
+            Its text, the bytes of its tokens, and log p of each: None for the
+            first, and for all where they are not wanted.
+        """
+        tokens = self.model.token_bytes[token_ids].tolist()
+        log_probs = [None] * len(tokens)
+        if scored and len(tokens) > 1:
+            functions = self.model.functions
+            log_probs[1:] = (
+                -evaluation.nats_of_text(
+                    functions.score_window,
+                    token_ids,
+                    functions.initial_states(1),
+                    progress=lambda done: None,
+                )
+            ).tolist()
+        return b"".join(tokens).decode("utf-8", "replace"), tokens, log_probs
+
+
+class Repository:
+    """The models below a directory, the highest version of each.
+
+    Args:
+        saved_model: a version directory, the directory of a model's versions,
+            or one with several of these; empty: saved_models/.
+        model_name: what a single model is called; empty: as its directory.
+        deliver, max_waiting: see `batching.Batcher`.
+
+    Raises:
+        UserError: there is no model.
+    """
+
+    def __init__(self, saved_model, model_name, deliver, max_waiting):
+        self._root = pathlib.Path(saved_model or "saved_models")
+        self._model_name = model_name
+        self._deliver, self._max_waiting = deliver, max_waiting
+        self._served = {}
+        self._failed = {}  # name -> (version, message)
+        self._stopping = threading.Event()
+        self._poller = None
+        if not self._root.is_dir():
+            raise UserError(
+                f"--saved_model={self._root}: no such directory: train.py "
+                "exports a model there"
+            )
+        found = self._find()
+        if not found:
+            raise UserError(
+                f"--saved_model={self._root}: neither a SavedModel nor a "
+                "directory of some: there is no saved_model.pb below it"
+            )
+        if model_name and len(found) > 1:
+            raise UserError(
+                f"--model_name={model_name}: there are several models in "
+                f"{self._root}, named as their directories: "
+                + ", ".join(sorted(found))
+            )
+
+    def __getitem__(self, name) -> Served:
+        return self._served[name]
+
+    def __iter__(self):
+        """Those that are ready, by name."""
+        return iter(sorted(self._served.values(), key=lambda one: one.name))
+
+    def states(self, name) -> dict:
+        """version -> (state, error code, message), as TensorFlow Serving has.
+
+        Raises:
+            KeyError: there is no such model.
+        """
+        states = {}
+        if name in self._failed:
+            version, message = self._failed[name]
+            states[version] = ("END", "INVALID_ARGUMENT", message)
+        if name in self._served:
+            states[self._served[name].version] = ("AVAILABLE", "OK", "")
+        if not states:
+            raise KeyError(name)
+        return states
+
+    def update(self) -> None:
+        """Loads what is new, and lets go of what it replaces.
+
+        Requests go to the old version until the new one is ready. A version
+        that cannot be loaded is named once, and the old one stays.
+        """
+        for name, path in self._find().items():
+            version = _version(path)
+            served = self._served.get(name)
+            is_known = served and served.version == version
+            if is_known or self._failed.get(name, (None,))[0] == version:
+                continue
+            try:
+                self._served[name] = self._load(name, version, path)
+            except Exception as error:  # whatever is wrong with it
+                logging.error("%s version %s: %s", name, version, error)
+                self._failed[name] = (version, str(error).split("\n")[0])
+                continue
+            self._failed.pop(name, None)
+            logging.info("%s version %s is ready", name, version)
+            if served:
+                threading.Thread(target=served.batcher.close).start()
+
+    def watch(self, seconds) -> None:
+        """Updates from now on, so often."""
+
+        def poll():
+            while not self._stopping.wait(seconds):
+                self.update()
+
+        self._poller = threading.Thread(target=poll, daemon=True)
+        self._poller.start()
+
+    def close(self, seconds) -> bool:
+        """Takes no more texts; whether those that grow end within a time."""
+        self._stopping.set()
+        deadline = time.monotonic() + seconds
+        return all(
+            [
+                served.batcher.close(max(0, deadline - time.monotonic()))
+                for served in self
+            ]
+        )
+
+    def _find(self) -> dict:
+        """name -> the directory of the highest version that is complete."""
+        if path := artifact.find_version(self._root):
+            directory = path.parent if path.name.isdigit() else path
+            return {self._model_name or directory.resolve().name: path}
+        found = {
+            directory.name: artifact.find_version(directory)
+            for directory in self._root.iterdir()
+            if directory.is_dir()
+        }
+        return {name: path for name, path in found.items() if path}
+
+    def _load(self, name, version, path) -> Served:
+        model = inference.load(str(path))
+        batcher = batching.Batcher(model, self._deliver, self._max_waiting)
+        created = int((path / "saved_model.pb").stat().st_mtime)
+        return Served(name, version, created, model, batcher, _card(model))
+
+
+def _card(model) -> list[str]:
+    """What a model is, in sentences."""
+    config = model.model_config
+    cell = {"gru": "GRU", "lstm": "LSTM", "simple_rnn": "Simple RNN"}
+    num_parameters = sum(
+        int(np.prod(weight.shape)) for weight in model.functions.weights
+    )
+    sentences = [
+        f"{cell[config.cell]} language model, {config.num_layers} layer(s) of "
+        f"{config.units} units: {num_parameters:,} parameters, "
+        f"{config.vocabulary_size:,} tokens ({model.tokenizer.kind})."
+    ]
+    training = artifact.read_training(model.path)
+    if training:
+        sentences.append(
+            f"Trained on {training['corpus']}: {training['characters']:,} "
+            f"characters, {training['epochs']:g} epoch(s)."
+        )
+        if validation := training["validation"]:
+            bits = validation["bits_per_character"]
+            sentences.append(
+                f"Text that it had not seen costs it {bits:.2f} bits a "
+                f"character; each next token is as hard to guess as one of "
+                f"{validation['perplexity']:.1f}."
+            )
+    return sentences
+
+
+def _version(path) -> int:
+    return int(path.name) if path.name.isdigit() else 1

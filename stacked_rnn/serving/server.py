@@ -1,0 +1,110 @@
+"""The server as a whole: models, application, socket, and their end."""
+
+import logging
+import socket
+import threading
+import time
+
+import uvicorn
+
+from stacked_rnn import command_line
+from stacked_rnn.configs import UserError
+from stacked_rnn.serving import app, repository, streams
+
+
+class Server:
+    """Serves in threads of its own while the `with` block lasts.
+
+    On the way out new requests are refused, and those that are here go on for
+    `drain_seconds`.
+
+    Args:
+        config: a `ServeConfig`.
+
+    Attributes:
+        port: the one it listens on.
+
+    Raises:
+        UserError: there is nothing to serve, or no place to do it.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        keys = ()
+        if config.api_keys_file:
+            content = command_line.read_file(
+                "api_keys_file", config.api_keys_file
+            )
+            keys = content.decode("utf-8", "replace").split()
+            if not keys:
+                raise UserError(
+                    f"--api_keys_file={config.api_keys_file}: no key in it"
+                )
+        self._repository = repository.Repository(
+            config.saved_model,
+            config.model_name,
+            streams.deliver,
+            config.max_waiting,
+        )
+        self._socket = self._listen()
+        self.port = self._socket.getsockname()[1]
+        self._app = app.create_app(self._repository, config, keys)
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(
+                self._app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_graceful_shutdown=5,
+            )
+        )
+        # Not in the main thread uvicorn leaves the signals alone.
+        self._thread = threading.Thread(
+            target=self._uvicorn.run, kwargs={"sockets": [self._socket]}
+        )
+
+    def _listen(self):
+        host, port = self._config.host, self._config.port
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family)
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"--host={host} --port={port}: {error}: take another"
+            ) from error
+
+    def __enter__(self):
+        self._thread.start()
+        self._repository.update()
+        if not [*self._repository]:
+            self._stop()
+            raise UserError(
+                f"--saved_model={self._config.saved_model}: none of its "
+                "models can be loaded, see above"
+            )
+        self._repository.watch(self._config.poll_seconds)
+        return self
+
+    def __exit__(self, *_):
+        self._app.state.is_draining = True
+        deadline = time.monotonic() + self._config.drain_seconds
+        self._repository.close(self._config.drain_seconds)
+        while self._app.state.num_requests and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._stop()
+
+    def _stop(self):
+        self._uvicorn.should_exit = True
+        self._thread.join()
+        logging.shutdown()
+
+    def urls(self) -> list[str]:
+        """Lines that say where to find what."""
+        base = f"http://{self._config.host}:{self.port}"
+        names = ", ".join(served.name for served in self._repository)
+        return [
+            f"Serving {names} at {base}/",
+            f"  OpenAI's API: base_url={base}/v1",
+            f"  TensorFlow Serving's: {base}/v1/models/NAME:predict",
+        ]

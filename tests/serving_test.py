@@ -1,0 +1,554 @@
+"""The server from outside: OpenAI's client, plain HTTP, and what goes wrong."""
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import openai
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stacked_rnn import batching, configs, inference
+from stacked_rnn.serving import server
+from tests.export_test import build_generator
+
+SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_size():
+    """Compiles for one size of batch, for the sake of time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "SIZES", (16,))
+        yield
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Two models, one of them with a story."""
+    directory = tmp_path_factory.mktemp("saved_models")
+    build_generator().save(
+        directory / "letters",
+        {
+            "corpus": "letters.txt", "characters": 1000, "epochs": 2,
+            "validation": {"bits_per_character": 1.5, "perplexity": 2.83},
+        },
+    )  # fmt: skip
+    build_generator(cell="lstm").save(directory / "others")
+    return directory
+
+
+@contextlib.contextmanager
+def serving(directory, **settings):
+    config = configs.ServeConfig(
+        **{
+            "saved_model": str(directory), "port": 0, "poll_seconds": 0.1,
+            "access_log": False,
+        }
+        | settings
+    )  # fmt: skip
+    with server.Server(config) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def running(directory):
+    with serving(directory) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(running):
+    return openai_client(running)
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    return inference.load(str(directory / "letters"))
+
+
+def openai_client(running, key="none"):
+    return openai.OpenAI(
+        base_url=f"http://127.0.0.1:{running.port}/v1",
+        api_key=key,
+        max_retries=0,
+    )
+
+
+def request(running, method, path, body=None, headers=()):
+    """(status, headers, body) of a request."""
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, 60)
+    if isinstance(body, (dict, list)):
+        body = json.dumps(body)
+    headers = {"content-type": "application/json"} | dict(headers)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, answer.headers, content
+
+
+def completion(running, **values):
+    body = {"model": "letters", "prompt": "abc"} | values
+    status, _, content = request(running, "POST", "/v1/completions", body)
+    return status, json.loads(content)
+
+
+def alone(model, prompt, stop=(), num_samples=1, **options):
+    sampling = configs.SamplingConfig(
+        **{"max_new_tokens": 16, "temperature": 1.0} | options
+    )
+    return list(model.generate([prompt], sampling, stop, num_samples))
+
+
+def active(running, name="letters"):
+    """Texts of a model that have a place or wait for one."""
+    _, _, content = request(running, "GET", "/metrics")
+    return sum(
+        float(line.split()[-1])
+        for line in content.decode().splitlines()
+        if line.startswith(("stacked_rnn_texts_active", "stacked_rnn_texts_w"))
+        and f'"{name}"' in line
+    )
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
+# OpenAI's API
+
+
+def test_a_seeded_completion_is_what_generate_makes(client, model):
+    answer = client.completions.create(
+        model="letters", prompt=["abc", ""], n=2, seed=7, max_tokens=30,
+        temperature=0.9, top_p=0.9, stop=["zz"], logprobs=0,
+        extra_body={"top_k": 8, "repetition_penalty": 1.2},
+    )  # fmt: skip
+    options = {
+        "seed": 7, "max_new_tokens": 30, "temperature": 0.9, "top_p": 0.9,
+        "top_k": 8, "repetition_penalty": 1.2,
+    }  # fmt: skip
+    expected = [
+        *alone(model, "abc", num_samples=2, **options),
+        *alone(model, "", num_samples=2, **options),
+    ]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    for choice, text in zip(answer.choices, expected, strict=True):
+        assert choice.text == text.text and choice.finish_reason == "length"
+        logprobs = choice.logprobs
+        assert "".join(logprobs.tokens) == text.text
+        assert logprobs.token_logprobs == pytest.approx(
+            list(text.log_probs), abs=1e-5
+        )
+        assert logprobs.text_offset == [*range(30)]
+    assert answer.usage.prompt_tokens == 3 + 1
+    assert answer.usage.completion_tokens == 120
+
+
+def test_a_stream_adds_up_to_the_answer(client):
+    options = {
+        "model": "letters", "prompt": ["abc", "h"], "seed": 1,
+        "max_tokens": 90, "echo": True, "logprobs": 0, "stop": ["aa", "bb"],
+    }  # fmt: skip
+    whole = client.completions.create(**options)
+    events = list(
+        client.completions.create(
+            stream=True, stream_options={"include_usage": True}, **options
+        )
+    )
+    assert len({event.id for event in events}) == 1
+    *events, last = events
+    assert last.choices == [] and last.usage == whole.usage
+    for expected in whole.choices:
+        pieces = [
+            choice
+            for event in events
+            for choice in event.choices
+            if choice.index == expected.index
+        ]
+        assert len(pieces) > 2
+        assert "".join(piece.text for piece in pieces) == expected.text
+        reasons = [piece.finish_reason for piece in pieces]
+        assert reasons == [None] * (len(pieces) - 1) + [expected.finish_reason]
+        for name in ("tokens", "text_offset"):
+            together = [
+                value
+                for piece in pieces
+                for value in getattr(piece.logprobs, name)
+            ]
+            assert together == getattr(expected.logprobs, name)
+
+
+def test_an_echo_has_the_prompt_and_its_cost(client, model):
+    answer = client.completions.create(
+        model="letters", prompt="abcab", max_tokens=0, echo=True, logprobs=0
+    )
+    [choice] = answer.choices
+    assert choice.text == "abcab" and choice.finish_reason == "length"
+    _, nats = model.token_nats("abcab")
+    assert choice.logprobs.token_logprobs[0] is None
+    assert choice.logprobs.token_logprobs[1:] == pytest.approx(
+        [-one for one in nats], abs=1e-5
+    )
+    empty = client.completions.create(
+        model="letters", prompt="", max_tokens=1, echo=True, seed=0
+    )
+    assert len(empty.choices[0].text) == 1
+
+
+def test_token_ids_are_a_prompt(client, model):
+    token_ids = model.tokenizer.tokenize(["abc"]).values.numpy().tolist()
+    options = {"model": "letters", "seed": 3, "max_tokens": 9}
+    texts = {
+        client.completions.create(prompt=prompt, **options).choices[0].text
+        for prompt in ("abc", token_ids, [token_ids])
+    }
+    assert len(texts) == 1
+
+
+def test_without_a_seed_texts_differ(client):
+    texts = {
+        client.completions.create(
+            model="letters", prompt="abc", max_tokens=30, seed=None
+        )
+        .choices[0]
+        .text
+        for _ in range(3)
+    }
+    assert len(texts) == 3
+
+
+def test_models_are_listed_with_their_cards(client, running):
+    ids = [model.id for model in client.models.list()]
+    assert ids == ["letters", "others"]
+    card = client.models.retrieve("letters").card
+    assert "GRU language model, 2 layer(s) of 6 units" in card[0]
+    assert "letters.txt: 1,000 characters, 2 epoch(s)" in card[1]
+    assert "1.50 bits a character" in card[2]
+    assert len(client.models.retrieve("others").card) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "status", "param"),
+    [
+        ({"model": "no"}, 404, "model"),
+        ({"temperature": 2.1}, 400, "temperature"),
+        ({"top_p": -0.1}, 400, "top_p"),
+        ({"max_tokens": 5000}, 400, "max_tokens"),
+        ({"max_tokens": "5"}, 400, "max_tokens"),
+        ({"n": 0}, 400, "n"),
+        ({"n": 100, "prompt": ["a", "b"]}, 400, "n"),
+        ({"seed": -1}, 400, "seed"),
+        ({"seed": 2**63}, 400, "seed"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, 400, "stop"),
+        ({"stop": ""}, 400, "stop"),
+        ({"prompt": []}, 400, "prompt"),
+        ({"prompt": [1, "a"]}, 400, "prompt"),
+        ({"prompt": [10**12]}, 400, "prompt"),
+        ({"prompt": [-1]}, 400, "prompt"),
+        ({"logprobs": 2}, 400, "logprobs"),
+        ({"best_of": 2}, 400, "best_of"),
+        ({"logit_bias": {"1": 5}}, 400, "logit_bias"),
+        ({"suffix": "x"}, 400, "suffix"),
+        ({"presence_penalty": 0.5}, 400, "presence_penalty"),
+        ({"best": 1}, 400, "best"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(running, values, status, param):
+    got, answer = completion(running, **values)
+    assert got == status and answer["error"]["param"] == param
+    assert answer["error"]["type"] == "invalid_request_error"
+    assert param in answer["error"]["message"]
+
+
+def test_null_is_the_default(running):
+    nulls = dict.fromkeys(
+        ("max_tokens", "temperature", "stop", "n", "logit_bias", "suffix")
+    )
+    status, answer = completion(running, **nulls)
+    assert status == 200 and answer["usage"]["completion_tokens"] == 16
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["model", "prompt", "stop", "n", "seed", "stream"]
+                )
+                | st.text(max_size=5),
+                inner,
+                max_size=5,
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_no_body_makes_the_server_fail(running, body):
+    if isinstance(body, dict):
+        body.setdefault("model", "letters")
+    for path in ("/v1/completions", "/v1/models/letters:predict"):
+        status, _, content = request(running, "POST", path, json.dumps(body))
+        assert status in (200, 400, 404), content
+
+
+# TensorFlow Serving's API, and the rest
+
+
+def test_predict_status_and_metadata(running, model):
+    status, _, content = request(
+        running, "POST", "/v1/models/letters/versions/1:predict",
+        {"signature_name": "generate", "inputs": {"prompts": ["abc"]}},
+    )  # fmt: skip
+    expected = model.functions.generate(["abc"])["texts"].numpy()[0].decode()
+    assert status == 200
+    assert json.loads(content)["outputs"]["texts"] == [expected]
+    status, _, content = request(running, "GET", "/v1/models/letters")
+    [version] = json.loads(content)["model_version_status"]
+    assert version["version"] == "1" and version["state"] == "AVAILABLE"
+    status, _, content = request(running, "GET", "/v1/models/letters/metadata")
+    assert json.loads(content)["model_spec"]["name"] == "letters"
+    for path in (
+        "/v1/models/none", "/v1/models/letters/versions/2",
+        "/v1/models/letters/labels/x", "/v1/models/..%2f..%2fetc",
+    ):  # fmt: skip
+        status, _, content = request(running, "GET", path)
+        assert status == 404, path
+        assert "Servable not found" in json.loads(content)["error"]
+
+
+def test_probes_page_metrics_and_headers(running):
+    assert request(running, "GET", "/healthz")[0] == 200
+    assert request(running, "GET", "/readyz")[0] == 200
+    status, headers, content = request(running, "GET", "/")
+    assert status == 200 and b"<html" in content
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    completion(running)
+    _, _, content = request(running, "GET", "/metrics")
+    for line in (
+        'stacked_rnn_requests_total{code="200",path="/v1/completions"}',
+        'stacked_rnn_generated_tokens_total{model_name="letters"}',
+        'stacked_rnn_time_to_first_token_seconds_count{model_name="letters"}',
+        'stacked_rnn_model_info{model_name="others",version="1"} 1.0',
+    ):
+        assert line in content.decode()
+    for path in ("/nothing", "/v1/nothing", "/docs"):
+        status, _, content = request(running, "GET", path)
+        assert status == 404 and json.loads(content)["error"]
+    assert request(running, "GET", "/v1/completions")[0] == 405
+    _, headers, _ = request(
+        running, "GET", "/healthz", headers={"origin": "https://else.where"}
+    )
+    assert "access-control-allow-origin" not in headers
+
+
+def test_a_failure_tells_a_client_nothing(running, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("stacked_rnn.serving.predict.metadata", fail)
+    status, _, content = request(running, "GET", "/v1/models/letters/metadata")
+    assert status == 500 and b"secret" not in content
+    assert json.loads(content)["error"]["type"] == "server_error"
+
+
+# What goes wrong
+
+
+def test_clients_that_vanish_leave_no_texts_behind(running, client):
+    for number in range(20):
+        stream = client.completions.create(
+            model="letters", prompt="abc", max_tokens=4096, stream=number % 2,
+            timeout=None if number % 2 else 0.05,
+        ) if number % 2 else None  # fmt: skip
+        if stream:
+            next(iter(stream))
+            stream.close()
+        else:
+            with pytest.raises(openai.APITimeoutError):
+                client.with_options(timeout=0.05).completions.create(
+                    model="letters", prompt="abc", max_tokens=4096, n=64
+                )
+    wait_until(lambda: active(running) == 0)
+    assert completion(running)[0] == 200
+
+
+def test_a_slow_reader_does_not_stop_the_others(running):
+    body = json.dumps(
+        {
+            "model": "letters", "prompt": "abc", "max_tokens": 4096, "n": 8,
+            "stream": True, "logprobs": 0,
+        }
+    )  # fmt: skip
+    with socket.create_connection(("127.0.0.1", running.port)) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
+            b"content-type: application/json\r\n"
+            + f"content-length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        for _ in range(5):
+            assert completion(running, max_tokens=30)[0] == 200
+    wait_until(lambda: active(running) == 0)
+
+
+def test_limits_keys_and_origins(directory, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("first-key\nsecond-key\n")
+    with serving(
+        directory / "letters", model_name="mine", max_waiting=4,
+        max_body_bytes=500, api_keys_file=str(keys),
+        cors_origins=("https://my.page",),
+    ) as running:  # fmt: skip
+        for key, expected in (
+            ("second-key", 200), ("third-key", 401), ("", 401),
+        ):  # fmt: skip
+            headers = {"authorization": f"Bearer {key}"}
+            status, _, _ = request(
+                running, "GET", "/v1/models", headers=headers
+            )
+            assert status == expected
+        assert request(running, "GET", "/healthz")[0] == 200
+        client = openai_client(running, "first-key")
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.completions.create(model="mine", prompt="a", n=5)
+        assert caught.value.response.headers["retry-after"] == "1"
+        assert client.completions.create(model="mine", prompt="a").usage
+        authorized = {"authorization": "Bearer first-key"}
+        for chunked in (False, True):
+            body = b"x" * 10**6
+            status, _, content = request(
+                running, "POST", "/v1/completions",
+                iter([body]) if chunked else body, authorized,
+            )  # fmt: skip
+            assert status == 413, content
+        _, headers, _ = request(
+            running, "GET", "/healthz", headers={"origin": "https://my.page"}
+        )
+        assert headers["access-control-allow-origin"] == "https://my.page"
+
+
+def test_a_new_version_takes_over_and_a_broken_one_does_not(
+    directory, tmp_path
+):
+    versions = tmp_path / "letters"
+    shutil.copytree(directory / "letters", versions)
+    with (
+        serving(versions) as running,
+        concurrent.futures.ThreadPoolExecutor(4) as pool,
+    ):
+        stop, statuses = threading.Event(), []
+
+        def ask():
+            while not stop.is_set():
+                statuses.append(completion(running, max_tokens=200)[0])
+
+        asking = [pool.submit(ask) for _ in range(4)]
+        shutil.copytree(versions / "1", versions / "2.partial")
+        (versions / "2.partial").rename(versions / "2")
+
+        def states():
+            _, _, content = request(running, "GET", "/v1/models/letters")
+            return {
+                one["version"]: one["state"]
+                for one in json.loads(content)["model_version_status"]
+            }
+
+        wait_until(lambda: states() == {"2": "AVAILABLE"}, 60)
+        shutil.copytree(versions / "1", versions / "3.partial")
+        (versions / "3.partial" / "saved_model.pb").write_bytes(b"broken")
+        (versions / "3.partial").rename(versions / "3")
+        wait_until(lambda: states() == {"2": "AVAILABLE", "3": "END"}, 60)
+        stop.set()
+        for one in asking:
+            one.result()
+        assert set(statuses) == {200} and len(statuses) > 8
+
+
+def test_on_the_way_out_texts_end_and_new_ones_are_refused(directory):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        with serving(directory / "letters") as running:
+            texts = [
+                pool.submit(completion, running, max_tokens=4000)
+                for _ in range(3)
+            ]
+            wait_until(lambda: active(running) == 3)
+            connection = http.client.HTTPConnection("127.0.0.1", running.port)
+            connection.connect()
+            leaving = threading.Thread(
+                target=running.__exit__, args=(None,) * 3
+            )
+            leaving.start()
+            wait_until(lambda: running._app.state.is_draining)
+            connection.request("POST", "/v1/completions", "{}")
+            refused = connection.getresponse()
+            assert refused.status == 503 and refused.headers["retry-after"]
+            leaving.join()
+        assert [text.result()[0] for text in texts] == [200] * 3
+
+
+# The command
+
+
+def run_serve(*arguments):
+    return subprocess.run(
+        [sys.executable, SERVE, *arguments], capture_output=True, text=True,
+        timeout=60, env=os.environ | {"PYTHONPATH": str(SERVE.parent)},
+    )  # fmt: skip
+
+
+def test_bad_use_is_one_line(directory, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for arguments, message in (
+            (["--saved_model=nowhere"], "no such directory"),
+            ([f"--saved_model={tmp_path}"], "no saved_model.pb below"),
+            ([f"--saved_model={directory}", "--model_name=x"], "several"),
+            ([f"--saved_model={directory}", f"--port={port}"], "in use"),
+            (
+                [f"--saved_model={directory}", "--api_keys_file=no"],
+                "No such file",
+            ),
+        ):
+            done = run_serve(*arguments)
+            assert done.returncode == 2, done.stderr
+            assert message in done.stderr.splitlines()[-1]
+            assert "Traceback" not in done.stderr
+
+
+def test_the_command_serves_until_it_is_told_to_stop(directory):
+    process = subprocess.Popen(
+        [sys.executable, SERVE, f"--saved_model={directory}", "--port=0"],
+        stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(SERVE.parent)},
+    )  # fmt: skip
+    for line in process.stderr:
+        if "Serving letters, others at" in line:
+            port = int(line.rsplit(":", 1)[1].strip(" /\n"))
+            break
+    running = type("Running", (), {"port": port})
+    assert completion(running)[0] == 200
+    process.send_signal(signal.SIGTERM)
+    log = process.stderr.read()
+    assert process.wait(30) == 0 and "Traceback" not in log
+    [entry] = [json.loads(line) for line in log.splitlines() if line[0] == "{"]
+    assert entry["path"] == "/v1/completions" and entry["status"] == 200

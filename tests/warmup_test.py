@@ -1,0 +1,48 @@
+"""Warm-up requests, read by TensorFlow Serving's own messages."""
+
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import artifact, inference, warmup
+from tests.export_test import build_generator
+
+
+def test_warm_up_requests_are_official_messages_that_run(tmp_path):
+    logs = pytest.importorskip(
+        "tensorflow_serving.apis.prediction_log_pb2",
+        reason="tensorflow-serving-api is not installed",
+    )
+    path = build_generator().save(tmp_path)
+    records = tf.data.TFRecordDataset(str(path / warmup.FILE))
+    signatures = inference.load(path).functions.signatures
+    names = []
+    for record in records:
+        log = logs.PredictionLog.FromString(record.numpy())
+        request = log.predict_log.request
+        names.append(request.model_spec.signature_name)
+        inputs = {
+            name: tf.constant(tf.make_ndarray(proto))
+            for name, proto in request.inputs.items()
+        }
+        signatures[names[-1]](**inputs)
+    assert names == ["serving_default", "generate", "score", "embed", "prefill"]
+
+
+def test_long_fields_have_long_lengths(tmp_path):
+    logs = pytest.importorskip(
+        "tensorflow_serving.apis.prediction_log_pb2",
+        reason="tensorflow-serving-api is not installed",
+    )
+    text = b"x" * 100_000
+    warmup.write(tmp_path / "log", [("score", {"texts": tf.constant([text])})])
+    [record] = tf.data.TFRecordDataset(str(tmp_path / "log"))
+    log = logs.PredictionLog.FromString(record.numpy())
+    texts = log.predict_log.request.inputs["texts"]
+    assert tf.make_ndarray(texts).tolist() == [text]
+
+
+def test_a_model_says_how_it_was_trained(tmp_path):
+    generator = build_generator()
+    path = generator.save(tmp_path, {"corpus": "letters", "epochs": 2})
+    assert artifact.read_training(path) == {"corpus": "letters", "epochs": 2}
+    assert artifact.read_training(generator.save(tmp_path)) is None
