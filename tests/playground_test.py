@@ -32,16 +32,23 @@ PATIENCE = 30  # seconds, on a busy machine
 CARD = ["A GRU language model.", "It saw <b>nothing</b> of this."]
 
 
-def event(text="", tokens=(), offset=None, finish=None):
-    """One of the stream; tokens: (text, log p); offset: None, of the first."""
-    offsets = itertools.accumulate(
-        (len(token) for token, _ in tokens), initial=offset or 0
-    )
+def event(text="", tokens=(), offsets=None, finish=None):
+    """One of the stream.
+
+    Args:
+        text: what is new of the text.
+        tokens: (text, log p) of each.
+        offsets: of each token, or of the first, the others beside it.
+        finish: the finish_reason.
+    """
+    if not isinstance(offsets, list):
+        lengths = (len(token) for token, _ in tokens)
+        offsets = [*itertools.accumulate(lengths, initial=offsets or 0)]
     logprobs = {
         "tokens": [token for token, _ in tokens],
         "token_logprobs": [log_prob for _, log_prob in tokens],
         "top_logprobs": None,
-        "text_offset": list(offsets)[: len(tokens)],
+        "text_offset": offsets[: len(tokens)],
     }
     return {
         "choices": [
@@ -332,10 +339,18 @@ def test_surprise_has_a_colour_a_line_and_a_number(page, server):
     [
         (  # the bytes of a character, in two events
             [
-                event("", [("\ufffd", -0.5)], 0),
-                event("€!", [("", -1.0), ("€", -1.0), ("!", -2.0)], 0),
+                event("", [("bytes:\\xe2", -0.5)], [0]),
+                event(
+                    "€!",
+                    [("bytes:\\x82", -1.0), ("bytes:\\xac", -1.0), ("!", -2.0)],
+                    [0, 0, 1],
+                ),
             ],
             [["€", "2.5"], ["!", "2.0"]],
+        ),
+        (  # the same as other servers name it
+            [event(" €", [(" \ufffd", -1.0), ("", -2.0)], [0, 1])],
+            [[" ", "1.0"], ["€", "2.0"]],
         ),
         (  # offsets that each event counts anew
             [
@@ -359,6 +374,14 @@ def test_surprise_has_a_colour_a_line_and_a_number(page, server):
                 event("d", []),
             ],
             [["a", "1.0"], ["b", "2.0"], ["c", "3.0"], ["d", "4.0"]],
+        ),
+        (  # a token that comes when its last character does
+            [
+                event("a", [("a", -1.0)], 0),
+                event("he"),
+                event("l p", [("hel", -2.0), (" p", -3.0)], 1),
+            ],
+            [["a", "1.0"], ["hel", "2.0"], [" p", "3.0"]],
         ),
         (  # code points, not the halves of JavaScript
             [event("𝄞𝄞x", [("𝄞", -1.0), ("𝄞", -2.0), ("x", -3.0)], 0)],
