@@ -1,0 +1,756 @@
+"""The page in a real browser, before a stub of the server."""
+
+import contextlib
+import http.server
+import itertools
+import json
+import re
+import shlex
+import shutil
+import sys
+import threading
+import time
+from unittest import mock
+
+import pytest
+
+from stacked_rnn.serving import playground
+
+webdriver = pytest.importorskip(
+    "selenium.webdriver", reason="no selenium, which drives the browser"
+)
+waits = pytest.importorskip("selenium.webdriver.support.wait")
+ActionChains, Keys = webdriver.ActionChains, webdriver.Keys
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="no browser: apt-get install chromium chromium-driver",
+)
+PATIENCE = 30  # seconds, on a busy machine
+CARD = ["A GRU language model.", "It saw <b>nothing</b> of this."]
+
+
+def event(text="", tokens=(), offsets=None, finish=None):
+    """One of the stream.
+
+    Args:
+        text: what is new of the text.
+        tokens: (text, log p) of each.
+        offsets: of each token, or of the first, the others beside it.
+        finish: the finish_reason.
+    """
+    if not isinstance(offsets, list):
+        lengths = (len(token) for token, _ in tokens)
+        offsets = [*itertools.accumulate(lengths, initial=offsets or 0)]
+    logprobs = {
+        "tokens": [token for token, _ in tokens],
+        "token_logprobs": [log_prob for _, log_prob in tokens],
+        "top_logprobs": None,
+        "text_offset": offsets[: len(tokens)],
+    }
+    return {
+        "choices": [
+            {
+                "index": 0,
+                "text": text,
+                "logprobs": logprobs,
+                "finish_reason": finish,
+            }
+        ]
+    }
+
+
+def by_token(tokens, finish="stop"):
+    """A stream with an event a token, the usage, the end."""
+    offset = 0
+    for token, log_prob in tokens:
+        yield event(token, [(token, log_prob)], offset)
+        offset += len(token)
+    yield event(finish=finish)
+    yield {"choices": [], "usage": {"completion_tokens": len(tokens)}}
+    yield "[DONE]"
+
+
+def encoded(events):
+    for data in events:
+        data = (
+            data
+            if isinstance(data, str)
+            else json.dumps(data, ensure_ascii=False)
+        )
+        yield f"data: {data}\n\n".encode()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers as the test says; keeps what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.origin = f"http://127.0.0.1:{self.server_port}"
+        self.closed = threading.Event()
+        self.begin()
+
+    def begin(self):
+        self.closed.clear()
+        self.paths, self.bodies = [], []
+        self.status, self.chunks = 200, []
+        self.models = [{"id": "pydoc", "object": "model", "card": CARD}]
+
+    def streams(self, events):
+        self.chunks = encoded(events)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.paths.append(self.path)
+        if self.path == "/v1/models":
+            body = {"object": "list", "data": self.server.models}
+            return self.answer("application/json", [json.dumps(body).encode()])
+        page = playground.page() if self.path == "/" else ""
+        self.answer("text/html; charset=utf-8", [page.encode()], page)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.paths.append(self.path)
+        self.server.bodies.append(json.loads(body))
+        self.answer("text/event-stream", self.server.chunks)
+
+    def answer(self, content_type, chunks, page=None):
+        self.send_response(self.server.status)
+        self.send_header("Content-Type", content_type)
+        if page:
+            policy = playground.content_security_policy(page)
+            self.send_header("Content-Security-Policy", policy)
+        self.end_headers()
+        try:
+            for chunk in chunks:
+                self.wfile.write(chunk)
+                self.wfile.flush()
+        except ConnectionError:
+            self.server.closed.set()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def driver():
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # root has none
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--window-size=1280,1000",
+    ):
+        options.add_argument(argument)
+    options.set_capability(
+        "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
+    )
+    service = webdriver.ChromeService(executable_path=DRIVER)
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield driver
+
+
+class Page:
+    """The open page, as a test speaks of it."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def __getitem__(self, id):
+        return self.driver.find_element("id", id)
+
+    def script(self, source, *arguments):
+        return self.driver.execute_script(f"return {source}", *arguments)
+
+    def wait(self, condition):
+        waiting = waits.WebDriverWait(self.driver, PATIENCE, 0.02)
+        return waiting.until(lambda _: condition())
+
+    def keys(self, *keys):
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def chord(self, modifier, key):
+        chain = ActionChains(self.driver).key_down(modifier)
+        chain.send_keys(key).key_up(modifier).perform()
+
+    def type(self, id, text):
+        self[id].clear()
+        self[id].send_keys(text)
+
+    def ended(self):
+        """Waits for the end; the text that there is."""
+        self.wait(lambda: "ended by" in self["status"].text)
+        return self["text"].get_property("textContent")
+
+    def generate(self):
+        self["generate"].click()
+        return self.ended()
+
+    def tokens(self):
+        """(text, nats to a digit, background) of what was generated."""
+        return self.script(
+            "[...document.querySelectorAll('#text [data-nats]')].map(s => "
+            "[s.textContent, s.dataset.nats, getComputedStyle(s).background])"
+        )
+
+
+@pytest.fixture
+def page(driver, server):
+    server.begin()
+    driver.execute_cdp_cmd(
+        "Storage.clearDataForOrigin",
+        {"origin": server.origin, "storageTypes": "all"},
+    )
+    driver.get(server.origin)
+    page = Page(driver)
+    page.wait(lambda: "language model" in page["card"].text)
+    driver.get_log("browser")
+    yield page
+    complaints = [
+        entry
+        for entry in driver.get_log("browser")
+        if "the server responded with a status of 4" not in entry["message"]
+    ]
+    assert complaints == []
+
+
+def test_the_policy_is_of_the_elements_as_they_are():
+    policy = playground.content_security_policy(
+        "<style>a\n</style><script>b</script>"
+    )
+    # printf 'a\n' | openssl dgst -sha256 -binary | base64
+    assert "'sha256-h0KPxSKAPTEGXnvOPPA/5HUJZjHl4Hu9eg/eYMTPJcc='" in policy
+    assert "unsafe" not in policy
+    with pytest.raises(ValueError):
+        playground.content_security_policy("<style></style>")
+
+
+def test_the_page_names_no_other_place():
+    addresses = re.findall(r"https?://[^\s'\"`]+", playground.page())
+    assert addresses == ["http://www.w3.org/2000/svg"]  # a name, never fetched
+
+
+def test_the_policy_is_in_force_and_its_violations_are_seen(driver, page):
+    driver.execute_script(
+        "document.body.insertAdjacentHTML('beforeend',"
+        '\'<img src="data:," onerror="document.title = 1">\')'
+    )
+    page.wait(
+        lambda: any(
+            "Content Security Policy" in entry["message"]
+            for entry in driver.get_log("browser")
+        )
+    )
+    assert page.script("document.title") != "1"
+
+
+def test_the_text_comes_whole_in_whatever_pieces(page, server):
+    tokens = [
+        (text, -0.5)
+        for text in [
+            "<b>é</b>",
+            " 𝄞",
+            "<img src=x onerror=alert(1)>",
+            "€\n",
+            "x",
+        ]
+    ]
+    stream = b": a comment\n\n" + b"".join(encoded(by_token(tokens)))
+
+    def pieces():  # cut in each character of several bytes, and in "\n\n"
+        start = 0
+        for cut in re.finditer(rb"[\xc0-\xff]|\n(?=\n)", stream):
+            yield stream[start : cut.end()]
+            time.sleep(0.03)  # or the pieces would travel together
+            start = cut.end()
+        yield stream[start:]
+
+    server.chunks = pieces()
+    page.type("prompt", "Say <i>: ")
+    generated = "".join(text for text, _ in tokens)
+    assert page.generate() == f"Say <i>: {generated}"
+    assert (
+        page.script("document.querySelectorAll('#text :not(span)').length") == 0
+    )
+    assert [text for text, *_ in page.tokens()] == [text for text, _ in tokens]
+    assert page["tokens"].text == "5"
+    assert page["finish"].text == "stop"
+    assert page["mean"].text == "0.50 nats"
+    assert page["first"].text.endswith(" ms")
+    assert float(page["rate"].text.replace(",", "")) > 0
+
+
+def test_crlf_between_events(page, server):
+    stream = b"".join(encoded(by_token([("a", -1.0), ("b", -1.0)])))
+    server.chunks = [stream.replace(b"\n", b"\r\n")]
+    page.type("prompt", "")
+    assert page.generate() == "ab"
+
+
+def test_surprise_has_a_colour_a_line_and_a_number(page, server):
+    server.streams(by_token([("sure", -0.01), ("odd", -9.0), ("\n", -1.0)]))
+    page.generate()
+    (_, low, pale), (_, high, dark), _ = page.tokens()
+    assert (low, high) == ("0.0", "9.0")
+    assert pale != dark
+    spans = page.driver.find_elements("css selector", "#text [data-nats]")
+    assert spans[1].get_attribute("title") == "9.00 nats, probability 0.00012"
+
+    def background():
+        return page.script(
+            "getComputedStyle(arguments[0]).background", spans[1]
+        )
+
+    def number(span=spans[1]):
+        return page.script(
+            "getComputedStyle(arguments[0], '::after').content", span
+        )
+
+    def choose(view):
+        page.driver.find_element("css selector", f"[value={view}]").click()
+
+    choose("lines")
+    assert "linear-gradient" in background()
+    assert number() == "none"
+    choose("numbers")
+    assert number() == '"9.0"'
+    assert number(spans[0]) == "none"  # those of 1 and more
+    choose("plain")
+    assert page.tokens()[0][2] == page.tokens()[1][2]
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        (  # the bytes of a character, in two events
+            [
+                event("", [("bytes:\\xe2", -0.5)], [0]),
+                event(
+                    "€!",
+                    [("bytes:\\x82", -1.0), ("bytes:\\xac", -1.0), ("!", -2.0)],
+                    [0, 0, 1],
+                ),
+            ],
+            [["€", "2.5"], ["!", "2.0"]],
+        ),
+        (  # the same as other servers name it
+            [event(" €", [(" \ufffd", -1.0), ("", -2.0)], [0, 1])],
+            [[" ", "1.0"], ["€", "2.0"]],
+        ),
+        (  # offsets that each event counts anew
+            [
+                event("ab", [("a", -1.0), ("b", -2.0)], 0),
+                event("cd", [("c", -3.0), ("d", -4.0)], 0),
+            ],
+            [["a", "1.0"], ["b", "2.0"], ["c", "3.0"], ["d", "4.0"]],
+        ),
+        (  # offsets that begin after the prompt
+            [
+                event("ab", [("a", -1.0), ("b", -2.0)], 7),
+                event("cd", [("c", -3.0), ("d", -4.0)], 9),
+            ],
+            [["a", "1.0"], ["b", "2.0"], ["c", "3.0"], ["d", "4.0"]],
+        ),
+        (  # text that is held back: it could be the beginning of a stop string
+            [
+                event("a", [("a", -1.0), ("b", -2.0)], 0),
+                event("bc", [("c", -3.0)], 2),
+                event("", [("de", -4.0)], 3),
+                event("d", []),
+            ],
+            [["a", "1.0"], ["b", "2.0"], ["c", "3.0"], ["d", "4.0"]],
+        ),
+        (  # a token that comes when its last character does
+            [
+                event("a", [("a", -1.0)], 0),
+                event("he"),
+                event("l p", [("hel", -2.0), (" p", -3.0)], 1),
+            ],
+            [["a", "1.0"], ["hel", "2.0"], [" p", "3.0"]],
+        ),
+        (  # code points, not the halves of JavaScript
+            [event("𝄞𝄞x", [("𝄞", -1.0), ("𝄞", -2.0), ("x", -3.0)], 0)],
+            [["𝄞", "1.0"], ["𝄞", "2.0"], ["x", "3.0"]],
+        ),
+        (  # offsets that do not fit: one colour an event, of the mean
+            [
+                event("éa", [("é", -1.0), ("xyz", -2.0), ("a", -6.0)], 0),
+                event("b", [("b", -5.0)], 1),
+            ],
+            [["éa", "3.0"], ["b", "5.0"]],
+        ),
+        ([{"choices": [{"text": "no log p"}]}], []),
+    ],
+)
+def test_tokens_and_text(page, server, events, expected):
+    server.streams([*events, event(finish="length"), "[DONE]"])
+    page.type("prompt", "")
+    text = "".join(e["choices"][0]["text"] for e in events)
+    assert page.generate() == text
+    assert [token[:2] for token in page.tokens()] == expected
+
+
+def endless(server):
+    """A stream that ends when the other side is gone."""
+    for number in itertools.count():
+        yield from encoded([event("a", [("a", -1.0)], number)])
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["button", "escape"])
+def test_stop_closes_the_connection(page, server, how):
+    server.chunks = endless(server)
+    page["generate"].click()
+    page.wait(lambda: len(page.tokens()) > 2)
+    if how == "button":
+        page["stop"].click()
+    else:
+        page.keys(Keys.ESCAPE)
+    assert page.ended().startswith("The aaa")
+    assert server.closed.wait(PATIENCE)
+    assert page["finish"].text == "you"
+    assert page["error"].text == ""
+    server.streams(by_token([("b", -1.0)]))
+    assert page.generate() == "The b"  # and it can begin again
+
+
+def test_a_refusal_is_shown(page, server):
+    server.status = 400
+    server.chunks = [
+        json.dumps({"error": {"message": "top_p: <b>no</b>"}}).encode()
+    ]
+    page.generate()
+    assert page["error"].text == "top_p: <b>no</b> (400 Bad Request)"
+    server.status = 200
+    server.streams(by_token([("b", -1.0)]))
+    assert page.generate() == "The b"
+    assert page["error"].text == ""
+
+
+def test_an_error_in_the_middle_keeps_the_text(page, server):
+    server.streams(
+        [event("b", [("b", -1.0)], 0), {"error": {"message": "too late"}}]
+    )
+    assert page.generate() == "The b"
+    assert page["error"].text == "too late"
+
+
+def test_a_stream_that_breaks_off_is_an_error(page, server):
+    server.streams([event("b", [("b", -1.0)], 0)])
+    assert page.generate() == "The b"
+    assert "ended before" in page["error"].text
+
+
+def test_what_is_chosen_is_sent_and_remembered(page, server):
+    server.streams(by_token([("b", -1.0)]))
+    page.type("prompt", "Once\nupon")
+    page.type("temperature", "1.25")
+    page["top_p-slider"].send_keys(Keys.ARROW_LEFT * 3)
+    page.type("top_k", "40")
+    page.type("repetition_penalty", "1.1")
+    page.type("max_tokens", "5000")
+    page.type("seed", "7")
+    page.type("stops", "\\n\\n\n end\n\n")
+    page.generate()
+    assert server.bodies == [
+        {
+            "model": "pydoc",
+            "prompt": "Once\nupon",
+            "temperature": 1.25,
+            "top_p": 0.97,
+            "top_k": 40,
+            "repetition_penalty": 1.1,
+            "max_tokens": 5000,
+            "seed": 7,
+            "stop": ["\n\n", " end"],
+            "logprobs": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ]
+    page.driver.refresh()
+    page.wait(lambda: "language model" in page["card"].text)
+    server.streams(by_token([("b", -1.0)]))
+    page.type("prompt", "Once\nupon")
+    page.generate()
+    assert server.bodies[0] == server.bodies[1]
+    assert page["temperature-slider"].get_property("value") == "1.25"
+    page["reset"].click()
+    assert page["temperature"].get_property("value") == "0.8"
+
+
+def test_a_random_seed_is_shown_and_kept(page, server):
+    server.streams(by_token([("b", -1.0)]))
+    page.generate()
+    seed = server.bodies[0]["seed"]
+    assert page["drawn"].text == str(seed)
+    assert "stop" not in server.bodies[0]
+    server.streams(by_token([("b", -1.0)]))
+    page.generate()
+    assert server.bodies[1]["seed"] != seed
+    page["keep"].click()
+    assert page["seed"].get_property("value") == page["drawn"].text
+    assert page.script("document.activeElement.id") == "seed"
+
+
+def test_a_value_out_of_range_is_not_sent(page, server):
+    page.type("temperature", "3")
+    page["generate"].click()
+    assert page.script("document.activeElement.id") == "temperature"
+    assert server.bodies == []
+
+
+def test_control_enter_and_continue(page, server):
+    server.streams(by_token([("b", -1.0), ("c", -1.0)]))
+    page.type("prompt", "a")
+    page.chord(Keys.CONTROL, Keys.ENTER)
+    assert page.ended() == "abc"
+    server.streams(by_token([("d", -1.0)]))
+    page["continue"].click()
+    page.wait(lambda: len(server.bodies) == 2)
+    assert page.ended() == "abcd"
+    assert server.bodies[1]["prompt"] == "abc"
+    assert page["prompt"].get_property("value") == "abc"
+    assert len(page.tokens()) == 3  # the colours of before are still there
+    page["prompt"].send_keys("!")
+    assert page["continue"].get_attribute("aria-disabled") == "true"
+
+
+def test_copy(page, server):
+    server.streams(by_token([("b", -1.0)]))
+    page.generate()
+    page["copy"].click()
+    page.wait(lambda: page["copy"].text == "Copied")
+    page["prompt"].clear()
+    page["prompt"].click()
+    page.chord(Keys.CONTROL, "v")
+    assert page["prompt"].get_property("value") == "The b"
+
+
+def test_several_models(page, server):
+    server.models = [
+        {"id": "one", "card": ["A first language model."]},
+        {"id": "two", "card": ["A second language model."]},
+    ]
+    server.streams(by_token([("b", -1.0)]))
+    page.driver.refresh()
+    page.wait(lambda: page["card"].text == "A first language model.")
+    page["model"].send_keys("two")
+    assert page["card"].text == "A second language model."
+    page.generate()
+    assert server.bodies[0]["model"] == "two"
+
+
+def test_one_model(page):
+    assert page["card"].text == f"pydoc. {' '.join(CARD)}"
+    assert not page["model"].is_displayed()
+
+
+def test_the_calls_ask_what_the_page_asks(page, server, monkeypatch, capsys):
+    prompt = """It's "so" \\n\n"""
+    page.type("prompt", prompt)
+    page.type("seed", "7")
+    page.type("stops", "\\n")
+    server.streams(by_token([("b", -1.0)]))
+    page.generate()
+    (asked,) = server.bodies
+    for name in ("stream", "stream_options", "logprobs"):
+        del asked[name]
+    assert asked["prompt"] == prompt
+
+    page.driver.find_element("css selector", "summary").click()
+    _, address, *_, body = shlex.split(page["curl"].text)
+    assert address == f"{server.origin}/v1/completions"
+    assert json.loads(body) == asked
+
+    openai = mock.Mock()
+    create = openai.OpenAI.return_value.completions.create
+    create.return_value = [mock.Mock(choices=[mock.Mock(text="b")])]
+    monkeypatch.setitem(sys.modules, "openai", openai)
+    exec(page["python"].text, {})
+    assert openai.OpenAI.call_args.kwargs["base_url"] == f"{server.origin}/v1"
+    options = create.call_args.kwargs
+    assert options.pop("stream") is True
+    assert options.pop("extra_body") | options == asked
+    assert capsys.readouterr().out == "b"
+
+
+def test_the_keyboard_reaches_everything(page):
+    controls = page.script(
+        "[...document.querySelectorAll('button, input, select, textarea, "
+        "summary')].filter(e => e.checkVisibility() && (e.type !== 'radio' "
+        "|| e.checked)).map(e => e.id || e.localName)"
+    )
+    reached = []
+    for _ in range(len(controls)):
+        page.keys(Keys.TAB)
+        reached.append(
+            page.script(
+                "document.activeElement.id || document.activeElement.localName"
+            )
+        )
+    assert reached == controls
+
+
+def test_everything_has_a_name(page):
+    page.driver.find_element("css selector", "summary").click()
+    tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})
+    nodes = [
+        (node["role"]["value"], node["name"]["value"])
+        for node in tree["nodes"]
+        if not node["ignored"]
+        and any(p["name"] == "focusable" for p in node.get("properties", []))
+    ]
+    assert ("slider", "Temperature") in nodes
+    assert ("button", "Copy the curl command") in nodes
+    assert [role for role, name in nodes if not name.strip()] == []
+
+
+def test_only_the_beginning_and_the_end_are_announced(page, server):
+    live = page.script(
+        "[...document.querySelectorAll('[role=status], [role=alert], "
+        "[aria-live]')].map(e => e.id)"
+    )
+    assert live == ["error", "status"]
+    server.streams(by_token([("b", -1.0)] * 5))
+    page.driver.execute_script(
+        "const status = document.getElementById('status'); window.said = [];"
+        "new MutationObserver(() => said.push(status.textContent))"
+        ".observe(status, {childList: true})"
+    )
+    page.generate()
+    assert page.script("said") == ["Writing …", "5 tokens, ended by stop."]
+
+
+@contextlib.contextmanager
+def emulated(driver, **settings):
+    for command, values in settings.items():
+        driver.execute_cdp_cmd(f"Emulation.{command}", values)
+    try:
+        yield
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_narrow_screens_scroll_one_way_only(driver, page, server):
+    server.streams(by_token([("a" * 200, -1.0)]))
+    screen = {
+        "width": 320,
+        "height": 640,
+        "deviceScaleFactor": 1,
+        "mobile": True,
+    }
+    with emulated(driver, setDeviceMetricsOverride=screen):
+        page.type("prompt", "a" * 200)
+        page.driver.find_element("css selector", "summary").click()
+        for view in ("numbers", "colours"):
+            driver.find_element("css selector", f"[value={view}]").click()
+        page.generate()
+        assert page.script("innerWidth") == 320
+        assert page.script("document.documentElement.scrollWidth") == 320
+
+
+CONTRASTS = """(() => {
+  const canvas = new OffscreenCanvas(1, 1);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const drawn = (...colours) => {
+    for (const colour of colours) {
+      context.fillStyle = colour;
+      context.fillRect(0, 0, 1, 1);
+    }
+    const levels = [...context.getImageData(0, 0, 1, 1).data].slice(0, 3)
+      .map((v) => v / 255)
+      .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * levels[0] + 0.7152 * levels[1] + 0.0722 * levels[2];
+  };
+  const results = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const hasText = [...element.childNodes].some(
+      (node) => node.nodeType === 3 && node.data.trim());
+    if (!hasText || !element.checkVisibility()) continue;
+    if (element.ariaDisabled === "true") continue;
+    const behind = [];
+    for (let at = element; at; at = at.parentElement) {
+      behind.unshift(getComputedStyle(at).backgroundColor);
+    }
+    const paper = drawn("white", ...behind);
+    const ink = drawn("white", ...behind, getComputedStyle(element).color);
+    const [low, high] = [paper, ink].sort((a, b) => a - b);
+    results.push([element.id || element.localName,
+                  (high + 0.05) / (low + 0.05)]);
+  }
+  return results;
+})()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(driver, page, server, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    server.streams(
+        [
+            event("odd", [("odd", -9.0)], 0),
+            event("sure", [("sure", -0.1)], 3),
+            {"error": {"message": "an error"}},
+        ]
+    )
+    with emulated(driver, setEmulatedMedia={"features": features}):
+        page.generate()
+        driver.find_element("css selector", "summary").click()
+        contrasts = page.script(CONTRASTS)
+        paper = page.script("getComputedStyle(document.body).backgroundColor")
+        assert (paper == "rgb(250, 249, 246)") == (scheme == "light")
+    assert len(contrasts) > 40
+    assert [(name, c) for name, c in contrasts if c < 4.5] == []
+
+
+def test_still_for_those_who_want_it_still(driver, page, server):
+    server.chunks = endless(server)
+    page["generate"].click()
+    page.wait(lambda: page.tokens())
+
+    def animation():
+        return page.script(
+            "getComputedStyle(document.getElementById('text'), '::after')"
+            ".animationName"
+        )
+
+    features = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+    assert animation() == "blink"
+    with emulated(driver, setEmulatedMedia={"features": features}):
+        assert animation() == "none"
+    page.keys(Keys.ESCAPE)
+    page.ended()
+
+
+def test_nobody_else_was_asked_in_all_these_tests(driver, page, server):
+    log = [
+        json.loads(entry["message"])["message"]
+        for entry in driver.get_log("performance")
+    ]
+    addresses = {
+        message["params"]["request"]["url"]
+        for message in log
+        if message["method"] == "Network.requestWillBeSent"
+    }
+    assert f"{server.origin}/v1/models" in addresses
+    assert [
+        address
+        for address in addresses
+        if not address.startswith((server.origin, "data:"))
+    ] == []
