@@ -228,13 +228,12 @@ def draw(processes, sizes, speeds, corpora, path):
     panels[2].set_xticks([place + 0.2 for place in range(len(speeds))], speeds)
     panels[2].set(ylabel="text to tokens, MB a second")
     panels[2].legend()
-    panels[3].plot(
-        list(corpora), [max(resident) for _, resident in corpora.values()],
-        marker="o",
-    )  # fmt: skip
+    peaks = [max(resident) for _, resident in corpora.values()]
+    panels[3].plot(list(corpora), peaks, marker="o")
     panels[3].set(
-        xlabel="corpus, MB", ylabel="resident, MB", xscale="log", ylim=0
-    )
+        xlabel="corpus, MB", ylabel="resident, MB", xscale="log",
+        ylim=(0, 1.3 * max(peaks)),
+    )  # fmt: skip
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
