@@ -26,7 +26,7 @@ from stacked_rnn import generation, samplers
 from stacked_rnn.configs import SamplingConfig, UserError
 from stacked_rnn.continuations import Continuation
 
-SIZES = (1, 8, 64)  # of batches: XLA compiles for each; the last: all places
+SIZES = (1, 8, 64)  # of batches; the last is how many places there are
 CHUNK = 32  # most tokens of a call
 _WINDOW = 128  # tokens of a prompt that are read in a call
 # Seconds that a call should take: with few texts somebody waits for each one,
@@ -95,30 +95,32 @@ class Batcher:
         deliver: called from that thread, after each call, with a list of
             (Text, Update): all that is new.
         max_waiting: most texts that wait for a place.
-        sizes: of batches, ascending; None: `SIZES`. There are as many places
-            as the last one has rows. With the others few texts go faster; they
-            are compiled while the first texts grow already.
+        jit_compile: whether XLA compiles: it takes some ten seconds for each
+            of `SIZES`, while the first texts grow already, and makes all of
+            them faster.
+
+    Attributes:
+        is_compiled: an event, when that is done.
     """
 
-    def __init__(self, model, deliver, max_waiting=1024, sizes=None):
+    def __init__(self, model, deliver, max_waiting=1024, jit_compile=True):
         self._model, self._deliver = model, deliver
         self._max_waiting = max_waiting
         self._waiting = collections.deque()  # of deques, one for each request
         self._changed = threading.Condition()
         self._is_closing = False
-        sizes = sizes or SIZES
-        self._num_places = sizes[-1]
         self._nothing = Text([model.tokenizer.start_id], 0, SamplingConfig())
         self._nobody = _Rows([], self._fresh([self._nothing]))
         self._gather = _gather_function(self._nobody.carry)
+        self._admitted = []
         self._reading = self._growing = self._nobody
-        self._decode_chunk, self._seconds_a_step = {}, {}
-        self._compile(sizes[-1:])
+        self._decode_chunk = dict.fromkeys(SIZES, model.functions.decode_chunk)
+        self._seconds_a_step = dict.fromkeys(SIZES, 0.001)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        threading.Thread(
-            target=self._compile, args=[sizes[:-1]], daemon=True
-        ).start()
+        self.is_compiled = threading.Event()
+        if jit_compile:
+            threading.Thread(target=self._compile, daemon=True).start()
 
     def text(self, prompt, sampling, stop=(), deadline=np.inf) -> Text:
         """A `Text` of a prompt: a string, or a sequence of token ids."""
@@ -186,7 +188,9 @@ class Batcher:
             except Exception:
                 # Whatever it is, those who wait for later texts get them.
                 logging.exception("a batch of texts is lost")
-                lost = self._reading.texts + self._growing.texts
+                lost = {
+                    *self._admitted, *self._reading.texts, *self._growing.texts
+                }  # fmt: skip
                 self._reading = self._growing = self._nobody
                 self._deliver(
                     [(text, Update(finish_reason="error")) for text in lost]
@@ -202,11 +206,9 @@ class Batcher:
     def _admit(self):
         """Gives free places to texts that wait, to each request in turn."""
         admitted, ended = [], []
+        self._admitted = admitted
         with self._changed:
-            while (
-                self._waiting
-                and self.num_active + len(admitted) < self._num_places
-            ):
+            while self._waiting and self.num_active + len(admitted) < SIZES[-1]:
                 group = self._waiting.popleft()
                 text = group.popleft()
                 if reason := text.early_end():
@@ -220,6 +222,7 @@ class Batcher:
         if admitted:
             new = _Rows(admitted, self._fresh(admitted))
             self._reading = self._join(self._reading, new)
+            self._admitted = []
 
     def _read(self):
         """A window of each prompt that is read."""
@@ -318,24 +321,24 @@ class Batcher:
         places += range(first.size, first.size + len(second.texts))
         if not texts:
             return self._nobody
-        size = min(size for size in [*self._decode_chunk] if size >= len(texts))
+        size = min(size for size in SIZES if size >= len(texts))
         places += [places[0]] * (size - len(places))
         carry = self._gather(first.carry, second.carry, tf.constant(places))
         return _Rows(texts, carry)
 
-    def _compile(self, sizes):
-        """Compiles for sizes of batches, and measures each."""
-        for size in sizes:
+    def _compile(self):
+        """Compiles for each size of batch, and measures it."""
+        for size in reversed(SIZES):
             decode_chunk = _compiled_chunk(self._model)
-            rows = _Rows(
-                [self._nothing] * size, self._fresh([self._nothing] * size)
-            )
+            texts = [self._nothing] * size
+            rows = _Rows(texts, self._fresh(texts))
             for _ in range(2):
                 start = time.perf_counter()
                 decode_chunk(rows.carry, rows.options, tf.constant(CHUNK))
                 seconds = time.perf_counter() - start
             self._seconds_a_step[size] = seconds / CHUNK
             self._decode_chunk[size] = decode_chunk
+        self.is_compiled.set()
 
 
 class _Rows:

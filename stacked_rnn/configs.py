@@ -469,6 +469,11 @@ class ServeConfig(Config):
     poll_seconds: float = setting(
         1.0, "How often to look for new versions.", minimum=0.01
     )
+    jit_compile: bool = setting(
+        True,
+        "Compile each model with XLA once it is loaded: takes a core half a "
+        "minute, and makes it several times as fast.",
+    )
     access_log: bool = setting(
         True, "Write a line of JSON for each request to standard error."
     )

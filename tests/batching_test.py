@@ -25,7 +25,7 @@ class Harness:
         self.updates = {}
         self.ended = queue.Queue()
         self.batcher = batching.Batcher(
-            model, self._deliver, **{"sizes": [64]} | options
+            model, self._deliver, **{"jit_compile": False} | options
         )
 
     def _deliver(self, updates):
@@ -62,7 +62,7 @@ class Harness:
 
 @pytest.fixture(scope="module")
 def harness(model):
-    harness = Harness(model, sizes=[2, 64])
+    harness = Harness(model)
     yield harness
     assert harness.batcher.close(20)
 
@@ -73,7 +73,14 @@ def alone(model, prompt, stop=(), **options):
     return text
 
 
-def test_a_text_is_what_generate_makes_of_it(harness, model):
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_text_is_what_generate_makes_of_it(
+    harness, model, monkeypatch, jit_compile
+):
+    if jit_compile:
+        monkeypatch.setattr(batching, "SIZES", (1, 16))
+        harness = Harness(model, jit_compile=True)
+        assert harness.batcher.is_compiled.wait(120)
     cases = [
         {"seed": seed, **options}
         for seed in range(12)
@@ -171,20 +178,20 @@ def test_a_long_prompt_is_read_while_others_grow(harness):
     while growing not in harness.updates:
         time.sleep(0.001)
     began = time.monotonic()
-    [long] = harness.submit(["abc d" * 10_000], max_new_tokens=1)
+    [long] = harness.submit(["abc d" * 2_000], max_new_tokens=1)
     harness.wait()
     while_reading = [
         at
         for at, _ in harness.updates[growing]
         if began < at < harness.updates[long][0][0]
     ]
-    assert len(while_reading) > 50_000 / 128 / 2
+    assert len(while_reading) > 10_000 / 128 / 2
     growing.cancelled = True
     harness.wait()
 
 
 def test_a_full_queue_says_so(model, harness):
-    small = Harness(model, max_waiting=3, sizes=[2])
+    small = Harness(model, max_waiting=3)
     with pytest.raises(batching.BusyError):
         small.submit(["abc"] * 4)
     small.submit(["abc"] * 3, max_new_tokens=1)
@@ -193,8 +200,8 @@ def test_a_full_queue_says_so(model, harness):
 
 
 def test_closing_lets_the_texts_end(model):
-    harness = Harness(model, sizes=[4])
-    texts = harness.submit(["abc"] * 9, max_new_tokens=300)
+    harness = Harness(model)
+    texts = harness.submit(["abc"] * 70, max_new_tokens=300)
     assert harness.batcher.close(60)
     assert {harness.result(text)[3] for text in texts} == {"length"}
     with pytest.raises(batching.ClosedError):
@@ -202,7 +209,7 @@ def test_closing_lets_the_texts_end(model):
 
 
 def test_texts_that_fail_do_not_stop_those_after_them(model, monkeypatch):
-    harness = Harness(model, sizes=[2])
+    harness = Harness(model)
     grow, failed = batching.Batcher._grow, threading.Event()
 
     def fail_once(self):
@@ -224,7 +231,7 @@ def test_texts_that_fail_do_not_stop_those_after_them(model, monkeypatch):
 def test_bytes_are_shown_as_whole_characters(tmp_path):
     generator = build_generator(tokenizer=tokenizers.ByteTokenizer())
     model = inference.load(generator.save(tmp_path))
-    harness = Harness(model, sizes=[2])
+    harness = Harness(model)
     [text] = harness.submit(["abc"], max_new_tokens=300)
     harness.wait()
     shown, tokens, _, _ = harness.result(text)
@@ -237,7 +244,7 @@ def test_an_end_of_text_token_ends_a_text(tmp_path):
     tokenizer = tokenizers.build("char", b"\n abcdefg|", document_separator="|")
     generator = build_generator(tokenizer=tokenizer, end_of_text=True)
     model = inference.load(generator.save(tmp_path))
-    harness = Harness(model, sizes=[2])
+    harness = Harness(model)
     for seed in range(5):
         [text] = harness.submit(["abc"], seed=seed, max_new_tokens=200)
         harness.wait()

@@ -19,19 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacked_rnn import batching, configs, inference
+from stacked_rnn import configs, inference
 from stacked_rnn.serving import server
 from tests.export_test import build_generator
 
 SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_size():
-    """Compiles for one size of batch, for the sake of time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batching, "SIZES", (16,))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +47,7 @@ def serving(directory, **settings):
         **{
             "saved_model": str(directory), "port": 0, "poll_seconds": 0.1,
             "access_log": False,
+            "jit_compile": False,
         }
         | settings
     )  # fmt: skip
@@ -537,7 +530,8 @@ def test_bad_use_is_one_line(directory, tmp_path):
 
 def test_the_command_serves_until_it_is_told_to_stop(directory):
     process = subprocess.Popen(
-        [sys.executable, SERVE, f"--saved_model={directory}", "--port=0"],
+        [sys.executable, SERVE, f"--saved_model={directory}", "--port=0",
+         "--nojit_compile"],
         stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(SERVE.parent)},
     )  # fmt: skip

@@ -64,16 +64,19 @@ class Repository:
         saved_model: a version directory, the directory of a model's versions,
             or one with several of these; empty: saved_models/.
         model_name: what a single model is called; empty: as its directory.
-        deliver, max_waiting: see `batching.Batcher`.
+        deliver, max_waiting, jit_compile: see `batching.Batcher`.
 
     Raises:
         UserError: there is no model.
     """
 
-    def __init__(self, saved_model, model_name, deliver, max_waiting):
+    def __init__(
+        self, saved_model, model_name, deliver, max_waiting, jit_compile
+    ):
         self._root = pathlib.Path(saved_model or "saved_models")
         self._model_name = model_name
         self._deliver, self._max_waiting = deliver, max_waiting
+        self._jit_compile = jit_compile
         self._served = {}
         self._failed = {}  # name -> (version, message)
         self._stopping = threading.Event()
@@ -177,7 +180,11 @@ class Repository:
 
     def _load(self, name, version, path) -> Served:
         model = inference.load(str(path))
-        batcher = batching.Batcher(model, self._deliver, self._max_waiting)
+        batcher = batching.Batcher(
+            model, self._deliver, self._max_waiting, self._jit_compile
+        )
+        if self._jit_compile and name in self._served:
+            batcher.is_compiled.wait()  # the old version serves meanwhile
         created = int((path / "saved_model.pb").stat().st_mtime)
         return Served(name, version, created, model, batcher, _card(model))
 

@@ -45,6 +45,7 @@ class Server:
             config.model_name,
             streams.deliver,
             config.max_waiting,
+            config.jit_compile,
         )
         self._socket = self._listen()
         self.port = self._socket.getsockname()[1]
