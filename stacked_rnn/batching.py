@@ -80,12 +80,6 @@ class Text:
         self.num_read = 0
         self.continuation = Continuation("", seed, stop)
 
-    def early_end(self) -> str | None:
-        """Why it ends though it might go on; None where it does."""
-        if self.cancelled:
-            return "cancelled"
-        return "timeout" if time.monotonic() >= self.deadline else None
-
 
 class Batcher:
     """Grows texts, many at a time, in a thread of its own.
@@ -108,7 +102,7 @@ class Batcher:
         self._max_waiting = max_waiting
         self._waiting = collections.deque()  # of deques, one for each request
         self._changed = threading.Condition()
-        self._is_closing = False
+        self._is_closing = self._is_over = False
         self._nothing = Text([model.tokenizer.start_id], 0, SamplingConfig())
         self._nobody = _Rows([], self._fresh([self._nothing]))
         self._gather = _gather_function(self._nobody.carry)
@@ -167,13 +161,18 @@ class Batcher:
             self._waiting.append(collections.deque(texts))
             self._changed.notify()
 
-    def close(self, seconds=None) -> bool:
-        """Takes no more texts; whether those that are here end so soon."""
+    def close(self, seconds=None) -> None:
+        """Takes no more texts, and ends those that are here, in time or then.
+
+        Args:
+            seconds: that they may go on; None: to their ends.
+        """
         with self._changed:
             self._is_closing = True
             self._changed.notify()
         self._thread.join(seconds)
-        return not self._thread.is_alive()
+        self._is_over = True
+        self._thread.join()
 
     # In the thread ------------------------------------------------------------
 
@@ -211,7 +210,7 @@ class Batcher:
             while self._waiting and self.num_active + len(admitted) < SIZES[-1]:
                 group = self._waiting.popleft()
                 text = group.popleft()
-                if reason := text.early_end():
+                if reason := self._early_end(text):
                     ended.append((text, Update(finish_reason=reason)))
                 else:
                     admitted.append(text)
@@ -223,6 +222,13 @@ class Batcher:
             new = _Rows(admitted, self._fresh(admitted))
             self._reading = self._join(self._reading, new)
             self._admitted = []
+
+    def _early_end(self, text) -> str | None:
+        """Why a text ends though it might go on; None where it does."""
+        if text.cancelled:
+            return "cancelled"
+        is_late = self._is_over or time.monotonic() >= text.deadline
+        return "timeout" if is_late else None
 
     def _read(self):
         """A window of each prompt that is read."""
@@ -283,7 +289,7 @@ class Batcher:
                     and positions[row] < text.sampling.max_new_tokens
                 ),
             )
-            reason = text.early_end()
+            reason = self._early_end(text)
             if text.continuation.stopped:
                 reason = "stop"
             elif finished[row]:

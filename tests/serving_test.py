@@ -149,7 +149,7 @@ def test_a_seeded_completion_is_what_generate_makes(client, model):
             list(text.log_probs), abs=1e-5
         )
         assert logprobs.text_offset == [*range(30)]
-    assert answer.usage.prompt_tokens == 3 + 1
+    assert answer.usage.prompt_tokens == 3
     assert answer.usage.completion_tokens == 120
 
 
@@ -368,19 +368,16 @@ def test_a_failure_tells_a_client_nothing(running, monkeypatch):
 
 
 def test_clients_that_vanish_leave_no_texts_behind(running, client):
-    for number in range(20):
+    for _ in range(10):
         stream = client.completions.create(
-            model="letters", prompt="abc", max_tokens=4096, stream=number % 2,
-            timeout=None if number % 2 else 0.05,
-        ) if number % 2 else None  # fmt: skip
-        if stream:
-            next(iter(stream))
-            stream.close()
-        else:
-            with pytest.raises(openai.APITimeoutError):
-                client.with_options(timeout=0.05).completions.create(
-                    model="letters", prompt="abc", max_tokens=4096, n=64
-                )
+            model="letters", prompt="abc", max_tokens=4096, stream=True
+        )
+        next(iter(stream))
+        stream.close()
+        with pytest.raises(openai.APITimeoutError):
+            client.with_options(timeout=0.05).completions.create(
+                model="letters", prompt="abc", max_tokens=4096, n=64
+            )
     wait_until(lambda: active(running) == 0)
     assert completion(running)[0] == 200
 
@@ -453,7 +450,7 @@ def test_a_new_version_takes_over_and_a_broken_one_does_not(
 
         def ask():
             while not stop.is_set():
-                statuses.append(completion(running, max_tokens=200)[0])
+                statuses.append(completion(running, max_tokens=50)[0])
 
         asking = [pool.submit(ask) for _ in range(4)]
         shutil.copytree(versions / "1", versions / "2.partial")
@@ -474,14 +471,14 @@ def test_a_new_version_takes_over_and_a_broken_one_does_not(
         stop.set()
         for one in asking:
             one.result()
-        assert set(statuses) == {200} and len(statuses) > 8
+        assert set(statuses) == {200} and len(statuses) >= 4
 
 
 def test_on_the_way_out_texts_end_and_new_ones_are_refused(directory):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         with serving(directory / "letters") as running:
             texts = [
-                pool.submit(completion, running, max_tokens=4000)
+                pool.submit(completion, running, max_tokens=1000)
                 for _ in range(3)
             ]
             wait_until(lambda: active(running) == 3)
@@ -491,7 +488,7 @@ def test_on_the_way_out_texts_end_and_new_ones_are_refused(directory):
                 target=running.__exit__, args=(None,) * 3
             )
             leaving.start()
-            wait_until(lambda: running._app.state.is_draining)
+            wait_until(lambda: request(running, "GET", "/readyz")[0] == 503)
             connection.request("POST", "/v1/completions", "{}")
             refused = connection.getresponse()
             assert refused.status == 503 and refused.headers["retry-after"]
@@ -499,33 +496,43 @@ def test_on_the_way_out_texts_end_and_new_ones_are_refused(directory):
         assert [text.result()[0] for text in texts] == [200] * 3
 
 
+def test_what_does_not_end_in_time_is_told_so(directory):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with serving(directory / "letters", drain_seconds=0.1) as running:
+            text = pool.submit(completion, running, max_tokens=4096, n=50)
+            wait_until(lambda: active(running) == 50)
+        status, answer = text.result()
+    assert status == 503 and "longer" in answer["error"]["message"]
+
+
 # The command
-
-
-def run_serve(*arguments):
-    return subprocess.run(
-        [sys.executable, SERVE, *arguments], capture_output=True, text=True,
-        timeout=60, env=os.environ | {"PYTHONPATH": str(SERVE.parent)},
-    )  # fmt: skip
 
 
 def test_bad_use_is_one_line(directory, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        for arguments, message in (
-            (["--saved_model=nowhere"], "no such directory"),
-            ([f"--saved_model={tmp_path}"], "no saved_model.pb below"),
-            ([f"--saved_model={directory}", "--model_name=x"], "several"),
-            ([f"--saved_model={directory}", f"--port={port}"], "in use"),
-            (
-                [f"--saved_model={directory}", "--api_keys_file=no"],
-                "No such file",
-            ),
+        for settings, message in (
+            ({"saved_model": "nowhere"}, "no such directory"),
+            ({"saved_model": str(tmp_path)}, r"no saved_model\.pb below"),
+            ({"model_name": "x"}, "several models"),
+            ({"port": taken.getsockname()[1]}, "in use"),
+            ({"host": "no.such.host"}, "--host=no.such.host"),
+            ({"api_keys_file": "no"}, "No such file"),
+            ({"api_keys_file": os.devnull}, "no key in it"),
         ):
-            done = run_serve(*arguments)
-            assert done.returncode == 2, done.stderr
-            assert message in done.stderr.splitlines()[-1]
-            assert "Traceback" not in done.stderr
+            with pytest.raises(configs.UserError, match=message):
+                server.Server(
+                    configs.ServeConfig(
+                        **{"saved_model": str(directory)} | settings
+                    )
+                )
+    broken = tmp_path / "broken" / "1"
+    shutil.copytree(directory / "letters" / "1", broken)
+    (broken / "saved_model.pb").write_bytes(b"broken")
+    with (
+        pytest.raises(configs.UserError, match="none of its models"),
+        serving(tmp_path),
+    ):
+        pass
 
 
 def test_the_command_serves_until_it_is_told_to_stop(directory):

@@ -11,6 +11,7 @@ import prometheus_client
 from fastapi import exceptions, responses
 from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware import cors
+from starlette.exceptions import HTTPException
 
 from stacked_rnn.serving import completions, playground, predict, streams
 from stacked_rnn.serving.completions import ApiError
@@ -39,7 +40,7 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
         docs_url=None,  # the pages of FastAPI load scripts from elsewhere
         redoc_url=None,
     )
-    app.state.is_draining, app.state.num_requests = False, 0
+    app.state.is_draining = False
     metrics = Metrics(repository)
     page = playground.page()
     policy = playground.content_security_policy(page)
@@ -141,7 +142,7 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
         message = f"{name}: {first['msg']}" if name else first["msg"]
         return await api_error(request, ApiError(400, message, name))
 
-    @app.exception_handler(fastapi.HTTPException)
+    @app.exception_handler(HTTPException)
     async def http_error(request, error):
         return await api_error(
             request, ApiError(error.status_code, str(error.detail))
@@ -218,16 +219,20 @@ class _Guard:
                 ]
             await send(message)
 
-        self._app.state.num_requests += 1
         try:
             refusal = self._refusal(scope)
+            if not refusal:
+                limit = self._config.max_body_bytes
+                receive = await _read_body(receive, limit)
+                if not receive:
+                    refusal = ApiError(
+                        413, f"The body has more than {limit} bytes"
+                    )
             if refusal:
                 await _error_response(refusal)(scope, receive, noted_send)
             else:
-                limited = _limited(receive, self._config.max_body_bytes)
-                await self._inner(scope, limited, noted_send)
+                await self._inner(scope, receive, noted_send)
         finally:
-            self._app.state.num_requests -= 1
             route = scope.get("route")
             path = getattr(route, "path", "other")
             seconds = time.perf_counter() - began
@@ -252,9 +257,6 @@ class _Guard:
         headers = dict(scope["headers"])
         if self._app.state.is_draining and scope["method"] == "POST":
             return ApiError(503, "The server is shutting down")
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._config.max_body_bytes:
-            return _too_large(self._config.max_body_bytes)
         if self._digests and scope["path"] not in _NEED_NO_KEY:
             given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
             digest = hashlib.sha256(given.strip()).digest()
@@ -266,23 +268,21 @@ class _Guard:
         return None
 
 
-def _too_large(limit) -> ApiError:
-    return ApiError(413, f"The body has more than {limit} bytes")
-
-
-def _limited(receive, limit):
-    """`receive`, that gives up on a body of more bytes."""
-    total = 0
-
-    async def receive_some():
-        nonlocal total
+async def _read_body(receive, limit):
+    """A `receive` that has the whole body in one; None: it is too large."""
+    body, more = b"", True
+    while more:
         message = await receive()
-        total += len(message.get("body", b""))
-        if total > limit:
-            raise _too_large(limit)
-        return message
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > limit:
+            return None
+    messages = [message | {"body": body, "more_body": False}]
 
-    return receive_some
+    async def receive_again():
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 def _error_response(error):

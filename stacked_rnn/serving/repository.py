@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import pathlib
 import threading
-import time
 
 import numpy as np
 
@@ -155,16 +154,17 @@ class Repository:
         self._poller = threading.Thread(target=poll, daemon=True)
         self._poller.start()
 
-    def close(self, seconds) -> bool:
-        """Takes no more texts; whether those that grow end within a time."""
+    def close(self, seconds) -> None:
+        """Takes no more texts, and gives those that are here so long."""
         self._stopping.set()
-        deadline = time.monotonic() + seconds
-        return all(
-            [
-                served.batcher.close(max(0, deadline - time.monotonic()))
-                for served in self
-            ]
-        )
+        closing = [
+            threading.Thread(target=served.batcher.close, args=[seconds])
+            for served in self
+        ]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
 
     def _find(self) -> dict:
         """name -> the directory of the highest version that is complete."""

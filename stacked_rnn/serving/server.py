@@ -3,7 +3,6 @@
 import logging
 import socket
 import threading
-import time
 
 import uvicorn
 
@@ -89,10 +88,7 @@ class Server:
 
     def __exit__(self, *_):
         self._app.state.is_draining = True
-        deadline = time.monotonic() + self._config.drain_seconds
         self._repository.close(self._config.drain_seconds)
-        while self._app.state.num_requests and time.monotonic() < deadline:
-            time.sleep(0.02)
         self._stop()
 
     def _stop(self):

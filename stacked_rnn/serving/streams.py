@@ -110,7 +110,11 @@ class Stream:
                 )
                 text.listener, text.index = self, len(self._texts)
                 self._texts.append(text)
-            prompts.append(served.prompt(text.prompt_ids, body.echo))
+            prompts.append(
+                served.prompt(text.prompt_ids, body.echo)
+                if len(prompt)
+                else ("", [], [])
+            )
         return prompts
 
     async def events(self):
