@@ -214,7 +214,7 @@ def page(driver, server):
     server.begin()
     driver.execute_cdp_cmd(
         "Storage.clearDataForOrigin",
-        {"origin": server.origin, "storageTypes": "all"},
+        {"origin": server.origin, "storageTypes": "local_storage"},
     )
     driver.get(server.origin)
     page = Page(driver)
@@ -657,7 +657,7 @@ def test_narrow_screens_scroll_one_way_only(driver, page, server):
         "mobile": True,
     }
     with emulated(driver, setDeviceMetricsOverride=screen):
-        page.type("prompt", "a" * 200)
+        page.type("prompt", "a" * 50)
         page.driver.find_element("css selector", "summary").click()
         for view in ("numbers", "colours"):
             driver.find_element("css selector", f"[value={view}]").click()
