@@ -4,6 +4,7 @@ No HTTP in here. What OpenAI has and this server has not is refused, never
 ignored.
 """
 
+import codecs
 import dataclasses
 import secrets
 import time
@@ -148,7 +149,10 @@ class Answer:
         }
         self._prompts = prompts
         count = len(prompts) * request.n
-        self._lengths = [0] * count  # characters of each text up to now
+        # Tokens may be parts of characters: those count where they are whole.
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._decoders = [decoder("replace") for _ in range(count)]
+        self._offsets = [0] * count  # of the token that comes next
         self._num_tokens = 0
 
     def piece(self, index, text, tokens, log_probs, finish_reason) -> dict:
@@ -156,8 +160,7 @@ class Answer:
         self._num_tokens += len(tokens)
         logprobs = None
         if self._request.logprobs is not None:
-            logprobs = self._logprobs(self._lengths[index], tokens, log_probs)
-        self._lengths[index] += len(text)
+            logprobs = self._logprobs(index, tokens, log_probs)
         return {
             "index": index,
             "text": text,
@@ -168,7 +171,7 @@ class Answer:
     def echoes(self) -> list[dict]:
         """The prompts, as the first piece of each text."""
         pieces = []
-        for index in range(len(self._lengths)):
+        for index in range(len(self._offsets)):
             prompt = self._prompts[index // self._request.n]
             pieces.append(self.piece(index, *prompt, None))
             self._num_tokens -= len(prompt[1])
@@ -184,7 +187,7 @@ class Answer:
     def whole(self, pieces) -> dict:
         """The answer that all pieces add up to."""
         choices = []
-        for index in range(len(self._lengths)):
+        for index in range(len(self._offsets)):
             own = [piece for piece in pieces if piece["index"] == index]
             choice = {
                 "index": index,
@@ -211,11 +214,11 @@ class Answer:
             "total_tokens": prompt_tokens + self._num_tokens,
         }
 
-    def _logprobs(self, offset, tokens, log_probs):
+    def _logprobs(self, index, tokens, log_probs):
         offsets = []
         for token in tokens:
-            offsets.append(offset)
-            offset += len(token.decode("utf-8", "ignore"))
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(self._decoders[index].decode(token))
         return {
             "tokens": [_token_name(token) for token in tokens],
             "token_logprobs": list(log_probs),
