@@ -110,6 +110,7 @@ class Batcher:
         self._reading = self._growing = self._nobody
         self._decode_chunk = dict.fromkeys(SIZES, model.functions.decode_chunk)
         self._seconds_a_step = dict.fromkeys(SIZES, 0.001)
+        self._warm_up()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self.is_compiled = threading.Event()
@@ -139,7 +140,8 @@ class Batcher:
     @property
     def num_waiting(self) -> int:
         """Texts that have no place yet."""
-        return sum(map(len, self._waiting))
+        with self._changed:
+            return sum(map(len, self._waiting))
 
     @property
     def num_active(self) -> int:
@@ -332,19 +334,33 @@ class Batcher:
         carry = self._gather(first.carry, second.carry, tf.constant(places))
         return _Rows(texts, carry)
 
+    def _warm_up(self):
+        """Calls once what TensorFlow makes ready at the first call."""
+        rows = _Rows([self._nothing], self._fresh([self._nothing]))
+        rows = self._join(self._nobody, rows)
+        self._model.functions.read_window(
+            tf.zeros([1, 1], tf.int32), tf.ones([1, 1], tf.bool),
+            rows.carry["states"],
+        )  # fmt: skip
+        self._decode_chunk[1](rows.carry, rows.options, tf.constant(1))
+
     def _compile(self):
         """Compiles for each size of batch, and measures it."""
-        for size in reversed(SIZES):
-            decode_chunk = _compiled_chunk(self._model)
-            texts = [self._nothing] * size
-            rows = _Rows(texts, self._fresh(texts))
-            for _ in range(2):
-                start = time.perf_counter()
-                decode_chunk(rows.carry, rows.options, tf.constant(CHUNK))
-                seconds = time.perf_counter() - start
-            self._seconds_a_step[size] = seconds / CHUNK
-            self._decode_chunk[size] = decode_chunk
-        self.is_compiled.set()
+        try:
+            for size in reversed(SIZES):
+                decode_chunk = _compiled_chunk(self._model)
+                texts = [self._nothing] * size
+                rows = _Rows(texts, self._fresh(texts))
+                for _ in range(2):
+                    start = time.perf_counter()
+                    decode_chunk(rows.carry, rows.options, tf.constant(CHUNK))
+                    seconds = time.perf_counter() - start
+                self._seconds_a_step[size] = seconds / CHUNK
+                self._decode_chunk[size] = decode_chunk
+        except tf.errors.OpError:
+            logging.exception("XLA cannot compile: it goes on without")
+        finally:
+            self.is_compiled.set()
 
 
 class _Rows:
