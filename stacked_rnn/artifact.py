@@ -2,7 +2,9 @@
 
 saved_models/NAME/VERSION/   saved_model.pb, variables/
     assets/tokenizer.json            the tokenizer
-    assets.extra/config.json         the architecture and the defaults
+    assets.extra/config.json         the architecture, the defaults, and how
+                                     it was trained
+    assets.extra/tf_serving_warmup_requests  see `warmup`
 """
 
 import json

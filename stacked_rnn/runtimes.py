@@ -26,7 +26,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import command_line, evaluation
+from stacked_rnn import command_line, evaluation, files
 from stacked_rnn.configs import UserError
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
@@ -82,12 +82,10 @@ def vocabulary_path(path) -> pathlib.Path:
 
 def _replace(path, content):
     """Writes a file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(content)
-        partial.rename(path)
+        with files.whole_file(path) as file:
+            file.write(content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(
             f"--output={path}: cannot write it: {error.strerror}"
         ) from error

@@ -26,6 +26,7 @@ import keras
 from stacked_rnn.configs import UserError
 
 PIECE = 2**20  # characters of a piece
+_REMEDY = "convert it to UTF-8, or take --tokenizer=byte for any file"
 # Before this white space every tokenizer begins a new token.
 _BOUNDARY = re.compile(r"(?<=[A-Za-z])[ \n](?=\w)")
 
@@ -146,9 +147,6 @@ class Corpus:
                 position += len(content)
                 content = file.read(PIECE)
             yield _decoded(decoder, b"", name, position, final=True)
-
-
-_REMEDY = "convert it to UTF-8, or take --tokenizer=byte for any file"
 
 
 def _decoded(decoder, content, name, position, final=False) -> str:

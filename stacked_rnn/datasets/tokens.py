@@ -7,6 +7,7 @@ of all that decides its tokens:
     parts/training-000007.npz a piece of text that is done, until all are
     training.tokens           the token ids of a split, in one width
     index.json                last of all: what there is
+    lock                      held by the process that makes them
 """
 
 import collections
@@ -24,7 +25,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import command_line, tokenizers
+from stacked_rnn import command_line, files, tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.datasets import corpora
 
@@ -115,24 +116,22 @@ def tokenize_corpus(corpus, splits, tokenizer, build, settings, cache_dir):
     made_from = tokenizer.to_dict() if tokenizer else settings
     key = json.dumps([1, corpus.digest, splits, made_from])
     name = "tokens-" + hashlib.sha256(key.encode()).hexdigest()[:16]
-    cache_dir = pathlib.Path(cache_dir or default_cache()).expanduser()
+    cache_dir = cache_dir or f"{corpora.keras_cache()}/stacked_rnn"
+    cache_dir = pathlib.Path(cache_dir).expanduser()
     directory = cache_dir / name
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _alone_in(directory):
-            if not _is_complete(directory):
+            found = _load(directory)
+            if not found:
                 _fill(directory, corpus, splits, tokenizer, build)
-        return _load(directory)
+                found = _read(directory)
+        return found
     except OSError as error:
         raise UserError(
             f"--cache_dir={cache_dir}: cannot keep tokens there: "
             f"{error.strerror}"
         ) from error
-
-
-def default_cache() -> pathlib.Path:
-    """Where tokens are kept unless told otherwise."""
-    return pathlib.Path(corpora.keras_cache()) / "stacked_rnn"
 
 
 def _tokenize_in_memory(corpus, splits, tokenizer, build):
@@ -180,16 +179,22 @@ def _alone_in(directory):
         yield
 
 
-@contextlib.contextmanager
-def _whole(path):
-    """A file that appears under its name once it is written."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        yield file
-    partial.replace(path)
+def _load(directory) -> TokenizedCorpus | None:
+    """What a directory holds; None where it is to be made, or made anew."""
+    if not (directory / _INDEX).exists():
+        return None
+    try:
+        return _read(directory)
+    except (FileNotFoundError, ValueError, KeyError, UserError):
+        print(
+            f"note: the tokens in {directory} are damaged, and made anew",
+            file=sys.stderr,
+        )
+        (directory / _INDEX).unlink()
+        return None
 
 
-def _load(directory):
+def _read(directory):
     index = json.loads((directory / _INDEX).read_text())
     token_ids = {
         name: TokenFile(directory / f"{name}.tokens", index["dtype"])
@@ -199,21 +204,6 @@ def _load(directory):
         raise ValueError("a file of another length")
     tokenizer = tokenizers.from_dict(index["tokenizer"])
     return TokenizedCorpus(tokenizer, token_ids, index["unknown_parts"])
-
-
-def _is_complete(directory) -> bool:
-    if not (directory / _INDEX).exists():
-        return False
-    try:
-        _load(directory)
-    except (FileNotFoundError, ValueError, KeyError, UserError):
-        print(
-            f"note: the tokens in {directory} are damaged, and made anew",
-            file=sys.stderr,
-        )
-        (directory / _INDEX).unlink()
-        return False
-    return True
 
 
 def _fill(directory, corpus, splits, tokenizer, build):
@@ -236,7 +226,7 @@ def _fill(directory, corpus, splits, tokenizer, build):
             unknown_parts = (
                 _unknown_parts(tokenizer, piece, token_ids) if is_given else ()
             )
-            with _whole(path) as file:
+            with files.whole_file(path) as file:
                 np.savez(
                     file,
                     token_ids=token_ids,
@@ -255,7 +245,7 @@ def _fill(directory, corpus, splits, tokenizer, build):
             ),
         )
         lengths[name] = 0
-        with _whole(directory / f"{name}.tokens") as file:
+        with files.whole_file(directory / f"{name}.tokens") as file:
             for path in paths:
                 with np.load(path) as part:
                     file.write(part["token_ids"].tobytes())
@@ -269,7 +259,7 @@ def _fill(directory, corpus, splits, tokenizer, build):
         "unknown_parts": [*unknown_parts],
         "tokenizer": tokenizer.to_dict(),
     }
-    with _whole(directory / _INDEX) as file:
+    with files.whole_file(directory / _INDEX) as file:
         file.write(json.dumps(index).encode())
     shutil.rmtree(directory / "parts")
 
@@ -280,7 +270,7 @@ def _build_once(directory, corpus, split, build):
     if path.exists():
         return tokenizers.from_dict(json.loads(path.read_text()))
     tokenizer = build(_shown(corpus.pieces(*split), split, "vocabulary"))
-    with _whole(path) as file:
+    with files.whole_file(path) as file:
         file.write(json.dumps(tokenizer.to_dict()).encode())
     return tokenizer
 

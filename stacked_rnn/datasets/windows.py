@@ -132,9 +132,8 @@ class Windows(abc.ABC):
         batch = tf.function(self.batch, autograph=False)
 
         def batches():
-            page = tf.constant(self.page(first_step))
             for step in itertools.count(first_step):
-                if self.begins_page(step):
+                if step == first_step or self.begins_page(step):
                     page = tf.constant(self.page(step))
                 yield batch(tf.constant(step, tf.int64), page)
 

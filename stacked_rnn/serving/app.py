@@ -140,23 +140,17 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
         first = error.errors()[0]
         name = next((str(part) for part in first["loc"][1:]), None)
         message = f"{name}: {first['msg']}" if name else first["msg"]
-        return await api_error(request, ApiError(400, message, name))
+        return _error_response(ApiError(400, message, name))
 
     @app.exception_handler(HTTPException)
     async def http_error(request, error):
-        return await api_error(
-            request, ApiError(error.status_code, str(error.detail))
-        )
+        return _error_response(ApiError(error.status_code, error.detail))
 
     @app.exception_handler(Exception)
     async def failed(request, error):
-        return await api_error(
-            request, ApiError(500, "The server failed: its log says how")
+        return _error_response(
+            ApiError(500, "The server failed: its log says how")
         )
-
-    @app.exception_handler(404)
-    async def not_found(request, error):
-        return await api_error(request, ApiError(404, "There is no such page"))
 
     app.add_middleware(
         _Guard, app=app, config=config, api_keys=api_keys, metrics=metrics
@@ -248,7 +242,6 @@ class _Guard:
                         "status": status,
                         "seconds": round(seconds, 4),
                     }
-                    | scope.get("log", {})
                 )
             )
 

@@ -1,6 +1,5 @@
 """The server as a whole: models, application, socket, and their end."""
 
-import logging
 import socket
 import threading
 
@@ -94,7 +93,6 @@ class Server:
     def _stop(self):
         self._uvicorn.should_exit = True
         self._thread.join()
-        logging.shutdown()
 
     def urls(self) -> list[str]:
         """Lines that say where to find what."""

@@ -136,13 +136,14 @@ class Stream:
         """The answer in one; ends early where the client leaves.
 
         Raises:
-            ApiError: a text failed.
+            ApiError: a text failed, or nobody waits for it.
         """
         pieces = self._answer.echoes() if self._body.echo else []
-        async for more in self._pieces():
-            pieces += more
-            if await request.is_disconnected():
-                break
+        async with contextlib.aclosing(self._pieces()) as arriving:
+            async for more in arriving:
+                pieces += more
+                if await request.is_disconnected():
+                    raise ApiError(499, "The client left")
         return self._answer.whole(pieces)
 
     async def _pieces(self):

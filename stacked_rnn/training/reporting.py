@@ -4,6 +4,8 @@ import keras
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
+from stacked_rnn import files
+
 
 class SampleTexts(keras.callbacks.Callback):
     """A sample after each epoch, printed and in TensorBoard with the settings.
@@ -66,7 +68,6 @@ def draw_curves(history, path) -> bool:
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    partial = path.with_suffix(".partial")
-    picture.savefig(partial, format="png", dpi=150)
-    partial.rename(path)
+    with files.whole_file(path) as file:
+        picture.savefig(file, format="png", dpi=150)
     return True

@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import evaluation
+from stacked_rnn import evaluation, files
 from stacked_rnn.configs import ModelConfig, UserError
 from stacked_rnn.training import checkpoints
 
@@ -143,22 +143,18 @@ def open_run(model_dir, model_config, tokenizer, train_config) -> bool:
     elif train_config.resume:
         raise UserError(f"--resume: there is no checkpoint in {model_dir}")
     record.parent.mkdir(parents=True, exist_ok=True)
-    partial = record.with_suffix(".partial")
-    partial.write_text(json.dumps(description, indent=2) + "\n")
-    partial.rename(record)
+    with files.whole_file(record) as file:
+        file.write(json.dumps(description, indent=2).encode() + b"\n")
     return False
 
 
 def write_history(model_dir, history) -> None:
     """Writes history.csv, a line for each epoch, whole or not at all."""
     names = dict.fromkeys(name for row in history for name in row)
-    path = model_dir / "history.csv"
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", newline="") as file:
+    with files.whole_file(model_dir / "history.csv", newline="") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-    partial.rename(path)
 
 
 def read_record(model_dir) -> dict:

@@ -169,9 +169,7 @@ class Trainer:
                 for part in self.config.corpus.split(",")
             ),
             "tokenizer": self.config.tokenizer,
-            "characters": round(
-                windows.num_tokens * windows.characters_per_token
-            ),
+            "characters": windows.characters or windows.num_tokens,
             "epochs": round(self.step / windows.steps_per_epoch, 2),
             "validation": best
             and {
