@@ -14,7 +14,6 @@ window while the others grow.
 
 import collections
 import dataclasses
-import functools
 import logging
 import threading
 import time
@@ -22,13 +21,16 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import generation, samplers
+from stacked_rnn import generation
 from stacked_rnn.configs import SamplingConfig, UserError
 from stacked_rnn.continuations import Continuation
 
 SIZES = (1, 8, 64)  # of batches; the last is how many places there are
 CHUNK = 32  # most tokens of a call
-_WINDOW = 128  # tokens of a prompt that are read in a call
+_READERS = SIZES[
+    -2
+]  # most prompts that are read at once: others grow meanwhile
+_WINDOW = 64  # tokens of a prompt that are read in a call
 # Seconds that a call should take: with few texts somebody waits for each one,
 # with many what counts is that all get on.
 _FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.005, 0.02
@@ -103,14 +105,18 @@ class Batcher:
         self._waiting = collections.deque()  # of deques, one for each request
         self._changed = threading.Condition()
         self._is_closing = self._is_over = False
+        self._before_a_text = _to_numpy(
+            model.functions.initial_states(tf.constant(1))
+        )
         self._nothing = Text([model.tokenizer.start_id], 0, SamplingConfig())
         self._nobody = _Rows([], self._fresh([self._nothing]))
-        self._gather = _gather_function(self._nobody.carry)
         self._admitted = []
         self._reading = self._growing = self._nobody
+        self._read_window = dict.fromkeys(SIZES, model.functions.read_window)
         self._decode_chunk = dict.fromkeys(SIZES, model.functions.decode_chunk)
         self._seconds_a_step = dict.fromkeys(SIZES, 0.001)
-        self._warm_up()
+        # What TensorFlow makes ready at a first call is ready now.
+        self._try(1, self._read_window[1], self._decode_chunk[1])
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self.is_compiled = threading.Event()
@@ -181,6 +187,7 @@ class Batcher:
     def _run(self):
         while self._wait():
             try:
+                self._drop()
                 self._admit()
                 if self._reading.texts:
                     self._read()
@@ -206,24 +213,43 @@ class Batcher:
 
     def _admit(self):
         """Gives free places to texts that wait, to each request in turn."""
-        admitted, ended = [], []
-        self._admitted = admitted
+        admitted = self._admitted = []
         with self._changed:
-            while self._waiting and self.num_active + len(admitted) < SIZES[-1]:
+            free = min(
+                SIZES[-1] - self.num_active,
+                _READERS - len(self._reading.texts),
+            )
+            while self._waiting and len(admitted) < free:
                 group = self._waiting.popleft()
-                text = group.popleft()
-                if reason := self._early_end(text):
-                    ended.append((text, Update(finish_reason=reason)))
-                else:
-                    admitted.append(text)
+                admitted.append(group.popleft())
                 if group:
                     self._waiting.append(group)
-        if ended:
-            self._deliver(ended)
         if admitted:
             new = _Rows(admitted, self._fresh(admitted))
             self._reading = self._join(self._reading, new)
             self._admitted = []
+
+    def _drop(self):
+        """Ends those that wait or are read, and that nobody waits for."""
+        ended = []
+
+        def goes_on(text):
+            reason = self._early_end(text)
+            if reason:
+                ended.append((text, Update(finish_reason=reason)))
+            return not reason
+
+        with self._changed:
+            groups = [
+                collections.deque(filter(goes_on, group))
+                for group in self._waiting
+            ]
+            self._waiting = collections.deque(filter(None, groups))
+        stay = [*map(goes_on, self._reading.texts)]
+        if not all(stay):
+            self._reading = self._join(self._reading, self._nobody, stay)
+        if ended:
+            self._deliver(ended)
 
     def _early_end(self, text) -> str | None:
         """Why a text ends though it might go on; None where it does."""
@@ -236,26 +262,26 @@ class Batcher:
         """A window of each prompt that is read."""
         rows = self._reading
         token_ids = np.zeros((rows.size, _WINDOW), np.int32)
-        lengths = np.zeros(rows.size, np.int32)
+        is_token = np.zeros((rows.size, _WINDOW), bool)
         for row, text in enumerate(rows.texts):
-            window = text.prompt_ids[text.num_read :][:_WINDOW]
-            window = window[: len(text.prompt_ids) - 1 - text.num_read]
+            window = text.prompt_ids[text.num_read : -1][:_WINDOW]
             token_ids[row, : len(window)] = window
-            lengths[row] = len(window)
+            is_token[row, : len(window)] = True
             text.num_read += len(window)
-        longest = lengths.max()
-        if longest:
-            rows.carry["states"] = self._model.functions.read_window(
-                tf.constant(token_ids[:, :longest]),
-                tf.constant(np.arange(longest) < lengths[:, None]),
-                rows.carry["states"],
+        if is_token.any():
+            states = self._read_window[rows.size](
+                tf.constant(token_ids),
+                tf.constant(is_token),
+                _to_tensors(rows.carry["states"]),
             )
-        read = [
-            text.num_read == len(text.prompt_ids) - 1 for text in rows.texts
-        ]
-        ready = self._join(rows, self._nobody, read)
-        self._growing = self._join(self._growing, ready)
-        self._reading = self._join(rows, self._nobody, np.logical_not(read))
+            rows.carry["states"] = _to_numpy(states)
+        read = np.array(
+            [text.num_read == len(text.prompt_ids) - 1 for text in rows.texts]
+        )
+        if read.any():
+            ready = self._join(rows, self._nobody, read)
+            self._growing = self._join(self._growing, ready)
+            self._reading = self._join(rows, self._nobody, ~read)
 
     def _grow(self):
         """A chunk of tokens of each text."""
@@ -264,32 +290,30 @@ class Batcher:
         is_few = len(rows.texts) <= _FEW
         budget = _FEW_SECONDS if is_few else _MANY_SECONDS
         count = int(budget / self._seconds_a_step[rows.size])
-        drawn = self._decode_chunk[rows.size](
-            rows.carry, rows.options, tf.constant(min(max(count, 1), CHUNK))
+        drawn = _to_numpy(
+            self._decode_chunk[rows.size](
+                _to_tensors(rows.carry),
+                rows.options,
+                tf.constant(min(max(count, 1), CHUNK)),
+            )
         )
-        token_ids, log_probs = (
-            drawn["token_ids"].numpy(),
-            drawn["log_probs"].numpy(),
-        )
-        lengths = drawn["lengths"].numpy()
-        finished = drawn["carry"]["finished"].numpy()
-        positions = drawn["carry"]["positions"].numpy()
-        steps = max(1, lengths.max())
+        steps = max(1, drawn["lengths"].max())
         self._seconds_a_step[rows.size] = (
             0.9 * self._seconds_a_step[rows.size]
             + 0.1 * (time.perf_counter() - start) / steps
         )
         rows.carry = drawn["carry"]
+        finished = rows.carry["finished"]
+        is_short = rows.carry["positions"] < rows.options["max_new_tokens"]
         updates, goes_on = [], []
         for row, text in enumerate(rows.texts):
-            length = lengths[row]
+            length = drawn["lengths"][row]
             text.continuation.add(
-                self._model.token_bytes[token_ids[row, :length]].tolist(),
-                log_probs[row, :length].tolist(),
-                bool(
-                    finished[row]
-                    and positions[row] < text.sampling.max_new_tokens
-                ),
+                self._model.token_bytes[
+                    drawn["token_ids"][row, :length]
+                ].tolist(),
+                drawn["log_probs"][row, :length].tolist(),
+                bool(finished[row] and is_short[row]),
             )
             reason = self._early_end(text)
             if text.continuation.stopped:
@@ -313,11 +337,16 @@ class Batcher:
         )
         for row, text in enumerate(texts):
             seen[row, text.prompt_ids] = True
-        return generation.start(
-            tf.constant([text.prompt_ids[-1] for text in texts], tf.int32),
-            self._model.functions.initial_states(tf.constant(len(texts))),
-            tf.constant(seen),
-            tf.constant([text.seed for text in texts], tf.int64),
+        return _to_numpy(
+            generation.start(
+                tf.constant([text.prompt_ids[-1] for text in texts], tf.int32),
+                tf.nest.map_structure(
+                    lambda state: np.repeat(state, len(texts), axis=0),
+                    self._before_a_text,
+                ),
+                seen,
+                np.array([text.seed for text in texts], np.int64),
+            )
         )
 
     def _join(self, first, second, stays=None):
@@ -331,32 +360,36 @@ class Batcher:
             return self._nobody
         size = min(size for size in SIZES if size >= len(texts))
         places += [places[0]] * (size - len(places))
-        carry = self._gather(first.carry, second.carry, tf.constant(places))
+        carry = tf.nest.map_structure(
+            lambda *both: np.concatenate(both)[places],
+            first.carry,
+            second.carry,
+        )
         return _Rows(texts, carry)
 
-    def _warm_up(self):
-        """Calls once what TensorFlow makes ready at the first call."""
-        rows = _Rows([self._nothing], self._fresh([self._nothing]))
-        rows = self._join(self._nobody, rows)
-        self._model.functions.read_window(
-            tf.zeros([1, 1], tf.int32), tf.ones([1, 1], tf.bool),
-            rows.carry["states"],
-        )  # fmt: skip
-        self._decode_chunk[1](rows.carry, rows.options, tf.constant(1))
+    def _try(self, size, read_window, decode_chunk) -> float:
+        """Calls both for a size of batch; the seconds of a chunk."""
+        texts = [self._nothing] * size
+        rows = _Rows(texts, self._fresh(texts))
+        carry = _to_tensors(rows.carry)
+        window = tf.zeros([size, _WINDOW], tf.int32)
+        read_window(window, window == 0, carry["states"])
+        start = time.perf_counter()
+        decode_chunk(carry, rows.options, tf.constant(CHUNK))
+        return time.perf_counter() - start
 
     def _compile(self):
         """Compiles for each size of batch, and measures it."""
+        functions = self._model.functions
+        compiled = (
+            tf.function(functions.read_window, jit_compile=True),
+            functions.compiled_chunk,
+        )
         try:
-            for size in reversed(SIZES):
-                decode_chunk = _compiled_chunk(self._model)
-                texts = [self._nothing] * size
-                rows = _Rows(texts, self._fresh(texts))
-                for _ in range(2):
-                    start = time.perf_counter()
-                    decode_chunk(rows.carry, rows.options, tf.constant(CHUNK))
-                    seconds = time.perf_counter() - start
-                self._seconds_a_step[size] = seconds / CHUNK
-                self._decode_chunk[size] = decode_chunk
+            for size in SIZES:
+                self._try(size, *compiled)
+                self._seconds_a_step[size] = self._try(size, *compiled) / CHUNK
+                self._read_window[size], self._decode_chunk[size] = compiled
         except tf.errors.OpError:
             logging.exception("XLA cannot compile: it goes on without")
         finally:
@@ -364,18 +397,21 @@ class Batcher:
 
 
 class _Rows:
-    """Texts and the batch that they are the first rows of."""
+    """Texts and the batch that they are the first rows of.
+
+    Between two calls it is NumPy's: that is the faster one at taking rows out
+    and putting them together.
+    """
 
     def __init__(self, texts, carry):
-        self.texts, self.size = texts, carry["token_ids"].shape[0]
+        self.texts, self.size = texts, len(carry["token_ids"])
         padding = [SamplingConfig(max_new_tokens=0)] * (self.size - len(texts))
         settings = [text.sampling for text in texts] + padding
         self.options = {
             name: tf.constant([getattr(one, name) for one in settings], dtype)
             for name, dtype in _OPTIONS.items()
         }
-        finished = tf.constant([False] * len(texts) + [True] * len(padding))
-        self.carry = carry | {"finished": finished}
+        self.carry = carry | {"finished": np.arange(self.size) >= len(texts)}
 
 
 _OPTIONS = {
@@ -387,57 +423,9 @@ _OPTIONS = {
 }
 
 
-def _compiled_chunk(model):
-    """`decode_chunk` of a SavedModel, compiled by XLA for `CHUNK` tokens."""
-    decode_step = model.functions.signatures["decode_step"]
-
-    def step(token_ids, states):
-        names = ("h", "c")
-        named = {
-            f"state_{layer}_{part}": state
-            for layer, parts in enumerate(states)
-            for part, state in zip(names, parts)
-        }
-        new = decode_step(token_ids=token_ids, **named)
-        return new["logits"], tuple(
-            tuple(new[f"state_{layer}_{part}"] for part, _ in zip(names, parts))
-            for layer, parts in enumerate(states)
-        )
-
-    @functools.partial(tf.function, jit_compile=True, autograph=False)
-    def decode_chunk(carry, options, count):
-        options = dict(options)
-        return generation.generate(
-            step,
-            carry,
-            max_new_tokens=options.pop("max_new_tokens"),
-            options=samplers.SamplingOptions(**options),
-            count=count,
-            size=CHUNK,
-            never=model.tokenizer.unknown_id,
-            end_id=model.tokenizer.end_id,
-        )
-
-    return decode_chunk
+def _to_numpy(tensors):
+    return tf.nest.map_structure(np.asarray, tensors)
 
 
-def _gather_function(carry):
-    """(carry, carry, places) -> the rows at some places of both together."""
-    specs = tf.nest.map_structure(
-        lambda tensor: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype),
-        carry,
-    )
-
-    @functools.partial(
-        tf.function,
-        input_signature=[specs, specs, tf.TensorSpec([None], tf.int32)],
-        autograph=False,
-    )
-    def gather(first, second, places):
-        return tf.nest.map_structure(
-            lambda *both: tf.gather(tf.concat(both, axis=0), places),
-            first,
-            second,
-        )
-
-    return gather
+def _to_tensors(arrays):
+    return tf.nest.map_structure(tf.constant, arrays)
