@@ -144,6 +144,8 @@ def test_stop_strings_end_a_text_and_are_not_shown(harness, model):
 
 def test_a_cancelled_text_gives_its_place_to_another(harness):
     texts = harness.submit(["abc"] * 64, max_new_tokens=100_000)
+    while harness.batcher.num_active < 64:
+        time.sleep(0.001)
     [waiting] = harness.submit(["abc"], max_new_tokens=5)
     time.sleep(0.1)
     assert waiting not in harness.updates
@@ -162,6 +164,30 @@ def test_a_text_beyond_its_deadline_ends(harness):
     texts += harness.submit(["abc"], deadline=time.monotonic() - 1)
     harness.wait(3)
     assert [harness.result(text)[3] for text in texts] == ["timeout"] * 3
+
+
+def test_texts_that_have_no_place_yet_end_too(harness):
+    growing = harness.submit(["abc"] * 64, max_new_tokens=100_000)
+    while harness.batcher.num_active < 64:
+        time.sleep(0.001)
+    late = harness.submit(["abc"], deadline=time.monotonic() + 0.05)
+    cancelled = harness.submit(["abc"] * 2)
+    cancelled[0].cancelled = True
+    assert {*harness.wait(2)} == {*late, cancelled[0]}
+    assert harness.batcher.num_waiting == 1
+    for text in growing:
+        text.cancelled = True
+    harness.wait(65)
+
+
+def test_a_prompt_is_not_read_to_its_end_for_nobody(harness):
+    [long] = harness.submit(["abc d" * 20_000], max_new_tokens=1)
+    while not long.num_read:
+        time.sleep(0.001)
+    long.cancelled = True
+    harness.wait()
+    assert harness.result(long) == ("", [], [], "cancelled")
+    assert long.num_read < 100_000
 
 
 def test_requests_take_turns(harness):
@@ -185,7 +211,7 @@ def test_a_long_prompt_is_read_while_others_grow(harness):
         for at, _ in harness.updates[growing]
         if began < at < harness.updates[long][0][0]
     ]
-    assert len(while_reading) > 10_000 / 128 / 2
+    assert len(while_reading) > 10_000 / 64 / 2
     growing.cancelled = True
     harness.wait()
 
