@@ -280,8 +280,10 @@ class Batcher:
         )
         if read.any():
             ready = self._join(rows, self._nobody, read)
-            self._growing = self._join(self._growing, ready)
-            self._reading = self._join(rows, self._nobody, ~read)
+            self._growing, self._reading = (
+                self._join(self._growing, ready),
+                self._join(rows, self._nobody, ~read),
+            )
 
     def _grow(self):
         """A chunk of tokens of each text."""
