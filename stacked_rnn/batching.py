@@ -17,6 +17,7 @@ import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -91,9 +92,8 @@ class Batcher:
         deliver: called from that thread, after each call, with a list of
             (Text, Update): all that is new.
         max_waiting: most texts that wait for a place.
-        jit_compile: whether XLA compiles: it takes some ten seconds for each
-            of `SIZES`, while the first texts grow already, and makes all of
-            them faster.
+        jit_compile: whether XLA compiles: it takes some fifteen seconds, while
+            the first texts grow already, and makes all that follow faster.
 
     Attributes:
         is_compiled: an event, when that is done.
@@ -112,11 +112,13 @@ class Batcher:
         self._nobody = _Rows([], self._fresh([self._nothing]))
         self._admitted = []
         self._reading = self._growing = self._nobody
-        self._read_window = dict.fromkeys(SIZES, model.functions.read_window)
-        self._decode_chunk = dict.fromkeys(SIZES, model.functions.decode_chunk)
-        self._seconds_a_step = dict.fromkeys(SIZES, 0.001)
-        # What TensorFlow makes ready at a first call is ready now.
-        self._try(1, self._read_window[1], self._decode_chunk[1])
+        functions = model.functions
+        self._by_size = {
+            size: self._ready(
+                size, functions.read_window, functions.decode_chunk, 4
+            )
+            for size in SIZES
+        }
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self.is_compiled = threading.Event()
@@ -269,7 +271,7 @@ class Batcher:
             is_token[row, : len(window)] = True
             text.num_read += len(window)
         if is_token.any():
-            states = self._read_window[rows.size](
+            states = self._by_size[rows.size].read_window(
                 tf.constant(token_ids),
                 tf.constant(is_token),
                 _to_tensors(rows.carry["states"]),
@@ -288,21 +290,16 @@ class Batcher:
     def _grow(self):
         """A chunk of tokens of each text."""
         rows = self._growing
-        start = time.perf_counter()
         is_few = len(rows.texts) <= _FEW
         budget = _FEW_SECONDS if is_few else _MANY_SECONDS
-        count = int(budget / self._seconds_a_step[rows.size])
+        functions = self._by_size[rows.size]
+        count = int(budget / functions.seconds_a_step)
         drawn = _to_numpy(
-            self._decode_chunk[rows.size](
+            functions.decode_chunk(
                 _to_tensors(rows.carry),
                 rows.options,
                 tf.constant(min(max(count, 1), CHUNK)),
             )
-        )
-        steps = max(1, drawn["lengths"].max())
-        self._seconds_a_step[rows.size] = (
-            0.9 * self._seconds_a_step[rows.size]
-            + 0.1 * (time.perf_counter() - start) / steps
         )
         rows.carry = drawn["carry"]
         finished = rows.carry["finished"]
@@ -369,33 +366,47 @@ class Batcher:
         )
         return _Rows(texts, carry)
 
-    def _try(self, size, read_window, decode_chunk) -> float:
-        """Calls both for a size of batch; the seconds of a chunk."""
+    def _ready(self, size, read_window, decode_chunk, count):
+        """Both functions, called for a size of batch: later calls are fast.
+
+        Returns:
+            A `_Functions`, measured with chunks of `count`.
+        """
         texts = [self._nothing] * size
         rows = _Rows(texts, self._fresh(texts))
         carry = _to_tensors(rows.carry)
-        window = tf.zeros([size, _WINDOW], tf.int32)
-        read_window(window, window == 0, carry["states"])
-        start = time.perf_counter()
-        decode_chunk(carry, rows.options, tf.constant(CHUNK))
-        return time.perf_counter() - start
+        if size <= _READERS:
+            window = tf.zeros([size, _WINDOW], tf.int32)
+            read_window(window, window == 0, carry["states"])
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            decode_chunk(carry, rows.options, tf.constant(count))
+            seconds.append(time.perf_counter() - start)
+        return _Functions(read_window, decode_chunk, min(seconds) / count)
 
     def _compile(self):
         """Compiles for each size of batch, and measures it."""
         functions = self._model.functions
-        compiled = (
-            tf.function(functions.read_window, jit_compile=True),
-            functions.compiled_chunk,
-        )
+        read_window = tf.function(functions.read_window, jit_compile=True)
         try:
             for size in SIZES:
-                self._try(size, *compiled)
-                self._seconds_a_step[size] = self._try(size, *compiled) / CHUNK
-                self._read_window[size], self._decode_chunk[size] = compiled
+                self._by_size[size] = self._ready(
+                    size, read_window, functions.compiled_chunk, CHUNK
+                )
         except tf.errors.OpError:
             logging.exception("XLA cannot compile: it goes on without")
         finally:
             self.is_compiled.set()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Functions:
+    """What a size of batch is read and grown with."""
+
+    read_window: Callable
+    decode_chunk: Callable
+    seconds_a_step: float
 
 
 class _Rows:
