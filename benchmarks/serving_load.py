@@ -1,0 +1,452 @@
+"""What serve.py does under load, beside the signature that it stands on.
+
+  python benchmarks/serving_load.py
+  python benchmarks/serving_load.py --soak_minutes=10
+
+Exports untrained models, serves them in another process, and asks from this
+one: closed loop (so many clients, each with its next request as soon as it has
+its answer) and open loop (requests come at random moments, however many are
+under way). All texts are streamed, 64 characters in, 256 tokens out.
+
+"Raw" is the signature `generate`, called in a process of its own before the
+server starts. A server that runs one call for each request, in turn, is no
+faster than raw at batch 1.
+
+Writes serving_load.md, .json and .png to --output_dir, and prints the first.
+With --soak_minutes it asks in all ways at once instead, and writes soak.md.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+import numpy as np
+from measuring import Calm, machine, write_report
+
+from stacked_rnn import command_line, configs
+from stacked_rnn.configs import setting
+
+SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
+PROMPT = "It was the best of tests, it was the worst of tests, it was new."
+NEW_TOKENS = 256
+CLIENTS = (1, 8, 64, 256)
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig(configs.Config):
+    """What to measure."""
+
+    models: str = setting("gru:128,lstm:512", "Cell and units, with commas.")
+    seconds: float = setting(10.0, "Length of a loop, about.", minimum=1.0)
+    requests: int = setting(
+        2000, "Of the loop with the most clients.", minimum=1
+    )
+    soak_minutes: float = setting(
+        0.0, "Length of a soak (0: the benchmark instead).", minimum=0.0
+    )
+    output_dir: str = setting("benchmarks/results", "Directory of the report.")
+
+
+# In a process of their own: the cores are the server's then -------------------
+
+
+def export_model(cell, units, directory):
+    """An untrained model of two layers over the characters of pydoc."""
+    import keras
+
+    from stacked_rnn import datasets, export, models, tokenizers
+
+    keras.utils.set_random_seed(0)
+    tokenizer = tokenizers.build("char", *datasets.Corpus("pydoc").pieces())
+    model = models.build_language_model(
+        configs.ModelConfig(
+            cell=cell, units=units, num_layers=2,
+            vocabulary_size=tokenizer.vocabulary_size(),
+        )
+    )  # fmt: skip
+    generator = export.TextGenerator(model.for_inference(), tokenizer)
+    return str(generator.save(directory))
+
+
+def raw_speeds(path):
+    """Of the signature: tokens a second by batch, seconds to a first token."""
+    import tensorflow as tf
+
+    generate = tf.saved_model.load(path).signatures["generate"]
+
+    def best(rows, tokens):
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            generate(
+                prompts=tf.constant([PROMPT] * rows),
+                max_new_tokens=tf.constant([tokens]),
+                temperature=tf.constant([1.0]), top_k=tf.constant([0]),
+                top_p=tf.constant([1.0]), repetition_penalty=tf.constant([1.0]),
+                seed=tf.constant([0], tf.int64),
+            )["token_ids"].numpy()  # fmt: skip
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    return {
+        "1": NEW_TOKENS / best(1, NEW_TOKENS),
+        "64": 64 * NEW_TOKENS / best(64, NEW_TOKENS),
+        "first": best(1, 1),
+    }
+
+
+def wrong_texts(path, texts):
+    """How many texts are not what generate.py makes of their seeds."""
+    from stacked_rnn import inference
+
+    sampling = configs.SamplingConfig(
+        max_new_tokens=NEW_TOKENS, temperature=1.0
+    )
+    expected = inference.load(path).generate(
+        [PROMPT], sampling, num_samples=len(texts)
+    )
+    return sum(texts[text.seed] != text.text for text in expected)
+
+
+# The clients ------------------------------------------------------------------
+
+
+class Client:
+    """Asks one server, and notes when what came."""
+
+    def __init__(self, port):
+        self._port = port
+        self.first, self.gaps, self.texts = [], [], {}
+        self.failures = []
+
+    async def ask(self, seed, patience=np.inf, **options) -> None:
+        """One request, streamed.
+
+        Args:
+            seed: of its text.
+            patience: events after which the client leaves.
+            **options: of the request.
+        """
+        body = json.dumps(
+            {
+                "model": "model", "prompt": PROMPT, "seed": seed,
+                "max_tokens": NEW_TOKENS, "stream": True, **options,
+            }
+        )  # fmt: skip
+        before = time.perf_counter()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        writer.write(
+            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+            b"content-type: application/json\r\n"
+            + f"content-length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        status, events = await reader.readline(), []
+        async for line in reader:
+            if not line.startswith(b"data: "):
+                continue
+            now = time.perf_counter()
+            (self.gaps if events else self.first).append(now - before)
+            before = now
+            events.append(line)
+            if len(events) >= patience:
+                break
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        if len(events) >= patience:
+            return
+        if b" 200 " not in status or events[-1] != b"data: [DONE]\n":
+            self.failures.append((status, events[-1:]))
+            return
+        choices = [json.loads(line[6:])["choices"][0] for line in events[:-1]]
+        if choices[-1]["finish_reason"] not in ("length", "stop"):
+            self.failures.append((status, events[-2:]))
+        self.texts[seed] = "".join(choice["text"] for choice in choices)
+
+    async def closed_loop(self, clients, requests) -> float:
+        """So many clients; tokens a second."""
+        seeds = iter(range(requests))
+
+        async def client():
+            for seed in seeds:
+                await self.ask(seed)
+
+        start = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(clients)))
+        return requests * NEW_TOKENS / (time.perf_counter() - start)
+
+    async def open_loop(self, a_second, requests) -> None:
+        """Requests at random moments."""
+        rng, tasks = random.Random(0), []
+        for seed in range(requests):
+            tasks.append(asyncio.create_task(self.ask(seed)))
+            await asyncio.sleep(rng.expovariate(a_second))
+        await asyncio.gather(*tasks)
+
+    def times(self) -> list[float]:
+        """Milliseconds: first token p50, p99; between events p50, p99."""
+        return [
+            1e3 * float(np.percentile(values, share))
+            for values in (self.first, self.gaps)
+            for share in (50, 99)
+        ]
+
+
+class Server:
+    """serve.py in another process while the `with` block lasts.
+
+    Attributes:
+        port: of it.
+    """
+
+    def __init__(self, directory):
+        self._process = subprocess.Popen(
+            [
+                sys.executable, SERVE, f"--saved_model={directory}", "--port=0",
+                "--noaccess_log",
+            ],
+            stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONPATH": str(SERVE.parent)},
+        )  # fmt: skip
+
+    def __enter__(self):
+        for line in self._process.stderr:
+            if found := re.search(r"Serving .* at .*:(\d+)/", line):
+                self.port = int(found[1])
+                return self
+        raise RuntimeError("the server did not start")
+
+    def __exit__(self, *_):
+        self._process.terminate()
+        self._process.wait()
+
+    @property
+    def resident(self) -> float:
+        """MB of memory."""
+        status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1e3
+
+    def wait_for_xla(self) -> None:
+        """Until a request is as fast as it gets."""
+        time.sleep(30)
+
+    def metric(self, name) -> float:
+        """The sum of a metric over its labels."""
+        address = f"http://127.0.0.1:{self.port}/metrics"
+        with urllib.request.urlopen(address) as answer:
+            content = answer.read().decode()
+        found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", content, re.MULTILINE)
+        return sum(map(float, found))
+
+
+# The benchmark ----------------------------------------------------------------
+
+
+def measure(directory, path, config, pool):
+    """All figures of one model."""
+    raw = pool.submit(raw_speeds, path).result()
+    rows = {}
+    with Server(directory) as server:
+        server.wait_for_xla()
+        for clients in CLIENTS:
+            asyncio.run(Client(server.port).closed_loop(clients, clients))
+            expected = raw["1"] if clients == 1 else raw["64"]
+            requests = int(config.seconds * expected / NEW_TOKENS)
+            if clients == CLIENTS[-1]:
+                requests = config.requests
+            client = Client(server.port)
+            speed = asyncio.run(
+                client.closed_loop(clients, max(4 * clients, requests))
+            )
+            rows[f"{clients} clients"] = [speed, *client.times()]
+            failures = client.failures
+        texts = client.texts
+        for share in (0.5, 0.8):
+            a_second = share * rows["64 clients"][0] / NEW_TOKENS
+            client = Client(server.port)
+            asyncio.run(
+                client.open_loop(
+                    a_second, max(20, int(config.seconds * a_second))
+                )
+            )
+            rows[f"open loop, {share:.0%} of 64 clients"] = [
+                a_second * NEW_TOKENS, *client.times(),
+            ]  # fmt: skip
+    wrong = pool.submit(wrong_texts, path, texts).result()
+    return {
+        "raw": raw, "rows": rows, "texts": len(texts), "wrong": wrong,
+        "failures": len(failures),
+    }  # fmt: skip
+
+
+def report(name, results):
+    """The lines on one model."""
+    raw = results["raw"]
+    lines = [
+        f"\n## {name}\n",
+        f"Raw: {raw['1']:,.0f} tokens a second at batch 1, {raw['64']:,.0f} at "
+        f"batch 64; {1e3 * raw['first']:.1f} ms to a first token.\n",
+        "| | tokens/s | of raw at 1 | of raw at 64 | first token p50 | p99 | "
+        "between events p50 | p99 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for what, (speed, *times) in results["rows"].items():
+        lines.append(
+            f"| {what} | {speed:,.0f} | {speed / raw['1']:.2f} | "
+            f"{speed / raw['64']:.2f} | "
+            + " | ".join(f"{value:.1f} ms" for value in times)
+            + " |"
+        )
+    lines.append(
+        f"\nOf the {results['texts']:,} texts of {CLIENTS[-1]} clients "
+        f"{results['failures']} failed, and {results['wrong']} differ from "
+        "what generate.py makes of their seeds."
+    )
+    return lines
+
+
+def draw(results, path):
+    """Tokens a second by the number of clients, beside raw."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axes, (name, result) in zip(
+        figure.subplots(1, len(results), squeeze=False)[0], results.items()
+    ):
+        speeds = [result["rows"][f"{count} clients"][0] for count in CLIENTS]
+        axes.plot(CLIENTS, speeds, marker="o", label="serve.py")
+        for rows, style in (("64", "--"), ("1", ":")):
+            axes.axhline(
+                result["raw"][rows], linestyle=style, color="gray",
+                label=f"one call of generate, batch {rows}",
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(CLIENTS, CLIENTS)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("clients")
+        axes.set_ylabel("tokens a second")
+        axes.set_title(name)
+        axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+# The soak ---------------------------------------------------------------------
+
+
+async def soak(server, minutes):
+    """Requests of all kinds, clients that leave among them.
+
+    Returns:
+        The `Client`, how many left, and (minute, MB) along the way.
+    """
+    client, rng = Client(server.port), random.Random(0)
+    end, memory, leavers = time.monotonic() + 60 * minutes, [], 0
+
+    async def one_after_the_other():
+        nonlocal leavers
+        while time.monotonic() < end:
+            leaves = rng.random() < 0.2
+            leavers += leaves
+            await client.ask(
+                rng.randrange(2**32),
+                patience=rng.randrange(1, 5) if leaves else np.inf,
+                prompt=PROMPT * rng.choice([0, 1, 1, 1, 50]),
+                max_tokens=rng.choice([2, 20, NEW_TOKENS]),
+                temperature=rng.choice([0.0, 0.8, 1.0]),
+                top_k=rng.choice([0, 5]),
+                stop=rng.choice([[], ["e"], ["zq"]]),
+                logprobs=rng.choice([None, 0, 3]),
+            )
+            client.texts.clear()
+            del client.first[:], client.gaps[:]
+
+    async def watch():
+        while time.monotonic() < end:
+            memory.append(server.resident)
+            await asyncio.sleep(30 if minutes >= 5 else 5)
+
+    await asyncio.gather(watch(), *(one_after_the_other() for _ in range(100)))
+    await asyncio.sleep(2)
+    memory.append(server.resident)
+    return client, leavers, memory
+
+
+def soak_report(server, minutes):
+    """The lines on a soak, and its figures."""
+    client, leavers, memory = asyncio.run(soak(server, minutes))
+    requests = server.metric("stacked_rnn_requests_total")
+    figures = {
+        "minutes": minutes,
+        "requests": requests,
+        "left": leavers,
+        "failures": len(client.failures),
+        "places still taken": server.metric("stacked_rnn_texts_active"),
+        "texts still waiting": server.metric("stacked_rnn_texts_waiting"),
+        "tokens": server.metric("stacked_rnn_generated_tokens_total"),
+        "MB": memory,
+    }
+    places = np.linspace(0, len(memory) - 1, 11).astype(int)
+    return figures, [
+        f"{minutes:g} minutes, 100 clients: {requests:,.0f} requests, "
+        f"{figures['tokens']:,.0f} tokens; {leavers:,} clients left before the "
+        f"end. {figures['failures']} failed; "
+        f"{figures['places still taken']:.0f} places and "
+        f"{figures['texts still waiting']:.0f} places in the queue were taken "
+        "afterwards.\n",
+        "MB resident, from the beginning to the end: "
+        + ", ".join(f"{memory[place]:,.0f}" for place in places),
+    ]
+
+
+def main(config):
+    """Measures, prints and writes the report."""
+    output = command_line.writable_directory("output_dir", config.output_dir)
+    calm, results, lines = Calm(), {}, []
+    name = "soak" if config.soak_minutes else "serving_load"
+    for model in config.models.split(","):
+        cell, units = model.split(":")
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            concurrent.futures.ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), max_tasks_per_child=1
+            ) as pool,
+        ):
+            directory = f"{scratch}/model"
+            path = pool.submit(
+                export_model, cell, int(units), directory
+            ).result()
+            if config.soak_minutes:
+                with Server(directory) as server:
+                    server.wait_for_xla()
+                    results[model], more = soak_report(
+                        server, config.soak_minutes
+                    )
+                lines += [f"\n## {model}\n", *more]
+            else:
+                results[model] = measure(directory, path, config, pool)
+                lines += report(model, results[model])
+    if not config.soak_minutes:
+        draw(results, output / "serving_load.png")
+        lines.append("\n![](serving_load.png)")
+    title = "A long run of the server" if config.soak_minutes else "Under load"
+    head = [
+        f"# {title}\n\n{machine()}; {calm}.\n",
+        "The clients run on the same cores.",
+    ]
+    write_report(output, name, head + lines, results)
+
+
+if __name__ == "__main__":
+    command_line.run(main, BenchmarkConfig)
