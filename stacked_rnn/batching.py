@@ -1,19 +1,18 @@
 """Continuous batching: texts join and leave a batch between any two calls.
 
 No sockets, no HTTP. A recurrent state has one size whatever was read, so a text
-is a row of a batch for as long as it grows, and nothing else of it is kept:
+is a row of a batch from the first token of its prompt to its last, and nothing
+else of it is kept. A call takes all rows some tokens on: what is left of a
+prompt is read through the same steps in which the other rows draw.
 
-    waiting ---> reading ---> growing ---> done
-             (a window of     (a chunk of
-              the prompt       tokens
-              a call)          a call)
+    waiting ---> a row of the batch ---> done
 
-One thread does all calls, and shares them out: a long prompt is read window by
-window while the others grow.
+One thread does all calls.
 """
 
 import collections
 import dataclasses
+import functools
 import logging
 import threading
 import time
@@ -22,16 +21,12 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import generation
+from stacked_rnn import generation, samplers
 from stacked_rnn.configs import SamplingConfig, UserError
 from stacked_rnn.continuations import Continuation
 
-SIZES = (1, 8, 64)  # of batches; the last is how many places there are
+SIZES = (1, 4, 16, 64)  # of batches; the last is how many places there are
 CHUNK = 32  # most tokens of a call
-_READERS = SIZES[
-    -2
-]  # most prompts that are read at once: others grow meanwhile
-_WINDOW = 64  # tokens of a prompt that are read in a call
 # Seconds that a call should take: with few texts somebody waits for each one,
 # with many what counts is that all get on.
 _FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.005, 0.02
@@ -80,7 +75,7 @@ class Text:
         self.prompt_ids, self.seed = prompt_ids, seed
         self.sampling, self.deadline = sampling, deadline
         self.cancelled = False
-        self.num_read = 0
+        self.num_read = 1  # the first is in the carry, see `generation`
         self.continuation = Continuation("", seed, stop)
 
 
@@ -105,20 +100,18 @@ class Batcher:
         self._waiting = collections.deque()  # of deques, one for each request
         self._changed = threading.Condition()
         self._is_closing = self._is_over = False
-        self._before_a_text = _to_numpy(
-            model.functions.initial_states(tf.constant(1))
-        )
+        decode_step = model.functions.signatures["decode_step"]
+        specs = dict(decode_step.structured_input_signature[1])
+        del specs["token_ids"]
+        self._before_a_text = {
+            name: np.zeros([1, spec.shape[1]], spec.dtype.as_numpy_dtype)
+            for name, spec in specs.items()
+        }
         self._nothing = Text([model.tokenizer.start_id], 0, SamplingConfig())
         self._nobody = _Rows([], self._fresh([self._nothing]))
-        self._admitted = []
-        self._reading = self._growing = self._nobody
-        functions = model.functions
-        self._by_size = {
-            size: self._ready(
-                size, functions.read_window, functions.decode_chunk, 4
-            )
-            for size in SIZES
-        }
+        self._rows, self._admitted = self._nobody, []
+        self._chunks = {}
+        self._make_chunks(jit_compile=False, count=4)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self.is_compiled = threading.Event()
@@ -154,7 +147,7 @@ class Batcher:
     @property
     def num_active(self) -> int:
         """Texts that have one."""
-        return len(self._reading.texts) + len(self._growing.texts)
+        return len(self._rows.texts)
 
     def submit(self, texts) -> None:
         """Lets texts grow. Those of different calls take turns for places.
@@ -191,17 +184,13 @@ class Batcher:
             try:
                 self._drop()
                 self._admit()
-                if self._reading.texts:
-                    self._read()
-                if self._growing.texts:
+                if self._rows.texts:
                     self._grow()
             except Exception:
                 # Whatever it is, those who wait for later texts get them.
                 logging.exception("a batch of texts is lost")
-                lost = {
-                    *self._admitted, *self._reading.texts, *self._growing.texts
-                }  # fmt: skip
-                self._reading = self._growing = self._nobody
+                lost = {*self._admitted, *self._rows.texts}
+                self._rows = self._nobody
                 self._deliver(
                     [(text, Update(finish_reason="error")) for text in lost]
                 )
@@ -217,10 +206,7 @@ class Batcher:
         """Gives free places to texts that wait, to each request in turn."""
         admitted = self._admitted = []
         with self._changed:
-            free = min(
-                SIZES[-1] - self.num_active,
-                _READERS - len(self._reading.texts),
-            )
+            free = SIZES[-1] - self.num_active
             while self._waiting and len(admitted) < free:
                 group = self._waiting.popleft()
                 admitted.append(group.popleft())
@@ -228,11 +214,11 @@ class Batcher:
                     self._waiting.append(group)
         if admitted:
             new = _Rows(admitted, self._fresh(admitted))
-            self._reading = self._join(self._reading, new)
+            self._rows = self._join(self._rows, new)
             self._admitted = []
 
     def _drop(self):
-        """Ends those that wait or are read, and that nobody waits for."""
+        """Ends those that wait for a place, and that nobody waits for."""
         ended = []
 
         def goes_on(text):
@@ -247,9 +233,6 @@ class Batcher:
                 for group in self._waiting
             ]
             self._waiting = collections.deque(filter(None, groups))
-        stay = [*map(goes_on, self._reading.texts)]
-        if not all(stay):
-            self._reading = self._join(self._reading, self._nobody, stay)
         if ended:
             self._deliver(ended)
 
@@ -260,72 +243,53 @@ class Batcher:
         is_late = self._is_over or time.monotonic() >= text.deadline
         return "timeout" if is_late else None
 
-    def _read(self):
-        """A window of each prompt that is read."""
-        rows = self._reading
-        token_ids = np.zeros((rows.size, _WINDOW), np.int32)
-        is_token = np.zeros((rows.size, _WINDOW), bool)
-        for row, text in enumerate(rows.texts):
-            window = text.prompt_ids[text.num_read : -1][:_WINDOW]
-            token_ids[row, : len(window)] = window
-            is_token[row, : len(window)] = True
-            text.num_read += len(window)
-        if is_token.any():
-            states = self._by_size[rows.size].read_window(
-                tf.constant(token_ids),
-                tf.constant(is_token),
-                _to_tensors(rows.carry["states"]),
-            )
-            rows.carry["states"] = _to_numpy(states)
-        read = np.array(
-            [text.num_read == len(text.prompt_ids) - 1 for text in rows.texts]
-        )
-        if read.any():
-            ready = self._join(rows, self._nobody, read)
-            self._growing, self._reading = (
-                self._join(self._growing, ready),
-                self._join(rows, self._nobody, ~read),
-            )
-
     def _grow(self):
-        """A chunk of tokens of each text."""
-        rows = self._growing
+        """Some tokens more of each text."""
+        rows = self._rows
+        chunk = self._chunks[rows.size]
         is_few = len(rows.texts) <= _FEW
         budget = _FEW_SECONDS if is_few else _MANY_SECONDS
-        functions = self._by_size[rows.size]
-        count = int(budget / functions.seconds_a_step)
-        drawn = _to_numpy(
-            functions.decode_chunk(
-                _to_tensors(rows.carry),
+        count = min(max(int(budget / chunk.seconds_a_step), 1), CHUNK)
+        given = np.full((rows.size, CHUNK), -1, np.int32)
+        starts = []
+        for row, text in enumerate(rows.texts):
+            part = text.prompt_ids[text.num_read :][:count]
+            given[row, : len(part)] = part
+            text.num_read += len(part)
+            starts.append(len(part))
+        drawn = tf.nest.map_structure(
+            np.asarray,
+            chunk.function(
+                tf.nest.map_structure(tf.constant, rows.carry),
                 rows.options,
-                tf.constant(min(max(count, 1), CHUNK)),
-            )
+                tf.constant(given),
+                tf.constant(count),
+            ),
         )
         rows.carry = drawn["carry"]
-        finished = rows.carry["finished"]
-        is_short = rows.carry["positions"] < rows.options["max_new_tokens"]
         updates, goes_on = [], []
-        for row, text in enumerate(rows.texts):
-            length = drawn["lengths"][row]
+        for row, (text, start) in enumerate(zip(rows.texts, starts)):
+            own = row, slice(start, start + drawn["lengths"][row])
+            finished = bool(rows.carry["finished"][row])
+            position = rows.carry["positions"][row]
             text.continuation.add(
-                self._model.token_bytes[
-                    drawn["token_ids"][row, :length]
-                ].tolist(),
-                drawn["log_probs"][row, :length].tolist(),
-                bool(finished[row] and is_short[row]),
+                self._model.token_bytes[drawn["token_ids"][own]].tolist(),
+                drawn["log_probs"][own].tolist(),
+                finished and position < text.sampling.max_new_tokens,
             )
             reason = self._early_end(text)
             if text.continuation.stopped:
                 reason = "stop"
-            elif finished[row]:
+            elif finished:
                 reason = "length"
             shown = text.continuation.show(last=reason is not None)
             tokens = text.continuation.show_tokens()
-            updates.append((text, Update(shown, *tokens, reason)))
+            if shown or tokens[0] or reason:
+                updates.append((text, Update(shown, *tokens, reason)))
             goes_on.append(reason is None)
         self._deliver(updates)
         if not all(goes_on):
-            self._growing = self._join(rows, self._nobody, goes_on)
+            self._rows = self._join(rows, self._nobody, goes_on)
 
     # Rows ---------------------------------------------------------------------
 
@@ -336,17 +300,16 @@ class Batcher:
         )
         for row, text in enumerate(texts):
             seen[row, text.prompt_ids] = True
-        return _to_numpy(
-            generation.start(
-                tf.constant([text.prompt_ids[-1] for text in texts], tf.int32),
-                tf.nest.map_structure(
-                    lambda state: np.repeat(state, len(texts), axis=0),
-                    self._before_a_text,
-                ),
-                seen,
-                np.array([text.seed for text in texts], np.int64),
-            )
+        carry = generation.start(
+            np.array([text.prompt_ids[0] for text in texts], np.int32),
+            {
+                name: np.repeat(state, len(texts), axis=0)
+                for name, state in self._before_a_text.items()
+            },
+            seen,
+            np.array([text.seed for text in texts], np.int64),
         )
+        return tf.nest.map_structure(np.asarray, carry)
 
     def _join(self, first, second, stays=None):
         """The texts of both, without those of the first that do not stay."""
@@ -366,46 +329,42 @@ class Batcher:
         )
         return _Rows(texts, carry)
 
-    def _ready(self, size, read_window, decode_chunk, count):
-        """Both functions, called for a size of batch: later calls are fast.
-
-        Returns:
-            A `_Functions`, measured with chunks of `count`.
-        """
-        texts = [self._nothing] * size
-        rows = _Rows(texts, self._fresh(texts))
-        carry = _to_tensors(rows.carry)
-        if size <= _READERS:
-            window = tf.zeros([size, _WINDOW], tf.int32)
-            read_window(window, window == 0, carry["states"])
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            decode_chunk(carry, rows.options, tf.constant(count))
-            seconds.append(time.perf_counter() - start)
-        return _Functions(read_window, decode_chunk, min(seconds) / count)
-
     def _compile(self):
-        """Compiles for each size of batch, and measures it."""
-        functions = self._model.functions
-        read_window = tf.function(functions.read_window, jit_compile=True)
         try:
-            for size in SIZES:
-                self._by_size[size] = self._ready(
-                    size, read_window, functions.compiled_chunk, CHUNK
-                )
+            self._make_chunks(jit_compile=True, count=CHUNK)
         except tf.errors.OpError:
             logging.exception("XLA cannot compile: it goes on without")
         finally:
             self.is_compiled.set()
 
+    def _make_chunks(self, jit_compile, count):
+        """Readies a function for each size of batch, and measures it."""
+        function = _chunk_function(self._model, self._nobody, jit_compile)
+        texts = [self._nothing] * SIZES[-1]
+        for size in SIZES:
+            rows = _Rows(texts[:size], self._fresh(texts[:size]))
+            arguments = tf.nest.map_structure(
+                tf.constant,
+                (
+                    rows.carry,
+                    rows.options,
+                    np.full([size, CHUNK], -1, np.int32),
+                    count,
+                ),
+            )
+            seconds = []
+            for _ in range(3):
+                start = time.perf_counter()
+                function(*arguments)
+                seconds.append(time.perf_counter() - start)
+            self._chunks[size] = _Chunk(function, min(seconds) / count)
+
 
 @dataclasses.dataclass(frozen=True)
-class _Functions:
-    """What a size of batch is read and grown with."""
+class _Chunk:
+    """What takes the rows of a size of batch some tokens on."""
 
-    read_window: Callable
-    decode_chunk: Callable
+    function: Callable
     seconds_a_step: float
 
 
@@ -436,9 +395,41 @@ _OPTIONS = {
 }
 
 
-def _to_numpy(tensors):
-    return tf.nest.map_structure(np.asarray, tensors)
+def _chunk_function(model, rows, jit_compile):
+    """(carry, options, given, count) -> what `generation.generate` gives.
 
+    Traced once for all sizes of batch; the signature `decode_step` is all that
+    it needs of the model.
+    """
+    decode_step = model.functions.signatures["decode_step"]
 
-def _to_tensors(arrays):
-    return tf.nest.map_structure(tf.constant, arrays)
+    def step(token_ids, states):
+        new = decode_step(token_ids=token_ids, **states)
+        return new.pop("logits"), new
+
+    specs = tf.nest.map_structure(
+        lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype),
+        (rows.carry, rows.options, np.zeros([1, CHUNK], np.int32)),
+    )
+
+    @functools.partial(
+        tf.function,
+        input_signature=[*specs, tf.TensorSpec([], tf.int32)],
+        jit_compile=jit_compile,
+        autograph=False,
+    )
+    def decode_chunk(carry, options, given, count):
+        options = dict(options)
+        return generation.generate(
+            step,
+            carry,
+            max_new_tokens=options.pop("max_new_tokens"),
+            options=samplers.SamplingOptions(**options),
+            count=count,
+            size=CHUNK if jit_compile else None,
+            given=given,
+            never=model.tokenizer.unknown_id,
+            end_id=model.tokenizer.end_id,
+        )
+
+    return decode_chunk

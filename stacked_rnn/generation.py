@@ -40,6 +40,7 @@ def generate(
     max_new_tokens,
     count,
     size=None,
+    given=None,
     never=None,
     end_id=None,
 ):
@@ -55,11 +56,14 @@ def generate(
         size: None, or, for XLA, a constant at least as large as `count`: the
             width of the results. It compiles once for a size, whatever the
             counts.
+        given: None, or int32 [batch, size]: what each row reads before it
+            draws, the rest of a prompt; negative beyond. It stands in front of
+            what the row draws, and is not counted.
         never: an id that is never drawn, such as the unknown token.
         end_id: the id that ends a row, itself left out.
 
     Returns:
-        token_ids: int32 [batch, size], 0 beyond what a row drew.
+        token_ids: int32 [batch, size], 0 beyond what a row read or drew.
         log_probs: float32 [batch, size], the model's own log p(token),
             before temperature, penalty and truncation.
         lengths: int32 [batch], tokens that each row drew.
@@ -68,9 +72,12 @@ def generate(
     compiled = size is not None
     size = size if compiled else tf.maximum(count, 1)
     vocabulary_size = carry["seen"].shape[-1]
-    uniforms = samplers.uniforms(
-        carry["seeds"], carry["positions"][None, :] + tf.range(size)[:, None]
-    )
+    before = carry["positions"]
+    places = before + tf.range(size)[:, None]
+    if given is not None:
+        is_given = given >= 0
+        places -= tf.reduce_sum(tf.cast(is_given, tf.int32), axis=1)
+    uniforms = samplers.uniforms(carry["seeds"], places)
     allowed = np.zeros(vocabulary_size, np.float32)
     if never is not None:
         allowed[never] = -np.inf
@@ -89,6 +96,10 @@ def generate(
         token_ids = samplers.sample(
             penalized + allowed, uniforms[step], options, sorts=not compiled
         )
+        is_drawn = ~carry["finished"]
+        if given is not None:
+            is_drawn &= ~is_given[:, step]
+            token_ids = tf.where(is_given[:, step], given[:, step], token_ids)
         seen = tf.cond(
             penalizes,
             lambda: (
@@ -104,8 +115,8 @@ def generate(
         )
         finished = carry["finished"]
         if end_id is not None:
-            finished |= token_ids == end_id
-        positions = carry["positions"] + tf.cast(~finished, tf.int32)
+            finished |= is_drawn & (token_ids == end_id)
+        positions = carry["positions"] + tf.cast(is_drawn & ~finished, tf.int32)
         new_carry = {
             "token_ids": token_ids,
             "states": states,
@@ -121,7 +132,6 @@ def generate(
             log_probs.write(step, tf.where(finished, 0.0, log_prob)),
         )
 
-    before = carry["positions"]
     carry = carry | {"finished": carry["finished"] | (before >= max_new_tokens)}
     _, carry, drawn, log_probs = tf.while_loop(
         lambda step, carry, *_: (
