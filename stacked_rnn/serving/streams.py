@@ -12,6 +12,7 @@ from stacked_rnn.configs import UserError
 from stacked_rnn.serving import completions
 from stacked_rnn.serving.completions import ApiError
 
+_LONG = 5_000  # characters of a prompt
 _FAILURES = {  # by finish_reason
     "timeout": (503, "The request took longer than this server allows"),
     "error": (500, "The model failed: the log of the server says how"),
@@ -70,7 +71,10 @@ class Stream:
         for _ in range(2):  # a version that is being replaced takes no more
             try:
                 served = self._repository[body.model]
-                prompts = await run_in_threadpool(self._prepare, served)
+                if self._is_quick:
+                    prompts = self._prepare(served)
+                else:
+                    prompts = await run_in_threadpool(self._prepare, served)
                 served.batcher.submit(self._texts)
             except KeyError:
                 raise ApiError(
@@ -97,6 +101,13 @@ class Stream:
             )
             return
         raise ApiError(503, "The server is shutting down")
+
+    @property
+    def _is_quick(self):
+        """Whether the texts are made sooner than a thread is asked to."""
+        body = self._body
+        scores = body.echo and body.logprobs is not None
+        return not scores and sum(map(len, body.prompts)) < _LONG
 
     def _prepare(self, served):
         """Makes the texts; what `completions.Answer` wants of each prompt."""
