@@ -399,7 +399,7 @@ _OPTIONS = {
 
 
 def _prompt_function(model):
-    """Prompts, string [1] -> (token ids, hash): one call is cheaper than two."""
+    """Prompts, string [1] -> (token ids, hash): one call, not two."""
 
     @functools.partial(
         tf.function,
