@@ -16,7 +16,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -46,14 +46,16 @@ class Update:
 
     Attributes:
         text: characters that can be shown.
-        tokens, log_probs: the bytes of the tokens in it, and log p of each.
+        tokens, token_ids, log_probs: the bytes of the tokens in it, their ids,
+            and log p of each.
         finish_reason: "stop" or "length" (see `Continuation`), "cancelled",
             "timeout" or "error"; None: there will be more.
     """
 
     text: str = ""
-    tokens: tuple[bytes, ...] = ()
-    log_probs: tuple[float, ...] = ()
+    tokens: Sequence[bytes] = ()
+    token_ids: Sequence[int] = ()
+    log_probs: Sequence[float] = ()
     finish_reason: str | None = None
 
 
@@ -76,6 +78,7 @@ class Text:
         self.sampling, self.deadline = sampling, deadline
         self.cancelled = False
         self.num_read = 1  # the first is in the carry, see `generation`
+        self.token_ids = []  # drawn
         self.continuation = Continuation("", seed, stop)
 
 
@@ -100,13 +103,6 @@ class Batcher:
         self._waiting = collections.deque()  # of deques, one for each request
         self._changed = threading.Condition()
         self._is_closing = self._is_over = False
-        decode_step = model.functions.signatures["decode_step"]
-        specs = dict(decode_step.structured_input_signature[1])
-        del specs["token_ids"]
-        self._before_a_text = {
-            name: np.zeros([1, spec.shape[1]], spec.dtype.as_numpy_dtype)
-            for name, spec in specs.items()
-        }
         self._nothing = Text([model.tokenizer.start_id], 0, SamplingConfig())
         self._nobody = _Rows([], self._fresh([self._nothing]))
         self._rows, self._admitted = self._nobody, []
@@ -272,8 +268,10 @@ class Batcher:
             own = row, slice(start, start + drawn["lengths"][row])
             finished = bool(rows.carry["finished"][row])
             position = rows.carry["positions"][row]
+            token_ids = drawn["token_ids"][own]
+            text.token_ids += token_ids.tolist()
             text.continuation.add(
-                self._model.token_bytes[drawn["token_ids"][own]].tolist(),
+                self._model.token_bytes[token_ids].tolist(),
                 drawn["log_probs"][own].tolist(),
                 finished and position < text.sampling.max_new_tokens,
             )
@@ -283,9 +281,16 @@ class Batcher:
             elif finished:
                 reason = "length"
             shown = text.continuation.show(last=reason is not None)
-            tokens = text.continuation.show_tokens()
-            if shown or tokens[0] or reason:
-                updates.append((text, Update(shown, *tokens, reason)))
+            new = text.continuation.show_tokens()
+            update = Update(
+                shown,
+                text.continuation.tokens[new],
+                text.token_ids[new],
+                text.continuation.log_probs[new].tolist(),
+                reason,
+            )
+            if shown or update.tokens or reason:
+                updates.append((text, update))
             goes_on.append(reason is None)
         self._deliver(updates)
         if not all(goes_on):
@@ -304,7 +309,7 @@ class Batcher:
             np.array([text.prompt_ids[0] for text in texts], np.int32),
             {
                 name: np.repeat(state, len(texts), axis=0)
-                for name, state in self._before_a_text.items()
+                for name, state in self._model.states.items()
             },
             seen,
             np.array([text.seed for text in texts], np.int64),

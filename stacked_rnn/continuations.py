@@ -89,8 +89,8 @@ class Continuation:
         self._shown = max(end, self._shown)
         return self._decoder.decode(new, final=last)
 
-    def show_tokens(self) -> tuple[list[bytes], list[float]]:
-        """Tokens that were not shown before and are: (bytes, log p) of each.
+    def show_tokens(self) -> slice:
+        """Which of `tokens` were not shown before and are.
 
         Those that lie wholly in what `show` gave up to now.
         """
@@ -101,8 +101,7 @@ class Continuation:
                 break
             self._shown_tokens += 1
             self._end_of_shown_tokens = end
-        shown = slice(first, self._shown_tokens)
-        return self.tokens[shown], self.log_probs[shown].tolist()
+        return slice(first, self._shown_tokens)
 
     def _held_back(self):
         """Bytes at the end that are the beginning of a stop string."""

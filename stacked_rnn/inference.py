@@ -61,6 +61,17 @@ class SavedModel:
             tf.RaggedTensor.from_tensor(token_ids[:, None])
         ).numpy()
 
+    @functools.cached_property
+    def states(self) -> dict:
+        """Before a text, for one row, by the names of `decode_step`."""
+        decode_step = self.functions.signatures["decode_step"]
+        specs = dict(decode_step.structured_input_signature[1])
+        del specs["token_ids"]
+        return {
+            name: np.zeros([1, spec.shape[1]], spec.dtype.as_numpy_dtype)
+            for name, spec in specs.items()
+        }
+
     def generate(self, prompts, sampling, stop=(), num_samples=1):
         """Yields the continuations of each prompt, in order.
 

@@ -97,7 +97,7 @@ class Server(http.server.ThreadingHTTPServer):
     def begin(self):
         self.closed.clear()
         self.paths, self.bodies = [], []
-        self.status, self.chunks = 200, []
+        self.status, self.chunks, self.key = 200, [], None
         self.models = [{"id": "pydoc", "object": "model", "card": CARD}]
 
     def streams(self, events):
@@ -108,6 +108,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.paths.append(self.path)
         if self.path == "/v1/models":
+            if self.refuses():
+                return
             body = {"object": "list", "data": self.server.models}
             return self.answer("application/json", [json.dumps(body).encode()])
         page = playground.page() if self.path == "/" else ""
@@ -116,8 +118,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.paths.append(self.path)
+        if self.refuses():
+            return
         self.server.bodies.append(json.loads(body))
         self.answer("text/event-stream", self.server.chunks)
+
+    def refuses(self):
+        key = self.server.key
+        if not key or self.headers["Authorization"] == f"Bearer {key}":
+            return False
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b'{"error": {"message": "Wrong or missing API key"}}')
+        return True
 
     def answer(self, content_type, chunks, page=None):
         self.send_response(self.server.status)
@@ -440,6 +453,27 @@ def test_a_refusal_is_shown(page, server):
     server.streams(by_token([("b", -1.0)]))
     assert page.generate() == "The b"
     assert page["error"].text == ""
+
+
+def test_a_server_with_keys_is_asked_with_one(driver, page, server):
+    assert not page["key"].is_displayed()
+    server.key = "my-key"
+    server.streams(by_token([("a", -1.0)]))
+    driver.get(server.origin)
+    page.wait(lambda: "missing API key (401" in page["error"].text)
+    assert driver.switch_to.active_element == page["key"]
+    page.keys("wrong", Keys.TAB)
+    page.wait(lambda: server.paths.count("/v1/models") == 3)
+    page.type("key", "my-key")
+    page.keys(Keys.TAB)
+    page.wait(lambda: "language model" in page["card"].text)
+    assert page["error"].text == ""
+    assert page.generate() == "a" and len(server.bodies) == 1
+    assert "my-key" not in page.script("JSON.stringify({...localStorage})")
+    page["call"].find_element("css selector", "summary").click()
+    assert "Bearer YOUR-KEY" in page["curl"].text
+    assert 'api_key="YOUR-KEY"' in page["python"].text
+    driver.get_log("browser")
 
 
 def test_an_error_in_the_middle_keeps_the_text(page, server):

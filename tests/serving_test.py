@@ -16,10 +16,11 @@ import time
 
 import openai
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacked_rnn import configs, inference
+from stacked_rnn import configs, inference, reference
 from stacked_rnn.serving import server
 from tests.export_test import build_generator
 
@@ -204,6 +205,60 @@ def test_an_echo_has_the_prompt_and_its_cost(client, model):
     assert len(empty.choices[0].text) == 1
 
 
+def likeliest(model, text):
+    """{token: log p} of the whole vocabulary at each place but the first."""
+    step = model.functions.signatures["decode_step"]
+    token_ids = model.tokenizer.tokenize([text]).values.numpy()
+    states = {name: tf.constant(zeros) for name, zeros in model.states.items()}
+    places = []
+    for token_id in token_ids[:-1]:
+        states = step(token_ids=tf.constant([token_id]), **states)
+        log_probs = reference.log_softmax(states.pop("logits").numpy()[0])
+        names = [token.decode() for token in model.token_bytes.tolist()]
+        places.append(dict(zip(names, log_probs)))
+    return places
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_likeliest_tokens_at_each_place(client, model, stream):
+    """They are the largest log p of the model, and the one that was drawn."""
+    options = {
+        "model": "letters", "prompt": ["abcab", "h"], "n": 2, "seed": 4,
+        "max_tokens": 70, "logprobs": 3, "echo": True, "temperature": 1.5,
+    }  # fmt: skip
+    if stream:
+        texts, found = [""] * 4, [[] for _ in range(4)]
+        for event in client.completions.create(stream=True, **options):
+            for choice in event.choices:
+                texts[choice.index] += choice.text
+                found[choice.index] += choice.logprobs.top_logprobs
+    else:
+        choices = client.completions.create(**options).choices
+        texts = [choice.text for choice in choices]
+        found = [choice.logprobs.top_logprobs for choice in choices]
+    for text, (first, *places) in zip(texts, found, strict=True):
+        assert first is None and len(places) == len(text) - 1
+        expected = likeliest(model, text)
+        for token, place, all_of_them in zip(text[1:], places, expected):
+            best = sorted(all_of_them, key=all_of_them.get)[-3:]
+            assert set(place) == {*best, token}
+            for name, log_prob in place.items():
+                assert log_prob == pytest.approx(all_of_them[name], abs=1e-4)
+
+
+def test_the_likeliest_tokens_without_the_prompt(client, model):
+    """As `lm-eval` and others tell whether a text is the greedy one."""
+    options = {"model": "letters", "prompt": "abc", "max_tokens": 20}
+    greedy = client.completions.create(logprobs=1, temperature=0, **options)
+    logprobs = greedy.choices[0].logprobs
+    assert [{token} for token in logprobs.tokens] == [
+        {*place} for place in logprobs.top_logprobs
+    ]
+    empty = client.completions.create(logprobs=5, **options | {"prompt": ""})
+    places = empty.choices[0].logprobs.top_logprobs
+    assert len(places) == 20 and {*map(len, places)} <= {5, 6}
+
+
 def test_token_ids_are_a_prompt(client, model):
     token_ids = model.tokenizer.tokenize(["abc"]).values.numpy().tolist()
     options = {"model": "letters", "seed": 3, "max_tokens": 9}
@@ -254,7 +309,7 @@ def test_models_are_listed_with_their_cards(client, running):
         ({"prompt": [1, "a"]}, 400, "prompt"),
         ({"prompt": [10**12]}, 400, "prompt"),
         ({"prompt": [-1]}, 400, "prompt"),
-        ({"logprobs": 2}, 400, "logprobs"),
+        ({"logprobs": 6}, 400, "logprobs"),
         ({"best_of": 2}, 400, "best_of"),
         ({"logit_bias": {"1": 5}}, 400, "logit_bias"),
         ({"suffix": "x"}, 400, "suffix"),
@@ -326,6 +381,27 @@ def test_predict_status_and_metadata(running, model):
         status, _, content = request(running, "GET", path)
         assert status == 404, path
         assert "Servable not found" in json.loads(content)["error"]
+
+
+def test_predict_has_the_limit_of_completions(running):
+    body = {
+        "signature_name": "generate",
+        "inputs": {"prompts": ["a", "b"], "max_new_tokens": [4, 5000]},
+    }
+    status, _, content = request(
+        running, "POST", "/v1/models/letters:predict", body
+    )
+    assert status == 400
+    assert json.loads(content)["error"] == "max_new_tokens: at most 4096"
+
+
+def test_head_is_get_without_the_body(running):
+    for path in ("/healthz", "/", "/v1/models", "/v1/models/letters"):
+        status, headers, content = request(running, "HEAD", path)
+        assert status == 200 and content == b""
+        got = request(running, "GET", path)
+        assert headers["content-length"] == str(len(got[2]))
+    assert request(running, "HEAD", "/nothing")[0] == 404
 
 
 def test_probes_page_metrics_and_headers(running):

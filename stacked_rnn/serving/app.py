@@ -120,7 +120,10 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
             )
         else:
             body = await run_in_threadpool(
-                predict.predict, served.model.functions, await request.body()
+                predict.predict,
+                served.model.functions,
+                await request.body(),
+                {"max_new_tokens": config.max_tokens},
             )
         return responses.Response(body, media_type="application/json")
 
@@ -201,6 +204,9 @@ class _Guard:
             await self._inner(scope, receive, send)
             return
         began, status = time.perf_counter(), 499  # the client left
+        method = scope["method"]
+        if method == "HEAD":  # uvicorn leaves the body away
+            scope = scope | {"method": "GET"}
 
         async def noted_send(message):
             nonlocal status
@@ -237,7 +243,7 @@ class _Guard:
                     {
                         "time": round(time.time(), 3),
                         "client": (scope.get("client") or ["?"])[0],
-                        "method": scope["method"],
+                        "method": method,
                         "path": scope["path"],
                         "status": status,
                         "seconds": round(seconds, 4),

@@ -15,6 +15,7 @@ import pydantic
 from pydantic import Field
 
 from stacked_rnn.configs import SamplingConfig
+from stacked_rnn.serving import rankings
 
 MAX_TEXTS = 128  # prompts times continuations of each, in one request
 
@@ -71,11 +72,7 @@ class CompletionRequest(pydantic.BaseModel):
     n: int = Field(1, ge=1, le=MAX_TEXTS)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    logprobs: Literal[0] | None = Field(
-        None,
-        description="0: log p of each token. Alternatives to the tokens that "
-        "were drawn, 1 to 5 of them, are not supported.",
-    )
+    logprobs: int | None = Field(None, ge=0, le=rankings.MOST)
     echo: bool = False
     stop: (
         Annotated[str, Field(min_length=1)]
@@ -135,8 +132,8 @@ class Answer:
 
     Args:
         request: a `CompletionRequest`.
-        prompts: (text, tokens, log_probs) of each prompt: a string, the bytes
-            of its tokens, and log p of each, None for the first.
+        prompts: (text, tokens, log_probs, likely) of each prompt, as `piece`
+            takes them; None in the place of the first log p and ranking.
     """
 
     def __init__(self, request, prompts):
@@ -155,12 +152,24 @@ class Answer:
         self._offsets = [0] * count  # of the token that comes next
         self._num_tokens = 0
 
-    def piece(self, index, text, tokens, log_probs, finish_reason) -> dict:
-        """What is new of one text, as an event of a stream has it."""
+    def piece(
+        self, index, text, tokens, log_probs, likely, finish_reason
+    ) -> dict:
+        """What is new of one text, as an event of a stream has it.
+
+        Args:
+            index: of the text.
+            text: characters.
+            tokens: the bytes of each token.
+            log_probs: log p of each.
+            likely: (log p, bytes) of the likeliest in the place of each, the
+                best first; where `logprobs` is 0 or null nothing.
+            finish_reason: or None.
+        """
         self._num_tokens += len(tokens)
         logprobs = None
         if self._request.logprobs is not None:
-            logprobs = self._logprobs(index, tokens, log_probs)
+            logprobs = self._logprobs(index, tokens, log_probs, likely)
         return {
             "index": index,
             "text": text,
@@ -201,28 +210,47 @@ class Answer:
                         one for piece in own for one in piece["logprobs"][name]
                     ]
                     for name in ("tokens", "token_logprobs", "text_offset")
-                } | {"top_logprobs": None}
+                }
+                top = [
+                    one
+                    for piece in own
+                    for one in piece["logprobs"]["top_logprobs"] or ()
+                ]
+                choice["logprobs"]["top_logprobs"] = top or None
             choices.append(choice)
         return self._head | {"choices": choices, "usage": self.usage()}
 
     def usage(self) -> dict:
         """Tokens read and written."""
-        prompt_tokens = sum(len(tokens) for _, tokens, _ in self._prompts)
+        prompt_tokens = sum(len(tokens) for _, tokens, *_ in self._prompts)
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": self._num_tokens,
             "total_tokens": prompt_tokens + self._num_tokens,
         }
 
-    def _logprobs(self, index, tokens, log_probs):
+    def _logprobs(self, index, tokens, log_probs, likely):
         offsets = []
         for token in tokens:
             offsets.append(self._offsets[index])
             self._offsets[index] += len(self._decoders[index].decode(token))
+        top = None
+        if self._request.logprobs:
+            top = [
+                place
+                and {
+                    _token_name(likely_token): value
+                    for value, likely_token in [
+                        *place[: self._request.logprobs],
+                        (log_prob, token),
+                    ]
+                }
+                for place, log_prob, token in zip(likely, log_probs, tokens)
+            ]
         return {
             "tokens": [_token_name(token) for token in tokens],
             "token_logprobs": list(log_probs),
-            "top_logprobs": None,
+            "top_logprobs": top,
             "text_offset": offsets,
         }
 

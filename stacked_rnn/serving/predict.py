@@ -22,6 +22,7 @@ import math
 import pathlib
 import re
 import sys
+import types
 import urllib.parse
 
 import numpy as np
@@ -198,12 +199,13 @@ def metadata(path, model_name, version) -> bytes:
     return json.dumps(answer).encode()
 
 
-def predict(functions, body) -> bytes:
+def predict(functions, body, limits=types.MappingProxyType({})) -> bytes:
     """Runs a signature on the tensors that a request spells out.
 
     Args:
         functions: what `tf.saved_model.load` gave.
         body: the request, JSON.
+        limits: name of an input -> the largest value that it may have.
 
     Returns:
         The answer, JSON.
@@ -234,10 +236,12 @@ def predict(functions, body) -> bytes:
             raise ServingError(
                 f"Missing named input: {', '.join(sorted(missing))}"
             )
+    inputs = {key: _tensor(key, specs[key], values[key]) for key in values}
+    for key in limits.keys() & inputs.keys():
+        if tf.reduce_any(inputs[key] > limits[key]):
+            raise ServingError(f"{key}: at most {limits[key]}")
     try:
-        outputs = function(
-            **{key: _tensor(key, specs[key], values[key]) for key in values}
-        )
+        outputs = function(**inputs)
         columns = {key: _to_json(key, outputs[key]) for key in sorted(outputs)}
     except tf.errors.OpError as error:
         raise from_tensorflow(error) from error

@@ -1,6 +1,7 @@
 """The models that are served: found in a directory, loaded, replaced."""
 
 import dataclasses
+import functools
 import gc
 import logging
 import pathlib
@@ -10,6 +11,7 @@ import numpy as np
 
 from stacked_rnn import artifact, batching, evaluation, inference
 from stacked_rnn.configs import UserError
+from stacked_rnn.serving import rankings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Served:
     model: inference.SavedModel
     batcher: batching.Batcher
     card: list[str]
+
+    @functools.cached_property
+    def rank(self):
+        """See `rankings.rank_function`."""
+        return rankings.rank_function(self.model)
 
     def prompt(self, token_ids, scored):
         """A prompt as the answer may need it.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import json
 import time
 
@@ -9,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from stacked_rnn import batching
 from stacked_rnn.configs import UserError
-from stacked_rnn.serving import completions
+from stacked_rnn.serving import completions, rankings
 from stacked_rnn.serving.completions import ApiError
 
 _LONG = 5_000  # characters of a prompt
@@ -105,9 +106,8 @@ class Stream:
     @property
     def _is_quick(self):
         """Whether the texts are made sooner than a thread is asked to."""
-        body = self._body
-        scores = body.echo and body.logprobs is not None
-        return not scores and sum(map(len, body.prompts)) < _LONG
+        is_short = sum(map(len, self._body.prompts)) < _LONG
+        return is_short and self._body.logprobs is None
 
     def _prepare(self, served):
         """Makes the texts; what `completions.Answer` wants of each prompt."""
@@ -115,16 +115,22 @@ class Stream:
         deadline = self._began + self._config.request_seconds
         self._texts = []
         for prompt in body.prompts:
+            ranking, likely = None, []
             for sampling in body.samplings():
                 text = served.batcher.text(
                     prompt, sampling, body.stops, deadline
                 )
+                if body.logprobs and not ranking:
+                    ranking = rankings.Ranking(served.model, served.rank)
+                    likely = ranking.read(text.prompt_ids.tolist())
+                text.ranking = copy.copy(ranking)
                 text.listener, text.index = self, len(self._texts)
                 self._texts.append(text)
+            scores = body.echo and body.logprobs is not None
             prompts.append(
-                served.prompt(text.prompt_ids, body.echo)
+                (*served.prompt(text.prompt_ids, scores), likely)
                 if len(prompt)
-                else ("", [], [])
+                else ("", [], [], [])
             )
         return prompts
 
@@ -174,12 +180,17 @@ class Stream:
                 for text, update in updates:
                     if update.finish_reason in _FAILURES:
                         raise ApiError(*_FAILURES[update.finish_reason])
+                    likely = ()
+                    if text.ranking:
+                        likely = await run_in_threadpool(
+                            text.ranking.read, update.token_ids
+                        )
                     unfinished -= update.finish_reason is not None
                     self._counts["generated_tokens"].inc(len(update.tokens))
                     pieces.append(
                         self._answer.piece(
                             text.index, update.text, update.tokens,
-                            update.log_probs, update.finish_reason,
+                            update.log_probs, likely, update.finish_reason,
                         )
                     )  # fmt: skip
                 yield pieces
