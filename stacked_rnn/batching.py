@@ -25,11 +25,11 @@ from stacked_rnn import generation, samplers
 from stacked_rnn.configs import SamplingConfig, UserError
 from stacked_rnn.continuations import Continuation
 
-SIZES = (1, 4, 16, 64)  # of batches; the last is how many places there are
+SIZES = (1, 4, 8, 16, 64)  # of batches; the last is how many places there are
 CHUNK = 32  # most tokens of a call
 # Seconds that a call should take: with few texts somebody waits for each one,
 # with many what counts is that all get on.
-_FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.005, 0.02
+_FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.01, 0.02
 
 
 class BusyError(Exception):
@@ -90,7 +90,7 @@ class Batcher:
         deliver: called from that thread, after each call, with a list of
             (Text, Update): all that is new.
         max_waiting: most texts that wait for a place.
-        jit_compile: whether XLA compiles: it takes some fifteen seconds, while
+        jit_compile: whether XLA compiles: it takes some twenty seconds, while
             the first texts grow already, and makes all that follow faster.
 
     Attributes:
@@ -107,8 +107,10 @@ class Batcher:
         self._nobody = _Rows([], self._fresh([self._nothing]))
         self._rows, self._admitted = self._nobody, []
         self._look_at = _prompt_function(model)
-        self._chunks = {}
-        self._make_chunks(jit_compile=False, count=4)
+        decode_chunk = _chunk_function(model, self._nobody, jit_compile=False)
+        self._chunks = {
+            size: self._measured(decode_chunk, size) for size in SIZES
+        }
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self.is_compiled = threading.Event()
@@ -245,7 +247,13 @@ class Batcher:
         chunk = self._chunks[rows.size]
         is_few = len(rows.texts) <= _FEW
         budget = _FEW_SECONDS if is_few else _MANY_SECONDS
-        count = min(max(int(budget / chunk.seconds_a_step), 1), CHUNK)
+        count = max(
+            int(budget / chunk.seconds_a_step),
+            # Before that there is nothing to show to anybody.
+            min(len(text.prompt_ids) - text.num_read for text in rows.texts)
+            + 1,
+        )
+        count = min(count, CHUNK)
         given = np.full((rows.size, CHUNK), -1, np.int32)
         starts = []
         for row, text in enumerate(rows.texts):
@@ -335,34 +343,37 @@ class Batcher:
         return _Rows(texts, carry)
 
     def _compile(self):
+        """Takes what XLA makes, where it is the faster."""
         try:
-            self._make_chunks(jit_compile=True, count=CHUNK)
+            compiled = _chunk_function(self._model, self._nobody, True)
+            for size in SIZES:
+                self._chunks[size] = min(
+                    self._measured(compiled, size),
+                    self._measured(self._chunks[size].function, size),
+                    key=lambda chunk: chunk.seconds_a_step,
+                )
         except tf.errors.OpError:
             logging.exception("XLA cannot compile: it goes on without")
         finally:
             self.is_compiled.set()
 
-    def _make_chunks(self, jit_compile, count):
-        """Readies a function for each size of batch, and measures it."""
-        function = _chunk_function(self._model, self._nobody, jit_compile)
-        texts = [self._nothing] * SIZES[-1]
-        for size in SIZES:
-            rows = _Rows(texts[:size], self._fresh(texts[:size]))
+    def _measured(self, function, size):
+        """The `_Chunk` of a function that is ready for a size of batch."""
+        texts = [self._nothing] * size
+        rows = _Rows(texts, self._fresh(texts))
+        given = np.full([size, CHUNK], -1, np.int32)
+        seconds = []
+        for count in (1, 9):
             arguments = tf.nest.map_structure(
-                tf.constant,
-                (
-                    rows.carry,
-                    rows.options,
-                    np.full([size, CHUNK], -1, np.int32),
-                    count,
-                ),
+                tf.constant, (rows.carry, rows.options, given, count)
             )
-            seconds = []
+            times = []
             for _ in range(3):
                 start = time.perf_counter()
                 function(*arguments)
-                seconds.append(time.perf_counter() - start)
-            self._chunks[size] = _Chunk(function, min(seconds) / count)
+                times.append(time.perf_counter() - start)
+            seconds.append(min(times))
+        return _Chunk(function, max((seconds[1] - seconds[0]) / 8, 1e-6))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -468,7 +468,7 @@ def test_a_server_with_keys_is_asked_with_one(driver, page, server):
     page.keys(Keys.TAB)
     page.wait(lambda: "language model" in page["card"].text)
     assert page["error"].text == ""
-    assert page.generate() == "a" and len(server.bodies) == 1
+    assert page.generate() == "The a" and len(server.bodies) == 1
     assert "my-key" not in page.script("JSON.stringify({...localStorage})")
     page["call"].find_element("css selector", "summary").click()
     assert "Bearer YOUR-KEY" in page["curl"].text

@@ -236,11 +236,11 @@ def predict(functions, body, limits=types.MappingProxyType({})) -> bytes:
             raise ServingError(
                 f"Missing named input: {', '.join(sorted(missing))}"
             )
-    inputs = {key: _tensor(key, specs[key], values[key]) for key in values}
-    for key in limits.keys() & inputs.keys():
-        if tf.reduce_any(inputs[key] > limits[key]):
-            raise ServingError(f"{key}: at most {limits[key]}")
     try:
+        inputs = {key: _tensor(key, specs[key], values[key]) for key in values}
+        for key in limits.keys() & inputs.keys():
+            if tf.reduce_any(inputs[key] > limits[key]):
+                raise ServingError(f"{key}: at most {limits[key]}")
         outputs = function(**inputs)
         columns = {key: _to_json(key, outputs[key]) for key in sorted(outputs)}
     except tf.errors.OpError as error:
