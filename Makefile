@@ -1,6 +1,7 @@
 # make demo   set up, train on a text that Python ships, generate
 # make test   set up, run the tests
 # make drill  longer tests: 20 kills, 4 processes, each process killed
+# make soak   a server under load for an hour
 # make lint   set up, check style and format
 # make bench  set up, measure training beside stock Keras and PyTorch
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test drill lint format bench clean
+.PHONY: demo test drill soak lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --max_minutes=2
@@ -30,6 +31,9 @@ test: $(VENV)/.installed-test
 
 drill: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m drill
+
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m soak
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -418,6 +418,7 @@ def test_probes_page_metrics_and_headers(running):
         'stacked_rnn_generated_tokens_total{model_name="letters"}',
         'stacked_rnn_time_to_first_token_seconds_count{model_name="letters"}',
         'stacked_rnn_model_info{model_name="others",version="1"} 1.0',
+        'stacked_rnn_is_compiled{model_name="letters"} 0.0',
     ):
         assert line in content.decode()
     for path in ("/nothing", "/v1/nothing", "/docs"):
@@ -444,7 +445,7 @@ def test_a_failure_tells_a_client_nothing(running, monkeypatch):
 
 
 def test_clients_that_vanish_leave_no_texts_behind(running, client):
-    for _ in range(10):
+    for _ in range(50):
         stream = client.completions.create(
             model="letters", prompt="abc", max_tokens=4096, stream=True
         )
@@ -501,7 +502,7 @@ def test_limits_keys_and_origins(directory, tmp_path):
         assert client.completions.create(model="mine", prompt="a").usage
         authorized = {"authorization": "Bearer first-key"}
         for chunked in (False, True):
-            body = b"x" * 10**6
+            body = b"x" * 10**7
             status, _, content = request(
                 running, "POST", "/v1/completions",
                 iter([body]) if chunked else body, authorized,

@@ -76,8 +76,16 @@ class _Places:
             "The models that are served.",
             labels=["model_name", "version"],
         )
+        compiled = core.GaugeMetricFamily(
+            "stacked_rnn_is_compiled",
+            "1 once XLA is done: from then on texts grow at full speed.",
+            labels=["model_name"],
+        )
         for served in self._repository:
             waiting.add_metric([served.name], served.batcher.num_waiting)
             active.add_metric([served.name], served.batcher.num_active)
             info.add_metric([served.name, str(served.version)], 1)
-        yield from (waiting, active, info)
+            compiled.add_metric(
+                [served.name], served.batcher.is_compiled.is_set()
+            )
+        yield from (waiting, active, info, compiled)
