@@ -9,8 +9,8 @@ its answer) and open loop (requests come at random moments, however many are
 under way). All texts are streamed, 64 characters in, 256 tokens out.
 
 "Raw" is the signature `generate`, called in a process of its own just before
-each loop, while the server has nothing to do. A server that runs one call for each request, in turn, is no
-faster than raw at batch 1.
+each loop, while the server has nothing to do. A server that runs one call for
+each request, in turn, is no faster than raw at batch 1.
 
 Writes serving_load.md, .json and .png to --output_dir, and prints the first.
 With --soak_minutes it asks in all ways at once instead, and writes soak.md.
@@ -257,7 +257,7 @@ class Server:
 
 def measure(directory, path, config, pool):
     """All figures of one model."""
-    rows = {}
+    rows, failures = {}, 0
     with Server(directory) as server:
         server.wait_for_xla()
         for clients in CLIENTS:
@@ -272,7 +272,7 @@ def measure(directory, path, config, pool):
                 client.closed_loop(clients, max(4 * clients, requests))
             )
             rows[f"{clients} clients"] = [raw, speed, *client.times()]
-            failures = client.failures
+            failures += len(client.failures)
         texts = client.texts
         for share in (0.5, 0.8):
             a_second = share * rows["64 clients"][1] / NEW_TOKENS
@@ -288,7 +288,7 @@ def measure(directory, path, config, pool):
     wrong = pool.submit(wrong_texts, path, texts).result()
     return {
         "rows": rows, "texts": len(texts), "wrong": wrong,
-        "failures": len(failures),
+        "failures": failures,
     }  # fmt: skip
 
 
