@@ -42,6 +42,7 @@ def make_trainer(
         "epochs": 2,
         "learning_rate": 0.01,
         "learning_rate_schedule": "constant",
+        "jit_compile": False,
     } | changes
     return training.Trainer(
         small_config(**{"cell": "simple_rnn"} | (model or {})),
