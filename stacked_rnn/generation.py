@@ -56,9 +56,9 @@ def generate(
         size: None, or, for XLA, a constant at least as large as `count`: the
             width of the results. It compiles once for a size, whatever the
             counts.
-        given: None, or int32 [batch, size]: what each row reads before it
-            draws, the rest of a prompt; negative beyond. It stands in front of
-            what the row draws, and is not counted.
+        given: None, or int32 [batch, count or more]: what each row reads
+            before it draws, the rest of a prompt; negative beyond. It stands
+            in front of what the row draws, and is not counted.
         never: an id that is never drawn, such as the unknown token.
         end_id: the id that ends a row, itself left out.
 

@@ -57,6 +57,40 @@ def test_it_spells_the_word(temperature):
     np.testing.assert_allclose(log_probs, np.full((2, 8), expected), atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [None, 12])
+def test_given_tokens_are_read_and_not_drawn(size):
+    """Rows that have some to read draw what they draw after having read it."""
+    given = np.full((3, 12), -1, np.int32)
+    given[0, :4], given[1, :1] = [5, 0, 2, 6], [7]
+    limits, seeds = [3, 8, 5], [11, 12, 13]
+
+    def wavering(token_ids, states):
+        logits, states = successor(token_ids, states)
+        return 0.2 * logits, states
+
+    token_ids, log_probs, result = generate(
+        wavering, start([1, 2, 3], tf.zeros(3, tf.int32), seeds),
+        max_new_tokens=limits, count=12, size=size, given=tf.constant(given),
+    )  # fmt: skip
+    # The state adds up what was read before the last token.
+    last, read, places = [6, 7, 3], [1 + 5 + 0 + 2, 2, 0], [4, 1, 0]
+    expected_ids, expected_log_probs, expected = generate(
+        wavering, start(last, tf.constant(read), seeds), max_new_tokens=limits
+    )
+    np.testing.assert_array_equal(result["lengths"], expected["lengths"])
+    for row, place in enumerate(places):
+        drawn = slice(place, place + limits[row])
+        assert token_ids[row, :place].numpy().tolist() == (
+            given[row, :place].tolist()
+        )
+        np.testing.assert_array_equal(
+            token_ids[row, drawn], expected_ids[row, : limits[row]]
+        )
+        np.testing.assert_allclose(
+            log_probs[row, drawn], expected_log_probs[row, : limits[row]]
+        )
+
+
 def test_each_token_is_read_before_the_next():
     token_ids, *_ = generate(
         successor, start([2], tf.constant([0])), max_new_tokens=[4],
