@@ -310,6 +310,7 @@ def test_models_are_listed_with_their_cards(client, running):
         ({"prompt": [10**12]}, 400, "prompt"),
         ({"prompt": [-1]}, 400, "prompt"),
         ({"logprobs": 6}, 400, "logprobs"),
+        ({"logprobs": 1, "prompt": ["a" * 5001] * 2}, 400, "prompt"),
         ({"best_of": 2}, 400, "best_of"),
         ({"logit_bias": {"1": 5}}, 400, "logit_bias"),
         ({"suffix": "x"}, 400, "suffix"),

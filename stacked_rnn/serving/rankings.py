@@ -9,7 +9,7 @@ import functools
 import tensorflow as tf
 
 MOST = 5  # tokens of a place
-MOST_READ = 10_000  # tokens of a prompt
+MOST_READ = 10_000  # tokens of all prompts of a request
 
 
 def rank_function(model):

@@ -114,21 +114,30 @@ class Stream:
         body, prompts = self._body, []
         deadline = self._began + self._config.request_seconds
         self._texts = []
+        to_rank = 0
         for prompt in body.prompts:
+            texts = [
+                served.batcher.text(prompt, sampling, body.stops, deadline)
+                for sampling in body.samplings()
+            ]
+            prompt_ids = texts[0].prompt_ids
             ranking, likely = None, []
-            for sampling in body.samplings():
-                text = served.batcher.text(
-                    prompt, sampling, body.stops, deadline
-                )
-                if body.logprobs and not ranking:
-                    ranking = rankings.Ranking(served.model, served.rank)
-                    likely = ranking.read(text.prompt_ids.tolist())
+            if body.logprobs:
+                to_rank += len(prompt_ids)
+                if to_rank > rankings.MOST_READ:
+                    raise UserError(
+                        "with logprobs from 1 on at most "
+                        f"{rankings.MOST_READ} tokens"
+                    )
+                ranking = rankings.Ranking(served.model, served.rank)
+                likely = ranking.read(prompt_ids.tolist())
+            for text in texts:
                 text.ranking = copy.copy(ranking)
                 text.listener, text.index = self, len(self._texts)
                 self._texts.append(text)
             scores = body.echo and body.logprobs is not None
             prompts.append(
-                (*served.prompt(text.prompt_ids, scores), likely)
+                (*served.prompt(prompt_ids, scores), likely)
                 if len(prompt)
                 else ("", [], [], [])
             )
