@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	@echo "  tensorboard --logdir=runs"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist=loadfile
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 drill: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m drill

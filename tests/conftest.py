@@ -18,8 +18,17 @@ tf.config.set_logical_device_configuration(
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
 
+# First of all, so that the workers of `make test` end at about the same time.
+LONGEST = (
+    "resume_test.py", "distributed_test.py", "training_test.py",
+    "commands_test.py", "export_test.py",
+)  # fmt: skip
 CELLS = ("simple_rnn", "gru", "lstm")
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @functools.cache
