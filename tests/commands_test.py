@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 40
 SMALL = (
     "--corpus=cats.txt", "--units=16", "--embedding_dim=8", "--epochs=2",
-    "--batch_size=8", "--sequence_length=20",
+    "--batch_size=8", "--sequence_length=20", "--nojit_compile",
 )  # fmt: skip
 
 

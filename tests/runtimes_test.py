@@ -25,12 +25,18 @@ def save_and_load(directory, *args, **changes):
     return inference.load(build_generator(*args, **changes).save(directory))
 
 
+@pytest.fixture(scope="module", params=["simple_rnn", "gru", "lstm"])
+def model(request, tmp_path_factory):
+    return save_and_load(tmp_path_factory.mktemp("cell"), request.param)
+
+
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("cell", ["simple_rnn", "gru", "lstm"])
-def test_logits_and_states_are_those_of_the_saved_model(cell, format, tmp_path):
+def test_logits_and_states_are_those_of_the_saved_model(
+    model, format, tmp_path
+):
     """Over 120 steps, the states carried, with one loaded file."""
     skip_without(format)
-    model = save_and_load(tmp_path, cell)
+    cell = model.model_config.cell
     path = tmp_path / f"step{runtimes.SUFFIXES[format]}"
     runtimes.write(model, path)
     step = runtimes.load(path)
