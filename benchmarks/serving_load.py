@@ -349,7 +349,7 @@ async def soak(server, minutes):
     """Requests of all kinds, clients that leave among them.
 
     Returns:
-        The `Client`, how many left, and (minute, MB) along the way.
+        The `Client`, how many left, and the server's MB along the way.
     """
     client, rng = Client(server.port), random.Random(0)
     end, memory, leavers = time.monotonic() + 60 * minutes, [], 0

@@ -315,10 +315,7 @@ class Batcher:
             seen[row, text.prompt_ids] = True
         carry = generation.start(
             np.array([text.prompt_ids[0] for text in texts], np.int32),
-            {
-                name: np.repeat(state, len(texts), axis=0)
-                for name, state in self._model.states.items()
-            },
+            self._model.initial_states(len(texts)),
             seen,
             np.array([text.seed for text in texts], np.int64),
         )

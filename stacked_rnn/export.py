@@ -70,7 +70,7 @@ class TextGenerator(tf.Module):
     """Tokenizer and model in one module, with the signatures to serve.
 
     The signatures need no XLA: TensorFlow Serving has it off. What
-    `inference` calls piece by piece is here too, as functions:
+    `inference` and `batching` call is here too, piece by piece, as functions:
 
         begin           prompts, seeds -> carry (see `generation`)
         extend          texts, carry -> carry, the texts read
@@ -82,7 +82,6 @@ class TextGenerator(tf.Module):
         score_window    token ids, targets, states -> nats, states
         initial_states  batch size -> the states before a text
         tokenize        texts -> token ids, ragged
-        read_window     token ids, mask, states -> states
 
     Args:
         model: a language model without dropout (`for_inference`), with

@@ -62,14 +62,20 @@ class SavedModel:
         ).numpy()
 
     @functools.cached_property
-    def states(self) -> dict:
-        """Before a text, for one row, by the names of `decode_step`."""
+    def state_specs(self) -> dict:
+        """`TensorSpec`s, [batch, units] each, by the names of `decode_step`."""
         decode_step = self.functions.signatures["decode_step"]
         specs = dict(decode_step.structured_input_signature[1])
         del specs["token_ids"]
+        return specs
+
+    def initial_states(self, batch_size) -> dict:
+        """The states before a text, by the names of `decode_step`: arrays."""
         return {
-            name: np.zeros([1, spec.shape[1]], spec.dtype.as_numpy_dtype)
-            for name, spec in specs.items()
+            name: np.zeros(
+                [batch_size, spec.shape[1]], spec.dtype.as_numpy_dtype
+            )
+            for name, spec in self.state_specs.items()
         }
 
     def generate(self, prompts, sampling, stop=(), num_samples=1):

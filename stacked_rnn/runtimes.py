@@ -213,16 +213,6 @@ def _tflite_runner(path):
     return lambda inputs: runner(**inputs)
 
 
-def initial_states(model, batch_size) -> dict:
-    """The states before a text, as a file takes them."""
-    inputs = model.functions.signatures["decode_step"]
-    return {
-        name: np.zeros([batch_size, spec.shape[1]], np.float32)
-        for name, spec in inputs.structured_input_signature[1].items()
-        if name != "token_ids"
-    }
-
-
 def nats_per_token(model, path, text) -> float:
     """What a text costs a written file: `SavedModel.evaluate` says the same.
 
@@ -243,6 +233,6 @@ def nats_per_token(model, path, text) -> float:
     token_ids = model.tokenizer.tokenize([text]).flat_values.numpy()
     with command_line.progress_bar(len(token_ids) - 1, "token") as progress:
         nats = evaluation.nats_of_text(
-            score_window, token_ids, initial_states(model, 1), progress
+            score_window, token_ids, model.initial_states(1), progress
         )
     return float(nats.mean(dtype=np.float64))

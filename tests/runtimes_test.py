@@ -41,7 +41,7 @@ def test_logits_and_states_are_those_of_the_saved_model(
     runtimes.write(model, path)
     step = runtimes.load(path)
     for batch_size in (1, 4):
-        states = runtimes.initial_states(model, batch_size)
+        states = model.initial_states(batch_size)
         assert len(states) == {"simple_rnn": 2, "gru": 2, "lstm": 4}[cell]
         expected = dict(states)
         rng = np.random.default_rng(batch_size)

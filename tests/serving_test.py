@@ -209,7 +209,7 @@ def likeliest(model, text):
     """{token: log p} of the whole vocabulary at each place but the first."""
     step = model.functions.signatures["decode_step"]
     token_ids = model.tokenizer.tokenize([text]).values.numpy()
-    states = {name: tf.constant(zeros) for name, zeros in model.states.items()}
+    states = {n: tf.constant(s) for n, s in model.initial_states(1).items()}
     places = []
     for token_id in token_ids[:-1]:
         states = step(token_ids=tf.constant([token_id]), **states)

@@ -72,7 +72,14 @@ class CompletionRequest(pydantic.BaseModel):
     n: int = Field(1, ge=1, le=MAX_TEXTS)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    logprobs: int | None = Field(None, ge=0, le=rankings.MOST)
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=rankings.MOST,
+        description="Log p of each token, and so many of the likeliest in its "
+        f"place; from 1 on with at most {rankings.MOST_READ:,} tokens of "
+        "prompts.",
+    )
     echo: bool = False
     stop: (
         Annotated[str, Field(min_length=1)]

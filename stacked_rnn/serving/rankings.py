@@ -19,17 +19,16 @@ def rank_function(model):
         model: an `inference.SavedModel`.
 
     Returns:
-        (token ids int32 [tokens], `SavedModel.states` before them) -> (log p
-        float32 [tokens, MOST], token ids int32 [tokens, MOST], states).
+        (token ids int32 [tokens], the states before them, see `state_specs`)
+        -> (log p float32 [tokens, MOST], token ids int32 [tokens, MOST],
+        states).
     """
     decode_step = model.functions.signatures["decode_step"]
-    specs = dict(decode_step.structured_input_signature[1])
-    specs.pop("token_ids")
     count = min(MOST, model.tokenizer.vocabulary_size())
 
     @functools.partial(
         tf.function,
-        input_signature=[tf.TensorSpec([None], tf.int32), specs],
+        input_signature=[tf.TensorSpec([None], tf.int32), model.state_specs],
         autograph=False,
     )
     def rank(token_ids, states):
@@ -59,7 +58,7 @@ class Ranking:
 
     def __init__(self, model, rank):
         self._token_bytes = model.token_bytes
-        self._rank, self._states = rank, model.states
+        self._rank, self._states = rank, model.initial_states(1)
         self._last = []  # the token before those that come, if there is one
 
     def read(self, token_ids) -> list:
