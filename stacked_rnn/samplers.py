@@ -179,7 +179,9 @@ def sample(logits, uniform, options, sorts=True):
         token_ids, int32 [batch].
     """
     greedy = options.temperature <= 0
-    scaled = logits / tf.where(greedy, 1.0, options.temperature)[:, None]
+    # The least divisor is one with which no logit becomes infinite.
+    divisor = tf.where(greedy, 1.0, tf.maximum(options.temperature, 1e-30))
+    scaled = logits / divisor[:, None]
     truncates = (options.top_k > 0) | (options.top_p < 1.0)
     scaled = tf.cond(  # the sort is the dearest part
         tf.reduce_any(truncates),

@@ -117,6 +117,18 @@ def test_temperature_zero_is_greedy():
     assert drawn_set(temperature=0.0) == {0}
 
 
+@pytest.mark.parametrize("sorts", [True, False])
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_the_least_temperature_draws_the_likeliest(sorts, top_k):
+    drawn = samplers.sample(
+        tf.constant([[-np.inf, 20.0, 30.0, -40.0]]),
+        tf.constant([0.999]),
+        options(temperature=np.finfo(np.float32).tiny, top_k=top_k),
+        sorts,
+    )
+    assert drawn.numpy().tolist() == [2]
+
+
 @pytest.mark.parametrize(
     ("top_k", "top_p", "expected"),
     [
