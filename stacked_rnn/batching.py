@@ -26,10 +26,10 @@ from stacked_rnn.configs import SamplingConfig, UserError
 from stacked_rnn.continuations import Continuation
 
 SIZES = (1, 4, 8, 16, 64)  # of batches; the last is how many places there are
-CHUNK = 32  # most tokens of a call
+CHUNK = 64  # most tokens of a call
 # Seconds that a call should take: with few texts somebody waits for each one,
 # with many what counts is that all get on.
-_FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.01, 0.02
+_FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.01, 0.03
 
 
 class BusyError(Exception):
