@@ -13,6 +13,7 @@ One thread does all calls.
 import collections
 import dataclasses
 import functools
+import itertools
 import logging
 import threading
 import time
@@ -109,7 +110,7 @@ class Batcher:
         self._look_at = _prompt_function(model)
         decode_chunk = _chunk_function(model, self._nobody, jit_compile=False)
         self._chunks = {
-            size: self._measured(decode_chunk, size) for size in SIZES
+            size: self._fastest([decode_chunk], size) for size in SIZES
         }
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -344,33 +345,39 @@ class Batcher:
         try:
             compiled = _chunk_function(self._model, self._nobody, True)
             for size in SIZES:
-                self._chunks[size] = min(
-                    self._measured(compiled, size),
-                    self._measured(self._chunks[size].function, size),
-                    key=lambda chunk: chunk.seconds_a_step,
+                self._chunks[size] = self._fastest(
+                    [self._chunks[size].function, compiled], size
                 )
         except tf.errors.OpError:
             logging.exception("XLA cannot compile: it goes on without")
         finally:
             self.is_compiled.set()
 
-    def _measured(self, function, size):
-        """The `_Chunk` of a function that is ready for a size of batch."""
+    def _fastest(self, functions, size):
+        """The `_Chunk` of the fastest function, all of them ready for a size.
+
+        Each is measured in turn, and its best counts: others are at work too.
+        """
         texts = [self._nothing] * size
         rows = _Rows(texts, self._fresh(texts))
         given = np.full([size, CHUNK], -1, np.int32)
-        seconds = []
-        for count in (1, 9):
+        best = collections.defaultdict(lambda: np.inf)
+        few, many = 1, 17
+        for _, function, count in itertools.product(
+            range(4), functions, (few, many)
+        ):
             arguments = tf.nest.map_structure(
                 tf.constant, (rows.carry, rows.options, given, count)
             )
-            times = []
-            for _ in range(3):
-                start = time.perf_counter()
-                function(*arguments)
-                times.append(time.perf_counter() - start)
-            seconds.append(min(times))
-        return _Chunk(function, max((seconds[1] - seconds[0]) / 8, 1e-6))
+            start = time.perf_counter()
+            function(*arguments)
+            seconds = time.perf_counter() - start
+            best[function, count] = min(best[function, count], seconds)
+        chunks = []
+        for function in functions:
+            seconds = best[function, many] - best[function, few]
+            chunks.append(_Chunk(function, max(seconds / (many - few), 1e-6)))
+        return min(chunks, key=lambda chunk: chunk.seconds_a_step)
 
 
 @dataclasses.dataclass(frozen=True)
