@@ -64,23 +64,26 @@ class Text:
     """A text to be continued.
 
     Args:
-        prompt_ids: int32 [tokens], not empty.
-        seed: of its random numbers, the prompt's hash mixed in.
+        prompt: its bytes.
+        prompt_ids: its token ids; None: `Batcher.tokenize` finds them.
         sampling: a `SamplingConfig`.
         stop: strings that end it, themselves left out.
         deadline: `time.monotonic()` at which it ends wherever it is.
 
     Attributes:
+        prompt_ids: int32 [tokens]; once it grows, not empty.
+        num_prompt_tokens: how many tokens the prompt has, 0 if it is empty.
         cancelled: set it, and the text ends after the current call.
     """
 
-    def __init__(self, prompt_ids, seed, sampling, stop=(), deadline=np.inf):
-        self.prompt_ids, self.seed = prompt_ids, seed
-        self.sampling, self.deadline = sampling, deadline
+    def __init__(self, prompt, prompt_ids, sampling, stop=(), deadline=np.inf):
+        self.prompt, self.prompt_ids = prompt, prompt_ids
+        self.num_prompt_tokens = 0
+        self.sampling, self.stop, self.deadline = sampling, stop, deadline
         self.cancelled = False
         self.num_read = 1  # the first is in the carry, see `generation`
         self.token_ids = []  # drawn
-        self.continuation = Continuation("", seed, stop)
+        self.continuation = None  # until it is tokenized
 
 
 class Batcher:
@@ -104,10 +107,11 @@ class Batcher:
         self._waiting = collections.deque()  # of deques, one for each request
         self._changed = threading.Condition()
         self._is_closing = self._is_over = False
-        self._nothing = Text([model.tokenizer.start_id], 0, SamplingConfig())
+        self._look_at = _prompt_function(model)
+        self._nothing = self.text([model.tokenizer.start_id], SamplingConfig())
+        self.tokenize([self._nothing])
         self._nobody = _Rows([], self._fresh([self._nothing]))
         self._rows, self._admitted = self._nobody, []
-        self._look_at = _prompt_function(model)
         decode_chunk = _chunk_function(model, self._nobody, jit_compile=False)
         self._chunks = {
             size: self._fastest([decode_chunk], size) for size in SIZES
@@ -120,22 +124,39 @@ class Batcher:
 
     def text(self, prompt, sampling, stop=(), deadline=np.inf) -> Text:
         """A `Text` of a prompt: a string, or a sequence of token ids."""
-        model = self._model
-        prompt_ids = None
         if isinstance(prompt, str):
-            prompt = prompt.encode("utf-8", "replace")
+            prompt, prompt_ids = prompt.encode("utf-8", "replace"), None
         else:
-            if max(prompt) >= model.tokenizer.vocabulary_size():
+            if max(prompt) >= self._model.tokenizer.vocabulary_size():
                 raise UserError(f"there is no token id {max(prompt)}")
             prompt_ids = np.array(prompt, np.int32)
-            prompt = b"".join(model.token_bytes[prompt_ids].tolist())
-        tokenized, prompt_hash = self._look_at(tf.constant([prompt]))
-        if prompt_ids is None:
-            prompt_ids = tokenized.numpy()
-        if not len(prompt_ids):
-            prompt_ids = np.array([model.tokenizer.start_id], np.int32)
-        seed = sampling.seed ^ int(prompt_hash)
-        return Text(prompt_ids, seed, sampling, stop, deadline)
+            prompt = b"".join(self._model.token_bytes[prompt_ids].tolist())
+        return Text(prompt, prompt_ids, sampling, stop, deadline)
+
+    def tokenize(self, texts) -> None:
+        """Tokenizes the prompts of texts, in the caller's thread.
+
+        Where nobody has done it before, those that get a place are tokenized
+        together.
+        """
+        texts = [text for text in texts if text.continuation is None]
+        if not texts:
+            return
+        token_ids, lengths, hashes = (
+            tensor.numpy()
+            for tensor in self._look_at(
+                tf.constant([text.prompt for text in texts])
+            )
+        )
+        tokenized = np.split(token_ids, np.cumsum(lengths)[:-1])
+        for text, prompt_ids, prompt_hash in zip(texts, tokenized, hashes):
+            if text.prompt_ids is None:
+                text.prompt_ids = prompt_ids
+            text.num_prompt_tokens = len(text.prompt_ids)
+            if not text.num_prompt_tokens:
+                text.prompt_ids = self._nothing.prompt_ids
+            seed = text.sampling.seed ^ int(prompt_hash)
+            text.continuation = Continuation("", seed, text.stop)
 
     @property
     def num_waiting(self) -> int:
@@ -212,6 +233,7 @@ class Batcher:
                 if group:
                     self._waiting.append(group)
         if admitted:
+            self.tokenize(admitted)
             new = _Rows(admitted, self._fresh(admitted))
             self._rows = self._join(self._rows, new)
             self._admitted = []
@@ -318,7 +340,7 @@ class Batcher:
             np.array([text.prompt_ids[0] for text in texts], np.int32),
             self._model.initial_states(len(texts)),
             seen,
-            np.array([text.seed for text in texts], np.int64),
+            np.array([text.continuation.seed for text in texts], np.int64),
         )
         return tf.nest.map_structure(np.asarray, carry)
 
@@ -419,17 +441,18 @@ _OPTIONS = {
 
 
 def _prompt_function(model):
-    """Prompts, string [1] -> (token ids, hash): one call, not two."""
+    """Prompts, string [batch] -> token ids of all, how many of each, hashes."""
 
     @functools.partial(
         tf.function,
-        input_signature=[tf.TensorSpec([1], tf.string)],
+        input_signature=[tf.TensorSpec([None], tf.string)],
         autograph=False,
     )
     def look_at(prompts):
         # As `TextGenerator.begin` has it: the same seed gives the same text.
         hashes = tf.strings.to_hash_bucket_fast(prompts, 2**63 - 1)
-        return model.functions.tokenize(prompts).flat_values, hashes[0]
+        token_ids = model.functions.tokenize(prompts)
+        return token_ids.flat_values, token_ids.row_lengths(), hashes
 
     return look_at.get_concrete_function()
 

@@ -139,8 +139,9 @@ class Answer:
 
     Args:
         request: a `CompletionRequest`.
-        prompts: (text, tokens, log_probs, likely) of each prompt, as `piece`
-            takes them; None in the place of the first log p and ranking.
+        prompts: for `echoes` (text, tokens, log_probs, likely) of each prompt,
+            as `piece` takes them; None in the place of the first log p and
+            ranking.
     """
 
     def __init__(self, request, prompts):
@@ -152,7 +153,7 @@ class Answer:
             "model": request.model,
         }
         self._prompts = prompts
-        count = len(prompts) * request.n
+        count = len(request.prompts) * request.n
         # Tokens may be parts of characters: those count where they are whole.
         decoder = codecs.getincrementaldecoder("utf-8")
         self._decoders = [decoder("replace") for _ in range(count)]
@@ -200,8 +201,8 @@ class Answer:
             event["usage"] = usage
         return event
 
-    def whole(self, pieces) -> dict:
-        """The answer that all pieces add up to."""
+    def whole(self, pieces, prompt_tokens) -> dict:
+        """The answer that all pieces add up to; `usage` takes the number."""
         choices = []
         for index in range(len(self._offsets)):
             own = [piece for piece in pieces if piece["index"] == index]
@@ -225,11 +226,13 @@ class Answer:
                 ]
                 choice["logprobs"]["top_logprobs"] = top or None
             choices.append(choice)
-        return self._head | {"choices": choices, "usage": self.usage()}
+        return self._head | {
+            "choices": choices,
+            "usage": self.usage(prompt_tokens),
+        }
 
-    def usage(self) -> dict:
-        """Tokens read and written."""
-        prompt_tokens = sum(len(tokens) for _, tokens, *_ in self._prompts)
+    def usage(self, prompt_tokens) -> dict:
+        """Tokens read, so many, and written."""
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": self._num_tokens,

@@ -72,9 +72,9 @@ class Stream:
         for _ in range(2):  # a version that is being replaced takes no more
             try:
                 served = self._repository[body.model]
-                if self._is_quick:
-                    prompts = self._prepare(served)
-                else:
+                self._make_texts(served)
+                prompts = ()
+                if body.echo or body.logprobs or self._is_long:
                     prompts = await run_in_threadpool(self._prepare, served)
                 served.batcher.submit(self._texts)
             except KeyError:
@@ -94,54 +94,59 @@ class Stream:
             self._counts = {
                 name: getattr(self._metrics, name).labels(served.name)
                 for name in (
-                    "generated_tokens", "first_token", "between_tokens"
+                    "prompt_tokens", "generated_tokens", "first_token",
+                    "between_tokens",
                 )
             }  # fmt: skip
-            self._metrics.prompt_tokens.labels(served.name).inc(
-                self._answer.usage()["prompt_tokens"]
-            )
             return
         raise ApiError(503, "The server is shutting down")
 
     @property
-    def _is_quick(self):
-        """Whether the texts are made sooner than a thread is asked to."""
-        is_short = sum(map(len, self._body.prompts)) < _LONG
-        return is_short and self._body.logprobs is None
+    def _is_long(self):
+        """Whether the other texts of the model should not wait meanwhile."""
+        return sum(map(len, self._body.prompts)) >= _LONG
+
+    def _make_texts(self, served):
+        deadline = self._began + self._config.request_seconds
+        self._texts = [
+            served.batcher.text(prompt, sampling, self._body.stops, deadline)
+            for prompt in self._body.prompts
+            for sampling in self._body.samplings()
+        ]
+        for index, text in enumerate(self._texts):
+            text.listener, text.index, text.ranking = self, index, None
 
     def _prepare(self, served):
-        """Makes the texts; what `completions.Answer` wants of each prompt."""
+        """Looks at the prompts; what `completions.Answer` wants of each."""
         body, prompts = self._body, []
-        deadline = self._began + self._config.request_seconds
-        self._texts = []
-        to_rank = 0
-        for prompt in body.prompts:
-            texts = [
-                served.batcher.text(prompt, sampling, body.stops, deadline)
-                for sampling in body.samplings()
-            ]
+        served.batcher.tokenize(self._texts)
+        if body.logprobs and self._num_prompt_tokens > rankings.MOST_READ:
+            raise UserError(
+                f"with logprobs from 1 on at most {rankings.MOST_READ} tokens"
+            )
+        for first in range(0, len(self._texts), body.n):
+            texts = self._texts[first : first + body.n]
             prompt_ids = texts[0].prompt_ids
             ranking, likely = None, []
             if body.logprobs:
-                to_rank += len(prompt_ids)
-                if to_rank > rankings.MOST_READ:
-                    raise UserError(
-                        "with logprobs from 1 on at most "
-                        f"{rankings.MOST_READ} tokens"
-                    )
                 ranking = rankings.Ranking(served.model, served.rank)
                 likely = ranking.read(prompt_ids.tolist())
             for text in texts:
                 text.ranking = copy.copy(ranking)
-                text.listener, text.index = self, len(self._texts)
-                self._texts.append(text)
             scores = body.echo and body.logprobs is not None
             prompts.append(
                 (*served.prompt(prompt_ids, scores), likely)
-                if len(prompt)
+                if texts[0].num_prompt_tokens
                 else ("", [], [], [])
             )
         return prompts
+
+    @property
+    def _num_prompt_tokens(self):
+        """Of the prompts that were tokenized already."""
+        return sum(
+            text.num_prompt_tokens for text in self._texts[:: self._body.n]
+        )
 
     async def events(self):
         """Yields the answer as server-sent events, bytes."""
@@ -155,7 +160,9 @@ class Stream:
             yield _event(error.body)
             return
         if body.stream_options.include_usage:
-            yield _event(answer.event([], answer.usage()))
+            yield _event(
+                answer.event([], answer.usage(self._num_prompt_tokens))
+            )
         yield b"data: [DONE]\n\n"
 
     async def whole(self, request) -> dict:
@@ -170,7 +177,7 @@ class Stream:
                 pieces += more
                 if await request.is_disconnected():
                     raise ApiError(499, "The client left")
-        return self._answer.whole(pieces)
+        return self._answer.whole(pieces, self._num_prompt_tokens)
 
     async def _pieces(self):
         """Yields lists of what `Answer.piece` makes, until all texts end."""
@@ -204,6 +211,7 @@ class Stream:
                     )  # fmt: skip
                 yield pieces
         finally:
+            self._counts["prompt_tokens"].inc(self._num_prompt_tokens)
             for text in self._texts:
                 text.cancelled = True
 
