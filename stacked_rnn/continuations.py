@@ -95,12 +95,13 @@ class Continuation:
         Those that lie wholly in what `show` gave up to now.
         """
         first = self._shown_tokens
-        for token in itertools.islice(self.tokens, first, None):
-            end = self._end_of_shown_tokens + len(token)
-            if end > self._shown:
-                break
-            self._shown_tokens += 1
-            self._end_of_shown_tokens = end
+        lengths = map(len, self.tokens[first:])
+        ends = [
+            *itertools.accumulate(lengths, initial=self._end_of_shown_tokens)
+        ]
+        count = bisect.bisect_right(ends, self._shown, lo=1) - 1
+        self._shown_tokens += count
+        self._end_of_shown_tokens = ends[count]
         return slice(first, self._shown_tokens)
 
     def _held_back(self):
