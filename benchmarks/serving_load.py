@@ -9,7 +9,7 @@ its answer) and open loop (requests come at random moments, however many are
 under way). All texts are streamed, 64 characters in, 256 tokens out.
 
 "Raw" is the signature `generate`, called for seconds in a process of its own
-just before each loop, while the server has nothing to do. The "naive server"
+before and after each loop, while the server has nothing to do. The "naive server"
 runs one such call for each request, in turn, as `:predict` does for one client.
 
 Writes serving_load.md, .json and .png to --output_dir, and prints the first.
@@ -280,11 +280,12 @@ def measure(directory, path, config, pool):
     rows, failures = {}, 0
     with Server(directory) as server:
         server.wait_for_xla()
+        Client(server.port).naive_loop(2)  # the first take longer
         for clients in CLIENTS:
-            raw = pool.submit(raw_speeds, path).result()
+            before = pool.submit(raw_speeds, path).result()
             asyncio.run(Client(server.port).closed_loop(clients, clients))
             naive = Client(server.port).naive_loop(10)
-            expected = raw["1"] if clients == 1 else raw["64"]
+            expected = before["1"] if clients == 1 else before["64"]
             requests = int(config.seconds * expected / NEW_TOKENS)
             if clients == CLIENTS[-1]:
                 requests = config.requests
@@ -292,6 +293,8 @@ def measure(directory, path, config, pool):
             speed = asyncio.run(
                 client.closed_loop(clients, max(4 * clients, requests))
             )
+            after = pool.submit(raw_speeds, path).result()
+            raw = {name: (before[name] + after[name]) / 2 for name in before}
             rows[f"{clients} clients"] = [raw, naive, speed, *client.times()]
             failures += len(client.failures)
         texts = client.texts
