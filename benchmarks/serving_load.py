@@ -9,8 +9,9 @@ its answer) and open loop (requests come at random moments, however many are
 under way). All texts are streamed, 64 characters in, 256 tokens out.
 
 "Raw" is the signature `generate`, called for seconds in a process of its own
-before and after each loop, while the server has nothing to do. The "naive server"
-runs one such call for each request, in turn, as `:predict` does for one client.
+before and after each loop, while the server has nothing to do. The "naive
+server" runs one such call for each request, in turn, as `:predict` does for one
+client.
 
 Writes serving_load.md, .json and .png to --output_dir, and prints the first.
 With --soak_minutes it asks in all ways at once instead, and writes soak.md.
