@@ -1,9 +1,11 @@
 """Scores a text with an exported model: one JSON object on standard output.
 
   python evaluate.py --text=held_out.txt
+  python evaluate.py --saved_model=saved_models/reviews --text=labelled.tsv
 
-The state is carried from the first character of the file to the last, and
-every token but the first is predicted once.
+A language model reads the file from the first character to the last, the state
+carried along, and predicts every token but the first once. A classifier reads
+labelled texts, in the files that train.py takes.
 """
 
 import dataclasses
@@ -17,18 +19,58 @@ from stacked_rnn.configs import UserError, setting
 class EvaluateConfig(configs.Config):
     """Which text."""
 
-    text: str = setting("", "File to score.")
+    text: str = setting(
+        "", "File to score; of a classifier, what --corpus of train.py takes."
+    )
+    text_field: str = setting(
+        "text", "Of a classifier: the column, or field, with the text."
+    )
+    label_field: str = setting(
+        "label", "Of a classifier: the column, or field, with the label."
+    )
+    label_separator: str = setting(
+        ",", "Of a classifier of several labels: what stands between them."
+    )
 
 
 def main(where, config):
     """A file in, its score out."""
-    from stacked_rnn import inference
+    from stacked_rnn import artifact
 
     if not config.text:
         raise UserError("--text=FILE is missing: which text to score?")
+    task = artifact.read_task(artifact.find(where.saved_model))
+    print(json.dumps(TASKS[task](where, config)))
+
+
+def evaluate_language_model(where, config) -> dict:
+    """What a text costs."""
+    from stacked_rnn import inference
+
     text = command_line.read_file("text", config.text)
-    model = inference.load(where.saved_model)
-    print(json.dumps(model.evaluate(text)))
+    return inference.load(where.saved_model).evaluate(text)
+
+
+def evaluate_classifier(where, config) -> dict:
+    """How often the labels of texts are right, and more."""
+    from stacked_rnn import datasets, prediction
+
+    model = prediction.load(where.saved_model)
+    return model.evaluate(
+        datasets.read_labelled_texts(
+            config.text,
+            config.text_field,
+            config.label_field,
+            config.label_separator if model.several_labels else "",
+            flag="text",
+        )
+    )
+
+
+TASKS = {
+    "language_model": evaluate_language_model,
+    "classifier": evaluate_classifier,
+}
 
 
 def run():

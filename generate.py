@@ -20,7 +20,12 @@ def main(where, config, sampling):
     from stacked_rnn import inference
 
     console.check_use(config, sampling, command_line.given_flags())
-    prompts = console.Prompts(config)
+    nothing = not (config.prompt or config.prompts_file)
+    prompts = console.Lines(
+        ("",) if nothing else config.prompt,
+        config.prompts_file,
+        "prompts_file",
+    )
     model = inference.load(where.saved_model)
     if config.interactive:
         conversation = inference.Conversation(model, sampling, config.stop)

@@ -1,16 +1,16 @@
-"""Trains a recurrent language model on your text and exports it.
+"""Trains a recurrent model on your text and exports it.
 
   python train.py                                  a text that Python ships
   python train.py --corpus=mine.txt --epochs=20    your own
   python train.py --flagfile=recipes/timemachine.flags
   python train.py --corpus=mine.txt --init_from=saved_models/pydoc
+  python train.py --task=classifier --corpus=labelled.tsv
 
 Writes the run to runs/CORPUS (checkpoints, TensorBoard, history.csv) and the
 model to saved_models/CORPUS/1, 2, 3 ... Run the same command again to go on
 after an interruption. Then: python generate.py --prompt="The "
 """
 
-import dataclasses
 import pathlib
 
 from stacked_rnn import command_line, configs
@@ -30,7 +30,9 @@ def main(model_config, train_config):
 
 def train(model_config, train_config, strategy):
     """Trains and exports; of several processes the chief alone writes."""
-    from stacked_rnn import datasets, export, finetuning, training
+    import keras
+
+    from stacked_rnn import finetuning, tasks, training
 
     name = pathlib.Path(train_config.corpus.split(",")[0]).name.split(".")[0]
     name = name.strip("-*?[]") or "corpus"
@@ -40,21 +42,13 @@ def train(model_config, train_config, strategy):
     start = finetuning.prepare(
         model_config, train_config, model_dir, command_line.given_flags()
     )
-    model_config, train_config = start.model_config, start.train_config
-    data = datasets.load_language_data(
-        train_config, model_config.vocabulary_size, start.tokenizer
-    )
-    model_config = dataclasses.replace(
-        model_config,
-        vocabulary_size=data.tokenizer.vocabulary_size(),
-        end_of_text=data.tokenizer.end_id is not None,
-    )
+    task = tasks.TASKS[train_config.task](start)
     command_line.writable_directory("export_dir", export_dir)
     model_dir = command_line.writable_directory("model_dir", model_dir)
     trainer = training.Trainer(
-        model_config,
-        train_config,
-        data,
+        task.model_config,
+        start.train_config,
+        task.data,
         model_dir,
         strategy,
         initial_weights=start.weights,
@@ -62,21 +56,26 @@ def train(model_config, train_config, strategy):
     if not trainer.is_chief:
         trainer.fit()
         return
-    command_line.warn_of_unknown_parts(data.unknown_parts)
+    task.warn()
     (model_dir / "config.flags").write_text(
-        command_line.to_flags(model_config, train_config)
+        command_line.to_flags(task.model_config, start.train_config)
     )
     print(trainer.describe())
     if start.path and not trainer.step:
         print(f"Beginning with the weights of {start.path}")
 
-    generator = export.TextGenerator(
-        trainer.model.for_inference(), data.tokenizer
+    product = task.product(trainer.model.for_inference())
+    logs = model_dir / "tensorboard"
+    trainer.fit(
+        [
+            keras.callbacks.TensorBoard(str(logs), write_graph=False),
+            *task.callbacks(trainer, product),
+        ]
     )
-    trainer.fit(callbacks(trainer, generator))
 
-    generator.model.set_weights(trainer.best_model().get_weights())
-    version = generator.save(export_dir, trainer.summary())
+    product.model.set_weights(trainer.best_model().get_weights())
+    version = product.save(export_dir, trainer.summary())
+    task.report(version, model_dir)
     curves = model_dir / "curves.png"
     if trainer.history and not training.draw_curves(trainer.history, curves):
         curves = "not drawn, matplotlib is missing: pip install matplotlib"
@@ -87,29 +86,10 @@ def train(model_config, train_config, strategy):
         )
     print(
         f"\nExported {version}. Next:\n"
-        f'  python generate.py --saved_model={version} --prompt="The "\n'
-        f"  python evaluate.py --saved_model={version} --text=FILE\n"
-        f"  tensorboard --logdir={model_dir / 'tensorboard'}\n"
+        f"{task.next_steps(version)}\n"
+        f"  tensorboard --logdir={logs}\n"
         f"Curves: {curves}"
     )
-
-
-def callbacks(trainer, generator):
-    """TensorBoard, and a short text of the model after each epoch."""
-    import keras
-
-    from stacked_rnn import training
-
-    def sample(epoch):
-        generator.model.set_weights(trainer.model.get_weights())
-        return generator.sample(100, seed=epoch)
-
-    directory = trainer.model_dir / "tensorboard"
-    settings = trainer.model.config.to_dict() | trainer.config.to_dict()
-    return [
-        keras.callbacks.TensorBoard(str(directory), write_graph=False),
-        training.SampleTexts(directory / "train", settings, sample),
-    ]
 
 
 def run():

@@ -147,8 +147,8 @@ class ModelConfig(Config):
     )
     bidirectional: bool = setting(
         False,
-        "Read the input in both directions: only where all of it is at hand, "
-        "so never in a language model.",
+        "Read the input in both directions, with as many units each: only "
+        "where all of it is at hand, so never in a language model.",
     )
     residual: bool = setting(
         False,
@@ -174,6 +174,12 @@ class ModelConfig(Config):
         minimum=0.0,
         below=1.0,
     )
+    pooling: str = setting(
+        "last",
+        "Of a classifier, what the readout sees of the top layer: its last "
+        "state, the mean or the maximum over time, or mean_max, both.",
+        choices=("last", "mean", "max", "mean_max"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +188,9 @@ class TrainConfig(Config):
 
     task: str = setting(
         "language_model",
-        "What to train: a model that continues a text.",
-        choices=("language_model",),
+        "What to train: language_model, which continues a text, or classifier, "
+        "which tells of which class a text is.",
+        choices=("language_model", "classifier"),
     )
     corpus: str = setting(
         "pydoc",
@@ -191,7 +198,25 @@ class TrainConfig(Config):
         "glob in quotes, - for standard input, or a name: pydoc (the Python "
         "language reference inside Python itself, no download), timemachine, "
         "shakespeare (downloaded once). Several, separated by commas, are "
-        "joined. Files may be gzipped.",
+        "joined. Files may be gzipped. Of a classifier: .tsv or .csv with a "
+        "header line, .jsonl, a directory with one for each class, several "
+        "files with a text a line, one for each class, or imdb.",
+    )
+    text_field: str = setting(
+        "text", "Of a classifier: the column, or field, with the text."
+    )
+    label_field: str = setting(
+        "label", "Of a classifier: the column, or field, with the label."
+    )
+    label_separator: str = setting(
+        "",
+        "Of a classifier: what stands between the labels of a text that may "
+        "have several, or none (empty: each has one).",
+    )
+    class_weights: bool = setting(
+        False,
+        "Of a classifier: let texts of rare classes count more, so that all "
+        "classes count the same.",
     )
     skip_bad_files: bool = setting(
         False,
@@ -224,7 +249,8 @@ class TrainConfig(Config):
     )
     sequence_length: int = setting(
         100,
-        "Tokens of one window: the gradient flows back so far.",
+        "Tokens of one window: the gradient flows back so far. A classifier "
+        "reads so many of a text, and not what comes after them.",
         minimum=1,
     )
     batch_size: int = setting(

@@ -113,17 +113,19 @@ def check_use(config, sampling, given) -> None:
         )
 
 
-class Prompts:
-    """The prompts of --prompt, then those of --prompts_file; at least one.
+class Lines:
+    """Texts from the command line, then those of a file, one a line.
 
     The file is read line by line, each time anew.
 
     Args:
-        config: a `GenerateConfig`.
+        given: strings.
+        path: of the file; empty: there is none.
+        flag: that names it.
     """
 
-    def __init__(self, config):
-        self._given, self._file = config.prompt, config.prompts_file
+    def __init__(self, given, path, flag):
+        self._given, self._path, self._flag = given, path, flag
         self._length = sum(1 for _ in self._lines())
 
     def __len__(self):
@@ -137,17 +139,15 @@ class Prompts:
 
     def _lines(self):
         yield from self._given
-        if not self._file:
-            if not self._given:
-                yield ""
+        if not self._path:
             return
         try:
-            with open(self._file, encoding="utf-8") as file:
+            with open(self._path, encoding="utf-8-sig") as file:
                 for line in file:
                     yield line.removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"--prompts_file={self._file}: "
+                f"--{self._flag}={self._path}: "
                 f"{getattr(error, 'strerror', None) or 'not UTF-8 text'}"
             ) from error
 

@@ -37,6 +37,46 @@ class Score:
         """Bits to encode a character; comparable between tokenizers."""
         return self.nats / math.log(2) / max(self.characters, 1)
 
+    def logs(self, prefix="") -> dict:
+        """What a training curve shows, by name."""
+        return {
+            f"{prefix}loss": self.nats_per_token,
+            f"{prefix}perplexity": self.perplexity,
+            f"{prefix}bits_per_character": self.bits_per_character,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationScore:
+    """What the labels of some texts cost a classifier.
+
+    Attributes:
+        nats: -log p of all labels together, each by its weight.
+        weight: of all of them.
+        right: answers that were.
+        answers: one for each text, or for each of its classes where it may
+            have several labels.
+    """
+
+    nats: float = 0.0
+    weight: float = 0.0
+    right: float = 0.0
+    answers: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, the loss of training."""
+        return self.nats / max(self.weight, 1e-9)
+
+    @property
+    def accuracy(self) -> float:
+        """Part of the answers that are right."""
+        return self.right / max(self.answers, 1)
+
+    def logs(self, prefix="") -> dict:
+        """What a training curve shows, by name."""
+        return {f"{prefix}loss": self.loss, f"{prefix}accuracy": self.accuracy}
+
 
 def token_nats(logits, targets):
     """-log p(target) of each position; 0 where the target is negative.

@@ -407,19 +407,14 @@ def load(saved_model="") -> SavedModel:
     Raises:
         UserError: naming what is missing or damaged.
     """
-    # It takes 0.4 s before the first token, and makes nothing faster after.
-    tf.config.optimizer.set_experimental_options(
-        {"disable_meta_optimizer": True}
-    )
     path = artifact.find(saved_model)
-    model_config, defaults, tokenizer = artifact.read_description(path)
-    try:
-        functions = tf.saved_model.load(str(path))
-    except Exception as error:  # TensorFlow has many types for a damaged file
+    if artifact.read_task(path) == "classifier":
         raise UserError(
-            f"--saved_model={path}: damaged or cut short "
-            f"({type(error).__name__}): copy or export it again"
-        ) from error
+            f"--saved_model={path}: a classifier, which generates nothing: "
+            "predict.py labels texts with it"
+        )
+    model_config, defaults, tokenizer = artifact.read_description(path)
+    functions = artifact.load_functions(path)
     if not hasattr(functions, "beam_search"):
         raise UserError(
             f"--saved_model={path}: exported by an older version of "

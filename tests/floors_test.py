@@ -15,6 +15,7 @@ FLOORS = {
     "samplers": 0,
     "continuations": 0,
     "surprise": 0,
+    "classification": 0,
     "artifact": 1,
     "warmup": 1,
     "console": 1,
@@ -25,11 +26,13 @@ FLOORS = {
     "beams": 2,
     "evaluation": 3,
     "inference": 4,
+    "prediction": 4,
     "training": 4,
     "export": 5,
     "finetuning": 5,
     "runtimes": 5,
     "batching": 5,
+    "tasks": 6,
     "serving": 6,
 }
 PACKAGE = pathlib.Path(__file__).parents[1] / "stacked_rnn"

@@ -132,7 +132,7 @@ class Corpus:
             "surrogateescape" if self._binary else "strict"
         )
         position = 0  # of the first byte that is not decoded yet
-        with _named_errors(name), open_file() as file:
+        with named_errors(name), open_file() as file:
             content = file.read(PIECE)
             if not self._binary:
                 content = content.removeprefix(codecs.BOM_UTF8)
@@ -174,13 +174,13 @@ def _find_boundary(text) -> int:
 
 
 @contextlib.contextmanager
-def _named_errors(name):
+def named_errors(name, flag="corpus"):
     """Errors of reading name the file."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--corpus: cannot read {name}: {reason}") from error
+        raise UserError(f"--{flag}: cannot read {name}: {reason}") from error
 
 
 def _find(source):

@@ -86,7 +86,9 @@ def _what_xla_compiles(model_config, train_config, gpus) -> str:
     return "loops" if model_config.units > 256 or mixed or random else "shards"
 
 
-def estimated_bytes(model_config, num_parameters, tokens) -> int:
+def estimated_bytes(
+    model_config, num_parameters, tokens, has_logits_at_each_token=True
+) -> int:
     """About what training adds to a process.
 
     Weights, gradients and two moments; what a step keeps of each token for the
@@ -97,12 +99,16 @@ def estimated_bytes(model_config, num_parameters, tokens) -> int:
         model_config: the architecture.
         num_parameters: its weights.
         tokens: those whose gradients are computed at once.
+        has_logits_at_each_token: or a few for a whole text.
     """
     gates = {"simple_rnn": 1, "gru": 3, "lstm": 4}[model_config.cell]
     saved = {"simple_rnn": 1, "gru": 5, "lstm": 6}[model_config.cell]
+    directions = 1 + model_config.bidirectional
     a_token = (
-        model_config.num_layers * model_config.units * (gates + saved)
-        + model_config.units * 2 * gates
-        + 3 * model_config.vocabulary_size
+        directions
+        * model_config.units
+        * (model_config.num_layers * (gates + saved) + 2 * gates)
     )
+    if has_logits_at_each_token:
+        a_token += 3 * model_config.vocabulary_size
     return 16 * num_parameters + 4 * tokens * a_token

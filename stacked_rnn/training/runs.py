@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import evaluation, files
+from stacked_rnn import files
 from stacked_rnn.configs import ModelConfig, UserError
 from stacked_rnn.training import checkpoints
 
@@ -54,7 +54,7 @@ class Progress(tf.train.experimental.PythonState):
     Attributes:
         step: training steps done.
         epoch: epochs that came to an end, validation included.
-        score: nats and counts of the epoch so far.
+        sums: those of the objective, of the epoch so far.
         learning_rate, gradient_norm: those of the last step.
         best_loss: lowest validation loss so far.
         best_epoch: `epoch` after the one that reached it.
@@ -64,20 +64,19 @@ class Progress(tf.train.experimental.PythonState):
 
     def __init__(self):
         self.step = self.epoch = self.best_epoch = 0
-        self.score = evaluation.Score()
+        self.sums = []
         self.learning_rate = self.gradient_norm = 0.0
         self.best_loss = math.inf
         self.history = []
         self.states = None
 
     def serialize(self) -> bytes:
-        score = self.score
         buffer = io.BytesIO()
         np.savez(
             buffer,
             step=self.step,
             epoch=self.epoch,
-            score=[score.nats, score.tokens, score.characters],
+            sums=self.sums,
             learning_rate=self.learning_rate,
             gradient_norm=self.gradient_norm,
             best_loss=self.best_loss,
@@ -99,8 +98,7 @@ class Progress(tf.train.experimental.PythonState):
         for name in ("learning_rate", "gradient_norm", "best_loss"):
             setattr(self, name, float(arrays[name]))
         self.history = json.loads(str(arrays["history"]))
-        nats, tokens, characters = arrays["score"].tolist()
-        self.score = evaluation.Score(nats, int(tokens), characters)
+        self.sums = arrays["sums"].tolist()
         self.states = (
             tuple(
                 tuple(
@@ -114,10 +112,17 @@ class Progress(tf.train.experimental.PythonState):
         )
 
 
-def open_run(model_dir, model_config, tokenizer, train_config) -> bool:
+def open_run(
+    model_dir, model_config, tokenizer, train_config, task_description
+) -> bool:
     """Readies --model_dir; whether there is a checkpoint to go on from.
 
     A run of another model that is there is moved aside, never overwritten.
+
+    Args:
+        model_dir: the directory.
+        model_config, tokenizer, train_config: what is to be trained.
+        task_description: the `description` of the objective.
     """
     description = {
         "task": train_config.task,
@@ -125,6 +130,7 @@ def open_run(model_dir, model_config, tokenizer, train_config) -> bool:
         "tokenizer": tokenizer.to_dict(),
         "corpus": train_config.corpus,
         "init_from": train_config.init_from,
+        **task_description,
     }
     record = model_dir / RECORD
     if record.exists():
@@ -174,9 +180,11 @@ def _differences(old, new) -> list[str]:
         ModelConfig.from_dict(old["model"])
     )
     old = {"init_from": ""} | old  # records were once written without it
-    for name in ("task", "corpus", "init_from"):
-        if old[name] != new[name]:
-            differences.append(f"{name}: {old[name]!r}, not {new[name]!r}")
+    for name in ("task", "corpus", "init_from", "labels"):
+        if old.get(name) != new.get(name):
+            differences.append(
+                f"{name}: {old.get(name)!r}, not {new.get(name)!r}"
+            )
     if old["tokenizer"] != new["tokenizer"]:
         differences.append("the tokenizer or its vocabulary")
     return differences

@@ -4,14 +4,13 @@ import itertools
 
 import tensorflow as tf
 
-from stacked_rnn import evaluation
-
 
 class Steps:
     """The steps of a run as compiled functions.
 
     Args:
-        model: a `models.LanguageModel`.
+        model: what the objective builds.
+        objective: one of `objectives`.
         optimizer: a Keras optimizer, built.
         strategy: the `tf.distribute.Strategy` in whose scope both were made.
         windows: the `datasets.Windows` to train on.
@@ -20,9 +19,17 @@ class Steps:
     """
 
     def __init__(
-        self, model, optimizer, strategy, windows, train_config, decisions
+        self,
+        model,
+        objective,
+        optimizer,
+        strategy,
+        windows,
+        train_config,
+        decisions,
     ):
         self._model, self._optimizer = model, optimizer
+        self._objective = objective
         self._strategy, self._windows = strategy, windows
         self._accumulate_steps = train_config.accumulate_steps
         self._gradient_clip_norm = train_config.gradient_clip_norm
@@ -46,10 +53,10 @@ class Steps:
             wishes: float32 [n], what this process would like, 0 or 1 each.
 
         Returns:
-            Nats and targets of the batch and how many replicas have each wish,
-            float32 [2 + n]; the new states; the learning rate, which a schedule
-            would take milliseconds to compute eagerly; and the norm of the
-            gradient before it was clipped.
+            The objective's sums of the batch and how many replicas have each
+            wish, float32 [num_sums + n]; the new states; the learning rate,
+            which a schedule would take milliseconds to compute eagerly; and
+            the norm of the gradient before it was clipped.
 
         The batch is cut within the graph: an iterator's threads would take
         longer to stop than all the cutting takes.
@@ -60,8 +67,8 @@ class Steps:
 
         def local_step(step, page, states, wishes):
             batch = self._local_batch(self._windows, step, page)
-            nats, count, gradients, states = self._local_step(*batch, states)
-            sums = tf.concat([[nats, count], wishes], axis=0)
+            sums, gradients, states = self._local_step(*batch, states)
+            sums = tf.concat([sums, wishes], axis=0)
             replica = tf.distribute.get_replica_context()
             return replica.all_reduce("SUM", [sums, *gradients]), states
 
@@ -85,14 +92,11 @@ class Steps:
         return sums, states, learning_rate, norm / scale
 
     def score(self, windows, step, page, states):
-        """Nats and targets of a batch, float32 [2], and the new states."""
+        """The objective's sums of a batch, and the new states."""
 
         def local_step(step, page, states):
             inputs, targets = self._local_batch(windows, step, page)
-            new = self._model.step({"token_ids": inputs, "states": states})
-            nats = evaluation.token_nats(new["logits"], targets)
-            count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
-            return tf.stack([tf.reduce_sum(nats), count]), new["states"]
+            return self._objective.sums(self._model, inputs, targets, states)
 
         sums, states = self._strategy.run(local_step, (step, page, states))
         return self._strategy.reduce("SUM", sums, axis=None), states
@@ -103,7 +107,7 @@ class Steps:
 
         def local(context):
             if states is None:
-                return self._model.initial_states(rows)
+                return self._objective.initial_states(self._model, rows)
             first = context.replica_id_in_sync_group * rows
             return tf.nest.map_structure(
                 lambda state: tf.constant(
@@ -155,7 +159,7 @@ class Steps:
             return windows.batch(step, page, rows)
 
     def _local_step(self, inputs, targets, states):
-        """Of one replica's rows: sums of nats and targets, and gradients.
+        """Of one replica's rows: sums, gradients, and new states.
 
         With `--accumulate_steps` a part of the rows after the other.
         """
@@ -164,7 +168,7 @@ class Steps:
         if count == 1:
             return self._sharded(batch)
         parts = tf.nest.map_structure(
-            lambda tensor: tf.reshape(tensor, [count, -1, tensor.shape[-1]]),
+            lambda tensor: tf.reshape(tensor, [count, -1, *tensor.shape[1:]]),
             batch,
         )
 
@@ -182,12 +186,12 @@ class Steps:
             tf.zeros(variable.shape, variable.dtype)
             for variable in self._model.trainable_variables
         ]
-        _, (nats, targets, gradients), arrays = tf.while_loop(
+        _, (sums, gradients), arrays = tf.while_loop(
             lambda index, *_: index < count,
             add,
             (
                 0,
-                [tf.constant(0.0), tf.constant(0.0), zeros],
+                [tf.zeros(self._objective.num_sums), zeros],
                 tf.nest.map_structure(
                     lambda state: tf.TensorArray(
                         state.dtype, count, element_shape=state.shape[1:]
@@ -197,7 +201,7 @@ class Steps:
             ),
         )
         states = tf.nest.map_structure(lambda array: array.concat(), arrays)
-        return nats, targets, gradients, states
+        return sums, gradients, states
 
     def _sharded(self, batch):
         """What `_forward_backward` gives for a batch, by one shard a core.
@@ -207,36 +211,33 @@ class Steps:
         shard would have to wait for each other at every time step. The sums
         are those of one shard.
         """
-        rows = batch[0].shape[0]
+        rows = batch[1].shape[0]
         shards = self._shards
         bounds = [rows * i // shards for i in range(shards + 1)]
-        nats, counts, gradients, new_states = zip(
+        sums, gradients, new_states = zip(
             *(
                 self._forward_backward(*_rows(batch, first, last))
                 for first, last in itertools.pairwise(bounds)
             )
         )
         return (
-            tf.add_n(nats),
-            tf.add_n(counts),
+            tf.add_n(sums),
             [tf.add_n(parts) for parts in zip(*gradients)],
             tf.nest.map_structure(lambda *s: tf.concat(s, 0), *new_states),
         )
 
     def _forward_backward(self, inputs, targets, states):
         with tf.GradientTape() as tape:
-            new = self._model.step(
-                {"token_ids": inputs, "states": states}, training=True
+            sums, states = self._objective.sums(
+                self._model, inputs, targets, states, training=True
             )
-            nats = tf.reduce_sum(evaluation.token_nats(new["logits"], targets))
-            scaled = self._optimizer.scale_loss(nats)
+            scaled = self._optimizer.scale_loss(sums[0])
         gradients = tape.gradient(
             scaled,
             [variable.value for variable in self._model.trainable_variables],
         )
-        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        return nats, count, gradients, new["states"]
+        return sums, gradients, states
 
 
 def _rows(batch, first, last):

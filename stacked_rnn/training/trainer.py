@@ -7,6 +7,7 @@ on public API. Keras callbacks work as they do in `fit`.
 
 import contextlib
 import math
+import operator
 import pathlib
 import sys
 import time
@@ -14,19 +15,25 @@ import time
 import keras
 import tensorflow as tf
 
-from stacked_rnn import evaluation, models
 from stacked_rnn.configs import UserError
-from stacked_rnn.training import decisions, runs, steps, strategies
+from stacked_rnn.training import (
+    decisions,
+    objectives,
+    runs,
+    steps,
+    strategies,
+)
 from stacked_rnn.training.checkpoints import Checkpoints, describe
 
 
 class Trainer:
-    """Trains a language model on windows of token ids.
+    """Trains a model by the objective of its task.
 
     Args:
         model_config: the architecture, its `vocabulary_size` known.
         train_config: how to train.
-        data: a `datasets.LanguageData`.
+        data: of that task, a `datasets.LanguageData` or
+            `datasets.ClassificationData`.
         model_dir: directory of the run. Without one nothing is written, and
             nothing resumed.
         strategy: a `tf.distribute.Strategy`; None: `train_config.strategy`.
@@ -37,7 +44,7 @@ class Trainer:
 
     Attributes:
         is_chief: whether this process is the one that writes.
-        model: the `models.LanguageModel`.
+        model: what is trained, a `models.LanguageModel` or `Classifier`.
         step: training steps done, over all epochs.
     """
 
@@ -75,6 +82,7 @@ class Trainer:
                 | train_config.to_dict()
                 | {"corpus": corpus}
             )
+        self._objective = objectives.OBJECTIVES[train_config.task](data)
         resuming = self.model_dir is not None and self._open_run(model_config)
         keras.utils.set_random_seed(train_config.seed)
         self.total_steps = train_config.epochs * data.training.steps_per_epoch
@@ -87,7 +95,7 @@ class Trainer:
         )
         dtype_policy = self.decisions.dtype_policy
         with self.strategy.scope(), _dtype_policy(dtype_policy):
-            self.model = models.build_language_model(model_config)
+            self.model = self._objective.build(model_config)
             if initial_weights is not None:
                 self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:
@@ -103,6 +111,7 @@ class Trainer:
         self._progress = runs.Progress()
         self._steps = steps.Steps(
             self.model,
+            self._objective,
             self.optimizer,
             self.strategy,
             data.training,
@@ -143,6 +152,7 @@ class Trainer:
             self.model.config,
             num_parameters,
             windows.batch_size // parts * windows.sequence_length,
+            self._objective.has_logits_at_each_token,
         )
         return (
             f"{num_parameters:,} parameters, {windows.num_tokens:,} tokens, "
@@ -190,6 +200,7 @@ class Trainer:
                         model_config,
                         self.data.tokenizer,
                         self.config,
+                        self._objective.description,
                     )
                 )
             except UserError as caught:
@@ -282,12 +293,12 @@ class Trainer:
         progress, windows = self._progress, self.data.training
         steps_per_epoch = windows.steps_per_epoch
         if self.step == progress.epoch * steps_per_epoch:
-            progress.score = evaluation.Score()
+            progress.sums = [0.0] * self._objective.num_sums
             progress.states = None
         zeros = self._steps.deal(windows)
         states = self._steps.deal(windows, progress.states)
         page = None
-        started, tokens = time.perf_counter(), 0
+        started, done = time.perf_counter(), 0
         save_interval = 60 * self.config.checkpoint_minutes
         next_save = time.monotonic() + save_interval
         while not self._is_epoch_full():
@@ -303,15 +314,15 @@ class Trainer:
                 states,
                 tf.constant(self._wishes(deadline, next_save)),
             )
-            nats, count, interrupts, stops, saves = sums.numpy().tolist()
+            *sums, interrupts, stops, saves = sums.numpy().tolist()
             progress.learning_rate = float(learning_rate)
             progress.gradient_norm = float(norm)
-            if not math.isfinite(nats):
-                raise UserError(self._describe_divergence(nats / count))
-            tokens += int(count)
+            if not math.isfinite(sums[0]):
+                raise UserError(self._describe_divergence(sums[0] / sums[1]))
+            done += int(sums[1])
             progress.step += 1
-            progress.score = self._add(progress.score, nats, int(count))
-            speed = tokens / (time.perf_counter() - started)
+            progress.sums = [*map(operator.add, progress.sums, sums)]
+            speed = done / (time.perf_counter() - started)
             callbacks.on_train_batch_end(batch_index, self._logs(speed))
             self.interrupted = interrupts > 0
             if self.interrupted or stops or self._is_over():
@@ -320,16 +331,16 @@ class Trainer:
                 progress.states = self._steps.gather(states)
                 self._save()
                 next_save = time.monotonic() + save_interval
-        if tokens:
+        if done:
             progress.states = self._steps.gather(states)
-        return self._logs(tokens / (time.perf_counter() - started))
+        return self._logs(done / (time.perf_counter() - started))
 
-    def _logs(self, tokens_per_second) -> dict:
+    def _logs(self, speed) -> dict:
         progress = self._progress
-        return _scores(progress.score) | {
+        return self._objective.score(progress.sums).logs() | {
             "learning_rate": progress.learning_rate,
             "gradient_norm": progress.gradient_norm,
-            "tokens_per_second": tokens_per_second,
+            f"{self._objective.unit}_per_second": speed,
         }
 
     def _end_epoch(self, logs) -> dict:
@@ -340,10 +351,11 @@ class Trainer:
         """
         progress, scores = self._progress, {}
         if self.data.validation:
-            score = self.evaluate(self.data.validation)
-            scores = _scores(score, "val_")
+            scores = self.evaluate(self.data.validation).logs("val_")
         row = {"epoch": progress.epoch} | logs | scores
-        del row["tokens_per_second"]  # the same run has the same history
+        del row[
+            f"{self._objective.unit}_per_second"
+        ]  # the same run has the same history
         progress.history[progress.epoch :] = [row]
         is_best = scores and scores["val_loss"] < progress.best_loss
         if self._is_epoch_full():
@@ -355,22 +367,18 @@ class Trainer:
                 self._best.save(self.step)
         return scores
 
-    def _add(self, score, nats, count):
-        characters = count * self.data.training.characters_per_token
-        return evaluation.Score(
-            score.nats + nats,
-            score.tokens + count,
-            score.characters + characters,
-        )
-
-    def evaluate(self, windows) -> evaluation.Score:
+    def evaluate(self, windows):
         """Scores windows with the weights as they are, each of them once.
 
         Args:
-            windows: `datasets.Windows`; their carried state is honoured.
+            windows: `datasets.Windows`, whose carried state is honoured, or
+                `datasets.Examples`.
+
+        Returns:
+            An `evaluation.Score` or `evaluation.ClassificationScore`.
         """
         states = zeros = self._steps.deal(windows)
-        total_nats, total = 0.0, 0
+        totals = [0.0] * self._objective.num_sums
         for step in range(windows.steps_per_epoch):
             if windows.begins_page(step):
                 page = tf.constant(windows.page(step))
@@ -379,11 +387,8 @@ class Trainer:
             sums, states = self._steps.score(
                 windows, tf.constant(step, tf.int64), page, states
             )
-            nats, count = sums.numpy().tolist()
-            total_nats, total = total_nats + nats, total + int(count)
-        return evaluation.Score(
-            total_nats, total, total * windows.characters_per_token
-        )
+            totals = [*map(operator.add, totals, sums.numpy().tolist())]
+        return self._objective.score(totals)
 
     def _describe_divergence(self, loss) -> str:
         kept = ""
@@ -423,7 +428,7 @@ class Trainer:
                 "over with --noresume"
             )
 
-    def best_model(self) -> models.LanguageModel:
+    def best_model(self):
         """The model of the lowest validation loss, without dropout.
 
         Where nothing was validated or kept, the model as it is now.
@@ -465,11 +470,3 @@ def _optimizer(config, total_steps) -> keras.optimizers.Optimizer:
         "sgd": keras.optimizers.SGD,
     }
     return kinds[config.optimizer](learning_rate)
-
-
-def _scores(score, prefix="") -> dict:
-    return {
-        f"{prefix}loss": score.nats_per_token,
-        f"{prefix}perplexity": score.perplexity,
-        f"{prefix}bits_per_character": score.bits_per_character,
-    }

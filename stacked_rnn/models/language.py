@@ -1,4 +1,4 @@
-"""Models as functional Keras graphs: layers made once, wired several times."""
+"""The language model: a step, wired four ways."""
 
 import dataclasses
 import functools
@@ -6,14 +6,9 @@ import functools
 import keras
 import tensorflow as tf
 
-from stacked_rnn import layers
 from stacked_rnn.configs import ModelConfig, UserError
+from stacked_rnn.models import stacks
 
-_LAYERS = {
-    "simple_rnn": layers.SimpleRNN,
-    "gru": layers.GRU,
-    "lstm": layers.LSTM,
-}
 _PARTS = {"simple_rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
 
 
@@ -35,11 +30,7 @@ def build_language_model(config: ModelConfig) -> "LanguageModel":
             "--bidirectional: a language model must not see the future; only "
             "--task=classifier and the encoder of --task=seq2seq take it"
         )
-    if config.vocabulary_size < 1:
-        raise UserError(
-            "vocabulary_size=0: a model needs the size of its vocabulary, "
-            "tokenizer.vocabulary_size()"
-        )
+    stacks.check_vocabulary_size(config)
     return LanguageModel(config)
 
 
@@ -167,14 +158,9 @@ class LanguageModel(keras.Model):
 
 
 def _recurrent_layer(config, index) -> keras.layers.RNN:
-    layer = _LAYERS[config.cell](
-        config.units,
-        recurrent_dropout=config.recurrent_dropout,
-        recurrent_initializer="orthogonal",
-        return_sequences=True,
-        return_state=True,
-        name=f"rnn_{index}",
-    )  # an LSTM's forget bias starts at 1, as Keras has it
+    layer = stacks.recurrent_layer(
+        config, f"rnn_{index}", return_sequences=True, return_state=True
+    )
     layer.cell.name = f"cell_{index}"  # decode_step wires the cells themselves
     return layer
 

@@ -1,28 +1,15 @@
-"""The product: a SavedModel that takes text in and gives text out.
-
-It holds core TensorFlow ops only and loads with `tf.saved_model.load` in a
-process that has TensorFlow and nothing of this project.
-"""
+"""A language model as a SavedModel that continues texts."""
 
 import functools
-import json
 import pathlib
-import shutil
-import tempfile
 import types
 
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import (
-    artifact,
-    beams,
-    evaluation,
-    generation,
-    samplers,
-    warmup,
-)
+from stacked_rnn import beams, evaluation, generation, samplers
 from stacked_rnn.configs import MAX_NEW_TOKENS, SamplingConfig
+from stacked_rnn.export import versions
 
 _WINDOW = 128  # tokens that run through the layers at once
 _PARTS = ("h", "c")  # of the state of a layer
@@ -499,56 +486,25 @@ class TextGenerator(tf.Module):
         Returns:
             The directory of the version, export_dir/VERSION.
         """
-        export_dir = pathlib.Path(export_dir)
-        export_dir.mkdir(parents=True, exist_ok=True)
-        version = max(artifact.versions(export_dir), default=0) + 1
-        # A name that is not a number is no version to any reader.
-        partial = pathlib.Path(
-            tempfile.mkdtemp(".partial", "export-", export_dir)
-        )
-        try:
-            self._write(partial, training)
-            partial.chmod(0o755)
-            partial.rename(export_dir / str(version))
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        return export_dir / str(version)
-
-    def _write(self, directory, training):
-        with tempfile.TemporaryDirectory() as scratch:
-            tokenizer_json = pathlib.Path(
-                scratch, pathlib.Path(artifact.TOKENIZER_FILE).name
-            )
-            tokenizer_json.write_text(
-                json.dumps(self.tokenizer.to_dict(), ensure_ascii=False),
-                encoding="utf-8",
-            )
-            self.tokenizer_json = tf.saved_model.Asset(str(tokenizer_json))
-            tf.saved_model.save(
-                self,
-                str(directory),
-                signatures={
-                    "serving_default": self.serving_default,
-                    "generate": self.generate,
-                    "score": self.score,
-                    "embed": self.embed,
-                    "prefill": self.prefill,
-                    "decode_step": self.decode_step,
-                },
-            )
-        config = {
-            "model": self.model.config.to_dict(),
-            "sampling": self.defaults.to_dict(),
-            "training": training,
-        }
-        config_json = directory / artifact.CONFIG_FILE
-        config_json.parent.mkdir()
-        config_json.write_text(json.dumps(config, indent=2) + "\n")
         texts = tf.constant([b""])
-        warmup.write(
-            directory / warmup.FILE,
-            [
+        return versions.save(
+            self,
+            export_dir,
+            signatures={
+                "serving_default": self.serving_default,
+                "generate": self.generate,
+                "score": self.score,
+                "embed": self.embed,
+                "prefill": self.prefill,
+                "decode_step": self.decode_step,
+            },
+            description={
+                "task": "language_model",
+                "model": self.model.config.to_dict(),
+                "sampling": self.defaults.to_dict(),
+                "training": training,
+            },
+            requests=[
                 ("serving_default", {"prompts": texts}),
                 ("generate", {"prompts": texts} | self._default_options()),
                 ("score", {"texts": texts}),

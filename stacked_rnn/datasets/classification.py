@@ -1,0 +1,194 @@
+"""What a classifier learns from: labelled texts, tokenized and split."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from stacked_rnn import tokenizers
+from stacked_rnn.configs import UserError
+from stacked_rnn.datasets.examples import Examples
+from stacked_rnn.datasets.labelled import LabelledTexts, read_labelled_texts
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationData:
+    """What a classifier learns from.
+
+    Attributes:
+        tokenizer: built from the training texts alone, or that of a trained
+            model.
+        labels: the names of the classes, in order.
+        several_labels: whether a text may have several, or none.
+        training, validation: `Examples`; validation may be None.
+        validation_texts: `LabelledTexts`, those of `validation`.
+        class_weights: float32 [classes], what a text of each counts.
+        num_truncated: texts of which the end was cut off.
+        num_empty: texts that were left out, as there was nothing in them.
+        unknown_parts: see `LanguageData`.
+        digest: of texts and labels; equal ones have the same.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    labels: Sequence[str]
+    several_labels: bool
+    training: Examples
+    validation: Examples | None
+    validation_texts: LabelledTexts | None
+    class_weights: np.ndarray
+    num_truncated: int = 0
+    num_empty: int = 0
+    unknown_parts: Sequence[str] = ()
+    digest: str = ""
+
+
+def load_classification_data(
+    config, vocabulary_size=0, tokenizer=None
+) -> ClassificationData:
+    """Reads, splits and tokenizes the labelled texts of a `TrainConfig`.
+
+    Args:
+        config: a `TrainConfig`.
+        vocabulary_size: see `ModelConfig`.
+        tokenizer: that of a trained model, of the kind that `config` names;
+            None: built from the training texts.
+    """
+    read = read_labelled_texts(
+        config.corpus,
+        config.text_field,
+        config.label_field,
+        config.label_separator,
+    )
+    labels = sorted(read.counts)
+    several = any(len(names) != 1 for names in read.labels)
+    _check_labels(config, read, labels, several)
+    targets = targets_of(read, labels, several)
+    held_out = _held_out(targets, config.validation_fraction, config.seed)
+    texts = [text.encode("utf-8", "replace") for text in read.texts]
+    if tokenizer is None:
+        # Shuffled: where the vocabulary is full, of the words that are equally
+        # frequent the first ones are kept, which must not be those of a class.
+        rows = np.random.default_rng(config.seed).permutation(
+            np.flatnonzero(~held_out)
+        )
+        learned = [texts[row] for row in rows]
+        tokenizer = tokenizers.build(
+            config.tokenizer,
+            [b"\n".join(learned)],
+            vocabulary_size,
+            config.letters_only,
+        )
+        unknown_parts = ()
+    else:
+        unknown_parts = tokenizer.unknown_parts(texts)
+    ragged = tokenizer.tokenize(tf.constant(texts))
+    token_ids = np.split(
+        ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1]
+    )
+    limit = config.sequence_length
+
+    def examples(rows, seed):
+        return Examples(
+            [token_ids[row][:limit] for row in rows],
+            targets[rows],
+            config.batch_size,
+            seed,
+            sum(len(read.texts[row]) for row in rows),
+        )
+
+    training_rows = np.flatnonzero(~held_out)
+    validation_rows = np.flatnonzero(held_out)
+    validation = validation_texts = None
+    if len(validation_rows):
+        validation = examples(validation_rows, None)
+        validation_texts = LabelledTexts(
+            [read.texts[row] for row in validation_rows],
+            [read.labels[row] for row in validation_rows],
+        )
+    return ClassificationData(
+        tokenizer,
+        labels,
+        several,
+        examples(training_rows, config.seed),
+        validation,
+        validation_texts,
+        _class_weights(
+            targets[training_rows], len(labels), several, config.class_weights
+        ),
+        sum(len(ids) > limit for ids in token_ids),
+        read.num_empty,
+        unknown_parts,
+        _digest(read),
+    )
+
+
+def targets_of(read, labels, several) -> np.ndarray:
+    """What a classifier is to say of texts.
+
+    Args:
+        read: `LabelledTexts`, whose labels are all among `labels`.
+        labels: names of the classes.
+        several: whether a text may have several.
+
+    Returns:
+        int32 [texts, 1], the number of its class, or with several [texts,
+        classes], 0 or 1 each.
+    """
+    number = {name: index for index, name in enumerate(labels)}
+    if not several:
+        return np.array([[number[name]] for (name,) in read.labels], np.int32)
+    targets = np.zeros((len(read.labels), len(labels)), np.int32)
+    for row, names in enumerate(read.labels):
+        targets[row, [number[name] for name in names]] = 1
+    return targets
+
+
+def _check_labels(config, read, labels, several):
+    what = f"--corpus={config.corpus}"
+    if len(labels) < 2 - several:
+        raise UserError(
+            f"{what}: all {len(read.texts)} texts have the label "
+            f"{labels[0]!r}: there is nothing to tell apart"
+            if labels
+            else f"{what}: no text has a label"
+        )
+    if len(labels) > max(2, len(read.texts) // 2):
+        raise UserError(
+            f"{what}: {len(labels)} labels for {len(read.texts)} texts: is "
+            f"--label_field={config.label_field} a column of classes?"
+        )
+
+
+def _held_out(targets, fraction, seed) -> np.ndarray:
+    """Which texts validate, bool [texts]: of each class the same part.
+
+    With several labels a class is a set of labels.
+    """
+    held_out = np.zeros(len(targets), bool)
+    rng = np.random.default_rng(seed)
+    _, classes = np.unique(targets, axis=0, return_inverse=True)
+    for number in range(classes.max() + 1):
+        rows = rng.permutation(np.flatnonzero(classes == number))
+        held_out[rows[: int(len(rows) * fraction)]] = True
+    return held_out
+
+
+def _class_weights(targets, num_classes, several, balanced):
+    """1 for each class, or balanced: rare ones count more, 1 on the average."""
+    if not balanced:
+        return np.ones(num_classes, np.float32)
+    if several:
+        counts = targets.sum(axis=0)
+    else:
+        counts = np.bincount(targets[:, 0], minlength=num_classes)
+    weights = len(targets) / (num_classes * np.maximum(counts, 1))
+    return weights.astype(np.float32)
+
+
+def _digest(read) -> str:
+    digest = hashlib.sha256()
+    for text, names in zip(read.texts, read.labels):
+        digest.update(repr((text, names)).encode("utf-8", "replace"))
+    return digest.hexdigest()

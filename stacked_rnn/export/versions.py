@@ -1,0 +1,55 @@
+"""Writing a version of a SavedModel, whole or not at all."""
+
+import json
+import pathlib
+import shutil
+import tempfile
+
+import tensorflow as tf
+
+from stacked_rnn import artifact, warmup
+
+
+def save(module, export_dir, signatures, description, requests) -> pathlib.Path:
+    """Writes the next version.
+
+    Args:
+        module: a `tf.Module` with a `tokenizer`.
+        export_dir: directory of the versions.
+        signatures: functions by name.
+        description: what the model says of itself, JSON values.
+        requests: (signature, inputs) each, to warm a server up with.
+
+    Returns:
+        The directory of the version, export_dir/VERSION.
+    """
+    export_dir = pathlib.Path(export_dir)
+    export_dir.mkdir(parents=True, exist_ok=True)
+    version = max(artifact.versions(export_dir), default=0) + 1
+    # A name that is not a number is no version to any reader.
+    partial = pathlib.Path(tempfile.mkdtemp(".partial", "export-", export_dir))
+    try:
+        _write(module, partial, signatures, description)
+        warmup.write(partial / warmup.FILE, requests)
+        partial.chmod(0o755)
+        partial.rename(export_dir / str(version))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return export_dir / str(version)
+
+
+def _write(module, directory, signatures, description):
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer_json = pathlib.Path(
+            scratch, pathlib.Path(artifact.TOKENIZER_FILE).name
+        )
+        tokenizer_json.write_text(
+            json.dumps(module.tokenizer.to_dict(), ensure_ascii=False),
+            encoding="utf-8",
+        )
+        module.tokenizer_json = tf.saved_model.Asset(str(tokenizer_json))
+        tf.saved_model.save(module, str(directory), signatures=signatures)
+    config_json = directory / artifact.CONFIG_FILE
+    config_json.parent.mkdir()
+    config_json.write_text(json.dumps(description, indent=2) + "\n")

@@ -1,0 +1,142 @@
+"""What each task minimizes, and what the sums that come of it say.
+
+An objective adds up over rows, shards, devices and steps: the loss is the
+first of its sums divided by the second.
+"""
+
+import tensorflow as tf
+
+from stacked_rnn import evaluation, models
+
+
+class LanguageObjective:
+    """Nats of each next token.
+
+    Args:
+        data: a `datasets.LanguageData`.
+
+    Attributes:
+        description: what a run of this objective is, besides its model.
+    """
+
+    num_sums = 2  # nats, tokens
+    unit = "tokens"  # of the second sum
+    has_logits_at_each_token = True
+
+    def __init__(self, data):
+        self.description = {}
+        self._characters_per_token = data.training.characters_per_token
+
+    def build(self, model_config):
+        """The model."""
+        return models.build_language_model(model_config)
+
+    def initial_states(self, model, batch_size):
+        """What a batch that continues no other begins with."""
+        return model.initial_states(batch_size)
+
+    def sums(self, model, inputs, targets, states, training=False):
+        """Of a batch: the sums, float32 [num_sums], and the new states.
+
+        Args:
+            model: what `build` gave.
+            inputs, targets: int32 [batch, time]; -1 is no target.
+            states: before the first token.
+            training: whether dropout is applied.
+        """
+        new = model.step(
+            {"token_ids": inputs, "states": states}, training=training
+        )
+        nats = tf.reduce_sum(evaluation.token_nats(new["logits"], targets))
+        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+        return tf.stack([nats, count]), new["states"]
+
+    def score(self, sums) -> evaluation.Score:
+        """What sums of any number of batches say."""
+        nats, tokens = sums
+        return evaluation.Score(
+            nats, int(tokens), tokens * self._characters_per_token
+        )
+
+
+class ClassificationObjective:
+    """Nats of each text's label, or of each class where it may have several.
+
+    Args:
+        data: a `datasets.ClassificationData`.
+    """
+
+    num_sums = 4  # weighted nats, weights; right answers, answers
+    unit = "texts"
+    has_logits_at_each_token = False
+
+    def __init__(self, data):
+        self.description = {"labels": list(data.labels)}
+        self._data = data
+
+    def build(self, model_config):
+        """The model."""
+        return models.build_classifier(
+            model_config, len(self._data.labels), self._data.several_labels
+        )
+
+    def initial_states(self, model, batch_size):
+        """None: a batch has whole texts."""
+        return ()
+
+    def sums(self, model, inputs, targets, states, training=False):
+        """Of a batch: the sums, float32 [num_sums], and the states.
+
+        Args:
+            model: what `build` gave.
+            inputs: {token_ids, mask}, [batch, time] each.
+            targets: int32 [batch, columns], see `datasets.Examples`.
+            states: empty.
+            training: whether dropout is applied.
+        """
+        logits = tf.cast(model(inputs, training=training), tf.float32)
+        class_weights = tf.constant(self._data.class_weights)
+        counts = targets >= 0
+        targets = tf.maximum(targets, 0)
+        if self._data.several_labels:
+            nats = tf.nn.sigmoid_cross_entropy_with_logits(
+                tf.cast(targets, tf.float32), logits
+            )
+            weights = tf.where(
+                targets == 1, class_weights, tf.ones_like(class_weights)
+            )
+            is_right = (logits > 0) == (targets == 1)
+        else:
+            if logits.shape[1] == 1:  # log odds of the second class
+                logits = tf.concat([tf.zeros_like(logits), logits], axis=1)
+            nats = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                targets[:, 0], logits
+            )[:, None]
+            weights = tf.gather(class_weights, targets)
+            is_right = tf.argmax(logits, 1, tf.int32)[:, None] == targets
+
+        def total(values):
+            values = tf.cast(values, tf.float32)
+            return tf.reduce_sum(tf.where(counts, values, 0.0))
+
+        return (
+            tf.stack(
+                [
+                    total(nats * weights),
+                    total(weights),
+                    total(is_right),
+                    total(counts),
+                ]
+            ),
+            states,
+        )
+
+    def score(self, sums) -> evaluation.ClassificationScore:
+        """What sums of any number of batches say."""
+        return evaluation.ClassificationScore(*sums)
+
+
+OBJECTIVES = {
+    "language_model": LanguageObjective,
+    "classifier": ClassificationObjective,
+}

@@ -1,0 +1,92 @@
+"""The figures on a classifier, beside those of scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from stacked_rnn import classification
+
+
+@pytest.fixture
+def one_label(rng):
+    """Scores of 4 classes and what 300 texts are; ties among the scores."""
+    scores = np.round(rng.dirichlet(np.ones(4), 300), 2).astype("float32")
+    return scores, np.eye(4, dtype=bool)[rng.integers(0, 4, 300)]
+
+
+@pytest.fixture
+def several_labels(rng):
+    return (
+        rng.uniform(size=(200, 3)).astype("float32"),
+        rng.uniform(size=(200, 3)) > 0.7,
+    )
+
+
+def test_one_label(one_label):
+    scores, targets = one_label
+    said, truth = scores.argmax(axis=1), targets.argmax(axis=1)
+    report = classification.report(scores, targets, several_labels=False)
+    assert report["accuracy"] == metrics.accuracy_score(truth, said)
+    assert report["macro_f1"] == pytest.approx(
+        metrics.f1_score(truth, said, average="macro")
+    )
+    np.testing.assert_allclose(
+        report["f1"], metrics.f1_score(truth, said, average=None)
+    )
+    areas = [
+        metrics.roc_auc_score(targets[:, number], scores[:, number])
+        for number in range(4)
+    ]
+    assert report["auc"] == pytest.approx(np.mean(areas))
+    np.testing.assert_array_equal(
+        classification.confusion_matrix(
+            classification.answers(scores, False), targets
+        ),
+        metrics.confusion_matrix(truth, said),
+    )
+
+
+def test_several_labels(several_labels):
+    scores, targets = several_labels
+    report = classification.report(scores, targets, several_labels=True)
+    assert report["accuracy"] == metrics.accuracy_score(targets, scores > 0.5)
+    assert report["macro_f1"] == pytest.approx(
+        metrics.f1_score(targets, scores > 0.5, average="macro")
+    )
+    assert report["auc"] == pytest.approx(
+        metrics.roc_auc_score(targets, scores, average="macro")
+    )
+
+
+def test_a_class_that_no_text_is_of():
+    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]], "float32")
+    targets = np.eye(3, dtype=bool)[[0, 1]]
+    report = classification.report(scores, targets, several_labels=False)
+    assert report["f1"] == [1.0, 1.0, 0.0]
+    assert report["auc"] == 1.0  # of the classes that it exists for
+
+
+def test_one_class_only_has_no_area():
+    targets = np.ones(3, bool)
+    assert classification.area_under_curve(np.ones(3), targets) is None
+
+
+def test_calibration():
+    """Sure at 0.9 and right half of the time, sure at 0.6 and always right."""
+    scores = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 2)
+    targets = np.eye(2, dtype=bool)[[0, 0, 1, 1, 1, 1]]
+    said = classification.answers(scores, False)
+    bins = classification.calibration(scores, said, targets)
+    assert [one["answers"] for one in bins] == [2, 4]
+    assert [one["accuracy"] for one in bins] == [1.0, 0.5]
+    assert [one["confidence"] for one in bins] == pytest.approx([0.6, 0.9])
+    assert classification.calibration_error(bins) == pytest.approx(0.4)
+
+
+def test_a_confusion_matrix_as_text():
+    text = classification.format_confusion([[1200, 3], [0, 7]], ["no", "maybe"])
+    assert text.splitlines() == [
+        "          no  maybe",
+        "no     1,200      3",
+        "maybe      0      7",
+    ]

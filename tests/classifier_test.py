@@ -1,0 +1,356 @@
+"""The classifier: masks, pooling, labels; trained, exported and asked."""
+
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import (
+    configs,
+    datasets,
+    export,
+    inference,
+    models,
+    prediction,
+    training,
+)
+from stacked_rnn.configs import UserError
+from tests.conftest import mirrored, small_config
+
+LENGTHS = np.array([6, 3, 1, 0])
+MASK = np.arange(6)[None] < LENGTHS[:, None]
+POOLINGS = ("last", "mean", "max", "mean_max")
+
+
+def build(rng, num_classes=3, several_labels=False, **changes):
+    """A classifier with random weights, biases included."""
+    config = small_config(
+        **{"embedding_dim": 5, "vocabulary_size": 11, "num_layers": 3} | changes
+    )
+    model = models.build_classifier(config, num_classes, several_labels)
+    model.set_weights(
+        [rng.normal(0, 0.5, w.shape).astype("float32") for w in model.weights]
+    )
+    return model
+
+
+def token_ids_of(rng):
+    return rng.integers(0, 11, MASK.shape).astype("int32")
+
+
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+@pytest.mark.parametrize(
+    ("cell", "pooling", "bidirectional", "residual"),
+    [
+        *itertools.product(["gru"], POOLINGS, [False, True], [True]),
+        ("lstm", "last", True, False),
+        ("simple_rnn", "max", True, False),
+    ],
+)
+def test_padding_never_changes_an_answer(
+    cell, pooling, bidirectional, residual, jit_compile, rng
+):
+    """Neither how much of it there is, nor what is in it."""
+    model = build(
+        rng, cell=cell, pooling=pooling, bidirectional=bidirectional,
+        residual=residual,
+    )  # fmt: skip
+    call = model
+    if jit_compile is not None:
+        call = tf.function(model, jit_compile=jit_compile)
+    token_ids = token_ids_of(rng)
+    logits = call({"token_ids": token_ids, "mask": MASK})
+    other = np.where(MASK, token_ids, 7)
+    padded = call(
+        {
+            "token_ids": np.pad(other, ((0, 0), (0, 5)), constant_values=3),
+            "mask": np.pad(MASK, ((0, 0), (0, 5))),
+        }
+    )
+    np.testing.assert_allclose(padded, logits, atol=1e-6)
+    for row, length in enumerate(LENGTHS[:3]):
+        alone = call(
+            {
+                "token_ids": token_ids[row : row + 1, :length],
+                "mask": np.ones((1, length), bool),
+            }
+        )
+        np.testing.assert_allclose(alone[0], logits[row], atol=1e-6)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_equals_layers_of_keras(pooling, bidirectional, rng):
+    """Stock layers, text by text without padding, pooled by NumPy."""
+    model = build(
+        rng, cell="gru", pooling=pooling, bidirectional=bidirectional,
+        residual=True, num_layers=2,
+    )  # fmt: skip
+    kernel = model.residual_projection.kernel.numpy()
+    token_ids = token_ids_of(rng)
+    logits = model({"token_ids": token_ids, "mask": MASK}).numpy()
+    for row, length in enumerate(LENGTHS[:3]):
+        x = model.embedding.embeddings.numpy()[
+            token_ids[row : row + 1, :length]
+        ]
+        for index, layer in enumerate(model.stack):
+            is_top = index == 1
+            stock = keras.layers.GRU(
+                model.config.units,
+                return_sequences=not (is_top and pooling == "last"),
+            )
+            if bidirectional:
+                stock = keras.layers.Bidirectional(stock)
+            y = stock(x).numpy()
+            stock.set_weights(layer.get_weights())
+            y = stock(x).numpy()
+            if not (is_top and pooling == "last"):
+                y = y + (x @ kernel if index == 0 else x)
+            x = y
+        pooled = {
+            "last": lambda x: x,
+            "mean": lambda x: x.mean(1),
+            "max": lambda x: x.max(1),
+            "mean_max": lambda x: np.concatenate([x.mean(1), x.max(1)], -1),
+        }[pooling](x)
+        np.testing.assert_allclose(
+            model.readout(pooled)[0], logits[row], atol=1e-5
+        )
+
+
+def test_all_layers_but_the_last_return_sequences():
+    model = models.build_classifier(small_config(num_layers=3), 3)
+    assert [layer.return_sequences for layer in model.stack] == [
+        True, True, False,
+    ]  # fmt: skip
+
+
+def test_scores(rng):
+    logits = rng.normal(0, 2, (5, 1)).astype("float32")
+    binary = models.build_classifier(small_config(), 2)
+    p = 1 / (1 + np.exp(-logits[:, 0]))
+    np.testing.assert_allclose(
+        binary.scores(logits), np.stack([1 - p, p], 1), atol=1e-6
+    )
+    logits = rng.normal(0, 2, (5, 3)).astype("float32")
+    several = models.build_classifier(small_config(), 3, several_labels=True)
+    np.testing.assert_allclose(
+        several.scores(logits), 1 / (1 + np.exp(-logits)), atol=1e-6
+    )
+    one = models.build_classifier(small_config(), 3).scores(logits).numpy()
+    np.testing.assert_allclose(one.sum(1), 1, atol=1e-6)
+    assert (one.argmax(1) == logits.argmax(1)).all()
+
+
+def test_keras_can_save_it(rng, tmp_path):
+    model = build(rng, bidirectional=True, residual=True, several_labels=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    inputs = {"token_ids": token_ids_of(rng), "mask": MASK}
+    np.testing.assert_array_equal(loaded(inputs), model(inputs))
+    assert loaded.several_labels
+
+
+@pytest.mark.parametrize(
+    ("changes", "classes", "message"),
+    [
+        ({"tie_embeddings": True}, 2, "--tie_embeddings"),
+        ({"vocabulary_size": 0}, 2, "vocabulary_size=0"),
+        ({}, 1, "a classifier of 1"),
+    ],
+)
+def test_what_cannot_be(changes, classes, message):
+    with pytest.raises(UserError, match=message):
+        models.build_classifier(small_config(**changes), classes)
+
+
+# Training ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """400 texts of letters: a class for each that two neighbours are."""
+    rng = np.random.default_rng(0)
+    lines = ["text\tlabel"]
+    for _ in range(400):
+        letters = list("abcd" * 3)
+        rng.shuffle(letters)
+        text = "".join(letters[: rng.integers(4, 12)])
+        place = rng.integers(len(text))
+        pair = ["xy", "yx", "zz"][rng.integers(3)]
+        lines.append(f"{text[:place]}{pair}{text[place:]}\t{pair}")
+    path = tmp_path_factory.mktemp("corpus") / "a.tsv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def make_trainer(corpus, model_dir=None, strategy=None, model=None, **changes):
+    settings = {
+        "task": "classifier", "corpus": str(corpus), "batch_size": 16,
+        "epochs": 1, "jit_compile": False, "learning_rate": 0.01,
+        "learning_rate_schedule": "constant",
+    } | changes  # fmt: skip
+    config = configs.TrainConfig(**settings)
+    data = datasets.load_classification_data(config)
+    options = {
+        "units": 16, "num_layers": 1, "pooling": "max",
+        "vocabulary_size": data.tokenizer.vocabulary_size(),
+    } | (model or {})  # fmt: skip
+    return training.Trainer(
+        small_config(**options), config, data, model_dir, strategy
+    )
+
+
+def assert_weights_equal(one, other, atol=0.0):
+    for a, b in zip(one.model.get_weights(), other.model.get_weights()):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+def test_it_learns(corpus, tmp_path):
+    trainer = make_trainer(corpus, epochs=12, model={"bidirectional": True})
+    trainer.fit(verbose=0)
+    score = trainer.evaluate(trainer.data.validation)
+    assert score.accuracy > 0.9
+    assert score.answers == len(trainer.data.validation) == 39
+    product = export.TextClassifier(
+        trainer.best_model(), trainer.data.tokenizer, trainer.data.labels, 100
+    )
+    saved = prediction.load(product.save(tmp_path / "model"))
+    result = saved.evaluate(trainer.data.validation_texts)
+    assert result["accuracy"] == pytest.approx(score.accuracy)
+    assert result["examples"] == 39
+    assert np.sum(result["confusion"]) == 39
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulate_steps": 2},
+        {"strategy": "mirrored"},
+        {"class_weights": True},
+    ],
+)
+def test_in_parts_and_on_two_devices_it_is_the_same(corpus, changes):
+    weights = {"class_weights": changes.pop("class_weights", False)}
+    one = make_trainer(corpus, **weights)
+    strategy = mirrored() if changes.pop("strategy", None) else None
+    other = make_trainer(corpus, strategy=strategy, **weights, **changes)
+    for trainer in (one, other):
+        trainer.fit(verbose=0)
+    assert_weights_equal(one, other, atol=2e-5)
+
+
+def test_it_goes_on_where_it_stopped(corpus, tmp_path):
+    model = {"dropout": 0.3, "bidirectional": True}
+    whole = make_trainer(corpus, tmp_path / "whole", epochs=2, model=model)
+    whole.fit(verbose=0)
+
+    class StopAt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if trainer.step == 30:
+                self.model.stop_training = True
+
+    for _ in range(2):
+        trainer = make_trainer(corpus, tmp_path / "run", epochs=2, model=model)
+        trainer.fit([StopAt()], verbose=0)
+    assert_weights_equal(trainer, whole)
+    assert trainer.history == whole.history
+
+
+def test_xla_computes_the_same(corpus):
+    plain, compiled = (
+        make_trainer(corpus, jit_compile=jit_compile)
+        for jit_compile in (False, True)
+    )
+    for trainer in (plain, compiled):
+        trainer.fit(verbose=0)
+    assert_weights_equal(plain, compiled, atol=1e-4)
+
+
+def test_a_run_of_other_labels_is_another_run(corpus, tmp_path):
+    make_trainer(corpus, tmp_path / "run").fit(verbose=0)
+    corpus = corpus.with_name("b.tsv")
+    corpus.write_text(
+        corpus.with_name("a.tsv").read_text().replace("\tzz", "\tother")
+    )
+    with pytest.raises(UserError, match="labels"):
+        make_trainer(corpus, tmp_path / "run", resume=True)
+
+
+# The SavedModel ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(corpus, tmp_path_factory):
+    """Untrained; of texts it reads four tokens."""
+    trainer = make_trainer(corpus)
+    classifier = export.TextClassifier(
+        trainer.best_model(), trainer.data.tokenizer, trainer.data.labels, 4
+    )
+    directory = tmp_path_factory.mktemp("saved") / "letters"
+    classifier.save(directory, {"corpus": "letters"})
+    return directory
+
+
+def test_labels_and_scores(exported):
+    model = prediction.load(exported)
+    texts = ["ab", "", "abcdx", "abcdy", "\u00e9"]
+    one, empty, long, same, _ = model.predict(texts)
+    assert one.text == "ab"
+    assert list(one.scores) == ["xy", "yx", "zz"]
+    assert sum(one.scores.values()) == pytest.approx(1)
+    assert one.labels == (max(one.scores, key=one.scores.get),)
+    assert long.scores == pytest.approx(same.scores)  # four are read
+    assert all(np.isfinite([*empty.scores.values()]))
+    (alone,) = model.predict(["ab"])
+    assert alone.scores == pytest.approx(one.scores, abs=1e-6)
+
+
+def test_without_this_project(exported):
+    loaded = tf.saved_model.load(str(exported / "1"))
+    label = loaded.signatures["serving_default"]
+    answer = label(texts=tf.constant(["ab", "cd"]))
+    assert answer["classes"].numpy().tolist() == [[b"xy", b"yx", b"zz"]] * 2
+    best = answer["scores"].numpy().argmax(axis=1)
+    assert answer["labels"].numpy().tolist() == [
+        [b"xy", b"yx", b"zz"][number] for number in best
+    ]
+
+
+def test_several_labels(rng, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "\n".join(
+            json.dumps({"text": text, "label": [x for x in "ab" if x in text]})
+            for text in ("ab", "a", "b", "cc") * 10
+        )
+    )
+    trainer = make_trainer(path, epochs=25, model={"pooling": "max"})
+    assert trainer.data.several_labels
+    trainer.fit(verbose=0)
+    classifier = export.TextClassifier(
+        trainer.best_model(), trainer.data.tokenizer, trainer.data.labels, 9
+    )
+    model = prediction.load(classifier.save(tmp_path / "model"))
+    assert [one.labels for one in model.predict(["ba", "c", "b"])] == [
+        ("a", "b"), (), ("b",),
+    ]  # fmt: skip
+    answer = classifier.serving_default(tf.constant(["ba", "c", "b"]))
+    assert answer["labels"].numpy().tolist() == [b"a,b", b"", b"b"]
+    result = model.evaluate(trainer.data.validation_texts)
+    assert result["accuracy"] == 1.0
+    assert "confusion" not in result
+
+
+def test_labels_that_it_does_not_know(exported):
+    read = datasets.LabelledTexts(["a"], [("news",)])
+    with pytest.raises(UserError, match="does not know: 'news' .it knows 'xy'"):
+        prediction.load(exported).evaluate(read)
+
+
+def test_a_classifier_generates_nothing(exported):
+    with pytest.raises(UserError, match="predict.py labels texts with it"):
+        inference.load(exported)

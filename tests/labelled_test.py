@@ -1,0 +1,249 @@
+"""Labelled texts in the files that people have."""
+
+import gzip
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from stacked_rnn import configs, datasets
+from stacked_rnn.configs import UserError
+from stacked_rnn.datasets import labelled
+
+PAIRS = [("good film", "pos"), ('bad "film', "neg"), ("so, so", "neg")]
+
+
+@pytest.fixture(autouse=True)
+def in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write(name, content):
+    path = pathlib.Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
+    return name
+
+
+def pairs(source, **options):
+    read = datasets.read_labelled_texts(source, **options)
+    return [(text, *names) for text, names in zip(read.texts, read.labels)]
+
+
+def test_tsv_has_no_quotes():
+    lines = ["text\tlabel", *("\t".join(pair) for pair in PAIRS)]
+    assert pairs(write("a.tsv", "\n".join(lines))) == PAIRS
+
+
+def test_csv_has():
+    content = (
+        'label,id,text\npos,1,good film\nneg,2,"bad ""film"\nneg,3,"so, so"\n'
+    )
+    assert pairs(write("a.csv", content)) == PAIRS
+
+
+def test_jsonl_and_gzip_and_names_of_fields():
+    lines = [json.dumps({"review": t, "sentiment": n}) for t, n in PAIRS]
+    content = gzip.compress("\n\n".join(lines).encode())
+    fields = {"text_field": "review", "label_field": "sentiment"}
+    assert pairs(write("a.jsonl.gz", content), **fields) == PAIRS
+
+
+def test_byte_order_mark_and_mixed_line_ends():
+    content = "text\tlabel\r\ngood film\tpos\nbad\u2028film\tneg\rso, so\tneg"
+    read = pairs(write("a.tsv", b"\xef\xbb\xbf" + content.encode()))
+    assert read == [
+        ("good film", "pos"), ("bad\u2028film", "neg"), ("so, so", "neg")
+    ]  # fmt: skip
+
+
+def test_a_directory_for_each_class():
+    write("reviews/pos/1.txt", "good\nfilm")
+    write("reviews/neg/a/1.txt", "bad film")
+    write("reviews/neg/.git", "not a text")
+    assert pairs("reviews") == [("bad film", "neg"), ("good\nfilm", "pos")]
+
+
+@pytest.mark.parametrize("names", [("r.neg", "r.pos"), ("neg.txt", "pos.txt")])
+def test_a_file_for_each_class(names):
+    for name, text in zip(names, ("bad\u0085film\nso, so\n", "good film\n")):
+        write(name, text)
+    expected = [
+        ("bad\u0085film", "neg"),
+        ("so, so", "neg"),
+        ("good film", "pos"),
+    ]
+    assert pairs(",".join(names)) == expected
+
+
+def test_a_glob_of_tables():
+    for number, (text, name) in enumerate(PAIRS):
+        write(f"part{number}.tsv", f"text\tlabel\n{text}\t{name}\n")
+    assert pairs("part*.tsv") == PAIRS
+
+
+@pytest.mark.parametrize("value", [1, True, "1"])
+def test_labels_that_are_numbers(value):
+    write("a.jsonl", json.dumps({"text": "a", "label": value}))
+    ((_, name),) = pairs("a.jsonl")
+    assert name == json.dumps(value).strip('"')
+
+
+def test_several_labels():
+    write("a.tsv", "text\tlabel\nx\ta|b\ny\t\nz\tb|b\n")
+    read = datasets.read_labelled_texts("a.tsv", label_separator="|")
+    assert read.labels == [("a", "b"), (), ("b",)]
+    write(
+        "a.jsonl",
+        '{"text": "x", "label": ["b", "a"]}\n{"text": "y", "label": []}',
+    )
+    assert datasets.read_labelled_texts("a.jsonl").labels == [("b", "a"), ()]
+
+
+def test_empty_texts_are_counted():
+    write("a.tsv", "text\tlabel\n \tpos\ngood\tpos\n\tneg\n")
+    read = datasets.read_labelled_texts("a.tsv")
+    assert (read.texts, read.num_empty) == (["good"], 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tsv", "txt\tlabel\nx\ty\n", "a.tsv, line 2: no field 'text'"),
+        ("a.tsv", "text\tlabel\nx\n", "a.tsv, line 2: no field 'label'"),
+        ("a.jsonl", '{"text": "x"}', "line 1: no field 'label'"),
+        ("a.jsonl", '{"text": 7, "label": "x"}', "text is no string"),
+        ("a.jsonl", "{", "a.jsonl, line 1: not JSON"),
+        ("a.jsonl", "[1]", "a.jsonl, line 1: expected a JSON object"),
+        ("a.jsonl", '{"text": "x", "label": {}}', "{} is no label"),
+        ("a.tsv", b"text\tlabel\n\xff\tx\n", "a.tsv is not UTF-8 text"),
+        ("a.tsv", "text\tlabel\n", "there is no text in it"),
+        ("a.tsv.gz", b"no gzip", "cannot read a.tsv.gz"),
+        ("a.txt", "some text\n", "where are the labels?"),
+        ("dir/a.txt", "some text\n", "no directories in it"),
+    ],
+)
+def test_bad_files(name, content, message):
+    write(name, content)
+    source = "dir" if name.startswith("dir") else name
+    with pytest.raises(UserError) as error:
+        datasets.read_labelled_texts(source)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file():
+    with pytest.raises(UserError, match="--text=nowhere.tsv: no such file"):
+        datasets.read_labelled_texts("nowhere.tsv", flag="text")
+
+
+def test_imdb_comes_from_the_keras_cache(monkeypatch):
+    """Files put there as Keras downloads them: ids of words, and the words."""
+    monkeypatch.setenv("KERAS_HOME", str(pathlib.Path.cwd()))
+
+    def load_data(index_from):
+        reviews = np.array([[1, 4, 5], [1, 2, 6]], dtype=object)
+        assert index_from == 3
+        return (reviews, np.array([1, 0])), None
+
+    imdb = labelled.keras.datasets.imdb
+    monkeypatch.setattr(imdb, "load_data", load_data)
+    monkeypatch.setattr(
+        imdb, "get_word_index", lambda: {"a": 1, "joy": 2, "bore": 3}
+    )
+    assert pairs("imdb") == [("a joy", "positive"), ("bore", "negative")]
+
+
+# Batches ----------------------------------------------------------------------
+
+
+def config(source, **options):
+    return configs.TrainConfig(task="classifier", corpus=source, **options)
+
+
+@pytest.fixture
+def table():
+    """100 texts of lengths 1 to 50, a quarter of them rare."""
+    lines = ["text\tlabel"]
+    for number in range(100):
+        name = "rare" if number % 4 == 0 else "common"
+        lines.append("ab"[number % 2] * (1 + number // 2) + "\t" + name)
+    return write("a.tsv", "\n".join(lines))
+
+
+def test_each_text_comes_once_an_epoch_and_others_first_in_the_next(table):
+    data = datasets.load_classification_data(
+        config(table, batch_size=4, validation_fraction=0.2, sequence_length=60)
+    )
+    orders = []
+    for epoch in range(2):
+        rows = []
+        for step in range(data.training.steps_per_epoch):
+            page = data.training.page(
+                epoch * data.training.steps_per_epoch + step
+            )
+            inputs, targets = data.training.batch(step, page, range(4))
+            assert inputs["mask"].shape[1] % 8 == 0
+            for ids, mask, (target,) in zip(
+                inputs["token_ids"].numpy(), inputs["mask"].numpy(), targets
+            ):
+                assert not ids[~mask].any()
+                if target >= 0:
+                    rows.append((*ids[mask].tolist(), int(target)))
+        assert len(rows) == 80
+        orders.append(rows)
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_the_split_has_the_same_part_of_each_class(table):
+    data = datasets.load_classification_data(
+        config(table, validation_fraction=0.2)
+    )
+    assert data.validation_texts.counts == {"common": 15, "rare": 5}
+    assert list(data.labels) == ["common", "rare"]
+
+
+def test_long_texts_are_cut_and_counted(table):
+    data = datasets.load_classification_data(
+        config(table, sequence_length=45, validation_fraction=0.0)
+    )
+    assert data.num_truncated == 10
+    assert data.training.sequence_length == 48  # 45, and a multiple of 8
+    assert data.validation is None
+
+
+def test_balanced_weights(table):
+    data = datasets.load_classification_data(
+        config(table, class_weights=True, validation_fraction=0.0)
+    )
+    np.testing.assert_allclose(data.class_weights, [100 / 150, 100 / 50])
+
+
+def test_the_same_words_whatever_the_order_of_the_classes():
+    """A full vocabulary must not keep the words of one class alone."""
+    lines = [f"n{number}\tneg\n" for number in range(50)]
+    lines += [f"p{number}\tpos\n" for number in range(50)]
+    write("a.tsv", "text\tlabel\n" + "".join(lines))
+    data = datasets.load_classification_data(
+        config("a.tsv", tokenizer="word"), vocabulary_size=40
+    )
+    words = data.tokenizer.to_dict()["vocabulary"]
+    assert 10 < sum(word.strip().startswith("p") for word in words) < 30
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a\tx\nb\tx\n", "all 2 texts have the label 'x'"),
+        ("a\t\nb\t\n", "no text has a label"),
+        ("".join(f"a\t{n}\n" for n in range(9)), "9 labels for 9 texts"),
+    ],
+)
+def test_bad_labels(content, message):
+    write("a.tsv", "text\tlabel\n" + content)
+    with pytest.raises(UserError, match=message):
+        datasets.load_classification_data(config("a.tsv"))
