@@ -39,23 +39,24 @@ def main(where, config):
 
     if not config.text:
         raise UserError("--text=FILE is missing: which text to score?")
-    task = artifact.read_task(artifact.find(where.saved_model))
-    print(json.dumps(TASKS[task](where, config)))
+    path = artifact.find(where.saved_model)
+    task = artifact.read_description(path).task
+    print(json.dumps(TASKS[task](path, config)))
 
 
-def evaluate_language_model(where, config) -> dict:
+def evaluate_language_model(path, config) -> dict:
     """What a text costs."""
     from stacked_rnn import inference
 
     text = command_line.read_file("text", config.text)
-    return inference.load(where.saved_model).evaluate(text)
+    return inference.load(path).evaluate(text)
 
 
-def evaluate_classifier(where, config) -> dict:
+def evaluate_classifier(path, config) -> dict:
     """How often the labels of texts are right, and more."""
     from stacked_rnn import datasets, prediction
 
-    model = prediction.load(where.saved_model)
+    model = prediction.load(path)
     return model.evaluate(
         datasets.read_labelled_texts(
             config.text,

@@ -7,6 +7,7 @@ saved_models/NAME/VERSION/   saved_model.pb, variables/
     assets.extra/tf_serving_warmup_requests  see `warmup`
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,26 +21,57 @@ TOKENIZER_FILE = "assets/tokenizer.json"
 CONFIG_FILE = "assets.extra/config.json"
 
 
-def read_description(path, flag="saved_model"):
+@dataclasses.dataclass(frozen=True)
+class Description:
     """What a SavedModel says of itself besides its graph and its weights.
+
+    Attributes:
+        path: the directory of its version.
+        task: what it is for, as `--task` has it.
+        model_config, tokenizer: what it is.
+        training: how it was trained (`Trainer.summary`), or None.
+        sampling: of a language model, the defaults it was exported with.
+        labels: of a classifier, the names of its classes.
+        several_labels: of a classifier, whether a text may have several.
+    """
+
+    path: pathlib.Path
+    task: str
+    model_config: ModelConfig
+    tokenizer: tokenizers.Tokenizer
+    training: dict | None
+    sampling: SamplingConfig | None = None
+    labels: tuple[str, ...] = ()
+    several_labels: bool = False
+
+
+def read_description(path, flag="saved_model") -> Description:
+    """Reads what a SavedModel says of itself.
 
     Args:
         path: the directory of a version.
         flag: what a `UserError` calls it.
-
-    Returns:
-        Its `ModelConfig`, the `SamplingConfig` it was exported with, and its
-        tokenizer.
     """
     try:
         config = json.loads((path / CONFIG_FILE).read_text())
         tokenizer = json.loads(
             (path / TOKENIZER_FILE).read_text(encoding="utf-8")
         )
-        return (
+        task = config.get("task", "language_model")  # once there was no other
+        return Description(
+            path,
+            task,
             ModelConfig.from_dict(config["model"]),
-            SamplingConfig.from_dict(config["sampling"]),
             tokenizers.from_dict(tokenizer),
+            config.get("training"),
+            **(
+                {"sampling": SamplingConfig.from_dict(config["sampling"])}
+                if task == "language_model"
+                else {
+                    "labels": tuple(config["labels"]),
+                    "several_labels": config["several_labels"],
+                }
+            ),
         )
     except FileNotFoundError as error:
         raise UserError(
@@ -50,30 +82,6 @@ def read_description(path, flag="saved_model"):
         raise UserError(
             f"--{flag}={path}: damaged: {error}; export it again"
         ) from error
-
-
-def read_task(path) -> str:
-    """What a SavedModel is for, as `--task` has it."""
-    try:
-        config = json.loads((path / CONFIG_FILE).read_text())
-    except (OSError, ValueError):
-        return "language_model"  # who reads it says what is wrong
-    return config.get("task", "language_model")
-
-
-def read_classes(path) -> tuple[tuple[str, ...], bool]:
-    """Of a classifier the names of its classes, and whether texts have several.
-
-    Raises:
-        UserError: it is none.
-    """
-    if read_task(path) != "classifier":
-        raise UserError(
-            f"--saved_model={path}: no classifier, but a language model: "
-            "generate.py continues texts with it, and evaluate.py scores them"
-        )
-    config = json.loads((path / CONFIG_FILE).read_text())
-    return tuple(config["labels"]), config["several_labels"]
 
 
 def load_functions(path):
@@ -96,11 +104,6 @@ def load_functions(path):
             f"--saved_model={path}: damaged or cut short "
             f"({type(error).__name__}): copy or export it again"
         ) from error
-
-
-def read_training(path) -> dict | None:
-    """What a SavedModel says of how it was trained: see `Trainer.summary`."""
-    return json.loads((path / CONFIG_FILE).read_text()).get("training")
 
 
 def find(saved_model) -> pathlib.Path:

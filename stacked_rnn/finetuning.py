@@ -123,9 +123,9 @@ def _find(path):
             f"--init_from={path}: neither a SavedModel or the parent of its "
             f"versions (no saved_model.pb) nor a run (no {runs.RECORD})"
         )
-    model_config, _, tokenizer = artifact.read_description(version, "init_from")
+    trained = artifact.read_description(version, "init_from")
     checkpoint = version / "variables" / "variables"
-    return version, model_config, tokenizer, str(checkpoint)
+    return version, trained.model_config, trained.tokenizer, str(checkpoint)
 
 
 def _read_run(path):

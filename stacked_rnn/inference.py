@@ -407,17 +407,23 @@ def load(saved_model="") -> SavedModel:
     Raises:
         UserError: naming what is missing or damaged.
     """
-    path = artifact.find(saved_model)
-    if artifact.read_task(path) == "classifier":
+    description = artifact.read_description(artifact.find(saved_model))
+    path = description.path
+    if description.task != "language_model":
         raise UserError(
-            f"--saved_model={path}: a classifier, which generates nothing: "
-            "predict.py labels texts with it"
+            f"--saved_model={path}: a {description.task}, which generates "
+            "nothing: predict.py asks it"
         )
-    model_config, defaults, tokenizer = artifact.read_description(path)
     functions = artifact.load_functions(path)
     if not hasattr(functions, "beam_search"):
         raise UserError(
             f"--saved_model={path}: exported by an older version of "
             "stacked_rnn: export it again, train.py with the same flags does"
         )
-    return SavedModel(path, model_config, defaults, tokenizer, functions)
+    return SavedModel(
+        path,
+        description.model_config,
+        description.sampling,
+        description.tokenizer,
+        functions,
+    )

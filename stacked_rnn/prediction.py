@@ -121,8 +121,16 @@ def load(saved_model="") -> SavedClassifier:
     Raises:
         UserError: naming what is missing or damaged.
     """
-    path = artifact.find(saved_model)
-    labels, several_labels = artifact.read_classes(path)
+    description = artifact.read_description(artifact.find(saved_model))
+    path = description.path
+    if description.task != "classifier":
+        raise UserError(
+            f"--saved_model={path}: no classifier, but a language model: "
+            "generate.py continues texts with it, and evaluate.py scores them"
+        )
     return SavedClassifier(
-        path, labels, several_labels, artifact.load_functions(path)
+        path,
+        description.labels,
+        description.several_labels,
+        artifact.load_functions(path),
     )

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import urllib.error
+import urllib.request
 
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ from stacked_rnn import (
     training,
 )
 from stacked_rnn.configs import UserError
+from stacked_rnn.serving import server
 from tests.conftest import mirrored, small_config
 
 LENGTHS = np.array([6, 3, 1, 0])
@@ -291,7 +294,7 @@ def exported(corpus, tmp_path_factory):
         trainer.best_model(), trainer.data.tokenizer, trainer.data.labels, 4
     )
     directory = tmp_path_factory.mktemp("saved") / "letters"
-    classifier.save(directory, {"corpus": "letters"})
+    classifier.save(directory, trainer.summary())
     return directory
 
 
@@ -352,5 +355,36 @@ def test_labels_that_it_does_not_know(exported):
 
 
 def test_a_classifier_generates_nothing(exported):
-    with pytest.raises(UserError, match="predict.py labels texts with it"):
+    with pytest.raises(
+        UserError, match="a classifier, which generates nothing: predict.py"
+    ):
         inference.load(exported)
+
+
+def test_it_is_served(exported):
+    config = configs.ServeConfig(
+        saved_model=str(exported), port=0, access_log=False
+    )
+    with server.Server(config) as running:
+
+        def ask(path, body=None):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{running.port}{path}",
+                body and json.dumps(body).encode(),
+                {"content-type": "application/json"},
+            )
+            return urllib.request.urlopen(request).read()
+
+        answer = ask("/v1/models/letters:predict", {"instances": ["ab", "c"]})
+        said = prediction.load(exported).predict(["ab", "c"])
+        for got, one in zip(json.loads(answer)["predictions"], said):
+            assert (got["labels"],) == one.labels
+            assert got["classes"] == list(one.scores)
+            assert got["scores"] == pytest.approx([*one.scores.values()])
+        (listed,) = json.loads(ask("/v1/models"))["data"]
+        assert "Its classes: xy, yx, zz." in listed["card"]
+        assert b'stacked_rnn_model_info{model_name="letters"' in ask("/metrics")
+        with pytest.raises(urllib.error.HTTPError) as error:
+            ask("/v1/completions", {"model": "letters", "prompt": "a"})
+        assert error.value.code == 400
+        assert b"/v1/models/letters:predict" in error.value.read()

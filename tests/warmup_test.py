@@ -44,5 +44,8 @@ def test_long_fields_have_long_lengths(tmp_path):
 def test_a_model_says_how_it_was_trained(tmp_path):
     generator = build_generator()
     path = generator.save(tmp_path, {"corpus": "letters", "epochs": 2})
-    assert artifact.read_training(path) == {"corpus": "letters", "epochs": 2}
-    assert artifact.read_training(generator.save(tmp_path)) is None
+    assert artifact.read_description(path).training == {
+        "corpus": "letters",
+        "epochs": 2,
+    }
+    assert artifact.read_description(generator.save(tmp_path)).training is None

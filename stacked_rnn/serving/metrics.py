@@ -82,9 +82,11 @@ class _Places:
             labels=["model_name"],
         )
         for served in self._repository:
+            info.add_metric([served.name, str(served.version)], 1)
+            if not served.batcher:
+                continue
             waiting.add_metric([served.name], served.batcher.num_waiting)
             active.add_metric([served.name], served.batcher.num_active)
-            info.add_metric([served.name, str(served.version)], 1)
             compiled.add_metric(
                 [served.name], served.batcher.is_compiled.is_set()
             )

@@ -9,7 +9,13 @@ import threading
 
 import numpy as np
 
-from stacked_rnn import artifact, batching, evaluation, inference
+from stacked_rnn import (
+    artifact,
+    batching,
+    evaluation,
+    inference,
+    prediction,
+)
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import rankings
 
@@ -21,17 +27,22 @@ class Served:
     Attributes:
         name, version: of it.
         created: time stamp of its files, seconds since 1970.
-        model: an `inference.SavedModel`.
-        batcher: a `batching.Batcher` over it.
+        model: an `inference.SavedModel` or a `prediction.SavedClassifier`.
+        batcher: a `batching.Batcher` over it; None: it generates nothing.
         card: sentences on what it is.
     """
 
     name: str
     version: int
     created: int
-    model: inference.SavedModel
-    batcher: batching.Batcher
+    model: inference.SavedModel | prediction.SavedClassifier
+    batcher: batching.Batcher | None
     card: list[str]
+
+    def close(self, seconds=None) -> None:
+        """Takes no more texts; see `batching.Batcher.close`."""
+        if self.batcher:
+            self.batcher.close(seconds)
 
     @functools.cached_property
     def rank(self):
@@ -151,7 +162,7 @@ class Repository:
             _settle()
             logging.info("%s version %s is ready", name, version)
             if served:
-                threading.Thread(target=served.batcher.close).start()
+                threading.Thread(target=served.close).start()
 
     def watch(self, seconds) -> None:
         """Updates from now on, so often."""
@@ -167,7 +178,7 @@ class Repository:
         """Takes no more texts, and gives those that are here so long."""
         self._stopping.set()
         closing = [
-            threading.Thread(target=served.batcher.close, args=[seconds])
+            threading.Thread(target=served.close, args=[seconds])
             for served in self
         ]
         for thread in closing:
@@ -188,41 +199,55 @@ class Repository:
         return {name: path for name, path in found.items() if path}
 
     def _load(self, name, version, path) -> Served:
-        model = inference.load(str(path))
-        batcher = batching.Batcher(
-            model, self._deliver, self._max_waiting, self._jit_compile
-        )
-        if self._jit_compile and name in self._served:
-            batcher.is_compiled.wait()  # the old version serves meanwhile
-        created = int((path / "saved_model.pb").stat().st_mtime)
-        return Served(name, version, created, model, batcher, _card(model))
-
-
-def _card(model) -> list[str]:
-    """What a model is, in sentences."""
-    config = model.model_config
-    cell = {"gru": "GRU", "lstm": "LSTM", "simple_rnn": "Simple RNN"}
-    num_parameters = sum(
-        int(np.prod(weight.shape)) for weight in model.functions.weights
-    )
-    sentences = [
-        f"{cell[config.cell]} language model, {config.num_layers} layer(s) of "
-        f"{config.units} units: {num_parameters:,} parameters, "
-        f"{config.vocabulary_size:,} tokens ({model.tokenizer.kind})."
-    ]
-    training = artifact.read_training(model.path)
-    if training:
-        sentences.append(
-            f"Trained on {training['corpus']}: {training['characters']:,} "
-            f"characters, {training['epochs']:g} epoch(s)."
-        )
-        if validation := training["validation"]:
-            bits = validation["bits_per_character"]
-            sentences.append(
-                f"Text that it had not seen costs it {bits:.2f} bits a "
-                f"character; each next token is as hard to guess as one of "
-                f"{validation['perplexity']:.1f}."
+        description = artifact.read_description(path)
+        batcher = None
+        if description.task == "classifier":
+            model = prediction.load(path)
+            model.scores([""])  # the first call takes longer
+        else:
+            model = inference.load(path)
+            batcher = batching.Batcher(
+                model, self._deliver, self._max_waiting, self._jit_compile
             )
+            if self._jit_compile and name in self._served:
+                batcher.is_compiled.wait()  # the old version serves meanwhile
+        created = int((path / "saved_model.pb").stat().st_mtime)
+        card = _card(description, model.functions.weights)
+        return Served(name, version, created, model, batcher, card)
+
+
+def _card(description, weights) -> list[str]:
+    """What a model is, in sentences."""
+    config, training = description.model_config, description.training
+    cell = {"gru": "GRU", "lstm": "LSTM", "simple_rnn": "Simple RNN"}
+    num_parameters = sum(int(np.prod(weight.shape)) for weight in weights)
+    sentences = [
+        f"{'Bidirectional ' * config.bidirectional}{cell[config.cell]} "
+        f"{description.task.replace('_', ' ')}, {config.num_layers} layer(s) "
+        f"of {config.units} units: {num_parameters:,} parameters, "
+        f"{config.vocabulary_size:,} tokens ({description.tokenizer.kind})."
+    ]
+    if description.labels:
+        sentences.append(f"Its classes: {', '.join(description.labels)}.")
+    if not training:
+        return sentences
+    sentences.append(
+        f"Trained on {training['corpus']}: {training['characters']:,} "
+        f"characters, {training['epochs']:g} epoch(s)."
+    )
+    validation = training["validation"]
+    if validation and description.task == "classifier":
+        sentences.append(
+            "Of texts that it had not seen it labels "
+            f"{validation['accuracy']:.1%} right."
+        )
+    elif validation:
+        sentences.append(
+            "Text that it had not seen costs it "
+            f"{validation['bits_per_character']:.2f} bits a character; each "
+            "next token is as hard to guess as one of "
+            f"{validation['perplexity']:.1f}."
+        )
     return sentences
 
 

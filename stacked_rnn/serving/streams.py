@@ -72,6 +72,11 @@ class Stream:
         for _ in range(2):  # a version that is being replaced takes no more
             try:
                 served = self._repository[body.model]
+                if not served.batcher:
+                    raise ApiError(
+                        400, f"The model {body.model!r} labels texts: POST "
+                        f"/v1/models/{body.model}:predict", "model",
+                    )  # fmt: skip
                 self._make_texts(served)
                 prompts = ()
                 if body.echo or body.logprobs or self._is_long:
