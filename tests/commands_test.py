@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, console
+from tests.forked import run
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 40
@@ -21,7 +22,8 @@ SMALL = (
 )  # fmt: skip
 
 
-def run(directory, script, *arguments, **kwargs):
+def run_anew(directory, script, *arguments, **kwargs):
+    """As a person does, in a process of its own."""
     return subprocess.run(
         [sys.executable, ROOT / script, *arguments],
         cwd=directory, capture_output=True, text=True, check=False,
@@ -47,7 +49,7 @@ def trained(tmp_path_factory):
     """A directory where train.py has run once."""
     directory = tmp_path_factory.mktemp("work")
     (directory / "cats.txt").write_text(TEXT)
-    ran = run(directory, "train.py", *SMALL)
+    ran = run_anew(directory, "train.py", *SMALL)
     assert ran.returncode == 0, ran.stderr
     (directory / "train.log").write_text(ran.stdout)
     return directory
@@ -105,7 +107,9 @@ def test_the_same_command_goes_on_and_config_flags_repeat_the_run(trained):
 
 
 def test_generate_needs_no_further_flags(trained):
-    ran = run(trained, "generate.py", "--prompt=The ", "--max_new_tokens=40")
+    ran = run_anew(
+        trained, "generate.py", "--prompt=The ", "--max_new_tokens=40"
+    )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("The ") and len(ran.stdout) == 45
     assert ran.stderr == ""
@@ -232,7 +236,7 @@ assert not loaded & {{"stacked_rnn.models", "stacked_rnn.training"}}, loaded
 
 def test_help_teaches_without_loading_tensorflow(tmp_path):
     for script in ("train.py", "generate.py", "evaluate.py", "export.py"):
-        ran = run(tmp_path, script, "--help", timeout=4)
+        ran = run_anew(tmp_path, script, "--help", timeout=4)
         assert f"python {script}" in ran.stdout
         assert "default:" in ran.stdout
 
