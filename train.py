@@ -51,7 +51,7 @@ def train(model_config, train_config, strategy):
         task.data,
         model_dir,
         strategy,
-        initial_weights=start.weights,
+        initial_weights=task.initial_weights,
     )
     if not trainer.is_chief:
         trainer.fit()

@@ -57,11 +57,12 @@ def read_description(path, flag="saved_model") -> Description:
         tokenizer = json.loads(
             (path / TOKENIZER_FILE).read_text(encoding="utf-8")
         )
+        model_config = ModelConfig.from_dict(config["model"])
         task = config.get("task", "language_model")  # once there was no other
         return Description(
             path,
             task,
-            ModelConfig.from_dict(config["model"]),
+            model_config,
             tokenizers.from_dict(tokenizer),
             config.get("training"),
             **(

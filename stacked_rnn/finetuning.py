@@ -2,7 +2,9 @@
 
 The new run keeps the architecture and the tokenizer of the model and begins
 with its weights; all else is new: the step, the optimizer, the schedule, the
-dropout. Nothing is written here, so that bad input leaves no trace.
+dropout. A classifier may begin with a language model, as in ULMFiT (Howard and
+Ruder 2018): it takes over the layers that both have. Nothing is written here,
+so that bad input leaves no trace.
 """
 
 import dataclasses
@@ -16,7 +18,22 @@ from stacked_rnn import artifact, models, tokenizers
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError
 from stacked_rnn.training import runs
 
-_FREE = ("dropout", "recurrent_dropout")  # not part of the weights
+# What may differ from the trained model, by task: it is not part of the
+# weights that are taken over.
+_FREE = {
+    "language_model": ("dropout", "recurrent_dropout"),
+    "classifier": (
+        "dropout",
+        "recurrent_dropout",
+        "bidirectional",
+        "residual",
+        "pooling",
+    ),
+}
+_NOT_TAKEN = {
+    "language_model": {},
+    "classifier": {"tie_embeddings": False, "end_of_text": False},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +44,20 @@ class Start:
         model_config, train_config: as asked for, and completed by the trained
             model where there is one; where there is none, all below is None.
         tokenizer: of the trained model.
-        weights: its weights, in the order of `LanguageModel.weights`.
+        model: the trained model.
         path: the directory of the version or of the run that they come from.
     """
 
     model_config: ModelConfig
     train_config: TrainConfig
     tokenizer: tokenizers.Tokenizer | None = None
-    weights: list[np.ndarray] | None = None
+    model: models.LanguageModel | None = None
     path: pathlib.Path | None = None
+
+    @property
+    def weights(self) -> list[np.ndarray] | None:
+        """The weights of the trained model, in its order."""
+        return self.model and self.model.get_weights()
 
 
 def prepare(model_config, train_config, model_dir, given=()) -> Start:
@@ -58,9 +80,16 @@ def prepare(model_config, train_config, model_dir, given=()) -> Start:
             f"--init_from={path} is the --model_dir of this run too: name "
             "another one, or leave --init_from out to go on with that run"
         )
-    if _has_begun(model_config, train_config, model_dir):
+    has_begun = _has_begun(model_config, train_config, model_dir)
+    if has_begun:
         path = model_dir  # whatever has become of --init_from since then
-    path, trained_config, tokenizer, checkpoint = _find(path)
+    path, task, trained_config, tokenizer, checkpoint = _find(path)
+    if task != "language_model" and not has_begun:
+        raise UserError(
+            f"--init_from={path}: a {task}: only a language model can be "
+            "begun with"
+        )
+    free = _FREE[train_config.task]
     kept = {
         "tokenizer": tokenizer.kind,
         "letters_only": tokenizer.letters_only,
@@ -70,7 +99,7 @@ def prepare(model_config, train_config, model_dir, given=()) -> Start:
     contrary = [
         f"--{name}={asked[name]} (it has {value})"
         for name, value in (trained_config.to_dict() | kept).items()
-        if name in given and name not in _FREE and asked[name] != value
+        if name in given and name not in free and asked[name] != value
     ]
     if contrary:
         raise UserError(
@@ -79,11 +108,13 @@ def prepare(model_config, train_config, model_dir, given=()) -> Start:
         )
     return Start(
         dataclasses.replace(
-            trained_config, **{name: asked[name] for name in _FREE}
+            trained_config,
+            **{name: asked[name] for name in free},
+            **_NOT_TAKEN[train_config.task],
         ),
         dataclasses.replace(train_config, **kept),
         tokenizer,
-        _read_weights(path, trained_config, checkpoint),
+        None if has_begun else _read_model(path, trained_config, checkpoint),
         path,
     )
 
@@ -104,14 +135,17 @@ def _has_begun(model_config, train_config, model_dir) -> bool:
     return all(
         record.get(name) == asked[name]
         for name in ("task", "corpus", "init_from")
-    ) and all(record["model"][name] == asked[name] for name in _FREE)
+    ) and all(
+        record["model"][name] == asked[name]
+        for name in _FREE[train_config.task]
+    )
 
 
 def _find(path):
     """The trained model at a path.
 
     Returns:
-        Its own directory, `ModelConfig`, tokenizer, and checkpoint.
+        Its own directory, task, `ModelConfig`, tokenizer, and checkpoint.
     """
     if not path.is_dir():
         raise UserError(f"--init_from={path}: no such directory")
@@ -124,12 +158,17 @@ def _find(path):
             f"versions (no saved_model.pb) nor a run (no {runs.RECORD})"
         )
     trained = artifact.read_description(version, "init_from")
-    checkpoint = version / "variables" / "variables"
-    return version, trained.model_config, trained.tokenizer, str(checkpoint)
+    return (
+        version,
+        trained.task,
+        trained.model_config,
+        trained.tokenizer,
+        str(version / "variables" / "variables"),
+    )
 
 
 def _read_run(path):
-    """(ModelConfig, tokenizer, checkpoint) of a run, its best if it has one."""
+    """As `_find`, but for the directory: the best of a run if it has one."""
     try:
         record = json.loads((path / runs.RECORD).read_text())
         model_config = ModelConfig.from_dict(record["model"])
@@ -141,15 +180,15 @@ def _read_run(path):
         ) from error
     for name in ("best", "last"):
         if checkpoint := runs.latest_checkpoint(path, name):
-            return model_config, tokenizer, checkpoint
+            return record["task"], model_config, tokenizer, checkpoint
     raise UserError(
         f"--init_from={path}: this run has no checkpoint: let it train to the "
         "end of an epoch first"
     )
 
 
-def _read_weights(path, model_config, checkpoint) -> list[np.ndarray]:
-    """The weights in a checkpoint, or among the variables of a SavedModel."""
+def _read_model(path, model_config, checkpoint) -> models.LanguageModel:
+    """With the weights of a checkpoint, or the variables of a SavedModel."""
     model = models.build_language_model(model_config)
     if (path / runs.RECORD).exists():
         root = tf.train.Checkpoint(model=model)
@@ -164,4 +203,4 @@ def _read_weights(path, model_config, checkpoint) -> list[np.ndarray]:
             f"--init_from={path}: the weights are damaged or not of this model "
             f"({type(error).__name__}): copy them again, or name another model"
         ) from error
-    return model.get_weights()
+    return model

@@ -3,11 +3,14 @@
 import dataclasses
 import sys
 
+import keras
+
 from stacked_rnn import (
     classification,
     command_line,
     datasets,
     export,
+    models,
     prediction,
     training,
 )
@@ -31,6 +34,7 @@ class LanguageModelTask:
             vocabulary_size=self.data.tokenizer.vocabulary_size(),
             end_of_text=self.data.tokenizer.end_id is not None,
         )
+        self.initial_weights = start.weights
 
     def warn(self) -> None:
         """Says what may surprise about the data."""
@@ -80,6 +84,16 @@ class ClassifierTask:
             start.model_config,
             vocabulary_size=self.data.tokenizer.vocabulary_size(),
         )
+        self.initial_weights = None
+        if start.model:
+            keras.utils.set_random_seed(start.train_config.seed)
+            model = models.build_classifier(
+                self.model_config,
+                len(self.data.labels),
+                self.data.several_labels,
+            )
+            model.take_over(start.model)
+            self.initial_weights = model.get_weights()
 
     def warn(self) -> None:
         """Says what may surprise about the data."""

@@ -21,6 +21,7 @@ from stacked_rnn import (
     reference,
     tokenizers,
 )
+from stacked_rnn.export import text_generator
 from tests.conftest import CELLS, randomized_model, small_config
 from tests.models_test import reference_logits
 from tests.samplers_test import uniforms
@@ -63,7 +64,7 @@ def generate(functions, prompts, **options):
         prompts=tf.constant(prompts, tf.string),
         **{
             spec.name: tf.constant(np.atleast_1d(values[spec.name]), spec.dtype)
-            for spec in export._OPTIONS
+            for spec in text_generator._OPTIONS
         },
     )
 

@@ -14,8 +14,11 @@ from stacked_rnn import (
     artifact,
     configs,
     datasets,
+    export,
     finetuning,
     inference,
+    models,
+    tasks,
     training,
 )
 from tests.conftest import mirrored, small_config
@@ -342,3 +345,83 @@ def test_a_run_that_began_otherwise_is_not_resumed():
     )
     assert plain.step == 10
     assert make_trainer("old", "new").step == 0
+
+
+# A classifier -----------------------------------------------------------------
+
+
+@pytest.fixture
+def labelled(here):
+    """Labelled texts beside the models."""
+    lines = ["text\tlabel"] + ["a bad face\tx", "he had an egg\ty"] * 20
+    pathlib.Path("labelled.tsv").write_text("\n".join(lines))
+
+
+def classifier_task(bidirectional=False, model_dir="classified", **changes):
+    start = finetuning.prepare(
+        small_config(bidirectional=bidirectional, pooling="max"),
+        configs.TrainConfig(
+            task="classifier", corpus="labelled.tsv", **changes
+        ),
+        model_dir,
+        {"bidirectional", "pooling"},
+    )
+    return start, tasks.ClassifierTask(start)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_classifier_takes_over_a_language_model(
+    bidirectional, generator, labelled
+):
+    start, task = classifier_task(bidirectional, init_from="models")
+    assert task.data.tokenizer == generator.tokenizer
+    assert task.model_config.bidirectional == bidirectional
+    assert task.model_config.cell == "lstm"
+    assert not task.model_config.tie_embeddings
+    trainer = training.Trainer(
+        task.model_config, start.train_config, task.data,
+        initial_weights=task.initial_weights,
+    )  # fmt: skip
+    model, trained = trainer.model, generator.model
+    taken = [model.embedding.embeddings, *forwards(model, 0)]
+    expected = [
+        trained.embedding.embeddings,
+        *trained.recurrent_layers[0].weights,
+    ]
+    if not bidirectional:
+        taken += forwards(model, 1)
+        expected += trained.recurrent_layers[1].weights
+    for weight, other in zip(taken, expected, strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+def forwards(model, index):
+    """Weights of the layer that reads forwards."""
+    layer = model.stack[index]
+    return getattr(layer, "forward_layer", layer).weights
+
+
+def test_a_classifier_that_took_over_goes_on(labelled):
+    for epochs in (1, 2):
+        start, task = classifier_task(
+            init_from="models", epochs=epochs, jit_compile=False
+        )
+        trainer = training.Trainer(
+            task.model_config, start.train_config, task.data, "classified",
+            initial_weights=task.initial_weights,
+        )  # fmt: skip
+        assert trainer.step == (epochs - 1) * task.data.training.steps_per_epoch
+        trainer.fit(verbose=0)
+
+
+def test_nothing_begins_with_a_classifier(labelled):
+    _, task = classifier_task(model_dir="plain")
+    classifier = export.TextClassifier(
+        models.build_classifier(task.model_config, 2),
+        task.data.tokenizer, task.data.labels, 9,
+    )  # fmt: skip
+    version = classifier.save("classifiers")
+    with pytest.raises(
+        configs.UserError, match="a classifier: only a language"
+    ):
+        classifier_task(init_from=str(version), model_dir="another")

@@ -119,6 +119,21 @@ class Classifier(keras.Model):
             for one in (layer.forward_layer, layer.backward_layer)
         ]
 
+    def take_over(self, language_model) -> None:
+        """Begins with the embedding and the layers of a language model.
+
+        Those that read forwards, as far as they fit: above a bidirectional
+        layer, layers have wider inputs.
+        """
+        self.embedding.set_weights(language_model.embedding.get_weights()[:1])
+        directions = 1 + self.config.bidirectional
+        for layer, trained in zip(
+            self.recurrent_layers[::directions],
+            language_model.recurrent_layers,
+        ):
+            if layer.cell.kernel.shape == trained.cell.kernel.shape:
+                layer.set_weights(trained.get_weights())
+
     def scores(self, logits):
         """Probabilities [batch, classes] of logits [batch, outputs].
 
