@@ -20,6 +20,9 @@ def main(model_config, train_config):
     """Text in, SavedModel out."""
     from stacked_rnn import training
 
+    model_config, train_config = configs.with_task_defaults(
+        model_config, train_config, command_line.given_flags()
+    )
     with training.lost_workers_explained():
         train(
             model_config,

@@ -107,6 +107,27 @@ def _check(field, value) -> None:
         )
 
 
+# Where a task wants others than a language model.
+TASK_DEFAULTS = {
+    "language_model": {},
+    "classifier": {
+        "tokenizer": "word",
+        "num_layers": 1,
+        "units": 64,
+        "embedding_dim": 256,
+        "embedding_stddev": 0.05,
+        "bidirectional": True,
+        "pooling": "max",
+        "dropout": 0.5,
+        "embedding_dropout": 0.8,
+        "learning_rate": 0.002,
+        "batch_size": 64,
+        "epochs": 8,
+        "sequence_length": 200,
+    },
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Config):
     """The architecture: with a tokenizer and weights, a whole model."""
@@ -180,6 +201,14 @@ class ModelConfig(Config):
         "state, the mean or the maximum over time, or mean_max, both.",
         choices=("last", "mean", "max", "mean_max"),
     )
+    embedding_dropout: float = setting(
+        0.0,
+        "Of a classifier, the fraction of the embedding's units dropped while "
+        "training, the same ones in a whole text. A high one keeps it from "
+        "learning a few labelled texts by heart.",
+        minimum=0.0,
+        below=1.0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +218,12 @@ class TrainConfig(Config):
     task: str = setting(
         "language_model",
         "What to train: language_model, which continues a text, or classifier, "
-        "which tells of which class a text is.",
+        "which tells of which class a text is, and has defaults of its own: "
+        + ", ".join(
+            f"--{name}={value}"
+            for name, value in TASK_DEFAULTS["classifier"].items()
+        )
+        + ".",
         choices=("language_model", "classifier"),
     )
     corpus: str = setting(
@@ -315,8 +349,9 @@ class TrainConfig(Config):
     )
     early_stopping: int = setting(
         0,
-        "Stop after so many epochs without a better validation loss (0: "
-        "never). The best weights are exported in any case.",
+        "Stop after so many epochs without a better validation loss, or "
+        "accuracy of a classifier (0: never). The best weights are exported in "
+        "any case.",
         minimum=0,
     )
     seed: int = setting(
@@ -389,6 +424,31 @@ class TrainConfig(Config):
                 "--early_stopping needs a text to validate on: give "
                 "--validation_fraction or --validation_windows"
             )
+
+
+def with_task_defaults(model_config, train_config, given):
+    """The two configurations with the defaults of their task.
+
+    Args:
+        model_config, train_config: as asked for.
+        given: names of the settings that somebody asked for.
+    """
+    defaults = {
+        name: value
+        for name, value in TASK_DEFAULTS[train_config.task].items()
+        if name not in given
+    }
+    return tuple(
+        dataclasses.replace(
+            config,
+            **{
+                name: value
+                for name, value in defaults.items()
+                if hasattr(config, name)
+            },
+        )
+        for config in (model_config, train_config)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

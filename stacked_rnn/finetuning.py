@@ -25,6 +25,7 @@ _FREE = {
     "classifier": (
         "dropout",
         "recurrent_dropout",
+        "embedding_dropout",
         "bidirectional",
         "residual",
         "pooling",

@@ -56,7 +56,7 @@ class Classifier(keras.Model):
         )
         # The same units at all times: neighbours would give away the others.
         self.embedding_dropout = keras.layers.SpatialDropout1D(
-            config.dropout, name="embedding_dropout"
+            config.embedding_dropout, name="embedding_dropout"
         )
         self.stack = [
             _recurrent_layer(config, index)
@@ -151,7 +151,10 @@ class Classifier(keras.Model):
     def for_inference(self) -> "Classifier":
         """A copy without dropout: its functions draw no random numbers."""
         config = dataclasses.replace(
-            self.config, dropout=0.0, recurrent_dropout=0.0
+            self.config,
+            dropout=0.0,
+            recurrent_dropout=0.0,
+            embedding_dropout=0.0,
         )
         copy = Classifier(config, self.num_classes, self.several_labels)
         copy.set_weights(self.get_weights())

@@ -82,7 +82,11 @@ def _what_xla_compiles(model_config, train_config, gpus) -> str:
     mixed = train_config.mixed_precision
     if gpus or not train_config.jit_compile or (wide and mixed):
         return "nothing"
-    random = model_config.dropout or model_config.recurrent_dropout
+    random = (
+        model_config.dropout
+        or model_config.recurrent_dropout
+        or model_config.embedding_dropout
+    )
     return "loops" if model_config.units > 256 or mixed or random else "shards"
 
 

@@ -58,6 +58,10 @@ class LanguageObjective:
             nats, int(tokens), tokens * self._characters_per_token
         )
 
+    def cost(self, results) -> float:
+        """What the best epoch has the least of."""
+        return results["val_loss"]
+
 
 class ClassificationObjective:
     """Nats of each text's label, or of each class where it may have several.
@@ -134,6 +138,14 @@ class ClassificationObjective:
     def score(self, sums) -> evaluation.ClassificationScore:
         """What sums of any number of batches say."""
         return evaluation.ClassificationScore(*sums)
+
+    def cost(self, results) -> float:
+        """What the best epoch has the least of.
+
+        A classifier gets better for some time while it gets too sure of itself
+        already, and its loss rises.
+        """
+        return -results["val_accuracy"]
 
 
 OBJECTIVES = {

@@ -56,7 +56,7 @@ class Progress(tf.train.experimental.PythonState):
         epoch: epochs that came to an end, validation included.
         sums: those of the objective, of the epoch so far.
         learning_rate, gradient_norm: those of the last step.
-        best_loss: lowest validation loss so far.
+        best_cost: of the validation, the least so far.
         best_epoch: `epoch` after the one that reached it.
         history: for each epoch its number and its results, as in history.csv.
         states: the carried states, NumPy states[layer][part]; None: zeros.
@@ -66,7 +66,7 @@ class Progress(tf.train.experimental.PythonState):
         self.step = self.epoch = self.best_epoch = 0
         self.sums = []
         self.learning_rate = self.gradient_norm = 0.0
-        self.best_loss = math.inf
+        self.best_cost = math.inf
         self.history = []
         self.states = None
 
@@ -79,7 +79,7 @@ class Progress(tf.train.experimental.PythonState):
             sums=self.sums,
             learning_rate=self.learning_rate,
             gradient_norm=self.gradient_norm,
-            best_loss=self.best_loss,
+            best_cost=self.best_cost,
             best_epoch=self.best_epoch,
             history=json.dumps(self.history),
             num_layers=len(self.states or ()),
@@ -95,7 +95,7 @@ class Progress(tf.train.experimental.PythonState):
         arrays = np.load(io.BytesIO(content))
         for name in ("step", "epoch", "best_epoch"):
             setattr(self, name, int(arrays[name]))
-        for name in ("learning_rate", "gradient_norm", "best_loss"):
+        for name in ("learning_rate", "gradient_norm", "best_cost"):
             setattr(self, name, float(arrays[name]))
         self.history = json.loads(str(arrays["history"]))
         self.sums = arrays["sums"].tolist()

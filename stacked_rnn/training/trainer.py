@@ -171,7 +171,7 @@ class Trainer:
             epochs, and validation, the results of the best epoch, or None.
         """
         rows = [row for row in self.history if "val_loss" in row]
-        best = min(rows, key=lambda row: row["val_loss"], default=None)
+        best = min(rows, key=self._objective.cost, default=None)
         windows = self.data.training
         return {
             "corpus": ", ".join(
@@ -353,15 +353,15 @@ class Trainer:
         if self.data.validation:
             scores = self.evaluate(self.data.validation).logs("val_")
         row = {"epoch": progress.epoch} | logs | scores
-        del row[
-            f"{self._objective.unit}_per_second"
-        ]  # the same run has the same history
+        # The same run has the same history.
+        del row[f"{self._objective.unit}_per_second"]
         progress.history[progress.epoch :] = [row]
-        is_best = scores and scores["val_loss"] < progress.best_loss
+        cost = self._objective.cost(scores) if scores else math.inf
+        is_best = cost < progress.best_cost
         if self._is_epoch_full():
             progress.epoch += 1
         if is_best:
-            progress.best_loss = scores["val_loss"]
+            progress.best_cost = cost
             progress.best_epoch = progress.epoch
             if self._writes():
                 self._best.save(self.step)
