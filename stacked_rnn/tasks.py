@@ -34,6 +34,7 @@ class LanguageModelTask:
             vocabulary_size=self.data.tokenizer.vocabulary_size(),
             end_of_text=self.data.tokenizer.end_id is not None,
         )
+        models.check_language_model(self.model_config)
         self.initial_weights = start.weights
 
     def warn(self) -> None:
@@ -84,14 +85,14 @@ class ClassifierTask:
             start.model_config,
             vocabulary_size=self.data.tokenizer.vocabulary_size(),
         )
+        description = (
+            self.model_config, len(self.data.labels), self.data.several_labels
+        )  # fmt: skip
+        models.check_classifier(*description)
         self.initial_weights = None
         if start.model:
             keras.utils.set_random_seed(start.train_config.seed)
-            model = models.build_classifier(
-                self.model_config,
-                len(self.data.labels),
-                self.data.several_labels,
-            )
+            model = models.build_classifier(*description)
             model.take_over(start.model)
             self.initial_weights = model.get_weights()
 

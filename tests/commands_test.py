@@ -332,3 +332,85 @@ def test_ctrl_c_saves_exports_and_says_so(tmp_path):
     assert "same command goes on" in output.replace("\n", " ")
     assert "Exported saved_models/cats/1" in output
     assert (tmp_path / "runs/cats/checkpoints/last/checkpoint").exists()
+
+
+# A classifier -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A directory where train.py has made a classifier."""
+    directory = tmp_path_factory.mktemp("labelled")
+    rows = [(f"a {word} day {number % 7}", label) for number in range(40)
+            for word, label in (("fine", "good"), ("sad", "bad"))]  # fmt: skip
+    table = [
+        "text\tlabel",
+        *map("\t".join, rows),
+        " \tgood",
+        "x " * 30 + "\tbad",
+    ]
+    (directory / "days.tsv").write_text("\n".join(table))
+    ran = run(
+        directory, "train.py", "--task=classifier", "--corpus=days.tsv",
+        "--units=8", "--embedding_dim=8", "--embedding_dropout=0", "--epochs=4",
+        "--batch_size=8", "--learning_rate=0.02", "--sequence_length=20",
+        "--nojit_compile",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "warning: 1 texts are empty and left out" in ran.stderr
+    assert "warning: 1 texts have more than --sequence_length=20" in ran.stderr
+    assert "On the validation: accuracy 1.000" in ran.stdout
+    assert "bad" in ran.stdout and "python predict.py" in ran.stdout
+    for name in ("classification.png", "curves.png", "history.csv"):
+        assert (directory / "runs/days" / name).exists()
+    return directory
+
+
+def test_predict(labelled):
+    (labelled / "more.txt").write_text("so sad\n\n")
+    ran = run(
+        labelled, "predict.py", "--text=a fine thing", "--texts_file=more.txt"
+    )
+    assert ran.returncode == 0, ran.stderr
+    rows = [line.split("\t") for line in ran.stdout.splitlines()]
+    assert [(row[0], row[2]) for row in rows[:2]] == [
+        ("good", "a fine thing"), ("bad", "so sad"),
+    ]  # fmt: skip
+    assert all(0.5 <= float(row[1]) <= 1 for row in rows)
+    assert "1 text(s) are empty" in ran.stderr
+    ran = run(labelled, "predict.py", "--text=so sad", "--output=jsonl")
+    answer = json.loads(ran.stdout)
+    assert (answer["text"], answer["label"]) == ("so sad", "bad")
+    assert set(answer["scores"]) == {"good", "bad"}
+
+
+def test_evaluate_a_classifier(labelled):
+    ran = run(labelled, "evaluate.py", "--text=days.tsv")
+    result = json.loads(ran.stdout)
+    assert result["examples"] == 81 and result["accuracy"] > 0.98
+    assert {"macro_f1", "auc", "confusion", "calibration"} <= set(result)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["generate.py"], ["a classifier", "predict.py"]),
+        (["predict.py"], ["--text or --texts_file"]),
+        (["predict.py", "--texts_file=no.txt"], ["--texts_file=no.txt"]),
+        (["evaluate.py", "--text=new.tsv"], ["does not know: 'odd'"]),
+        (["evaluate.py", "--text=days.tsv", "--text_field=t"], ["field 't'"]),
+        (["train.py", "--task=classifier", "--corpus=one.tsv"], ["all 2"]),
+        (
+            ["train.py", "--task=classifier", "--corpus=more.tsv",
+             "--tie_embeddings"], ["--tie_embeddings"],
+        ),
+        (["train.py", "--bidirectional"], ["--task=classifier"]),
+    ],
+)  # fmt: skip
+def test_bad_input_to_a_classifier(labelled, command, words):
+    (labelled / "new.tsv").write_text("text\tlabel\na\todd\n")
+    (labelled / "one.tsv").write_text("text\tlabel\na\tx\nb\tx\n")
+    (labelled / "more.tsv").write_text("text\tlabel\n" + "a\tx\nb\ty\n" * 99)
+    before = set(labelled.rglob("*"))
+    assert_fails(run(labelled, *command), *words)
+    assert set(labelled.rglob("*")) <= before | {labelled / "keras"}

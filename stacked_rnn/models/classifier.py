@@ -19,8 +19,14 @@ def build_classifier(
         several_labels: whether a text may be of several classes, or of none.
 
     Raises:
-        UserError: for what no classifier can be.
+        UserError: see `check_classifier`.
     """
+    check_classifier(config, num_classes, several_labels)
+    return Classifier(config, num_classes, several_labels)
+
+
+def check_classifier(config, num_classes, several_labels) -> None:
+    """Raises a `UserError` for what no classifier can be."""
     stacks.check_vocabulary_size(config)
     if config.tie_embeddings:
         raise UserError(
@@ -29,7 +35,6 @@ def build_classifier(
         )
     if num_classes < 2 - several_labels:
         raise UserError(f"a classifier of {num_classes} class(es) says nothing")
-    return Classifier(config, num_classes, several_labels)
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")

@@ -22,16 +22,23 @@ def build_language_model(config: ModelConfig) -> "LanguageModel":
         config: the architecture; `vocabulary_size` must be given.
 
     Raises:
-        UserError: for a bidirectional language model, which would see the
-            tokens that it has to predict.
+        UserError: see `check_language_model`.
     """
+    check_language_model(config)
+    return LanguageModel(config)
+
+
+def check_language_model(config) -> None:
+    """Raises a `UserError` for what no language model can be.
+
+    A bidirectional one would see the tokens that it has to predict.
+    """
+    stacks.check_vocabulary_size(config)
     if config.bidirectional:
         raise UserError(
             "--bidirectional: a language model must not see the future; only "
             "--task=classifier and the encoder of --task=seq2seq take it"
         )
-    stacks.check_vocabulary_size(config)
-    return LanguageModel(config)
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")
