@@ -2,13 +2,15 @@
 
   python benchmarks/classification.py --corpus='../shared/data/rt-polarity.*'
   python benchmarks/classification.py --corpus=mine.tsv --seeds=5
+  python benchmarks/classification.py --corpus=made_languages --tokenizer=char
 
 For each seed a tenth of each class is for the test, and nothing else sees it;
 train.py's classifier, with its defaults or the flags given here, chooses its
 best epoch by a tenth of the rest. The other one is scikit-learn's: logistic
-regression over TF-IDF of words and pairs of words, of all the rest.
+regression over TF-IDF, of words and pairs of words, or, with --tokenizer=char,
+of one to five characters; it learns from all the rest.
 
-Writes classification.md and .json to --output_dir, and prints the first.
+Writes classification_CORPUS.md and .json to --output_dir, and prints the first.
 """
 
 import dataclasses
@@ -19,11 +21,14 @@ import sys
 import tempfile
 import time
 
+import made_languages
 import numpy as np
 from measuring import Calm, machine, write_report
 
 from stacked_rnn import command_line, configs
 from stacked_rnn.configs import ModelConfig, TrainConfig, setting
+
+WORDS = 20_000  # of the made languages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +39,11 @@ class BenchmarkConfig(configs.Config):
     output_dir: str = setting(
         str(pathlib.Path(__file__).parent / "results"), "For the report."
     )
+
+
+def name_of(corpus):
+    """Of the report."""
+    return pathlib.Path(corpus).name.split(".")[0].replace("-", "_")
 
 
 def split(read, seed):
@@ -78,14 +88,16 @@ def accuracy_of_this_project(rest, test, model_config, train_config, scratch):
     return prediction.load(version).evaluate(test)["accuracy"], seconds
 
 
-def accuracy_of_a_linear_model(rest, test, **options):
+def accuracy_of_a_linear_model(rest, test, tokenizer, **options):
     """Accuracy of logistic regression over TF-IDF."""
     from sklearn import pipeline
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     model = pipeline.make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2)),
+        TfidfVectorizer(analyzer="char", ngram_range=(1, 5))
+        if tokenizer == "char"
+        else TfidfVectorizer(ngram_range=(1, 2)),
         LogisticRegression(max_iter=1000, **options),
     )
     names = [[names[0] for names in read.labels] for read in (rest, test)]
@@ -101,9 +113,15 @@ def main(model_config, train_config, config):
         model_config, train_config, command_line.given_flags()
     )
     calm = Calm()
-    read = datasets.read_labelled_texts(
-        train_config.corpus, train_config.text_field, train_config.label_field
-    )
+    if train_config.corpus == "made_languages":
+        words, names = zip(*made_languages.texts(WORDS))
+        read = datasets.LabelledTexts(words, [(name,) for name in names])
+    else:
+        read = datasets.read_labelled_texts(
+            train_config.corpus,
+            train_config.text_field,
+            train_config.label_field,
+        )
     rows = {}
     for seed in range(config.seeds):
         rest, test = split(read, seed)
@@ -114,16 +132,18 @@ def main(model_config, train_config, config):
             )  # fmt: skip
         rows[seed] = [
             own,
-            accuracy_of_a_linear_model(rest, test),
-            accuracy_of_a_linear_model(rest, test, C=10.0),
+            accuracy_of_a_linear_model(rest, test, train_config.tokenizer),
+            accuracy_of_a_linear_model(
+                rest, test, train_config.tokenizer, C=10.0
+            ),
             seconds,
         ]
         print(seed, rows[seed], flush=True, file=sys.stderr)
     rows["mean"] = [*map(statistics.fmean, zip(*rows.values()))]
     lines = [
         f"# Classifying {len(read.texts):,} texts\n\n{machine()}; {calm}.\n",
-        f"{', '.join(map(str, read.counts.items()))}; accuracy on a tenth that "
-        "nothing else saw.\n",
+        f"{len(read.counts)} classes; accuracy on a tenth that nothing else "
+        "saw.\n",
         "| seed | this project | logistic regression | the same, C = 10 | "
         "seconds of training |",
         "|---|---|---|---|---|",
@@ -136,7 +156,7 @@ def main(model_config, train_config, config):
         )
     write_report(
         command_line.writable_directory("output_dir", config.output_dir),
-        "classification", lines, rows,
+        f"classification_{name_of(train_config.corpus)}", lines, rows,
     )  # fmt: skip
 
 

@@ -426,16 +426,48 @@ class TrainConfig(Config):
             )
 
 
+_OF_NO_USE = {  # by task
+    "language_model": (
+        "text_field",
+        "label_field",
+        "label_separator",
+        "class_weights",
+        "pooling",
+        "embedding_dropout",
+    ),
+    "classifier": (
+        "skip_bad_files",
+        "cache_dir",
+        "document_separator",
+        "carry_state",
+        "train_windows",
+        "validation_windows",
+    ),
+}
+
+
 def with_task_defaults(model_config, train_config, given):
     """The two configurations with the defaults of their task.
 
     Args:
         model_config, train_config: as asked for.
         given: names of the settings that somebody asked for.
+
+    Raises:
+        UserError: somebody asked for what the task has no use for.
     """
+    task = train_config.task
+    for config in (model_config, train_config):
+        for field in dataclasses.fields(config):
+            if (
+                field.name in _OF_NO_USE[task]
+                and field.name in given
+                and getattr(config, field.name) != field.default
+            ):
+                raise UserError(f"--{field.name}: of no use with --task={task}")
     defaults = {
         name: value
-        for name, value in TASK_DEFAULTS[train_config.task].items()
+        for name, value in TASK_DEFAULTS[task].items()
         if name not in given
     }
     return tuple(

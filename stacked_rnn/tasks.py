@@ -101,15 +101,15 @@ class ClassifierTask:
         data = self.data
         command_line.warn_of_unknown_parts(data.unknown_parts)
         for count, what in (
-            (data.num_empty, "are empty and left out"),
+            (data.num_empty, "empty: left out"),
             (
                 data.num_truncated,
-                f"have more than --sequence_length={self._max_tokens} tokens: "
-                "the rest of them is not read",
+                f"of more than --sequence_length={self._max_tokens} tokens: "
+                "the rest is not read",
             ),
         ):
             if count:
-                print(f"warning: {count:,} texts {what}", file=sys.stderr)
+                print(f"warning: {count:,} text(s) {what}", file=sys.stderr)
 
     def product(self, model):
         """What is exported of a model."""

@@ -357,8 +357,8 @@ def labelled(tmp_path_factory):
         "--nojit_compile",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    assert "warning: 1 texts are empty and left out" in ran.stderr
-    assert "warning: 1 texts have more than --sequence_length=20" in ran.stderr
+    assert "warning: 1 text(s) empty: left out" in ran.stderr
+    assert "warning: 1 text(s) of more than --sequence_length=20" in ran.stderr
     assert "On the validation: accuracy 1.000" in ran.stdout
     assert "bad" in ran.stdout and "python predict.py" in ran.stdout
     for name in ("classification.png", "curves.png", "history.csv"):
@@ -405,6 +405,11 @@ def test_evaluate_a_classifier(labelled):
              "--tie_embeddings"], ["--tie_embeddings"],
         ),
         (["train.py", "--bidirectional"], ["--task=classifier"]),
+        (["train.py", "--pooling=max"], ["--pooling", "language_model"]),
+        (
+            ["train.py", "--task=classifier", "--corpus=more.tsv",
+             "--carry_state"], ["--carry_state: of no use"],
+        ),
     ],
 )  # fmt: skip
 def test_bad_input_to_a_classifier(labelled, command, words):

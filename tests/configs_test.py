@@ -120,3 +120,23 @@ def test_what_a_vocabulary_lacks_is_one_line(count, end, capsys):
     assert ("'19' and 1,005 more" in captured.err) == (count > 20)
     command_line.warn_of_unknown_parts([])
     assert capsys.readouterr().err == ""
+
+
+def test_a_task_has_defaults_which_yield():
+    model_config, train_config = configs.with_task_defaults(
+        configs.ModelConfig(units=100),
+        configs.TrainConfig(task="classifier"),
+        {"units", "task"},
+    )
+    assert model_config.units == 100 and model_config.pooling == "max"
+    assert train_config.tokenizer == "word"
+
+
+def test_every_default_of_a_task_is_a_setting():
+    names = {
+        field.name
+        for kind in (configs.ModelConfig, configs.TrainConfig)
+        for field in dataclasses.fields(kind)
+    }
+    for defaults in configs.TASK_DEFAULTS.values():
+        assert set(defaults) <= names

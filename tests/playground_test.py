@@ -788,3 +788,65 @@ def test_nobody_else_was_asked_in_all_these_tests(driver, page, server):
         for address in addresses
         if not address.startswith((server.origin, "data:"))
     ] == []
+
+
+# A classifier -----------------------------------------------------------------
+
+
+@pytest.fixture
+def labels(page, server):
+    """The page of a server whose models are a classifier and another."""
+    server.models = [
+        {"id": "films", "card": ["A classifier."], "task": "classifier"},
+        {"id": "pydoc", "card": CARD, "task": "language_model"},
+    ]
+    answer = {
+        "labels": "good", "scores": [0.125, 0.875], "classes": ["bad", "good"],
+    }  # fmt: skip
+    server.chunks = [json.dumps({"predictions": [answer]}).encode()]
+    page.driver.refresh()
+    page.wait(lambda: "A classifier." in page["card"].text)
+    return page
+
+
+def test_a_classifier_labels(labels, server):
+    labels.type("prompt", "it's fine")
+    assert labels["generate"].text == "Label"
+    assert not labels["settings"].is_displayed()
+    labels["generate"].click()
+    labels.wait(lambda: labels["status"].text == "Label: good.")
+    assert server.paths[-1] == "/v1/models/films:predict"
+    assert server.bodies == [{"instances": ["it's fine"]}]
+    assert labels["text"].text.split() == [
+        "good",
+        "87.5",
+        "%",
+        "bad",
+        "12.5",
+        "%",
+    ]
+    names = labels.script(
+        "[...document.querySelectorAll('meter')].map(one => [one.value, "
+        "one.ariaLabel])"
+    )
+    assert names == [[0.875, "good: 87.5 %"], [0.125, "bad: 12.5 %"]]
+    command = labels["curl"].get_property("textContent")
+    words = shlex.split(command.replace("\\\n", ""))
+    assert words[1] == f"{server.origin}/v1/models/films:predict"
+    assert json.loads(words[-1]) == server.bodies[0]
+
+
+def test_another_model_writes_again(labels):
+    labels["generate"].click()
+    labels.wait(lambda: "Label" in labels["status"].text)
+    labels["model"].send_keys("pydoc")
+    labels.wait(lambda: labels["generate"].text == "Generate")
+    assert labels["settings"].is_displayed()
+    assert labels["text"].text == ""
+
+
+def test_a_server_that_does_not_label(labels, server):
+    server.status = 404
+    server.chunks = [b'{"error": "draining"}']
+    labels["generate"].click()
+    labels.wait(lambda: "draining (404" in labels["error"].text)

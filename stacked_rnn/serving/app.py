@@ -173,12 +173,13 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
 
 
 def _model_object(served) -> dict:
-    """A model as OpenAI lists it, and its card."""
+    """A model as OpenAI lists it, its task and its card."""
     return {
         "id": served.name,
         "object": "model",
         "created": served.created,
         "owned_by": "stacked_rnn",
+        "task": served.task,
         "card": served.card,
     }
 

@@ -26,6 +26,7 @@ class Served:
 
     Attributes:
         name, version: of it.
+        task: what it is for, as `--task` has it.
         created: time stamp of its files, seconds since 1970.
         model: an `inference.SavedModel` or a `prediction.SavedClassifier`.
         batcher: a `batching.Batcher` over it; None: it generates nothing.
@@ -34,6 +35,7 @@ class Served:
 
     name: str
     version: int
+    task: str
     created: int
     model: inference.SavedModel | prediction.SavedClassifier
     batcher: batching.Batcher | None
@@ -213,7 +215,9 @@ class Repository:
                 batcher.is_compiled.wait()  # the old version serves meanwhile
         created = int((path / "saved_model.pb").stat().st_mtime)
         card = _card(description, model.functions.weights)
-        return Served(name, version, created, model, batcher, card)
+        return Served(
+            name, version, description.task, created, model, batcher, card
+        )
 
 
 def _card(description, weights) -> list[str]:

@@ -1,0 +1,167 @@
+"""Speed of a classifier's training step beside stock Keras.
+
+  python benchmarks/classifier_speed.py
+
+The same model for both: an embedding, bidirectional layers, the maximum over
+time, one output; texts of random lengths with masks; forward, backward,
+clipping by the global norm and Adam. Both run in turn, several times over; the
+medians are compared. This project's part is the real thing, `Trainer.fit`;
+stock Keras gets the better of XLA and none.
+
+Writes classifier_speed.md and .json to --output_dir, and prints the first.
+"""
+
+import dataclasses
+import statistics
+
+import numpy as np
+from measuring import Calm, interleaved, machine, write_report
+
+from stacked_rnn import command_line, configs
+from stacked_rnn.configs import ModelConfig, TrainConfig, setting
+
+VOCABULARY_SIZE, BATCH_SIZE = 5_000, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig(configs.Config):
+    """What to measure."""
+
+    repetitions: int = setting(5, "Turns of each; the median counts.")
+    seconds: float = setting(2.0, "Length of a turn, about.", minimum=0.0)
+    time: int = setting(64, "Tokens that texts are padded to.", minimum=2)
+    output_dir: str = setting("benchmarks/results", "Directory of the report.")
+
+
+def random_texts(time):
+    """Token ids of a batch of texts, half of `time` long to all of it."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(time // 2, time + 1, BATCH_SIZE)
+    lengths[0] = time
+    return [rng.integers(1, VOCABULARY_SIZE, length) for length in lengths]
+
+
+def this_project(time, cell, num_layers, units):
+    """`Trainer.fit` as train.py calls it."""
+    from stacked_rnn import datasets, training
+
+    texts = 20 * random_texts(time)
+    targets = np.arange(len(texts), dtype=np.int32)[:, None] % 2
+    data = datasets.ClassificationData(
+        None, ["no", "yes"], False,
+        datasets.Examples(texts, targets, BATCH_SIZE), None, None,
+        np.ones(2, np.float32),
+    )  # fmt: skip
+    trainer = training.Trainer(
+        ModelConfig(
+            cell=cell, units=units, num_layers=num_layers, embedding_dim=64,
+            bidirectional=True, pooling="max", vocabulary_size=VOCABULARY_SIZE,
+        ),
+        TrainConfig(task="classifier", batch_size=BATCH_SIZE, epochs=10**6),
+        data,
+    )  # fmt: skip
+
+    def run(steps):
+        trainer.total_steps = trainer.step + steps
+        trainer.fit(verbose=0)
+
+    return run
+
+
+def stock_keras(jit_compile):
+    """A maker of the stock model, its step one `tf.function`."""
+
+    def make(time, cell, num_layers, units):
+        import keras
+        import tensorflow as tf
+
+        recurrent = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[cell]
+        model = keras.Sequential(
+            [
+                keras.Input((time,), BATCH_SIZE, dtype="int32"),
+                keras.layers.Embedding(VOCABULARY_SIZE, 64, mask_zero=True),
+                *(
+                    keras.layers.Bidirectional(
+                        recurrent(units, return_sequences=True)
+                    )
+                    for _ in range(num_layers)
+                ),
+                keras.layers.GlobalMaxPooling1D(),
+                keras.layers.Dense(1),
+            ]
+        )
+        optimizer = keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
+        optimizer.build(model.trainable_variables)
+        token_ids = keras.utils.pad_sequences(
+            random_texts(time), time, padding="post"
+        )
+        inputs = tf.constant(token_ids, tf.int32)
+        targets = tf.constant(np.arange(BATCH_SIZE)[:, None] % 2, tf.float32)
+
+        @tf.function(jit_compile=jit_compile, autograph=False)
+        def step(inputs, targets):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(
+                    tf.nn.sigmoid_cross_entropy_with_logits(
+                        targets, model(inputs, training=True)
+                    )
+                )
+            variables = model.trainable_variables
+            gradients = tape.gradient(loss, [v.value for v in variables])
+            optimizer.apply(
+                [tf.convert_to_tensor(gradient) for gradient in gradients],
+                variables,
+            )
+            return loss
+
+        def run(steps):
+            for _ in range(steps):
+                loss = step(inputs, targets)
+            float(loss)
+
+        return run
+
+    return make
+
+
+CONTENDERS = {
+    "this project": this_project,
+    "Keras": stock_keras(False),
+    "Keras, XLA": stock_keras(True),
+}
+
+
+def main(config):
+    """Measures, prints and writes the report."""
+    calm, rows = Calm(), {}
+    for cell, num_layers, units in (
+        ("gru", 1, 64), ("gru", 2, 128), ("lstm", 2, 64), ("lstm", 3, 128),
+    ):  # fmt: skip
+        times = interleaved(
+            {
+                name: make(config.time, cell, num_layers, units)
+                for name, make in CONTENDERS.items()
+            },
+            config.repetitions,
+            config.seconds,
+        )
+        rows[f"{cell} {num_layers}x{units}"] = {
+            name: BATCH_SIZE / statistics.median(seconds)
+            for name, seconds in times.items()
+        }
+    lines = [
+        "# Bidirectional classifiers, texts a second\n",
+        f"{machine()}; {calm}.\n",
+        f"Batches of {BATCH_SIZE} texts, padded to {config.time} tokens.\n",
+        "| | " + " | ".join(CONTENDERS) + " | times the better Keras |",
+        "|---" * (len(CONTENDERS) + 2) + "|",
+    ]
+    for name, (own, *others) in ((n, row.values()) for n, row in rows.items()):
+        speeds = " | ".join(f"{speed:,.0f}" for speed in (own, *others))
+        lines.append(f"| {name} | {speeds} | {own / max(others):.2f} |")
+    output = command_line.writable_directory("output_dir", config.output_dir)
+    write_report(output, "classifier_speed", lines, rows)
+
+
+if __name__ == "__main__":
+    command_line.run(main, BenchmarkConfig)
