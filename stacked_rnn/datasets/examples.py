@@ -45,10 +45,10 @@ class Examples:
         """Tokens of the longest text."""
         return self._lengths[-1]
 
-    @property
+    @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Batches of one pass over the texts."""
-        return len(self._plan(0))
+        return len(self._make_plan(0))
 
     def begins_page(self, step) -> bool:
         """Whether a global step is the first of a page: each is."""
