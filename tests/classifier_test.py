@@ -21,6 +21,7 @@ from stacked_rnn import (
 )
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import server
+from stacked_rnn.training import objectives
 from tests.conftest import mirrored, small_config
 
 LENGTHS = np.array([6, 3, 1, 0])
@@ -272,6 +273,17 @@ def test_xla_computes_the_same(corpus):
     for trainer in (plain, compiled):
         trainer.fit(verbose=0)
     assert_weights_equal(plain, compiled, atol=1e-4)
+
+
+def test_the_best_epoch(corpus):
+    """By accuracy, and between equal ones by the loss."""
+    epochs = [
+        {"val_accuracy": 0.8, "val_loss": 0.4},
+        {"val_accuracy": 0.9, "val_loss": 0.7},
+        {"val_accuracy": 0.9, "val_loss": 0.6},
+    ]
+    objective = objectives.ClassificationObjective(make_trainer(corpus).data)
+    assert min(epochs, key=objective.cost) == epochs[2]
 
 
 def test_a_run_of_other_labels_is_another_run(corpus, tmp_path):
