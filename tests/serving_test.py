@@ -157,9 +157,10 @@ def test_a_seeded_completion_is_what_generate_makes(client, model):
 def test_a_stream_adds_up_to_the_answer(client):
     options = {
         "model": "letters", "prompt": ["abc", "h"], "seed": 1,
-        "max_tokens": 90, "echo": True, "logprobs": 0, "stop": ["aa", "bb"],
+        "max_tokens": 400, "echo": True, "logprobs": 0, "stop": ["dca", "hhhh"],
     }  # fmt: skip
     whole = client.completions.create(**options)
+    assert {one.finish_reason for one in whole.choices} == {"stop", "length"}
     events = list(
         client.completions.create(
             stream=True, stream_options={"include_usage": True}, **options
