@@ -112,8 +112,8 @@ def report(scores, targets, several_labels) -> dict:
     Returns:
         accuracy (with several labels, of texts whose labels are all right),
         macro_f1, auc (the mean over the classes that it exists for, or None),
-        calibration_error, examples; f1, a list by class; and what
-        `calibration` gives.
+        calibration_error, examples; f1, a list by class; what `calibration`
+        gives; and with one label a text the confusion, a row for each class.
     """
     said = answers(scores, several_labels)
     f1 = f1_scores(said, targets)
@@ -123,7 +123,7 @@ def report(scores, targets, several_labels) -> dict:
     ]
     areas = [area for area in areas if area is not None]
     bins = calibration(scores, said, targets)
-    return {
+    result = {
         "accuracy": float((said == targets).all(axis=1).mean()),
         "macro_f1": float(f1.mean()),
         "auc": float(np.mean(areas)) if areas else None,
@@ -132,6 +132,9 @@ def report(scores, targets, several_labels) -> dict:
         "f1": f1.tolist(),
         "calibration": bins,
     }
+    if not several_labels:
+        result["confusion"] = confusion_matrix(said, targets).tolist()
+    return result
 
 
 def format_confusion(matrix, labels) -> str:

@@ -1,4 +1,7 @@
-"""What generate.py is asked for, reads and prints; no model in here."""
+"""What generate.py is asked for, reads and prints; no model in here.
+
+`Lines` are read by predict.py too.
+"""
 
 import contextlib
 import dataclasses

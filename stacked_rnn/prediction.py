@@ -78,8 +78,7 @@ class SavedClassifier:
         """Scores `datasets.LabelledTexts`.
 
         Returns:
-            What `classification.report` does, f1 by the name of the class, and
-            with one label a text the confusion matrix: a row for each class.
+            What `classification.report` does, f1 by the name of the class.
 
         Raises:
             UserError: a text has a label that the classifier does not know.
@@ -104,11 +103,6 @@ class SavedClassifier:
         scores = self.scores(read.texts)
         result = classification.report(scores, targets, self.several_labels)
         result["f1"] = dict(zip(self.labels, result["f1"]))
-        if not self.several_labels:
-            said = classification.answers(scores, False)
-            result["confusion"] = classification.confusion_matrix(
-                said, targets
-            ).tolist()
         return result
 
 

@@ -64,7 +64,7 @@ def load_classification_data(
     labels = sorted(read.counts)
     several = any(len(names) != 1 for names in read.labels)
     _check_labels(config, read, labels, several)
-    targets = targets_of(read, labels, several)
+    targets = _targets_of(read, labels, several)
     held_out = _held_out(targets, config.validation_fraction, config.seed)
     texts = [text.encode("utf-8", "replace") for text in read.texts]
     if tokenizer is None:
@@ -124,7 +124,7 @@ def load_classification_data(
     )
 
 
-def targets_of(read, labels, several) -> np.ndarray:
+def _targets_of(read, labels, several) -> np.ndarray:
     """What a classifier is to say of texts.
 
     Args:

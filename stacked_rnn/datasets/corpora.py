@@ -212,14 +212,19 @@ def _find_paths(source) -> list[str]:
         if not paths:
             raise UserError(f"--corpus={source}: no files in this directory")
         return paths
-    # A path may hold the signs of a glob; as a path it comes first.
-    paths = [source] if os.path.exists(source) else sorted(glob.glob(source))
+    paths = expand(source)
     if not paths:
         raise UserError(
             f"--corpus={source}: no such file, and no corpus of that name "
             f"(there are pydoc, {', '.join(DOWNLOADS)})"
         )
     return paths
+
+
+def expand(source) -> list[str]:
+    """The paths that a path or a glob stands for, none where there are none."""
+    # A path may hold the signs of a glob; as a path it comes first.
+    return [source] if os.path.exists(source) else sorted(glob.glob(source))
 
 
 def _pydoc_text() -> bytes:

@@ -7,7 +7,6 @@ or a file for each class with a text a line.
 import collections
 import csv
 import dataclasses
-import glob
 import gzip
 import io
 import itertools
@@ -98,8 +97,7 @@ def read_labelled_texts(
 
 
 def _find(part, flag) -> list[str]:
-    # A path may hold the signs of a glob; as a path it comes first.
-    paths = [part] if os.path.exists(part) else sorted(glob.glob(part))
+    paths = corpora.expand(part)
     if not paths:
         raise UserError(f"--{flag}={part}: no such file")
     return paths
