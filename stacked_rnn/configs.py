@@ -389,7 +389,8 @@ class TrainConfig(Config):
         "Go on from a trained model: a SavedModel (a version, or the parent of "
         "several: the highest is taken), or the model_dir of another run (its "
         "best checkpoint). Architecture and vocabulary stay those of that "
-        "model, dropout may differ; the run is a new one.",
+        "model, dropout may differ; the run is a new one. A classifier takes "
+        "over the layers that it has in common with a language model.",
     )
     model_dir: str = setting(
         "",
