@@ -35,7 +35,7 @@ def train(model_config, train_config, strategy):
     """Trains and exports; of several processes the chief alone writes."""
     import keras
 
-    from stacked_rnn import finetuning, tasks, training
+    from stacked_rnn import finetuning, pictures, tasks, training
 
     name = pathlib.Path(train_config.corpus.split(",")[0]).name.split(".")[0]
     name = name.strip("-*?[]") or "corpus"
@@ -80,7 +80,7 @@ def train(model_config, train_config, strategy):
     version = product.save(export_dir, trainer.summary())
     task.report(version, model_dir)
     curves = model_dir / "curves.png"
-    if trainer.history and not training.draw_curves(trainer.history, curves):
+    if trainer.history and not pictures.draw_curves(trainer.history, curves):
         curves = "not drawn, matplotlib is missing: pip install matplotlib"
     if trainer.interrupted:
         print(

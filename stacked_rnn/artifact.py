@@ -15,7 +15,12 @@ import pathlib
 import tensorflow as tf
 
 from stacked_rnn import tokenizers
-from stacked_rnn.configs import ModelConfig, SamplingConfig, UserError
+from stacked_rnn.configs import (
+    BeamConfig,
+    ModelConfig,
+    SamplingConfig,
+    UserError,
+)
 
 TOKENIZER_FILE = "assets/tokenizer.json"
 CONFIG_FILE = "assets.extra/config.json"
@@ -33,6 +38,7 @@ class Description:
         sampling: of a language model, the defaults it was exported with.
         labels: of a classifier, the names of its classes.
         several_labels: of a classifier, whether a text may have several.
+        beams: of a seq2seq model, the defaults it was exported with.
     """
 
     path: pathlib.Path
@@ -43,6 +49,19 @@ class Description:
     sampling: SamplingConfig | None = None
     labels: tuple[str, ...] = ()
     several_labels: bool = False
+    beams: BeamConfig | None = None
+
+
+_OF_TASK = {
+    "language_model": lambda config: {
+        "sampling": SamplingConfig.from_dict(config["sampling"])
+    },
+    "classifier": lambda config: {
+        "labels": tuple(config["labels"]),
+        "several_labels": config["several_labels"],
+    },
+    "seq2seq": lambda config: {"beams": BeamConfig.from_dict(config["search"])},
+}
 
 
 def read_description(path, flag="saved_model") -> Description:
@@ -65,14 +84,7 @@ def read_description(path, flag="saved_model") -> Description:
             model_config,
             tokenizers.from_dict(tokenizer),
             config.get("training"),
-            **(
-                {"sampling": SamplingConfig.from_dict(config["sampling"])}
-                if task == "language_model"
-                else {
-                    "labels": tuple(config["labels"]),
-                    "several_labels": config["several_labels"],
-                }
-            ),
+            **_OF_TASK[task](config),
         )
     except FileNotFoundError as error:
         raise UserError(
@@ -83,6 +95,32 @@ def read_description(path, flag="saved_model") -> Description:
         raise UserError(
             f"--{flag}={path}: damaged: {error}; export it again"
         ) from error
+
+
+_USES = {
+    "language_model": "a language model: generate.py continues texts with it",
+    "classifier": "a classifier: predict.py labels texts with it",
+    "seq2seq": "a seq2seq model: predict.py makes texts of others with it",
+}
+
+
+def find_of_task(saved_model, task) -> Description:
+    """Finds a model of a task, and reads what it says of itself.
+
+    Args:
+        saved_model: see `find`.
+        task: as `--task` has it.
+
+    Raises:
+        UserError: there is none, or one of another task.
+    """
+    description = read_description(find(saved_model))
+    if description.task != task:
+        raise UserError(
+            f"--saved_model={description.path}: {_USES[description.task]}, and "
+            "evaluate.py scores it"
+        )
+    return description
 
 
 def load_functions(path):

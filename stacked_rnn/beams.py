@@ -31,6 +31,7 @@ def search(
     length_penalty,
     end_ids=(),
     never=None,
+    num_texts=None,
 ):
     """Looks for the texts that score best after each prompt.
 
@@ -43,6 +44,8 @@ def search(
         length_penalty: float32 scalar, at least 0.
         end_ids: int32 [count], the ids that end a text, themselves left out.
         never: an id that no text holds, such as the unknown token.
+        num_texts: how many of the best are wanted: the search may end sooner,
+            the others are then not the best; None: all `num_beams`.
 
     Returns:
         token_ids: int32 [batch, num_beams, max_new_tokens], the best text
@@ -55,6 +58,7 @@ def search(
     """
     end_ids = tf.convert_to_tensor(end_ids, tf.int32)
     batch_size = tf.size(token_ids)
+    num_texts = num_beams if num_texts is None else num_texts
     first_rows = tf.range(batch_size)[:, None] * num_beams
 
     def score(log_prob, length):
@@ -152,7 +156,8 @@ def search(
             | (
                 (step < max_new_tokens)
                 & tf.reduce_any(
-                    score(live[1][:, 0], max_new_tokens) > finished[0][:, -1]
+                    score(live[1][:, 0], max_new_tokens)
+                    > finished[0][:, num_texts - 1]
                 )
             )
         ),

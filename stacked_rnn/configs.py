@@ -125,6 +125,14 @@ TASK_DEFAULTS = {
         "epochs": 8,
         "sequence_length": 200,
     },
+    "seq2seq": {
+        "num_layers": 1,
+        "units": 128,
+        "bidirectional": True,
+        "batch_size": 64,
+        "epochs": 10,
+        "sequence_length": 200,
+    },
 }
 
 
@@ -140,6 +148,13 @@ class ModelConfig(Config):
     )
     num_layers: int = setting(
         2, "Recurrent layers on top of each other.", minimum=1, maximum=8
+    )
+    decoder_layers: int = setting(
+        0,
+        "Of a seq2seq model, recurrent layers of the decoder; num_layers are "
+        "those of the encoder (0: as many).",
+        minimum=0,
+        maximum=8,
     )
     units: int = setting(
         192, "Width of every recurrent layer.", minimum=1, maximum=2048
@@ -217,14 +232,17 @@ class TrainConfig(Config):
 
     task: str = setting(
         "language_model",
-        "What to train: language_model, which continues a text, or classifier, "
-        "which tells of which class a text is, and has defaults of its own: "
-        + ", ".join(
-            f"--{name}={value}"
-            for name, value in TASK_DEFAULTS["classifier"].items()
+        "What to train: language_model, which continues a text, classifier, "
+        "which tells of which class a text is, or seq2seq, which makes a text "
+        "of another. The latter have defaults of their own: "
+        + "; ".join(
+            f"{task}: "
+            + " ".join(f"--{name}={value}" for name, value in settings.items())
+            for task, settings in TASK_DEFAULTS.items()
+            if settings
         )
         + ".",
-        choices=("language_model", "classifier"),
+        choices=tuple(TASK_DEFAULTS),
     )
     corpus: str = setting(
         "pydoc",
@@ -234,7 +252,10 @@ class TrainConfig(Config):
         "shakespeare (downloaded once). Several, separated by commas, are "
         "joined. Files may be gzipped. Of a classifier: .tsv or .csv with a "
         "header line, .jsonl, a directory with one for each class, several "
-        "files with a text a line, one for each class, or imdb.",
+        "files with a text a line, one for each class, or imdb. Of seq2seq: "
+        ".tsv, .csv or .jsonl, or a name of pairs that are made: "
+        "numbers_to_words, words_to_numbers, dates_to_iso, "
+        "identifiers_to_words.",
     )
     text_field: str = setting(
         "text", "Of a classifier: the column, or field, with the text."
@@ -251,6 +272,16 @@ class TrainConfig(Config):
         False,
         "Of a classifier: let texts of rare classes count more, so that all "
         "classes count the same.",
+    )
+    source_field: str = setting(
+        "source",
+        "Of seq2seq: the column, or field, with the text to read. In a table "
+        "without a header line it is the first one.",
+    )
+    target_field: str = setting(
+        "target",
+        "Of seq2seq: the column, or field, with the text to write. In a table "
+        "without a header line it is the second one.",
     )
     skip_bad_files: bool = setting(
         False,
@@ -284,7 +315,8 @@ class TrainConfig(Config):
     sequence_length: int = setting(
         100,
         "Tokens of one window: the gradient flows back so far. A classifier "
-        "reads so many of a text, and not what comes after them.",
+        "reads so many of a text, and not what comes after them; seq2seq "
+        "leaves out pairs with a longer text.",
         minimum=1,
     )
     batch_size: int = setting(
@@ -427,22 +459,30 @@ class TrainConfig(Config):
             )
 
 
+_OF_LABELS = ("text_field", "label_field", "label_separator", "class_weights")
+_OF_PAIRS = ("source_field", "target_field", "decoder_layers")
+_OF_STREAMS = (
+    "skip_bad_files",
+    "cache_dir",
+    "document_separator",
+    "carry_state",
+    "train_windows",
+    "validation_windows",
+)
 _OF_NO_USE = {  # by task
     "language_model": (
-        "text_field",
-        "label_field",
-        "label_separator",
-        "class_weights",
+        *_OF_LABELS,
+        *_OF_PAIRS,
         "pooling",
         "embedding_dropout",
     ),
-    "classifier": (
-        "skip_bad_files",
-        "cache_dir",
-        "document_separator",
-        "carry_state",
-        "train_windows",
-        "validation_windows",
+    "classifier": (*_OF_PAIRS, *_OF_STREAMS),
+    "seq2seq": (
+        *_OF_LABELS,
+        *_OF_STREAMS,
+        "pooling",
+        "embedding_dropout",
+        "init_from",
     ),
 }
 
@@ -520,6 +560,34 @@ class SamplingConfig(Config):
         "text. Sample number n uses seed + n.",
         minimum=0,
         below=2**63,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamConfig(Config):
+    """How a seq2seq model looks for the text to write."""
+
+    num_beams: int = setting(
+        4,
+        "Of seq2seq: keep so many beginnings of a text at a time, and take the "
+        "best in the end (1: always the likeliest token).",
+        minimum=1,
+        maximum=1000,
+    )
+    length_penalty: float = setting(
+        0.0,
+        "Of seq2seq: texts are compared by log p / length ** length_penalty: "
+        "0 takes the likeliest, 1 the best mean over the tokens, which favours "
+        "longer ones.",
+        minimum=0.0,
+        maximum=4.0,
+    )
+    max_new_tokens: int = setting(
+        0,
+        "Of seq2seq: most tokens to write (0: twice as many as the longest "
+        "target of the training has).",
+        minimum=0,
+        maximum=MAX_NEW_TOKENS,
     )
 
 

@@ -78,6 +78,40 @@ class ClassificationScore:
         return {f"{prefix}loss": self.loss, f"{prefix}accuracy": self.accuracy}
 
 
+@dataclasses.dataclass(frozen=True)
+class Seq2SeqScore:
+    """What the targets of some texts cost a seq2seq model.
+
+    Attributes:
+        nats: -log p of all tokens together, each given those before it.
+        tokens: their number.
+        right: targets that greedy decoding would write.
+        texts: all of them.
+    """
+
+    nats: float = 0.0
+    tokens: float = 0.0
+    right: float = 0.0
+    texts: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy of a token, the loss of training."""
+        return self.nats / max(self.tokens, 1)
+
+    @property
+    def exact_match(self) -> float:
+        """Part of the targets that greedy decoding writes."""
+        return self.right / max(self.texts, 1)
+
+    def logs(self, prefix="") -> dict:
+        """What a training curve shows, by name."""
+        return {
+            f"{prefix}loss": self.loss,
+            f"{prefix}exact_match": self.exact_match,
+        }
+
+
 def token_nats(logits, targets):
     """-log p(target) of each position; 0 where the target is negative.
 

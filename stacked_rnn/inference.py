@@ -407,13 +407,8 @@ def load(saved_model="") -> SavedModel:
     Raises:
         UserError: naming what is missing or damaged.
     """
-    description = artifact.read_description(artifact.find(saved_model))
+    description = artifact.find_of_task(saved_model, "language_model")
     path = description.path
-    if description.task != "language_model":
-        raise UserError(
-            f"--saved_model={path}: a {description.task}, which generates "
-            "nothing: predict.py asks it"
-        )
     functions = artifact.load_functions(path)
     if not hasattr(functions, "beam_search"):
         raise UserError(

@@ -115,16 +115,10 @@ def load(saved_model="") -> SavedClassifier:
     Raises:
         UserError: naming what is missing or damaged.
     """
-    description = artifact.read_description(artifact.find(saved_model))
-    path = description.path
-    if description.task != "classifier":
-        raise UserError(
-            f"--saved_model={path}: no classifier, but a language model: "
-            "generate.py continues texts with it, and evaluate.py scores them"
-        )
+    description = artifact.find_of_task(saved_model, "classifier")
     return SavedClassifier(
-        path,
+        description.path,
         description.labels,
         description.several_labels,
-        artifact.load_functions(path),
+        artifact.load_functions(description.path),
     )

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 
 import keras
+import tensorflow as tf
 
 from stacked_rnn import (
     classification,
@@ -11,9 +12,14 @@ from stacked_rnn import (
     datasets,
     export,
     models,
+    pictures,
     prediction,
     training,
+    translation,
 )
+
+_SCORED = 1000  # pairs of the validation that are reported on
+_DRAWN = 3  # of these
 
 
 class LanguageModelTask:
@@ -52,9 +58,7 @@ class LanguageModelTask:
             product.model.set_weights(trainer.model.get_weights())
             return product.sample(100, seed=epoch)
 
-        settings = trainer.model.config.to_dict() | trainer.config.to_dict()
-        directory = trainer.model_dir / "tensorboard" / "train"
-        return [training.SampleTexts(directory, settings, sample)]
+        return [training.SampleTexts(trainer, sample)]
 
     def report(self, version, model_dir) -> None:
         """Nothing: the curves say all."""
@@ -142,7 +146,7 @@ class ClassifierTask:
                 )
             )
         picture = model_dir / "classification.png"
-        if training.draw_classification(result, self.data.labels, picture):
+        if pictures.draw_classification(result, self.data.labels, picture):
             print(f"Drawn: {picture}")
 
     def next_steps(self, version) -> str:
@@ -153,4 +157,95 @@ class ClassifierTask:
         )
 
 
-TASKS = {"language_model": LanguageModelTask, "classifier": ClassifierTask}
+class Seq2SeqTask:
+    """A model that makes a text of another.
+
+    Args:
+        start: a `finetuning.Start`.
+    """
+
+    initial_weights = None
+
+    def __init__(self, start):
+        self._config = start.train_config
+        self.data = datasets.load_pair_data(
+            start.train_config, start.model_config.vocabulary_size
+        )
+        self.model_config = dataclasses.replace(
+            start.model_config,
+            vocabulary_size=self.data.tokenizer.vocabulary_size(),
+        )
+
+    def warn(self) -> None:
+        """Says what may surprise about the data."""
+        for count, what in (
+            (self.data.num_empty, "have an empty text"),
+            (
+                self.data.num_too_long,
+                "have a text of more than --sequence_length="
+                f"{self._config.sequence_length} tokens",
+            ),
+        ):
+            if count:
+                print(
+                    f"warning: {count:,} pair(s) {what}: left out",
+                    file=sys.stderr,
+                )
+
+    def product(self, model):
+        """What is exported of a model."""
+        return export.TextTranslator(
+            model, self.data.tokenizer, 2 * self.data.longest_target
+        )
+
+    def callbacks(self, trainer, product) -> list:
+        """What the model makes of a text, after each epoch."""
+        pairs = self.data.validation_texts
+        if pairs is None:
+            return []
+
+        def sample(epoch):
+            product.model.set_weights(trainer.model.get_weights())
+            text = pairs.sources[epoch % len(pairs.sources)]
+            outputs = product.serving_default(tf.constant([text]))["outputs"]
+            return f"{text} -> {outputs[0].numpy().decode()}"
+
+        return [training.SampleTexts(trainer, sample)]
+
+    def report(self, version, model_dir) -> None:
+        """Prints and draws what the exported model makes of the validation."""
+        pairs = self.data.validation_texts
+        if pairs is None:
+            return
+        model = translation.load(version)
+        shown = datasets.TextPairs(
+            pairs.sources[:_SCORED], pairs.targets[:_SCORED]
+        )
+        with command_line.progress_bar(len(shown.sources), "text") as progress:
+            result = model.evaluate(shown, progress=progress)
+        print(
+            f"\nOn {result['examples']:,} texts of the validation: "
+            f"{result['exact_match']:.1%} exact, "
+            f"{result['edit_distance']:.4f} edits a character"
+        )
+        picture = model_dir / "attention.png"
+        maps = [
+            model.align(one.text, one.output)
+            for one in model.translate(pairs.sources[:_DRAWN])
+        ]
+        if pictures.draw_attention(maps, picture):
+            print(f"Drawn: {picture}")
+
+    def next_steps(self, version) -> str:
+        """Commands to try."""
+        return (
+            f'  python predict.py --saved_model={version} --text="..."\n'
+            f"  python evaluate.py --saved_model={version} --text=PAIRS.tsv"
+        )
+
+
+TASKS = {
+    "language_model": LanguageModelTask,
+    "classifier": ClassifierTask,
+    "seq2seq": Seq2SeqTask,
+}

@@ -5,9 +5,15 @@ from stacked_rnn.datasets.classification import (
     load_classification_data,
 )
 from stacked_rnn.datasets.corpora import Corpus
-from stacked_rnn.datasets.examples import Examples
+from stacked_rnn.datasets.examples import Examples, Pairs
 from stacked_rnn.datasets.labelled import LabelledTexts, read_labelled_texts
 from stacked_rnn.datasets.language import LanguageData, load_language_data
+from stacked_rnn.datasets.pairs import (
+    PairData,
+    TextPairs,
+    load_pair_data,
+    read_pairs,
+)
 from stacked_rnn.datasets.windows import (
     RandomWindows,
     SlidingWindows,
@@ -21,11 +27,16 @@ __all__ = [
     "Examples",
     "LabelledTexts",
     "LanguageData",
+    "PairData",
+    "Pairs",
     "RandomWindows",
     "SlidingWindows",
     "Streams",
+    "TextPairs",
     "Windows",
     "load_classification_data",
     "load_language_data",
+    "load_pair_data",
     "read_labelled_texts",
+    "read_pairs",
 ]

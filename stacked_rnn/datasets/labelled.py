@@ -5,24 +5,19 @@ or a file for each class with a text a line.
 """
 
 import collections
-import csv
 import dataclasses
-import gzip
-import io
 import itertools
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import corpora
+from stacked_rnn.datasets import corpora, tables
 
-_TABLES = {".csv": ",", ".tsv": "\t"}
 _HINT = "--text_field and --label_field name the columns"
 
 
@@ -70,11 +65,13 @@ def read_labelled_texts(
     if source == "imdb":
         return _imdb()
     paths = [
-        path for part in source.split(",") for path in _find(part.strip(), flag)
+        path
+        for part in source.split(",")
+        for path in tables.find(part.strip(), flag)
     ]
     if len(paths) == 1 and os.path.isdir(paths[0]):
         pairs = _read_directories(paths[0], flag)
-    elif any(_kind(path) for path in paths):
+    elif any(tables.kind(path) for path in paths):
         pairs = itertools.chain(
             *(
                 _read_fields(path, text_field, label_field, flag)
@@ -96,90 +93,12 @@ def read_labelled_texts(
     return LabelledTexts(texts, labels, num_empty)
 
 
-def _find(part, flag) -> list[str]:
-    paths = corpora.expand(part)
-    if not paths:
-        raise UserError(f"--{flag}={part}: no such file")
-    return paths
-
-
-def _kind(path) -> str:
-    """The suffix that says how a file is to be read; empty: a text a line."""
-    suffix = pathlib.Path(path.removesuffix(".gz")).suffix.lower()
-    return suffix if suffix in {*_TABLES, ".jsonl"} else ""
-
-
-def _read(path, flag) -> str:
-    """A file's text, without a byte-order mark."""
-    open_file = gzip.open if str(path).endswith(".gz") else open
-    with corpora.named_errors(path, flag), open_file(path, "rb") as file:
-        content = file.read()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--{flag}: {path} is not UTF-8 text (byte {error.start}): convert "
-            "it to UTF-8"
-        ) from None
-
-
-def _lines(path, flag):
-    r"""Those that end in \n, \r or \r\n: not all that `splitlines` takes."""
-    for line in io.StringIO(_read(path, flag), newline=None):
-        yield line.removesuffix("\n")
-
-
 def _read_fields(path, text_field, label_field, flag):
     """Yields (where, text, label) of a table or of JSON objects."""
-    rows = _read_json if _kind(path) == ".jsonl" else _read_table
-    for number, row in rows(path, flag):
-        where = f"{path}, line {number}"
-        for name in (text_field, label_field):
-            if row.get(name) is None:
-                there = ", ".join(map(str, row)) or "none"
-                raise UserError(
-                    f"--{flag}: {where}: no field {name!r} (there are {there}):"
-                    f" {_HINT}"
-                )
-        if not isinstance(row[text_field], str):
-            raise UserError(
-                f"--{flag}: {where}: {text_field} is no string: {_HINT}"
-            )
-        yield where, row[text_field], row[label_field]
-
-
-def _read_json(path, flag):
-    for number, line in enumerate(_lines(path, flag), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(
-                f"--{flag}: {path}, line {number}: not JSON ({error})"
-            ) from None
-        if not isinstance(row, dict):
-            raise UserError(
-                f"--{flag}: {path}, line {number}: expected a JSON object"
-            )
-        yield number, row
-
-
-def _read_table(path, flag):
-    delimiter = _TABLES[_kind(path)]
-    # Quotes mean nothing in TSV: a text may have one alone.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    lines = io.StringIO(_read(path, flag), newline="")
-    reader = csv.DictReader(lines, delimiter=delimiter, quoting=quoting)
-    csv.field_size_limit(sys.maxsize)
-    try:
-        for row in reader:
-            row.pop(None, None)  # cells beyond the header's
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(
-            f"--{flag}: {path}, line {reader.line_num}: {error}"
-        ) from None
+    fields = (text_field, label_field)
+    for where, (text, label) in tables.read_fields(path, fields, flag, _HINT):
+        tables.check_string(text, text_field, where, flag, _HINT)
+        yield where, text, label
 
 
 def _read_directories(root, flag):
@@ -195,7 +114,7 @@ def _read_directories(root, flag):
     for directory in classes:
         for path in sorted(directory.rglob("*")):
             if path.is_file() and not path.name.startswith("."):
-                yield path, _read(path, flag), directory.name
+                yield path, tables.read_text(path, flag), directory.name
 
 
 def _read_files_of_classes(paths, flag):
@@ -210,7 +129,7 @@ def _read_files_of_classes(paths, flag):
     for path in paths:
         name = pathlib.Path(path)
         label = name.suffix[1:] if len(stems) == 1 else name.stem
-        for number, line in enumerate(_lines(path, flag), 1):
+        for number, line in enumerate(tables.read_lines(path, flag), 1):
             yield f"{path}, line {number}", line, label
 
 

@@ -6,5 +6,6 @@ process that has TensorFlow and nothing of this project.
 
 from stacked_rnn.export.text_classifier import TextClassifier
 from stacked_rnn.export.text_generator import TextGenerator
+from stacked_rnn.export.text_translator import TextTranslator
 
-__all__ = ["TextClassifier", "TextGenerator"]
+__all__ = ["TextClassifier", "TextGenerator", "TextTranslator"]

@@ -116,13 +116,7 @@ class Classifier(keras.Model):
     @property
     def recurrent_layers(self) -> list[keras.layers.RNN]:
         """Those that the stack is made of, two for a bidirectional one."""
-        if not self.config.bidirectional:
-            return self.stack
-        return [
-            one
-            for layer in self.stack
-            for one in (layer.forward_layer, layer.backward_layer)
-        ]
+        return [one for layer in self.stack for one in stacks.directions(layer)]
 
     def take_over(self, language_model) -> None:
         """Begins with the embedding and the layers of a language model.

@@ -9,8 +9,6 @@ import tensorflow as tf
 from stacked_rnn.configs import ModelConfig, UserError
 from stacked_rnn.models import stacks
 
-_PARTS = {"simple_rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
-
 
 def build_language_model(config: ModelConfig) -> "LanguageModel":
     """A stack of recurrent layers that predicts the next token.
@@ -98,7 +96,7 @@ class LanguageModel(keras.Model):
 
         # Functional graph
         token_ids = keras.Input((None,), dtype="int32", name="token_ids")
-        logits, _ = _wire(self, config, token_ids, None, _run_window)
+        logits, _ = _wire(self, config, token_ids, None, stacks.run_window)
         super().__init__(inputs=token_ids, outputs=logits, **kwargs)
 
         # Config
@@ -107,26 +105,26 @@ class LanguageModel(keras.Model):
     def initial_states(self, batch_size):
         """States of zeros; `batch_size` is an int or an int32 scalar."""
         zeros = tf.zeros((batch_size, self.config.units), self.compute_dtype)
-        parts = _PARTS[self.config.cell]
+        parts = stacks.PARTS[self.config.cell]
         return ((zeros,) * len(parts),) * self.config.num_layers
 
     @functools.cached_property
     def step(self) -> keras.Model:
         """A window of tokens, states in and out."""
-        return self._with_states((None,), _run_window)
+        return self._with_states((None,), stacks.run_window)
 
     @functools.cached_property
     def prefill(self) -> keras.Model:
         """A window of tokens right-padded to one length, states in and out."""
         mask = keras.Input((None,), dtype="bool", name="mask")
         return self._with_states(
-            (None,), functools.partial(_run_window, mask=mask), mask=mask
+            (None,), functools.partial(stacks.run_window, mask=mask), mask=mask
         )
 
     @functools.cached_property
     def decode_step(self) -> keras.Model:
         """One token, states in and out."""
-        return self._with_states((), _run_cell)
+        return self._with_states((), stacks.run_cell)
 
     def _with_states(self, shape, run, **inputs) -> keras.Model:
         token_ids = keras.Input(shape, dtype="int32", name="token_ids")
@@ -137,7 +135,7 @@ class LanguageModel(keras.Model):
                     dtype=self.compute_dtype,
                     name=f"state_{layer}_{part}",
                 )
-                for part in _PARTS[self.config.cell]
+                for part in stacks.PARTS[self.config.cell]
             )
             for layer in range(self.config.num_layers)
         )
@@ -203,20 +201,3 @@ def _wire(model, config, token_ids, states, run):
     if config.tie_embeddings:
         x = model.embedding(x, reverse=True)
     return x, tuple(new_states)
-
-
-def _run_window(layer, inputs, states, mask=None, keeps_state=None):
-    outputs, *new_states = layer(
-        inputs,
-        initial_state=states and list(states),
-        mask=mask,
-        keeps_state=keeps_state,
-    )
-    return outputs, new_states
-
-
-def _run_cell(layer, inputs, states, keeps_state=None):
-    if keeps_state is not None:
-        keeps = keras.ops.cast(keeps_state[:, None], inputs.dtype)
-        states = [state * keeps for state in states]
-    return layer.cell(inputs, list(states))

@@ -11,6 +11,8 @@ _LAYERS = {
     "lstm": layers.LSTM,
 }
 
+PARTS = {"simple_rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}  # of a state
+
 
 def check_vocabulary_size(config) -> None:
     """Raises a `UserError` where it is not known yet."""
@@ -30,3 +32,29 @@ def recurrent_layer(config, name, **options) -> keras.layers.RNN:
         name=name,
         **options,
     )  # an LSTM's forget bias starts at 1, as Keras has it
+
+
+def directions(layer) -> list[keras.layers.RNN]:
+    """The recurrent layers in a layer: a bidirectional one has two."""
+    if isinstance(layer, keras.layers.Bidirectional):
+        return [layer.forward_layer, layer.backward_layer]
+    return [layer]
+
+
+def run_window(layer, inputs, states, mask=None, keeps_state=None):
+    """A recurrent layer over [batch, time, inputs]: outputs, new states."""
+    outputs, *new_states = layer(
+        inputs,
+        initial_state=states and list(states),
+        mask=mask,
+        keeps_state=keeps_state,
+    )
+    return outputs, new_states
+
+
+def run_cell(layer, inputs, states, keeps_state=None):
+    """A recurrent layer's cell, once: [batch, inputs] -> output, new states."""
+    if keeps_state is not None:
+        keeps = keras.ops.cast(keeps_state[:, None], inputs.dtype)
+        states = [state * keeps for state in states]
+    return layer.cell(inputs, list(states))

@@ -1,10 +1,6 @@
 """Training: the loop, and the run that it leaves on disk."""
 
-from stacked_rnn.training.reporting import (
-    SampleTexts,
-    draw_classification,
-    draw_curves,
-)
+from stacked_rnn.training.reporting import SampleTexts
 from stacked_rnn.training.strategies import (
     lost_workers_explained,
     make_strategy,
@@ -14,8 +10,6 @@ from stacked_rnn.training.trainer import Trainer
 __all__ = [
     "SampleTexts",
     "Trainer",
-    "draw_classification",
-    "draw_curves",
     "lost_workers_explained",
     "make_strategy",
 ]

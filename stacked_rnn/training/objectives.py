@@ -148,7 +148,70 @@ class ClassificationObjective:
         return 1e-6 * results["val_loss"] - results["val_accuracy"]
 
 
+class Seq2SeqObjective:
+    """Nats of each token of the target, given those before it.
+
+    Where the likeliest token is right at each place, greedy decoding writes
+    this very target: how many do is known without decoding.
+
+    Args:
+        data: a `datasets.PairData`.
+    """
+
+    num_sums = 4  # nats, tokens; targets all right, targets
+    unit = "tokens"
+    has_logits_at_each_token = True
+
+    def __init__(self, data):
+        self.description = {}
+
+    def build(self, model_config):
+        """The model."""
+        return models.build_seq2seq(model_config)
+
+    def initial_states(self, model, batch_size):
+        """None: a batch has whole texts."""
+        return ()
+
+    def sums(self, model, inputs, targets, states, training=False):
+        """Of a batch: the sums, float32 [num_sums], and the states.
+
+        Args:
+            model: what `build` gave.
+            inputs: {source_ids, source_mask, target_ids}, [batch, time] each.
+            targets: int32 [batch, target time], -1 is no target.
+            states: empty.
+            training: whether dropout is applied.
+        """
+        logits = model(inputs, training=training)["logits"]
+        counts = targets >= 0
+        is_right = tf.argmax(logits, -1, tf.int32) == targets
+        is_text = tf.reduce_any(counts, axis=1)
+        all_right = is_text & tf.reduce_all(is_right | ~counts, axis=1)
+        return (
+            tf.stack(
+                [
+                    tf.reduce_sum(evaluation.token_nats(logits, targets)),
+                    *(
+                        tf.reduce_sum(tf.cast(which, tf.float32))
+                        for which in (counts, all_right, is_text)
+                    ),
+                ]
+            ),
+            states,
+        )
+
+    def score(self, sums) -> evaluation.Seq2SeqScore:
+        """What sums of any number of batches say."""
+        return evaluation.Seq2SeqScore(*sums)
+
+    def cost(self, results) -> float:
+        """What the best epoch has the least of."""
+        return results["val_loss"]
+
+
 OBJECTIVES = {
     "language_model": LanguageObjective,
     "classifier": ClassificationObjective,
+    "seq2seq": Seq2SeqObjective,
 }

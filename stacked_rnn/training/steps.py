@@ -48,7 +48,7 @@ class Steps:
 
         Args:
             step: int64 scalar.
-            page: tensor, `Windows.page` of this step.
+            page: `Windows.page` of this step, as tensors.
             states: of the replicas.
             wishes: float32 [n], what this process would like, 0 or 1 each.
 

@@ -32,8 +32,8 @@ class Trainer:
     Args:
         model_config: the architecture, its `vocabulary_size` known.
         train_config: how to train.
-        data: of that task, a `datasets.LanguageData` or
-            `datasets.ClassificationData`.
+        data: of that task, a `datasets.LanguageData`, `ClassificationData` or
+            `PairData`.
         model_dir: directory of the run. Without one nothing is written, and
             nothing resumed.
         strategy: a `tf.distribute.Strategy`; None: `train_config.strategy`.
@@ -44,7 +44,7 @@ class Trainer:
 
     Attributes:
         is_chief: whether this process is the one that writes.
-        model: what is trained, a `models.LanguageModel` or `Classifier`.
+        model: what is trained, of `models`.
         step: training steps done, over all epochs.
     """
 
@@ -305,7 +305,7 @@ class Trainer:
             batch_index = self.step % steps_per_epoch
             callbacks.on_train_batch_begin(batch_index)
             if page is None or windows.begins_page(self.step):
-                page = tf.constant(windows.page(self.step))
+                page = _as_tensors(windows.page(self.step))
             if not windows.carries_state:
                 states = zeros
             sums, states, learning_rate, norm = self._steps.train(
@@ -372,16 +372,16 @@ class Trainer:
 
         Args:
             windows: `datasets.Windows`, whose carried state is honoured, or
-                `datasets.Examples`.
+                `datasets.Examples` or `Pairs`.
 
         Returns:
-            An `evaluation.Score` or `evaluation.ClassificationScore`.
+            What the objective's `score` does.
         """
         states = zeros = self._steps.deal(windows)
         totals = [0.0] * self._objective.num_sums
         for step in range(windows.steps_per_epoch):
             if windows.begins_page(step):
-                page = tf.constant(windows.page(step))
+                page = _as_tensors(windows.page(step))
             if not windows.carries_state:
                 states = zeros
             sums, states = self._steps.score(
@@ -439,6 +439,10 @@ class Trainer:
                 self.model_dir / "checkpoints" / "best", 1, model=model
             ).restore()
         return model
+
+
+def _as_tensors(page):
+    return tf.nest.map_structure(tf.constant, page)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,186 @@
+"""Pairs of texts that a program can make: numbers, dates, names in programs.
+
+The same pairs each time; those of `identifiers_to_words` come from the standard
+library of the Python at hand.
+"""
+
+import ast
+import datetime
+import pathlib
+import random
+import re
+import sysconfig
+
+_NUMBERS = 30_000
+_DATES = 10_000
+_FORMATS_OF_A_DATE = 3
+
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve "
+    "thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_MONTHS = (
+    "January February March April May June July August September October "
+    "November December"
+).split()
+_ROMAN = "I II III IV V VI VII VIII IX X XI XII".split()
+_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_ORDINALS = (
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh "
+    "twelfth thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth "
+    "nineteenth twentieth"
+).split()
+
+
+def words_of_number(number) -> str:
+    """A number below a thousand million: 105 is one hundred and five."""
+    if number < 20:
+        return _UNITS[number]
+    if number < 100:
+        tens, units = divmod(number, 10)
+        return _TENS[tens - 2] + (f"-{_UNITS[units]}" if units else "")
+    for size, name in (
+        (10**6, "million"),
+        (1000, "thousand"),
+        (100, "hundred"),
+    ):
+        if number >= size:
+            count, rest = divmod(number, size)
+            words = f"{words_of_number(count)} {name}"
+            if rest:
+                joint = " and " if rest < 100 else " "
+                words += joint + words_of_number(rest)
+            return words
+    raise ValueError(number)
+
+
+def forms_of_date(date) -> list[str]:
+    """A date as people write it, so that no other date is written so."""
+    year, month, day = date.year, _MONTHS[date.month - 1], date.day
+    weekday = _DAYS[date.weekday()]
+    number = _with_ending(day)
+    return [
+        f"{day} {month} {year}",
+        f"{day:02} {month[:3]} {year}",
+        f"{month} {day}, {year}",
+        f"{month[:3]}. {number}, {year}",
+        f"{weekday}, {day} {month} {year}",
+        f"{weekday[:3]} {month[:3]} {day} {year}",
+        f"{weekday}, {month} {number} {year}",
+        f"the {number} of {month}, {year}",
+        f"the {_ordinal(day)} of {month} {year}",
+        f"{month.upper()} {day} {year}",
+        f"{day}-{month[:3].upper()}-{year}",
+        f"{year}, {month.lower()} {day}",
+        f"{year}/{date.month}/{day}",
+        f"{year}{date.month:02}{day:02}",
+        f"{day:02}.{date.month:02}.{year}",
+        f"{day}.{_ROMAN[date.month - 1]}.{year}",
+    ]
+
+
+def _with_ending(day):
+    endings = {1: "st", 2: "nd", 3: "rd"}
+    is_teen = 10 < day < 20
+    return f"{day}{'th' if is_teen else endings.get(day % 10, 'th')}"
+
+
+def _ordinal(day):
+    if day <= 20:
+        return _ORDINALS[day - 1]
+    tens, units = divmod(day, 10)
+    if not units:
+        return _TENS[tens - 2].removesuffix("y") + "ieth"
+    return f"{_TENS[tens - 2]}-{_ORDINALS[units - 1]}"
+
+
+def words_of_identifier(name) -> list[str]:
+    """The words that a name is made of: read_only, ReadOnly, READ_ONLY."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return [word.lower() for word in words]
+
+
+def forms_of_identifier(words) -> list[str]:
+    """Words as one name, in the styles that programs have."""
+    capitalized = [word.capitalize() for word in words]
+    return [
+        "_".join(words),
+        "_".join(words).upper(),
+        "".join(capitalized),
+        "".join([words[0], *capitalized[1:]]),
+        "".join(words),
+    ]
+
+
+def _identifiers():
+    """The names defined in the modules of the standard library."""
+    names = set()
+    directory = pathlib.Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(directory.glob("*.py")):
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.arg):
+                names.add(node.arg)
+            elif isinstance(node, ast.Name):
+                names.add(node.id)
+    return sorted(names)
+
+
+def _numbers():
+    """All below 1,000, and some of those up to a million."""
+    large = random.Random(0).sample(range(1000, 1_000_001), _NUMBERS - 1000)
+    return [*range(1000), *large]
+
+
+def numbers_to_words():
+    """127 -> one hundred and twenty-seven."""
+    return [(str(number), words_of_number(number)) for number in _numbers()]
+
+
+def words_to_numbers():
+    """One hundred and twenty-seven -> 127."""
+    return [(words, number) for number, words in numbers_to_words()]
+
+
+def dates_to_iso():
+    """3rd of March, 2021 -> 2021-03-03."""
+    rng = random.Random(0)
+    first = datetime.date(1900, 1, 1)
+    days = (datetime.date(2100, 1, 1) - first).days
+    dates = [
+        first + datetime.timedelta(day)
+        for day in rng.sample(range(days), _DATES)
+    ]
+    return [
+        (form, date.isoformat())
+        for date in dates
+        for form in rng.sample(forms_of_date(date), _FORMATS_OF_A_DATE)
+    ]
+
+
+def identifiers_to_words():
+    """ReadOnly, READ_ONLY, readonly -> read only."""
+    found = {
+        tuple(words)
+        for words in map(words_of_identifier, _identifiers())
+        if 2 <= len(words) <= 5 and all(len(word) > 1 for word in words)
+    }
+    return [
+        (form, " ".join(words))
+        for words in sorted(found)
+        for form in forms_of_identifier(words)
+    ]
+
+
+MADE = {
+    made.__name__: made
+    for made in (
+        numbers_to_words,
+        words_to_numbers,
+        dates_to_iso,
+        identifiers_to_words,
+    )
+}

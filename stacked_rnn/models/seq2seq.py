@@ -1,0 +1,238 @@
+"""The encoder and decoder with attention: a text in, another text out."""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from stacked_rnn.configs import ModelConfig
+from stacked_rnn.models import stacks
+
+
+def build_seq2seq(config: ModelConfig) -> "Seq2Seq":
+    """A stack of recurrent layers that reads a text, and one that writes one.
+
+    Args:
+        config: the architecture; `vocabulary_size` must be given. The encoder
+            has `num_layers`, the decoder `decoder_layers` or as many.
+
+    Raises:
+        UserError: `vocabulary_size` is not known.
+    """
+    stacks.check_vocabulary_size(config)
+    return Seq2Seq(config)
+
+
+@keras.saving.register_keras_serializable("stacked_rnn")
+class Seq2Seq(keras.Model):
+    """{source_ids, source_mask, target_ids} -> {logits, attention}.
+
+    source_ids: int32 [batch, source time]; source_mask: bool of that shape,
+    False where a source is padded on the right, which changes nothing.
+    target_ids: int32 [batch, target time], the target up to the token before
+    the one to predict: teacher forcing. logits: [batch, target time,
+    vocabulary]; attention: how much each place of the source counts for each
+    of the target, [batch, target time, source time].
+
+    The attention is Luong's global one, score "general" (Luong et al. 2015,
+    section 3.1). What it read is not fed into the next step (section 3.3): so
+    each layer takes all time steps at once in training, and all steps look at
+    the source in one product. The decoder begins with what the encoder ended
+    with (D2L section 10.7), by a dense layer for each of its states.
+
+    In use, a source is encoded once, and the decoder takes a step a token:
+
+        encode(source_ids, source_mask) -> memory, states
+        decode_step(token_ids, states, memory) -> logits, states
+
+    `memory` is a pair, values [batch, source time, width] and mask.
+    """
+
+    def __init__(self, config: ModelConfig, **kwargs):
+        # Layers
+        num_decoders = config.decoder_layers or config.num_layers
+        self.embedding = keras.layers.ReversibleEmbedding(
+            config.vocabulary_size,
+            config.embedding_dim,
+            embeddings_initializer=keras.initializers.RandomNormal(
+                stddev=config.embedding_stddev
+            ),
+            name="embedding",
+        )
+        self.encoders = [
+            _encoder(config, index) for index in range(config.num_layers)
+        ]
+        self.decoders = [
+            _decoder(config, index) for index in range(num_decoders)
+        ]
+        self.encoder_dropouts, self.decoder_dropouts = (
+            [
+                keras.layers.Dropout(config.dropout, name=f"{name}_{index}")
+                for index in range(count - 1)
+            ]
+            for name, count in (
+                ("encoder_dropout", config.num_layers),
+                ("decoder_dropout", num_decoders),
+            )
+        )
+        self.bridges = [
+            [
+                keras.layers.Dense(
+                    config.units,
+                    activation="tanh",
+                    name=f"bridge_{index}_{part}",
+                )
+                for part in stacks.PARTS[config.cell]
+            ]
+            for index in range(num_decoders)
+        ]
+        self.query = keras.layers.Dense(
+            config.units * (1 + config.bidirectional),
+            use_bias=False,
+            name="query",
+        )
+        self.attention = keras.layers.Attention(name="attention")
+        self.attended = keras.layers.Dense(
+            config.embedding_dim if config.tie_embeddings else config.units,
+            activation="tanh",
+            name="attended",
+        )
+        self.attended_dropout = keras.layers.Dropout(
+            config.dropout, name="attended_dropout"
+        )
+        self.readout = None
+        if not config.tie_embeddings:
+            self.readout = keras.layers.Dense(
+                config.vocabulary_size, name="readout"
+            )
+        self.config = config
+
+        # Functional graph
+        source_ids = keras.Input((None,), dtype="int32", name="source_ids")
+        source_mask = keras.Input((None,), dtype="bool", name="source_mask")
+        target_ids = keras.Input((None,), dtype="int32", name="target_ids")
+        memory, states = self.encode(source_ids, source_mask)
+        x, _ = self._decode(target_ids, states, stacks.run_window)
+        logits, attention = self._read_out(x, memory)
+        super().__init__(
+            inputs={
+                "source_ids": source_ids,
+                "source_mask": source_mask,
+                "target_ids": target_ids,
+            },
+            outputs={"logits": logits, "attention": attention},
+            **kwargs,
+        )
+
+    def encode(self, source_ids, source_mask):
+        """Reads sources.
+
+        Args:
+            source_ids, source_mask: [batch, source time].
+
+        Returns:
+            The memory, and the decoder's states before its first token,
+            states[layer][part], each [batch, units].
+        """
+        x = self.embedding(source_ids)
+        for index, layer in enumerate(self.encoders):
+            below = x
+            if index > 0:
+                x = self.encoder_dropouts[index - 1](x)
+            x, *states = layer(x, mask=source_mask)
+            if self.config.residual and index > 0:
+                x = x + below
+        # Of both directions the state, without an LSTM's cell.
+        last = states[:: len(stacks.PARTS[self.config.cell])]
+        last = keras.ops.concatenate(last, axis=-1)
+        return (x, source_mask), tuple(
+            tuple(bridge(last) for bridge in bridges)
+            for bridges in self.bridges
+        )
+
+    def decode_step(self, token_ids, states, memory):
+        """Writes a token, of as many texts for each source as there are.
+
+        Args:
+            token_ids: int32 [batch * texts], those of a source together.
+            states: of these rows.
+            memory: what `encode` gave, of the batch.
+
+        Returns:
+            Logits [batch * texts, vocabulary] and the new states.
+        """
+        x, states = self._decode(token_ids, states, stacks.run_cell)
+        x = tf.reshape(x, [tf.shape(memory[0])[0], -1, x.shape[-1]])
+        logits, _ = self._read_out(x, memory)
+        return tf.reshape(logits, [-1, logits.shape[-1]]), states
+
+    def _decode(self, token_ids, states, run):
+        """The decoder's layers: their output, and the new states."""
+        x = self.embedding(token_ids)
+        new_states = []
+        for index, layer in enumerate(self.decoders):
+            below = x
+            if index > 0:
+                x = self.decoder_dropouts[index - 1](x)
+            x, layer_states = run(layer, x, states[index])
+            new_states.append(tuple(layer_states))
+            if self.config.residual and index > 0:
+                x = x + below
+        return x, tuple(new_states)
+
+    def _read_out(self, x, memory):
+        """Looks at the source: [batch, texts or time, units] -> logits."""
+        values, mask = memory
+        context, attention = self.attention(
+            [self.query(x), values],
+            mask=[None, mask],
+            return_attention_scores=True,
+        )
+        x = self.attended(keras.ops.concatenate([context, x], axis=-1))
+        x = self.attended_dropout(x)
+        if self.readout is not None:
+            return self.readout(x), attention
+        return self.embedding(x, reverse=True), attention
+
+    @property
+    def recurrent_layers(self) -> list[keras.layers.RNN]:
+        """All of them, two for a bidirectional one."""
+        encoders = [
+            one for layer in self.encoders for one in stacks.directions(layer)
+        ]
+        return encoders + self.decoders
+
+    def for_inference(self) -> "Seq2Seq":
+        """A copy without dropout: its functions draw no random numbers."""
+        config = dataclasses.replace(
+            self.config, dropout=0.0, recurrent_dropout=0.0
+        )
+        copy = Seq2Seq(config)
+        copy.set_weights(self.get_weights())
+        return copy
+
+    def get_config(self):
+        return {"config": self.config.to_dict(), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(ModelConfig.from_dict(config["config"]), name=config["name"])
+
+
+def _encoder(config, index):
+    layer = stacks.recurrent_layer(
+        config, f"encoder_{index}", return_sequences=True, return_state=True
+    )
+    if not config.bidirectional:
+        return layer
+    return keras.layers.Bidirectional(
+        layer, name=f"bidirectional_encoder_{index}"
+    )
+
+
+def _decoder(config, index) -> keras.layers.RNN:
+    layer = stacks.recurrent_layer(
+        config, f"decoder_{index}", return_sequences=True, return_state=True
+    )
+    layer.cell.name = f"cell_{index}"  # decode_step calls the cells themselves
+    return layer
