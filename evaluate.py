@@ -2,14 +2,16 @@
 
   python evaluate.py --text=held_out.txt
   python evaluate.py --saved_model=saved_models/reviews --text=labelled.tsv
+  python evaluate.py --saved_model=saved_models/dates_to_iso --text=pairs.tsv
 
 A language model reads the file from the first character to the last, the state
 carried along, and predicts every token but the first once. A classifier reads
-labelled texts, in the files that train.py takes.
+labelled texts, a seq2seq model pairs of texts, in the files of train.py.
 """
 
 import dataclasses
 import json
+import sys
 
 from stacked_rnn import command_line, configs
 from stacked_rnn.configs import UserError, setting
@@ -20,7 +22,9 @@ class EvaluateConfig(configs.Config):
     """Which text."""
 
     text: str = setting(
-        "", "File to score; of a classifier, what --corpus of train.py takes."
+        "",
+        "File to score; of a classifier or a seq2seq model, what --corpus of "
+        "train.py takes.",
     )
     text_field: str = setting(
         "text", "Of a classifier: the column, or field, with the text."
@@ -31,9 +35,15 @@ class EvaluateConfig(configs.Config):
     label_separator: str = setting(
         ",", "Of a classifier of several labels: what stands between them."
     )
+    source_field: str = setting(
+        "source", "Of seq2seq: the column, or field, with the text to read."
+    )
+    target_field: str = setting(
+        "target", "Of seq2seq: the column, or field, with what to make of it."
+    )
 
 
-def main(where, config):
+def main(where, config, beam_config):
     """A file in, its score out."""
     from stacked_rnn import artifact
 
@@ -41,7 +51,14 @@ def main(where, config):
         raise UserError("--text=FILE is missing: which text to score?")
     path = artifact.find(where.saved_model)
     task = artifact.read_description(path).task
-    print(json.dumps(TASKS[task](path, config)))
+    if task == "seq2seq":
+        result = evaluate_seq2seq(path, config, beam_config)
+    else:
+        command_line.refuse_given(
+            beam_config.to_dict(), "of use with a seq2seq model only"
+        )
+        result = TASKS[task](path, config)
+    print(json.dumps(result))
 
 
 def evaluate_language_model(path, config) -> dict:
@@ -68,6 +85,21 @@ def evaluate_classifier(path, config) -> dict:
     )
 
 
+def evaluate_seq2seq(path, config, beam_config) -> dict:
+    """How often what is made of a text is right, and how far it is off."""
+    from stacked_rnn import datasets, translation
+
+    pairs = datasets.read_pairs(
+        config.text, config.source_field, config.target_field, flag="text"
+    )
+    model = translation.load(path)
+    with command_line.progress_bar(len(pairs.sources), "text") as progress:
+        result = model.evaluate(pairs, beam_config, progress)
+    if result["bleu"] is None:
+        print("no bleu: pip install sacrebleu", file=sys.stderr)
+    return result
+
+
 TASKS = {
     "language_model": evaluate_language_model,
     "classifier": evaluate_classifier,
@@ -76,7 +108,9 @@ TASKS = {
 
 def run():
     """Console entry point."""
-    command_line.run(main, configs.SavedModelConfig, EvaluateConfig)
+    command_line.run(
+        main, configs.SavedModelConfig, EvaluateConfig, configs.BeamConfig
+    )
 
 
 if __name__ == "__main__":

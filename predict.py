@@ -1,83 +1,134 @@
-"""Labels texts with an exported classifier.
+"""Labels texts with a classifier, or makes others of them with a seq2seq model.
 
   python predict.py --text="an unexpected delight"
   python predict.py --texts_file=reviews.txt --output=jsonl > labels.jsonl
+  python predict.py --saved_model=saved_models/dates_to_iso --text="May 4, 2021"
 
-For each text a line with its label, the probability of that, and the text.
+A classifier says for each text its label, the probability of that, and the
+text; a seq2seq model a line with what it makes of the text.
 """
 
 import contextlib
 import dataclasses
 import json
+import pathlib
 import sys
 
 from stacked_rnn import command_line, configs, console
 from stacked_rnn.configs import UserError, setting
 
+_DRAWN = 4  # texts of a picture
+
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig(configs.Config):
-    """Which texts, and how to print what they are."""
+    """Which texts, and how to print what is said of them."""
 
-    text: tuple[str, ...] = setting((), "Text to label; may be repeated.")
+    text: tuple[str, ...] = setting((), "Text to read; may be repeated.")
     texts_file: str = setting(
         "", "File with one text a line, any number of them."
     )
     output: str = setting(
         "text",
-        "text: label, probability and text, with tabs between them; jsonl: "
-        "one JSON object a line, with text, label and scores.",
+        "text: a line for each, of a classifier label, probability and text, "
+        "with tabs between them, of a seq2seq model what it makes of the text; "
+        "jsonl: one JSON object a line, with text, label and scores, or with "
+        "text, output and score.",
         choices=("text", "jsonl"),
+    )
+    attention: str = setting(
+        "",
+        "Of seq2seq: draw where the model looked while it wrote, for the first "
+        f"{_DRAWN} texts, into this PNG.",
     )
 
 
-def main(where, config):
-    """Texts in, labels out."""
-    from stacked_rnn import prediction
+def main(where, config, beam_config):
+    """Texts in, a line on each out."""
+    from stacked_rnn import artifact
 
     texts = console.Lines(config.text, config.texts_file, "texts_file")
     if not len(texts):
-        raise UserError("--text or --texts_file is missing: what to label?")
-    model = prediction.load(where.saved_model)
-    num_empty = 0
+        raise UserError("--text or --texts_file is missing: what to read?")
+    path = artifact.find(where.saved_model)
+    if artifact.read_description(path).task == "seq2seq":
+        lines = translated(path, texts, config, beam_config)
+    else:
+        command_line.refuse_given(
+            {"attention", *beam_config.to_dict()},
+            "of use with a seq2seq model only",
+        )
+        lines = labelled(path, texts, config)
     with contextlib.ExitStack() as stack:
         progress = None
         if not sys.stdout.isatty():
             progress = stack.enter_context(
                 command_line.progress_bar(len(texts), "text")
             )
-        for number, one in enumerate(model.predict(texts), start=1):
-            num_empty += not one.text.strip()
-            print(format_prediction(one, model.several_labels, config.output))
+        for number, line in enumerate(lines, start=1):
+            print(line)
             if progress:
                 progress(number)
+    num_empty = sum(not text.strip() for text in texts)
     if num_empty:
         print(
-            f"warning: {num_empty} text(s) are empty: their labels mean "
-            "nothing",
+            f"warning: {num_empty} text(s) are empty: what is said of them "
+            "means nothing",
             file=sys.stderr,
         )
 
 
-def format_prediction(one, several_labels, output) -> str:
-    """A line on a text."""
-    if output == "jsonl":
-        return json.dumps(
-            {
-                "text": one.text,
-                "label": one.labels if several_labels else one.labels[0],
-                "scores": one.scores,
-            },
-            ensure_ascii=False,
-        )
-    labels = ",".join(one.labels)
-    scores = ",".join(f"{one.scores[label]:.3f}" for label in one.labels)
-    return f"{labels}\t{scores}\t{one.text}"
+def labelled(path, texts, config):
+    """Yields a line with what a classifier says of each text."""
+    from stacked_rnn import prediction
+
+    model = prediction.load(path)
+    for one in model.predict(texts):
+        if config.output == "jsonl":
+            yield as_json(
+                text=one.text,
+                label=one.labels if model.several_labels else one.labels[0],
+                scores=one.scores,
+            )
+        else:
+            labels = ",".join(one.labels)
+            scores = ",".join(
+                f"{one.scores[label]:.3f}" for label in one.labels
+            )
+            yield f"{labels}\t{scores}\t{one.text}"
+
+
+def translated(path, texts, config, beam_config):
+    """Yields a line with what a seq2seq model makes of each text."""
+    from stacked_rnn import pictures, translation
+
+    if config.attention:
+        directory = pathlib.Path(config.attention).parent
+        command_line.writable_directory("attention", directory)
+    model = translation.load(path)
+    console.warn_of_unknown_parts(model.tokenizer, texts)
+    maps = []
+    for one in model.translate(texts, beam_config):
+        if config.output == "jsonl":
+            yield as_json(text=one.text, output=one.output, score=one.score)
+        else:
+            yield one.output
+        if config.attention and len(maps) < _DRAWN:
+            maps.append(model.align(one.text, one.output))
+    if maps and not pictures.draw_attention(maps, config.attention):
+        raise UserError("--attention needs matplotlib: pip install matplotlib")
+
+
+def as_json(**values) -> str:
+    """A line of JSON."""
+    return json.dumps(values, ensure_ascii=False)
 
 
 def run():
     """Console entry point."""
-    command_line.run(main, configs.SavedModelConfig, PredictConfig)
+    command_line.run(
+        main, configs.SavedModelConfig, PredictConfig, configs.BeamConfig
+    )
 
 
 if __name__ == "__main__":

@@ -95,6 +95,13 @@ def given_flags() -> set[str]:
     return {name for name in flags.FLAGS if flags.FLAGS[name].present}
 
 
+def refuse_given(names, why) -> None:
+    """Raises a `UserError` where somebody gave one of some flags."""
+    given = sorted(given_flags() & set(names))
+    if given:
+        raise UserError(", ".join(f"--{name}" for name in given) + f": {why}")
+
+
 def to_flags(*values) -> str:
     """Configurations as a text for `--flagfile`: one flag a line."""
     lines = []

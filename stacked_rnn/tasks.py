@@ -1,6 +1,7 @@
 """What train.py does otherwise for each task: data, product, last words."""
 
 import dataclasses
+import random
 import sys
 
 import keras
@@ -206,7 +207,7 @@ class Seq2SeqTask:
 
         def sample(epoch):
             product.model.set_weights(trainer.model.get_weights())
-            text = pairs.sources[epoch % len(pairs.sources)]
+            text = random.Random(epoch).choice(pairs.sources)
             outputs = product.serving_default(tf.constant([text]))["outputs"]
             return f"{text} -> {outputs[0].numpy().decode()}"
 
@@ -218,9 +219,7 @@ class Seq2SeqTask:
         if pairs is None:
             return
         model = translation.load(version)
-        shown = datasets.TextPairs(
-            pairs.sources[:_SCORED], pairs.targets[:_SCORED]
-        )
+        shown = pairs.sample(_SCORED)
         with command_line.progress_bar(len(shown.sources), "text") as progress:
             result = model.evaluate(shown, progress=progress)
         print(
@@ -231,7 +230,7 @@ class Seq2SeqTask:
         picture = model_dir / "attention.png"
         maps = [
             model.align(one.text, one.output)
-            for one in model.translate(pairs.sources[:_DRAWN])
+            for one in model.translate(pairs.sample(_DRAWN).sources)
         ]
         if pictures.draw_attention(maps, picture):
             print(f"Drawn: {picture}")

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import artifact
+from stacked_rnn import artifact, tokenizers
 from stacked_rnn.configs import BeamConfig
 
 _ROWS = 256  # texts of a call, times the beams of each
@@ -38,11 +38,13 @@ class SavedTranslator:
 
     Attributes:
         path: the directory of its version.
+        tokenizer: of both sides.
         defaults: how it looks for a text unless told otherwise.
         functions: what `tf.saved_model.load` gave.
     """
 
     path: pathlib.Path
+    tokenizer: tokenizers.Tokenizer
     defaults: BeamConfig
     functions: object
 
@@ -152,6 +154,7 @@ def load(saved_model="") -> SavedTranslator:
     description = artifact.find_of_task(saved_model, "seq2seq")
     return SavedTranslator(
         description.path,
+        description.tokenizer,
         description.beams,
         artifact.load_functions(description.path),
     )

@@ -33,6 +33,11 @@ class TextPairs:
     targets: Sequence[str]
     num_empty: int = 0
 
+    def sample(self, count) -> "TextPairs":
+        """At most so many of them, from all over."""
+        every = slice(None, None, -(-len(self.sources) // count))
+        return TextPairs(self.sources[every], self.targets[every])
+
 
 @dataclasses.dataclass(frozen=True)
 class PairData:
