@@ -4,7 +4,6 @@ The same pairs each time; those of `identifiers_to_words` come from the standard
 library of the Python at hand.
 """
 
-import ast
 import datetime
 import pathlib
 import random
@@ -114,18 +113,13 @@ def forms_of_identifier(words) -> list[str]:
 
 
 def _identifiers():
-    """The names defined in the modules of the standard library."""
+    """The names that the modules of the standard library define or assign."""
     names = set()
     directory = pathlib.Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(directory.glob("*.py")):
-        tree = ast.parse(path.read_bytes())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                names.add(node.name)
-            elif isinstance(node, ast.arg):
-                names.add(node.arg)
-            elif isinstance(node, ast.Name):
-                names.add(node.id)
+        source = path.read_text(encoding="utf-8", errors="replace")
+        names.update(re.findall(r"\b(?:def|class)\s+(\w+)", source))
+        names.update(re.findall(r"(\w+)\s*=[^=]", source))
     return sorted(names)
 
 

@@ -1,0 +1,277 @@
+"""Pairs of texts: files, splits, batches, and those that are made."""
+
+import datetime
+import gzip
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import configs, datasets
+from stacked_rnn.configs import UserError
+from stacked_rnn.datasets import made_pairs
+
+ROWS = [("Go.", "Va !"), ('I\'m "ok".', "Je vais bien.")]
+
+GZIPPED = gzip.compress(
+    b'Go.\tVa !\nI\'m "ok".\tJe vais bien.\n', mtime=0
+)  # the same in all processes: it names a test
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "Go.\tVa !\nI'm \"ok\".\tJe vais bien.\tCC-BY\n"),
+        ("a.tsv", "\ufeffGo.\tVa !\r\n\r\nI'm \"ok\".\tJe vais bien.\r\n"),
+        ("a.tsv", "id\ttarget\tsource\n1\tVa !\tGo.\n"
+                  "2\tJe vais bien.\tI'm \"ok\".\n"),
+        ("a.csv", 'source,target\nGo.,Va !\n"I\'m ""ok"".",Je vais bien.\n'),
+        ("a.csv", 'Go.,Va !\n"I\'m ""ok"".",Je vais bien.\n'),
+        ("a.jsonl", '{"source": "Go.", "target": "Va !", "n": 1}\n\n'
+                    '{"target": "Je vais bien.", '
+                    '"source": "I\'m \\"ok\\"."}\n'),
+        ("a.tsv.gz", GZIPPED),
+    ],
+)  # fmt: skip
+def test_files(write, name, content):
+    read = datasets.read_pairs(write(name, content))
+    assert list(zip(read.sources, read.targets)) == ROWS
+    assert read.num_empty == 0
+
+
+def test_columns_of_other_names_and_empty_texts(write):
+    path = write("a.tsv", "en\tfr\nGo.\tVa !\n \tx\ny\t\nNo.\tNon.\n")
+    read = datasets.read_pairs(path, "fr", "en")
+    assert (list(read.sources), list(read.targets)) == (
+        ["Va !", "Non."], ["Go.", "No."],
+    )  # fmt: skip
+    assert read.num_empty == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "a\tb\n", "are in .tsv, .csv or .jsonl files .or made: num"),
+        ("a.tsv", "a\n", "line 1: no field 'target' .there are source.: --so"),
+        ("a.tsv", "a\tb\nc\n", "line 2: no field 'target'"),
+        ("a.tsv", "a\t\n", "no pair of texts in it"),
+        ("a.tsv", "", "no field|no pair of texts"),
+        ("a.jsonl", '{"source": "a"}\n', "line 1: no field 'target'"),
+        ("a.jsonl", '{"source": "a", "target": 3}\n', "target is no string"),
+        ("a.jsonl", "[]\n", "line 1: expected a JSON object"),
+        ("a.tsv", b"a\t\xff\n", "not UTF-8"),
+    ],
+)
+def test_files_that_will_not_do(write, name, content, message):
+    path = write(name, content)
+    with pytest.raises(UserError, match=message) as error:
+        datasets.read_pairs(path)
+    assert path in str(error.value)
+
+
+def test_a_header_is_asked_for_by_name(write):
+    path = write("a.tsv", "Go.\tVa !\nNo.\tNon.\n")
+    with pytest.raises(UserError, match="no field 'en'"):
+        datasets.read_pairs(path, "en", "fr")
+    with pytest.raises(UserError, match="no such file"):
+        datasets.read_pairs(path + ".gz")
+
+
+def config(path, **changes):
+    return configs.TrainConfig(task="seq2seq", corpus=path, **changes)
+
+
+@pytest.fixture
+def chained(write):
+    """40 pairs of their own, and 10 that hang together by either text."""
+    rows = [f"s{number}\tt{number}" for number in range(40)]
+    rows += [f"c{number // 2}\td{(number + 1) // 2}" for number in range(10)]
+    return write("a.tsv", "\n".join(rows))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_text_is_in_both_parts(chained, seed):
+    data = datasets.load_pair_data(
+        config(chained, validation_fraction=0.5, seed=seed)
+    )
+    held_out = data.validation_texts
+    everything = datasets.read_pairs(chained)
+    rest = set(zip(everything.sources, everything.targets)) - set(
+        zip(held_out.sources, held_out.targets)
+    )
+    for number, side in enumerate((held_out.sources, held_out.targets)):
+        assert not set(side) & {pair[number] for pair in rest}
+    assert 15 <= len(held_out.sources) <= 25
+    chain = [text for text in held_out.sources if text.startswith("c")]
+    assert len(chain) in (0, 10)
+    again = datasets.load_pair_data(
+        config(chained, validation_fraction=0.5, seed=seed)
+    )
+    assert again.validation_texts == held_out and again.digest == data.digest
+
+
+def test_batches(write):
+    """Each pair once an epoch, ended, and what is before each target token."""
+    rng = np.random.default_rng(0)
+    pairs = [
+        ("a" * n + "b", "c" * (n + m) + "d")
+        for n, m in rng.integers(1, [40, 9], (120, 2)).tolist()
+    ]
+    path = write("a.tsv", "\n".join(map("\t".join, pairs)))
+    data = datasets.load_pair_data(
+        config(path, batch_size=8, validation_fraction=0.0)
+    )
+    assert data.validation is None and data.validation_texts is None
+    end_id = data.tokenizer.end_id
+    epochs = []
+    for epoch in range(2):
+        found, lengths = [], set()
+        for step in range(data.training.steps_per_epoch):
+            page = data.training.page(
+                epoch * data.training.steps_per_epoch + step
+            )
+            inputs, targets = data.training.batch(step, page, range(8))
+            lengths.add((inputs["source_ids"].shape[1], targets.shape[1]))
+            for source, mask, before, target in zip(
+                *(inputs[name].numpy() for name in
+                  ("source_ids", "source_mask", "target_ids")),
+                targets.numpy(),
+            ):  # fmt: skip
+                if not mask.any():  # the batch is not full
+                    assert (target == -1).all()
+                    continue
+                target = target[target >= 0]
+                assert before[0] == end_id == target[-1] == source[mask][-1]
+                assert (before[1 : len(target)] == target[:-1]).all()
+                found.append(
+                    tuple(
+                        data.tokenizer.detokenize(
+                            tf.ragged.constant([ids.tolist()])
+                        ).numpy()[0].decode()
+                        for ids in (source[mask], target)
+                    )
+                )  # fmt: skip
+        assert 1 < len(lengths) <= 4
+        epochs.append(found)
+    assert epochs[0] != epochs[1]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(pairs)
+
+
+def test_long_texts_are_left_out_and_counted(write):
+    path = write("a.tsv", "ab\tcd\nabcdef\tc\na\tabcdef\nabc\tabc\n")
+    data = datasets.load_pair_data(
+        config(path, sequence_length=3, validation_fraction=0.0)
+    )
+    assert data.num_too_long == 2 and len(data.training) == 2
+    assert data.longest_target == 4  # with its end
+    with pytest.raises(UserError, match="of 4 there are 4 longer than --seq"):
+        datasets.load_pair_data(
+            config(path, sequence_length=1, validation_fraction=0.0)
+        )
+
+
+# Those that are made ----------------------------------------------------------
+
+
+def number_of_words(words):
+    """Reads English words from left to right."""
+    sizes = {"hundred": 100, "thousand": 1000, "million": 10**6}
+    small = {
+        made_pairs.words_of_number(number): number
+        for number in [*range(20), *range(20, 100, 10)]
+    }
+    total = part = 0
+    for word in re.split("[ -]", words):
+        if word == "hundred":
+            part *= 100
+        elif word in sizes:
+            total, part = total + part * sizes[word], 0
+        elif word != "and":
+            part += small[word]
+    return total + part
+
+
+def test_numbers():
+    assert [made_pairs.words_of_number(n) for n in (0, 13, 40, 68, 101)] == [
+        "zero", "thirteen", "forty", "sixty-eight", "one hundred and one",
+    ]  # fmt: skip
+    assert made_pairs.words_of_number(712_345) == (
+        "seven hundred and twelve thousand three hundred and forty-five"
+    )
+    assert made_pairs.words_of_number(2_000_017) == (
+        "two million and seventeen"
+    )
+    pairs = made_pairs.numbers_to_words()
+    assert all(number_of_words(words) == int(digits) for digits, words in pairs)
+    numbers = {int(digits) for digits, _ in pairs}
+    assert numbers > set(range(1000)) and len(numbers) == len(pairs) == 30_000
+    assert max(numbers) > 990_000
+    assert made_pairs.words_to_numbers()[:3] == [
+        ("zero", "0"), ("one", "1"), ("two", "2"),
+    ]  # fmt: skip
+
+
+def test_a_date_is_written_as_no_other_date_is():
+    written = {}
+    date = datetime.date(1999, 1, 1)
+    while date.year < 2001:
+        for form in made_pairs.forms_of_date(date):
+            assert written.setdefault(form, date) == date
+        date += datetime.timedelta(1)
+
+
+def test_dates_are_those_that_python_reads():
+    date = datetime.date(2021, 3, 2)
+    forms = made_pairs.forms_of_date(date)
+    for form in (
+        "%A, %d %B %Y", "%d %b %Y", "%a %b %d %Y", "%Y/%m/%d", "%d.%m.%Y",
+        "%Y%m%d", "%B %d, %Y",
+    ):  # fmt: skip
+        assert date in [
+            datetime.datetime.strptime(text, form).date()
+            for text in forms
+            if readable(text, form)
+        ]
+    assert "the second of March 2021" in forms
+    assert "2.III.2021" in forms and "Tuesday, March 2nd 2021" in forms
+    days = [datetime.date(2021, 1, day) for day in (11, 13, 20, 23, 30, 31)]
+    assert [made_pairs.forms_of_date(day)[7:9] for day in days] == [
+        ["the 11th of January, 2021", "the eleventh of January 2021"],
+        ["the 13th of January, 2021", "the thirteenth of January 2021"],
+        ["the 20th of January, 2021", "the twentieth of January 2021"],
+        ["the 23rd of January, 2021", "the twenty-third of January 2021"],
+        ["the 30th of January, 2021", "the thirtieth of January 2021"],
+        ["the 31st of January, 2021", "the thirty-first of January 2021"],
+    ]
+    pairs = made_pairs.dates_to_iso()
+    assert len(pairs) == 30_000
+    assert len({iso for _, iso in pairs}) == 10_000
+
+
+def readable(text, form):
+    try:
+        return datetime.datetime.strptime(text, form)
+    except ValueError:
+        return None
+
+
+def test_identifiers():
+    for name in ("read_only", "READ_ONLY", "ReadOnly", "readOnly"):
+        assert made_pairs.words_of_identifier(name) == ["read", "only"]
+    assert made_pairs.words_of_identifier("HTTPServer") == ["http", "server"]
+    pairs = dict(made_pairs.identifiers_to_words())
+    assert len(pairs) > 5000
+    assert pairs["TextWrapper"] == pairs["textwrapper"] == "text wrapper"

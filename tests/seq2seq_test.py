@@ -1,0 +1,440 @@
+"""Encoder and decoder: the equations, masks, training, export, search."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import (
+    configs,
+    datasets,
+    export,
+    inference,
+    models,
+    reference,
+    tokenizers,
+    training,
+    translation,
+)
+from stacked_rnn.configs import BeamConfig, UserError
+from tests.conftest import CELLS, mirrored, small_config
+
+SOURCE_LENGTHS = np.array([6, 3, 1])
+SOURCE_MASK = np.arange(6)[None] < SOURCE_LENGTHS[:, None]
+SHAPES = (
+    {"num_layers": 1},
+    {"num_layers": 3, "decoder_layers": 2, "residual": True},
+    {"num_layers": 1, "decoder_layers": 3, "bidirectional": False,
+     "residual": True, "tie_embeddings": True},
+)  # fmt: skip
+
+
+def build(rng, **changes):
+    """A model with random weights, biases included."""
+    model = models.build_seq2seq(
+        small_config(**{"bidirectional": True} | changes)
+    )
+    model.set_weights(
+        [rng.normal(0, 0.5, w.shape).astype("float32") for w in model.weights]
+    )
+    return model
+
+
+def random_inputs(rng):
+    return {
+        "source_ids": rng.integers(0, 11, SOURCE_MASK.shape).astype("int32"),
+        "source_mask": SOURCE_MASK,
+        "target_ids": rng.integers(0, 11, (3, 5)).astype("int32"),
+    }
+
+
+def weights_of(layer):
+    return [weight.numpy() for weight in layer.cell.weights]
+
+
+def in_numpy(model, source_ids, target_ids):
+    """Logits and attention for one source without padding."""
+    config = model.config
+    table = model.embedding.embeddings.numpy()
+
+    def run(layer, x, states):
+        return reference.recurrent_layer(
+            config.cell, x, states, weights_of(layer)
+        )
+
+    zeros = reference.initial_states(config.cell, config.units, 1, 1)[0]
+    x = table[source_ids][None]
+    for index, layer in enumerate(model.encoders):
+        below = x
+        if config.bidirectional:
+            forward, last = run(layer.forward_layer, x, zeros)
+            backward, first = run(layer.backward_layer, x[:, ::-1], zeros)
+            x = np.concatenate([forward, backward[:, ::-1]], -1)
+            last = np.concatenate([last[0], first[0]], -1)
+        else:
+            x, (last, *_) = run(layer, x, zeros)
+        if config.residual and index:
+            x = x + below
+    memory = x[0]
+    x = table[target_ids][None]
+    for index, layer in enumerate(model.decoders):
+        below = x
+        x, _ = run(
+            layer, x,
+            tuple(
+                np.tanh(last @ bridge.kernel.numpy() + bridge.bias.numpy())
+                for bridge in model.bridges[index]
+            ),
+        )  # fmt: skip
+        if config.residual and index:
+            x = x + below
+    queries = x[0] @ model.query.kernel.numpy()
+    attention = np.exp(reference.log_softmax(queries @ memory.T))
+    x = np.concatenate([attention @ memory, x[0]], -1)
+    x = np.tanh(x @ model.attended.kernel.numpy() + model.attended.bias.numpy())
+    if config.tie_embeddings:
+        return x @ table.T, attention
+    return (
+        x @ model.readout.kernel.numpy() + model.readout.bias.numpy(),
+        attention,
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "shape", "jit_compile"),
+    [
+        *itertools.product(CELLS, SHAPES[:2], [None]),
+        ("gru", SHAPES[2], None),
+        ("gru", SHAPES[0], False),
+        ("gru", SHAPES[0], True),
+        ("lstm", SHAPES[0], True),
+    ],
+)
+def test_the_equations_however_far_a_source_is_padded(
+    cell, shape, jit_compile, rng
+):
+    model = build(rng, cell=cell, **shape)
+    call = model
+    if jit_compile is not None:
+        call = tf.function(model, jit_compile=jit_compile)
+    inputs = random_inputs(rng)
+    said = call(inputs)
+    for row, length in enumerate(SOURCE_LENGTHS):
+        logits, attention = in_numpy(
+            model,
+            inputs["source_ids"][row, :length],
+            inputs["target_ids"][row],
+        )
+        np.testing.assert_allclose(said["logits"][row], logits, atol=2e-5)
+        np.testing.assert_allclose(
+            said["attention"][row, :, :length], attention, atol=1e-5
+        )
+        assert not said["attention"][row, :, length:].numpy().any()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_token_at_a_time_is_all_at_once(cell, rng):
+    """Of two texts for each source, each with states of its own."""
+    model = build(rng, cell=cell, **SHAPES[1])
+    inputs = random_inputs(rng)
+    others = rng.integers(0, 11, (3, 5)).astype("int32")
+    memory, states = model.encode(
+        tf.constant(inputs["source_ids"]), tf.constant(SOURCE_MASK)
+    )
+    states = tf.nest.map_structure(lambda x: tf.repeat(x, 2, axis=0), states)
+    both = np.stack([inputs["target_ids"], others], axis=1).reshape(6, 5)
+    steps = []
+    for token_ids in both.T:
+        logits, states = model.decode_step(
+            tf.constant(token_ids), states, memory
+        )
+        steps.append(logits)
+    found = np.stack(steps, axis=1).reshape(3, 2, 5, -1)
+    for number, target_ids in enumerate((inputs["target_ids"], others)):
+        whole = model(inputs | {"target_ids": target_ids})["logits"]
+        np.testing.assert_allclose(found[:, number], whole, atol=1e-5)
+
+
+def test_the_gradient_is_what_differences_say(rng):
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = models.build_seq2seq(
+            small_config(bidirectional=True, cell="lstm", **SHAPES[1])
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    inputs = random_inputs(rng)
+    values = [weight.numpy() for weight in model.trainable_weights]
+    directions = [rng.normal(size=value.shape) for value in values]
+
+    def loss(step):
+        for weight, value, direction in zip(
+            model.trainable_weights, values, directions
+        ):
+            weight.assign(value + step * direction)
+        logits = model(inputs, training=True)["logits"]
+        return tf.reduce_sum(tf.nn.log_softmax(logits)[..., 3])
+
+    with tf.GradientTape() as tape:
+        total = loss(0.0)
+    gradients = tape.gradient(
+        total, [weight.value for weight in model.trainable_weights]
+    )
+    slope = sum(
+        np.sum(tf.convert_to_tensor(gradient) * direction)
+        for gradient, direction in zip(gradients, directions)
+    )
+    difference = (loss(1e-6) - loss(-1e-6)) / 2e-6
+    assert slope == pytest.approx(float(difference), rel=1e-6)
+
+
+def test_keras_can_save_it(rng, tmp_path):
+    model = build(rng, **SHAPES[1])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    inputs = random_inputs(rng)
+    np.testing.assert_array_equal(
+        loaded(inputs)["logits"], model(inputs)["logits"]
+    )
+    with pytest.raises(UserError, match="vocabulary_size=0"):
+        models.build_seq2seq(small_config(vocabulary_size=0))
+
+
+def test_how_deep_the_decoder_is():
+    for decoder_layers, expected in ((0, 3), (1, 1), (4, 4)):
+        model = models.build_seq2seq(
+            small_config(num_layers=3, decoder_layers=decoder_layers)
+        )
+        assert len(model.encoders) == 3 and len(model.decoders) == expected
+        assert len(model.recurrent_layers) == 3 + expected
+
+
+# Training ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Words of four letters, and the same backwards in capitals."""
+    words = map("".join, itertools.product("abcd", repeat=4))
+    path = tmp_path_factory.mktemp("corpus") / "words.tsv"
+    path.write_text("".join(f"{w}\t{w[::-1].upper()}\n" for w in words))
+    return path
+
+
+def make_trainer(corpus, model_dir=None, strategy=None, model=None, **changes):
+    settings = {
+        "task": "seq2seq", "corpus": str(corpus), "batch_size": 8,
+        "epochs": 1, "jit_compile": False, "learning_rate": 0.02,
+        "validation_fraction": 0.2,
+    } | changes  # fmt: skip
+    config = configs.TrainConfig(**settings)
+    data = datasets.load_pair_data(config)
+    options = {
+        "units": 24, "num_layers": 1, "bidirectional": True,
+        "vocabulary_size": data.tokenizer.vocabulary_size(),
+    } | (model or {})  # fmt: skip
+    return training.Trainer(
+        small_config(**options), config, data, model_dir, strategy
+    )
+
+
+def save(trainer, directory, max_new_tokens=12):
+    product = export.TextTranslator(
+        trainer.best_model(), trainer.data.tokenizer, max_new_tokens
+    )
+    return product.save(directory, trainer.summary())
+
+
+@pytest.fixture(scope="module")
+def learned(corpus):
+    trainer = make_trainer(corpus, epochs=8)
+    trainer.fit(verbose=0)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def saved(learned, tmp_path_factory):
+    return save(learned, tmp_path_factory.mktemp("saved") / "words")
+
+
+def test_it_learns_what_it_has_not_seen(learned, saved):
+    score = learned.evaluate(learned.data.validation)
+    pairs = learned.data.validation_texts
+    assert score.texts == len(pairs.sources) == 51
+    assert score.exact_match > 0.8
+    model = translation.load(saved)
+    greedy = model.evaluate(pairs, BeamConfig(num_beams=1))
+    assert greedy["exact_match"] == pytest.approx(score.exact_match)
+    beams = model.evaluate(pairs)
+    assert beams["exact_match"] >= greedy["exact_match"]
+    assert beams["edit_distance"] <= 0.2 and beams["examples"] == 51
+
+
+def test_in_parts_on_two_devices_it_is_the_same(corpus):
+    model = {"cell": "simple_rnn"}
+    one = make_trainer(corpus, model=model)
+    other = make_trainer(
+        corpus, strategy=mirrored(), accumulate_steps=2, model=model
+    )
+    for trainer in (one, other):
+        trainer.fit(verbose=0)
+    for a, b in zip(one.model.get_weights(), other.model.get_weights()):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_it_goes_on_where_it_stopped(corpus, tmp_path):
+    model = {"cell": "simple_rnn", "dropout": 0.3}
+    whole = make_trainer(corpus, tmp_path / "whole", epochs=2, model=model)
+    whole.fit(verbose=0)
+
+    class StopAt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if trainer.step == 37:
+                self.model.stop_training = True
+
+    for _ in range(2):
+        trainer = make_trainer(corpus, tmp_path / "run", epochs=2, model=model)
+        trainer.fit([StopAt()], verbose=0)
+    for a, b in zip(trainer.model.get_weights(), whole.model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert trainer.history == whole.history
+
+
+# The SavedModel ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unsure():
+    """Random weights: many texts are about as likely as the best."""
+    tokenizer = tokenizers.build("char", b"abcdefghi", document_separator="\0")
+    assert tokenizer.vocabulary_size() == 11
+    model = build(np.random.default_rng(5), cell="gru", num_layers=1)
+    return export.TextTranslator(model, tokenizer, 12)
+
+
+def test_the_score_is_log_p_of_the_output(unsure):
+    texts = tf.constant(["abcd", "d", "", "badbadc", "\u00e9"])
+    found = unsure.search(
+        texts, tf.constant(3), tf.constant(0.0), tf.constant(30)
+    )
+    num_ended = 0
+    for beam in range(3):
+        outputs, scores = (
+            found[name][:, beam].numpy() for name in ("outputs", "scores")
+        )
+        said = unsure.align(texts, outputs)
+        log_probs = tf.reduce_sum(said["log_probs"], axis=1).numpy()
+        has_ended = tf.strings.length(outputs).numpy() < 30
+        np.testing.assert_allclose(
+            log_probs[has_ended], scores[has_ended], atol=1e-4
+        )
+        num_ended += np.sum(has_ended)
+    assert 5 < num_ended < 15
+    assert (np.diff(found["scores"]) <= 0).all()
+    np.testing.assert_allclose(
+        tf.reduce_sum(said["attention"], axis=-1), 1.0, atol=1e-5
+    )
+
+
+def test_beams_find_likelier_texts_than_greed(unsure):
+    texts = tf.constant(
+        ["".join(word) for word in itertools.product("bdf", repeat=3)]
+    )
+    greedy, beams = (
+        unsure.search(
+            texts, tf.constant(count), tf.constant(0.0), tf.constant(30)
+        )["scores"][:, 0].numpy()
+        for count in (1, 8)
+    )
+    assert np.mean(beams) > np.mean(greedy) + 0.1
+    # One beam takes the first end whatever the penalty.
+    again = unsure.search(
+        texts, tf.constant(1), tf.constant(2.0), tf.constant(30)
+    )
+    np.testing.assert_allclose(again["scores"][:, 0], greedy, atol=1e-5)
+
+
+def test_texts_do_not_depend_on_their_neighbours(saved):
+    model = translation.load(saved)
+    texts = ["abcd", "ab", "dddddddddd", ""]
+    together = [one.output for one in model.translate(texts)]
+    alone = [one.output for text in texts for one in model.translate([text])]
+    assert together == alone
+    assert together[0] == "DCBA"
+
+
+def test_at_most_so_many_tokens(saved):
+    model = translation.load(saved)
+    (one,) = model.translate(["abcd"], BeamConfig(max_new_tokens=2))
+    assert one.output == "DC"
+
+
+def test_without_this_project(saved):
+    functions = tf.saved_model.load(str(saved))
+    texts = tf.constant(["abcd", "dcba"])
+    answer = functions.signatures["serving_default"](texts=texts)
+    assert answer["outputs"].numpy().tolist() == [b"DCBA", b"ABCD"]
+    found = functions.signatures["search"](
+        texts=texts,
+        num_beams=tf.constant(4),
+        length_penalty=tf.constant(0.0),
+        max_new_tokens=tf.constant(12),
+    )
+    assert found["outputs"].shape == (2, 4)
+    np.testing.assert_allclose(
+        found["scores"][:, 0], answer["scores"], atol=1e-5
+    )
+    np.testing.assert_array_equal(found["outputs"][:, 0], answer["outputs"])
+
+
+def test_where_it_looks(saved):
+    model = translation.load(saved)
+    text_tokens, output_tokens, attention = model.align("abcd", "DCBA")
+    assert text_tokens == ["a", "b", "c", "d", ""]
+    assert output_tokens == ["D", "C", "B", "A", ""]
+    assert attention.shape == (5, 5)
+
+
+def test_it_generates_nothing(saved):
+    with pytest.raises(UserError, match="a seq2seq model: predict.py"):
+        inference.load(saved)
+
+
+# Scores -----------------------------------------------------------------------
+
+
+def levenshtein(one, other):
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        before, row = row, [i]
+        for j, b in enumerate(other, 1):
+            row.append(
+                min(before[j] + 1, row[-1] + 1, before[j - 1] + (a != b))
+            )
+    return row[-1]
+
+
+def test_the_edit_distance():
+    outputs = ["", "kitten", "same", "\u00e9t\u00e9", "a b"]
+    targets = ["abc", "sitting", "same", "ete", "b"]
+    expected = sum(map(levenshtein, outputs, targets))
+    assert translation.edit_distance(outputs, targets) == pytest.approx(
+        expected / sum(map(len, targets))
+    )
+
+
+def test_bleu(monkeypatch):
+    texts = ["the cat sat on the mat", "there is a dog on the log"]
+    assert translation.bleu(texts, texts) == pytest.approx(100)
+    # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples are right.
+    assert (
+        translation.bleu(["the cat sat on the rug"], ["the cat lay on the rug"])
+        < translation.bleu(
+            ["the cat sat on the mat"], ["the cat sat on the rug"]
+        )
+        == pytest.approx(100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25)
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert translation.bleu(texts, texts) is None
