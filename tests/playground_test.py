@@ -103,6 +103,9 @@ class Server(http.server.ThreadingHTTPServer):
     def streams(self, events):
         self.chunks = encoded(events)
 
+    def predicts(self, **outputs):
+        self.chunks = [json.dumps({"predictions": [outputs]}).encode()]
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -800,10 +803,9 @@ def labels(page, server):
         {"id": "films", "card": ["A classifier."], "task": "classifier"},
         {"id": "pydoc", "card": CARD, "task": "language_model"},
     ]
-    answer = {
-        "labels": "good", "scores": [0.125, 0.875], "classes": ["bad", "good"],
-    }  # fmt: skip
-    server.chunks = [json.dumps({"predictions": [answer]}).encode()]
+    server.predicts(
+        labels="good", scores=[0.125, 0.875], classes=["bad", "good"]
+    )
     page.driver.refresh()
     page.wait(lambda: "A classifier." in page["card"].text)
     return page
@@ -850,3 +852,104 @@ def test_a_server_that_does_not_label(labels, server):
     server.chunks = [b'{"error": "draining"}']
     labels["generate"].click()
     labels.wait(lambda: "draining (404" in labels["error"].text)
+
+
+# A seq2seq model --------------------------------------------------------------
+
+
+@pytest.fixture
+def rewrites(page, server):
+    """The page of a server whose models are a seq2seq model and another."""
+    server.models = [
+        {"id": "dates", "card": ["A translator."], "task": "seq2seq"},
+        {"id": "pydoc", "card": CARD, "task": "language_model"},
+    ]
+    server.predicts(
+        outputs="b c",
+        scores=-0.2,
+        attention=[[0.998, 0.002], [0.25, 0.75], [0.0, 1.0], [0.5, 0.5]],
+        text_tokens=["abc", ""],
+        output_tokens=["b", " ", "c", ""],
+    )
+    page.driver.refresh()
+    page.wait(lambda: "A translator." in page["card"].text)
+    return page
+
+
+def test_a_seq2seq_model_rewrites(rewrites, server, capsys):
+    rewrites.type("prompt", """it's "abc" """)
+    assert rewrites["generate"].text == "Rewrite"
+    assert not rewrites["settings"].is_displayed()
+    assert not rewrites["attention"].is_displayed()
+    rewrites["generate"].click()
+    rewrites.wait(lambda: rewrites["status"].text == "Probability: 81.9 %.")
+    assert rewrites["text"].text == "b c"
+    assert set(server.paths[-2:]) == {"/v1/models/dates:predict"}
+    whole, align = server.bodies
+    assert whole == {"instances": ["""it's "abc" """]}
+    assert align == {
+        "signature_name": "align",
+        "instances": [{"texts": """it's "abc" """, "outputs": "b c"}],
+    }
+
+    command = rewrites["curl"].get_property("textContent")
+    words = shlex.split(command.replace("\\\n", ""))
+    assert words[1] == f"{server.origin}/v1/models/dates:predict"
+    assert json.loads(words[-1]) == whole
+    exec(rewrites["python"].get_property("textContent"), {})
+    assert server.bodies[2:] == [whole]
+    assert "'outputs': 'b c'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_map_of_the_attention(driver, rewrites, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    with emulated(driver, setEmulatedMedia={"features": features}):
+        rewrites["generate"].click()
+        rewrites.wait(lambda: rewrites["map"].is_displayed())
+        contrasts = rewrites.script(CONTRASTS)
+    assert ["td", "th"] == sorted(
+        {name for name, _ in contrasts} & {"td", "th"}
+    )
+    assert [(name, c) for name, c in contrasts if c < 4.5] == []
+    assert rewrites.script(
+        "[...document.querySelectorAll('#map tr')].map(row => "
+        "[...row.cells].map(cell => cell.textContent))"
+    ) == [
+        ["", "abc", "end"],
+        ["b", "100", ""],
+        ["\u2423", "25", "75"],
+        ["c", "", "100"],
+        ["end", "50", "50"],
+    ]
+    scopes = "[...document.querySelectorAll('#map th')].map(one => one.scope)"
+    assert rewrites.script(scopes) == ["col"] * 2 + ["row"] * 4
+    rewrites["model"].send_keys("pydoc")
+    rewrites.wait(lambda: rewrites["generate"].text == "Generate")
+    assert not rewrites["map"].is_displayed()
+
+
+def test_a_map_scrolls_and_the_page_does_not(driver, rewrites, server):
+    server.predicts(
+        outputs="b", scores=-0.2, attention=[[0.01] * 100] * 2,
+        text_tokens=["a"] * 99 + [""], output_tokens=["b", ""],
+    )  # fmt: skip
+    screen = {
+        "width": 320, "height": 640, "deviceScaleFactor": 1, "mobile": True,
+    }  # fmt: skip
+    with emulated(driver, setDeviceMetricsOverride=screen):
+        rewrites["generate"].click()
+        rewrites.wait(lambda: rewrites["map"].is_displayed())
+        assert rewrites.script(
+            "document.getElementById('map').offsetWidth > 999"
+        )
+        assert rewrites.script("document.documentElement.scrollWidth") == 320
+
+
+def test_of_long_texts_there_is_no_map(rewrites, server):
+    server.predicts(outputs="b" * 2000, scores=-0.2)
+    rewrites.type("prompt", "a" * 11)
+    rewrites["generate"].click()
+    rewrites.wait(lambda: "Probability" in rewrites["status"].text)
+    assert len(server.bodies) == 1
+    assert not rewrites["attention"].is_displayed()

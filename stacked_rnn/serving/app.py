@@ -19,6 +19,7 @@ from stacked_rnn.serving.metrics import Metrics
 
 _log = logging.getLogger("stacked_rnn.access")
 _NEED_NO_KEY = ("/", "/healthz", "/readyz", "/metrics")
+_MOST_BEAMS = 100  # each costs the memory of a text
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
@@ -123,7 +124,7 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
                 predict.predict,
                 served.model.functions,
                 await request.body(),
-                {"max_new_tokens": config.max_tokens},
+                {"max_new_tokens": config.max_tokens, "num_beams": _MOST_BEAMS},
             )
         return responses.Response(body, media_type="application/json")
 

@@ -8,6 +8,7 @@ import pathlib
 import threading
 
 import numpy as np
+import tensorflow as tf
 
 from stacked_rnn import (
     artifact,
@@ -15,9 +16,25 @@ from stacked_rnn import (
     evaluation,
     inference,
     prediction,
+    translation,
 )
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import rankings
+
+_LOAD = {
+    "language_model": inference.load,
+    "classifier": prediction.load,
+    "seq2seq": translation.load,
+}
+_LEARNED = {  # what the best epoch of the validation says
+    "language_model": "Text that it had not seen costs it "
+    "{bits_per_character:.2f} bits a character; each next token is as hard to "
+    "guess as one of {perplexity:.1f}.",
+    "classifier": "Of texts that it had not seen it labels {accuracy:.1%} "
+    "right.",
+    "seq2seq": "For {exact_match:.1%} of the texts that it had not seen it "
+    "makes exactly the right one.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +45,7 @@ class Served:
         name, version: of it.
         task: what it is for, as `--task` has it.
         created: time stamp of its files, seconds since 1970.
-        model: an `inference.SavedModel` or a `prediction.SavedClassifier`.
+        model: what `load` gave, of `inference`, `prediction` or `translation`.
         batcher: a `batching.Batcher` over it; None: it generates nothing.
         card: sentences on what it is.
     """
@@ -37,7 +54,11 @@ class Served:
     version: int
     task: str
     created: int
-    model: inference.SavedModel | prediction.SavedClassifier
+    model: (
+        inference.SavedModel
+        | prediction.SavedClassifier
+        | translation.SavedTranslator
+    )
     batcher: batching.Batcher | None
     card: list[str]
 
@@ -202,12 +223,10 @@ class Repository:
 
     def _load(self, name, version, path) -> Served:
         description = artifact.read_description(path)
-        batcher = None
-        if description.task == "classifier":
-            model = prediction.load(path)
-            model.scores([""])  # the first call takes longer
+        model, batcher = _LOAD[description.task](path), None
+        if description.task != "language_model":
+            _warm_up(model.functions)
         else:
-            model = inference.load(path)
             batcher = batching.Batcher(
                 model, self._deliver, self._max_waiting, self._jit_compile
             )
@@ -224,11 +243,16 @@ def _card(description, weights) -> list[str]:
     """What a model is, in sentences."""
     config, training = description.model_config, description.training
     cell = {"gru": "GRU", "lstm": "LSTM", "simple_rnn": "Simple RNN"}
+    what = f"{description.task.replace('_', ' ')}, {config.num_layers} layer(s)"
+    if description.task == "seq2seq":
+        what = (
+            f"encoder, {config.num_layers} layer(s), and decoder with "
+            f"attention, {config.decoder_layers or config.num_layers} layer(s)"
+        )
     num_parameters = sum(int(np.prod(weight.shape)) for weight in weights)
     sentences = [
         f"{'Bidirectional ' * config.bidirectional}{cell[config.cell]} "
-        f"{description.task.replace('_', ' ')}, {config.num_layers} layer(s) "
-        f"of {config.units} units: {num_parameters:,} parameters, "
+        f"{what} of {config.units} units: {num_parameters:,} parameters, "
         f"{config.vocabulary_size:,} tokens ({description.tokenizer.kind})."
     ]
     if description.labels:
@@ -239,20 +263,17 @@ def _card(description, weights) -> list[str]:
         f"Trained on {training['corpus']}: {training['characters']:,} "
         f"characters, {training['epochs']:g} epoch(s)."
     )
-    validation = training["validation"]
-    if validation and description.task == "classifier":
-        sentences.append(
-            "Of texts that it had not seen it labels "
-            f"{validation['accuracy']:.1%} right."
-        )
-    elif validation:
-        sentences.append(
-            "Text that it had not seen costs it "
-            f"{validation['bits_per_character']:.2f} bits a character; each "
-            "next token is as hard to guess as one of "
-            f"{validation['perplexity']:.1f}."
-        )
+    if validation := training["validation"]:
+        sentences.append(_LEARNED[description.task].format(**validation))
     return sentences
+
+
+def _warm_up(functions) -> None:
+    """Calls the signatures that take texts alone: the first call is slow."""
+    for signature in functions.signatures.values():
+        inputs = signature.structured_input_signature[1]
+        if all(spec.dtype == tf.string for spec in inputs.values()):
+            signature(**dict.fromkeys(inputs, tf.constant([""])))
 
 
 def _settle() -> None:

@@ -74,7 +74,8 @@ class Stream:
                 served = self._repository[body.model]
                 if not served.batcher:
                     raise ApiError(
-                        400, f"The model {body.model!r} labels texts: POST "
+                        400, f"The model {body.model!r} ({served.task}) "
+                        "continues no texts: POST "
                         f"/v1/models/{body.model}:predict", "model",
                     )  # fmt: skip
                 self._make_texts(served)

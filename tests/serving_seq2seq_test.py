@@ -1,0 +1,145 @@
+"""Seq2seq models, served: what each API says of them, against direct calls."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+
+from stacked_rnn import export, models, tokenizers, translation
+from stacked_rnn.configs import BeamConfig
+from tests.conftest import small_config
+from tests.serving_test import request, serving
+
+TEXTS = ["ab c", "", "bé"]
+SEARCH = {"num_beams": 3, "length_penalty": 0.5, "max_new_tokens": 5}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Random weights, biases included, and a story."""
+    tokenizer = tokenizers.build("char", [b"abc d"], document_separator="\0")
+    config = small_config(
+        vocabulary_size=tokenizer.vocabulary_size(),
+        num_layers=1,
+        decoder_layers=2,
+    )
+    model, rng = models.build_seq2seq(config), np.random.default_rng(0)
+    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.weights])
+    directory = tmp_path_factory.mktemp("saved_models") / "letters"
+    export.TextTranslator(model, tokenizer, max_new_tokens=7).save(
+        directory,
+        {
+            "corpus": "pairs.tsv", "characters": 1000, "epochs": 2,
+            "validation": {"loss": 0.01, "exact_match": 0.9987},
+        },
+    )  # fmt: skip
+    return directory
+
+
+@pytest.fixture(scope="module")
+def running(saved):
+    with serving(saved, max_tokens=50) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def model(saved):
+    return translation.load(saved)
+
+
+def ask(running, path="/v1/models/letters:predict", method="POST", **body):
+    status, _, content = request(running, method, path, body)
+    return status, json.loads(content)
+
+
+def test_rows_columns_and_bytes_give_what_a_call_gives(running, model):
+    expected = [
+        {"outputs": one.output, "scores": pytest.approx(one.score, abs=1e-5)}
+        for one in model.translate(TEXTS)
+    ]
+    bytes_ = [
+        {"b64": base64.b64encode(text.encode()).decode()} for text in TEXTS
+    ]
+    for instances in (TEXTS, [{"texts": text} for text in TEXTS], bytes_):
+        assert ask(running, instances=instances) == (
+            200, {"predictions": expected},
+        )  # fmt: skip
+    for inputs in (TEXTS, {"texts": TEXTS}, bytes_):
+        _, answer = ask(running, inputs=inputs)
+        rows = zip(*answer["outputs"].values())
+        names = answer["outputs"].keys()
+        assert [dict(zip(names, row)) for row in rows] == expected
+
+
+def test_a_search_takes_numbers_beside_its_column_of_texts(running, model):
+    status, answer = ask(
+        running, signature_name="search", inputs={"texts": TEXTS} | SEARCH
+    )
+    assert status == 200
+    found = answer["outputs"]
+    assert np.shape(found["outputs"]) == np.shape(found["scores"]) == (3, 3)
+    assert (np.diff(found["scores"]) <= 0).all()
+    for one, outputs, scores in zip(
+        model.translate(TEXTS, BeamConfig(**SEARCH)), *found.values()
+    ):
+        assert outputs[0] == one.output
+        assert scores[0] == pytest.approx(one.score, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_beams": 101}, "num_beams: at most 100"),
+        ({"max_new_tokens": 51}, "max_new_tokens: at most 50"),
+        ({"num_beams": [3]}, "num_beams: Expecting shape () but got: [1]"),
+    ],
+)
+def test_searches_that_are_refused(running, changes, message):
+    inputs = {"texts": TEXTS} | SEARCH | changes
+    assert ask(running, signature_name="search", inputs=inputs) == (
+        400, {"error": message},
+    )  # fmt: skip
+
+
+def test_align(running, model):
+    _, answer = ask(
+        running,
+        signature_name="align",
+        instances=[{"texts": "ab c", "outputs": "ba"}],
+    )
+    (one,) = answer["predictions"]
+    text_tokens, output_tokens, attention = model.align("ab c", "ba")
+    assert one["text_tokens"] == text_tokens == ["a", "b", " ", "c", ""]
+    assert one["output_tokens"] == output_tokens == ["b", "a", ""]
+    np.testing.assert_allclose(one["attention"], attention, atol=1e-5)
+
+
+def test_what_is_said_of_it(running):
+    _, answer = ask(running, "/v1/models", "GET")
+    (listed,) = answer["data"]
+    assert listed["task"] == "seq2seq"
+    kind, trained, learned = listed["card"]
+    assert kind.startswith(
+        "GRU encoder, 1 layer(s), and decoder with attention, 2 layer(s) of 6 "
+        "units: "
+    )
+    assert trained == "Trained on pairs.tsv: 1,000 characters, 2 epoch(s)."
+    assert learned == (
+        "For 99.9% of the texts that it had not seen it makes exactly the "
+        "right one."
+    )
+    status, _, metrics = request(running, "GET", "/metrics")
+    assert status == 200
+    assert b'stacked_rnn_model_info{model_name="letters"' in metrics
+
+
+def test_it_completes_nothing(running):
+    status, answer = ask(
+        running, "/v1/completions", model="letters", prompt="a"
+    )
+    assert status == 400
+    assert answer["error"]["message"] == (
+        "The model 'letters' (seq2seq) continues no texts: POST "
+        "/v1/models/letters:predict"
+    )
