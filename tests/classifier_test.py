@@ -368,9 +368,7 @@ def test_labels_that_it_does_not_know(exported):
 
 
 def test_a_classifier_generates_nothing(exported):
-    with pytest.raises(
-        UserError, match="a classifier, which generates nothing: predict.py"
-    ):
+    with pytest.raises(UserError, match="a classifier: predict.py labels"):
         inference.load(exported)
 
 

@@ -16,7 +16,7 @@ FLOORS = {
     "continuations": 0,
     "surprise": 0,
     "classification": 0,
-    "pictures": 0,
+    "pictures": 1,
     "artifact": 1,
     "warmup": 1,
     "console": 1,

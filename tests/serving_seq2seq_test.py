@@ -92,14 +92,24 @@ def test_a_search_takes_numbers_beside_its_column_of_texts(running, model):
     [
         ({"num_beams": 101}, "num_beams: at most 100"),
         ({"max_new_tokens": 51}, "max_new_tokens: at most 50"),
+        ({"num_beams": 0}, "num_beams: expected 1 <= num_beams"),
+        ({"length_penalty": -0.5}, "length_penalty: expected 0 <= "),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected 1 <= "),
         ({"num_beams": [3]}, "num_beams: Expecting shape () but got: [1]"),
     ],
 )
 def test_searches_that_are_refused(running, changes, message):
     inputs = {"texts": TEXTS} | SEARCH | changes
-    assert ask(running, signature_name="search", inputs=inputs) == (
-        400, {"error": message},
-    )  # fmt: skip
+    status, answer = ask(running, signature_name="search", inputs=inputs)
+    assert status == 400 and message in answer["error"]
+
+
+def test_no_texts(running):
+    for name, values in (("serving_default", {}), ("search", SEARCH)):
+        status, answer = ask(
+            running, signature_name=name, inputs={"texts": []} | values
+        )
+        assert status == 200 and answer["outputs"]["outputs"] == []
 
 
 def test_align(running, model):

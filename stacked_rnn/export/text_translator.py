@@ -14,6 +14,24 @@ _function = functools.partial(tf.function, autograph=False)
 _TEXTS = tf.TensorSpec([None], tf.string, "texts")
 
 
+def _checks(num_beams, length_penalty, max_new_tokens):
+    """Assertions that these are in the ranges of `BeamConfig`."""
+    return [
+        tf.debugging.Assert(is_right, [message])
+        for is_right, message in (
+            (num_beams >= 1, "num_beams: expected 1 <= num_beams"),
+            (
+                (length_penalty >= 0) & (length_penalty <= 4),
+                "length_penalty: expected 0 <= length_penalty <= 4",
+            ),
+            (
+                max_new_tokens >= 1,
+                "max_new_tokens: expected 1 <= max_new_tokens",
+            ),
+        )
+    ]
+
+
 class TextTranslator(tf.Module):
     """Tokenizer and model in one module, with the signatures to serve.
 
@@ -75,6 +93,12 @@ class TextTranslator(tf.Module):
             scores: float32 [batch, num_beams], see `beams`; minus infinity
                 where there are no more texts.
         """
+        with tf.control_dependencies(
+            _checks(num_beams, length_penalty, max_new_tokens)
+        ):
+            num_beams, max_new_tokens = map(
+                tf.identity, (num_beams, max_new_tokens)
+            )
         return self._search(
             texts, num_beams, length_penalty, max_new_tokens, num_beams
         )
@@ -155,6 +179,9 @@ class TextTranslator(tf.Module):
         ends = tf.fill([tf.size(texts), 1], self.tokenizer.end_id)
         token_ids = tf.concat([token_ids, ends], axis=1)
         padded = token_ids.to_tensor(self.tokenizer.end_id)
+        # The layers want at least one time step.
+        no_texts = tf.cast(tf.equal(tf.size(texts), 0), tf.int32)
+        padded = tf.pad(padded, [[0, 0], [0, no_texts]])
         mask = tf.sequence_mask(token_ids.row_lengths(), tf.shape(padded)[1])
         return padded, mask
 

@@ -162,7 +162,9 @@ class Seq2Seq(keras.Model):
             Logits [batch * texts, vocabulary] and the new states.
         """
         x, states = self._decode(token_ids, states, stacks.run_cell)
-        x = tf.reshape(x, [tf.shape(memory[0])[0], -1, x.shape[-1]])
+        batch_size = tf.shape(memory[0])[0]
+        texts = tf.shape(x)[0] // tf.maximum(batch_size, 1)
+        x = tf.reshape(x, [batch_size, texts, x.shape[-1]])
         logits, _ = self._read_out(x, memory)
         return tf.reshape(logits, [-1, logits.shape[-1]]), states
 
