@@ -1,0 +1,436 @@
+"""What becomes of a model that learns from two authors at once.
+
+  python benchmarks/authors.py \
+      --corpora=../shared/data/timemachine.txt,../shared/data/tinyshakespeare.txt
+
+An exercise of D2L chapter 10. Two texts of equal length are cut into documents
+of 500 characters, the last 15 % held out. Four models learn, for equally many
+steps: from the one, from the other, from both shuffled, and from both where
+each document begins with a token that names its author. Each is asked for the
+perplexity of either author, and for new documents. Who wrote a piece of those
+is judged by logistic regression over strings of one to five characters.
+
+Writes authors.md, .json and .png to --output_dir, and prints the first.
+"""
+
+import dataclasses
+import itertools
+import math
+import pathlib
+import random
+import statistics
+import sys
+import tempfile
+
+import numpy as np
+from measuring import Calm, machine, write_report
+
+from stacked_rnn import command_line, configs
+from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
+
+DOCUMENT, PIECE = 500, 100  # characters
+BEGINNING = 50  # characters of a document given as a prompt
+HELD_OUT = 0.15
+SEPARATOR = "<|endoftext|>"
+TOKENS = "\x01\x02"  # the authors', which neither text has
+PASSES = 10  # over one author, or half as many over both
+SAMPLES, LONGEST = 64, 400  # documents drawn from a model, characters of one
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig(configs.Config):
+    """What to measure."""
+
+    corpora: str = setting(
+        "timemachine,shakespeare", "Two texts, separated by a comma."
+    )
+    seeds: int = setting(3, "Runs of everything.", minimum=1)
+    output_dir: str = setting(
+        "benchmarks/results", "Directory of the report and the plot."
+    )
+
+
+# The texts --------------------------------------------------------------------
+
+
+def pieces_of(text, length):
+    """A text cut into whole pieces of a length."""
+    return [
+        text[start : start + length]
+        for start in range(0, len(text) - length + 1, length)
+    ]
+
+
+def read(corpora):
+    """Name -> (documents to learn from, documents held out)."""
+    from stacked_rnn import datasets
+
+    texts = {
+        pathlib.Path(corpus).stem: b"".join(
+            datasets.Corpus(corpus).pieces()
+        ).decode()
+        for corpus in corpora.split(",")
+    }
+    if len(texts) != 2:
+        raise UserError(f"--corpora={corpora}: expected two")
+    length = min(map(len, texts.values()))
+    authors = {}
+    for name, text in texts.items():
+        documents = pieces_of(text[:length], DOCUMENT)
+        cut = int(len(documents) * (1 - HELD_OUT))
+        authors[name] = documents[:cut], documents[cut:]
+    return authors
+
+
+def load(documents, scratch, tokenizer=None, **options):
+    """The `LanguageData` of some documents, and how they were read."""
+    from stacked_rnn import datasets
+
+    path = pathlib.Path(scratch, "documents.txt")
+    path.write_text(SEPARATOR.join(documents))
+    config = TrainConfig(
+        corpus=str(path),
+        document_separator=SEPARATOR,
+        carry_state=True,
+        sequence_length=64,
+        validation_fraction=0.0,
+        **options,
+    )
+    return datasets.load_language_data(config, tokenizer=tokenizer), config
+
+
+# The models -------------------------------------------------------------------
+
+
+def train(documents, tokenizer, passes, seed):
+    """A `TextGenerator` that learned from some documents."""
+    from stacked_rnn import export, training
+
+    random.Random(seed).shuffle(documents)
+    with tempfile.TemporaryDirectory() as scratch:
+        data, config = load(
+            documents, scratch, tokenizer, epochs=passes, seed=seed
+        )
+        trainer = training.Trainer(
+            ModelConfig(
+                num_layers=1,
+                units=128,
+                vocabulary_size=tokenizer.vocabulary_size(),
+                end_of_text=True,
+            ),
+            config,
+            data,
+        )
+        trainer.fit(verbose=0)
+    return export.TextGenerator(trainer.model.for_inference(), tokenizer)
+
+
+def nats(generator, documents, token=""):
+    """What each character costs: [documents, DOCUMENT].
+
+    Args:
+        generator: a `TextGenerator`.
+        documents: of DOCUMENT characters each.
+        token: what each of them begins with, itself not counted.
+    """
+    token_ids = generator.tokenize(
+        [SEPARATOR + token + document for document in documents]
+    ).to_tensor()
+    values, _ = generator.score_window(
+        token_ids[:, :-1],
+        token_ids[:, 1:],
+        generator.model.initial_states(len(documents)),
+    )
+    return values.numpy()[:, len(token) :]
+
+
+def draw_texts(generator, prompts, seed):
+    """Documents that go on from the prompts, taken in turn."""
+    prompts = itertools.islice(itertools.cycle(prompts), SAMPLES)
+    texts = generator.generate(
+        [SEPARATOR + prompt for prompt in prompts],
+        max_new_tokens=[LONGEST],
+        temperature=[1.0],
+        seed=range(seed * SAMPLES, (seed + 1) * SAMPLES),
+    )["texts"]
+    return [text.decode() for text in texts.numpy()]
+
+
+def fit_judge(authors):
+    """A function: pieces -> whether each is of the first author."""
+    from sklearn import pipeline
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    pieces, labels = [], []
+    for label, (documents, _) in zip((True, False), authors.values()):
+        found = [p for text in documents for p in pieces_of(text, PIECE)]
+        pieces += found
+        labels += [label] * len(found)
+    judge = pipeline.make_pipeline(
+        TfidfVectorizer(analyzer="char", ngram_range=(1, 5), lowercase=False),
+        LogisticRegression(max_iter=1000, C=10.0),
+    ).fit(pieces, labels)
+    return judge.predict
+
+
+def verdict(judge, texts):
+    """How some texts are judged, piece by piece.
+
+    Returns:
+        The percentage of pieces of the first author, and, of the texts of two
+        pieces and more, that of those with pieces of both.
+    """
+    verdicts = [
+        judge(pieces) for text in texts if (pieces := pieces_of(text, PIECE))
+    ]
+    longer = [v for v in verdicts if len(v) > 1]
+    return (
+        100 * float(np.concatenate(verdicts).mean()),
+        100 * statistics.fmean(0 < v.mean() < 1 for v in longer),
+    )
+
+
+# One run ----------------------------------------------------------------------
+
+
+def train_all(authors, tokenizer, seed):
+    """The four generators: of each author, of both, of both with tokens."""
+    (first, _), (second, _) = authors.values()
+    marked = [
+        token + document
+        for token, documents in zip(TOKENS, (first, second))
+        for document in documents
+    ]
+    return [
+        train(documents, tokenizer, passes, seed)
+        for documents, passes in (
+            ([*first], PASSES),
+            ([*second], PASSES),
+            (first + second, PASSES // 2),
+            (marked, PASSES // 2),
+        )
+    ]
+
+
+def costs_of(generators, authors):
+    """(model, author) -> nats of each place in a document held out."""
+    one, other, both, marked = generators
+    first, second = authors
+    return {
+        (model, author): nats(generator, held, token).mean(axis=0).tolist()
+        for model, generator, tokens in (
+            (f"{first} alone", one, ("", "")),
+            (f"{second} alone", other, ("", "")),
+            ("both", both, ("", "")),
+            ("both, with the token", marked, TOKENS),
+            ("both, the wrong token", marked, TOKENS[::-1]),
+        )
+        for (author, (_, held)), token in zip(authors.items(), tokens)
+    }
+
+
+def verdicts_of(generators, authors, judge, seed):
+    """What was drawn -> its `verdict`."""
+    one, other, both, marked = generators
+    first, second = authors
+    after_first, after_second = (
+        [document[:BEGINNING] for document in held]
+        for _, held in authors.values()
+    )
+    drawn = {
+        f"{first} alone": (one, [""]),
+        f"{second} alone": (other, [""]),
+        "both": (both, [""]),
+        f"both, token of {first}": (marked, [TOKENS[0]]),
+        f"both, token of {second}": (marked, [TOKENS[1]]),
+        f"both, after {first}": (both, after_first),
+        f"both, after {second}": (both, after_second),
+        f"both, token of {first} after {second}": (
+            marked,
+            [TOKENS[0] + text for text in after_second],
+        ),
+        f"both, token of {second} after {first}": (
+            marked,
+            [TOKENS[1] + text for text in after_first],
+        ),
+    }
+    return {
+        name: verdict(judge, draw_texts(generator, prompts, seed))
+        for name, (generator, prompts) in drawn.items()
+    }
+
+
+# The report -------------------------------------------------------------------
+
+
+def spread(values, digits=2):
+    """The mean and the standard deviation of some runs."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def perplexities(runs, name, places=slice(None)):
+    """Of some places in the documents of an author, in each run."""
+    return [math.exp(statistics.fmean(costs[name][places])) for costs in runs]
+
+
+def table(columns, rows):
+    """The lines of a Markdown table."""
+    return [
+        "| " + " | ".join(row) + " |"
+        for row in (columns, ["---"] * len(columns), *rows)
+    ]
+
+
+def draw(authors, costs, verdicts, path):
+    """Perplexity by model and by place, and who wrote what, as a PNG."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 3, figsize=(17, 5))
+    models = list(dict.fromkeys(model for model, _ in costs[0]))
+    for index, author in enumerate(authors):
+        panels[0].barh(
+            [place + 0.4 * index for place in range(len(models))],
+            [
+                statistics.fmean(perplexities(costs, (model, author)))
+                for model in models
+            ],
+            height=0.38, label=f"on {author}",
+        )  # fmt: skip
+        for model, style in zip(models[2:], (":", "-", "--")):
+            place = [
+                statistics.fmean(perplexities(costs, (model, author), cut))
+                for cut in (slice(n, n + 20) for n in range(0, 200, 20))
+            ]
+            panels[1].plot(
+                range(10, 200, 20), place, style, color=f"C{index}",
+                label=f"{model}, on {author}",
+            )  # fmt: skip
+    panels[0].set_yticks([n + 0.2 for n in range(len(models))], models)
+    panels[0].set(xlabel="perplexity of the documents held out")
+    panels[1].set(xlabel="place in the document", ylabel="perplexity")
+    for index, label in enumerate(
+        (f"pieces judged to be {next(iter(authors))}", "texts with both")
+    ):
+        panels[2].barh(
+            [place + 0.4 * index for place in range(len(verdicts[0]))],
+            [
+                statistics.fmean(run[name][index] for run in verdicts)
+                for name in verdicts[0]
+            ],
+            height=0.38, color=f"C{index + 2}", label=label,
+        )  # fmt: skip
+    panels[2].set_yticks(
+        [n + 0.2 for n in range(len(verdicts[0]))], verdicts[0]
+    )
+    panels[2].set(xlabel="per cent", xlim=(0, 100))
+    for axes in (panels[0], panels[2]):
+        axes.invert_yaxis()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    panels[1].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main(config):
+    """Measures, prints and writes the report."""
+    output = command_line.writable_directory("output_dir", config.output_dir)
+    calm = Calm()
+    authors = read(config.corpora)
+    judge = fit_judge(authors)
+    first = next(iter(authors))
+    held = {
+        f"{name}, held out": verdict(judge, documents)
+        for name, (_, documents) in authors.items()
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        documents = itertools.chain(TOKENS, *itertools.chain(*authors.values()))
+        tokenizer = load(documents, scratch)[0].tokenizer
+    costs, verdicts = [], []
+    for seed in range(config.seeds):
+        generators = train_all(authors, tokenizer, seed)
+        costs.append(costs_of(generators, authors))
+        verdicts.append(held | verdicts_of(generators, authors, judge, seed))
+        print("seed", seed, flush=True, file=sys.stderr)
+    draw(authors, costs, verdicts, output / "authors.png")
+    models = list(dict.fromkeys(model for model, _ in costs[0]))
+    report = [
+        f"# Two authors in one model\n\n{machine()}; {calm}.\n",
+        f"A GRU of one layer of 128 units; {len(authors[first][0])} documents "
+        f"of {DOCUMENT} characters of each author to learn from, "
+        f"{len(authors[first][1])} held out; mean and standard deviation of "
+        f"{config.seeds} runs.\n",
+        "## Perplexity of the documents held out\n",
+        *table(
+            ["model", *(f"on {author}" for author in authors)],
+            [
+                [
+                    model,
+                    *(
+                        spread(perplexities(costs, (model, author)))
+                        for author in authors
+                    ),
+                ]
+                for model in models
+            ],
+        ),
+        "\n## Where in the document\n",
+        *table(
+            [
+                "model",
+                *(
+                    f"{author}, {where}"
+                    for author in authors
+                    for where in ("characters 1 to 20", "101 to 500")
+                ),
+            ],
+            [
+                [
+                    model,
+                    *(
+                        spread(perplexities(costs, (model, author), places))
+                        for author in authors
+                        for places in (slice(20), slice(100, None))
+                    ),
+                ]
+                for model in models[2:]
+            ],
+        ),
+        "\n## Who wrote it\n",
+        f"{SAMPLES} texts of at most {LONGEST} characters a run, drawn at "
+        f"temperature 1, in pieces of {PIECE}; 'after' an author: after the "
+        f"first {BEGINNING} characters of a document held out, which are not "
+        "judged. "
+        "The judge's own error is in the first two rows.\n",
+        *table(
+            ["text", f"% of pieces {first}", "% of texts with both"],
+            [
+                [
+                    name,
+                    *(spread(v, 0) for v in zip(*(r[name] for r in verdicts))),
+                ]
+                for name in verdicts[0]
+            ],
+        ),
+        "\n![authors](authors.png)",
+    ]
+    write_report(
+        output,
+        "authors",
+        report,
+        {
+            "nats_by_place": [
+                {
+                    f"{model} on {author}": cost[model, author]
+                    for model, author in cost
+                }
+                for cost in costs
+            ],
+            "verdicts": verdicts,
+        },
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main, BenchmarkConfig)
