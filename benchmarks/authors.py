@@ -31,6 +31,7 @@ from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
 DOCUMENT, PIECE = 500, 100  # characters
 BEGINNING = 50  # characters of a document given as a prompt
 HELD_OUT = 0.15
+BEGIN, LATER = slice(20), slice(100, None)  # of a document
 SEPARATOR = "<|endoftext|>"
 TOKENS = "\x01\x02"  # the authors', which neither text has
 PASSES = 10  # over one author, or half as many over both
@@ -275,6 +276,45 @@ def perplexities(runs, name, places=slice(None)):
     return [math.exp(statistics.fmean(costs[name][places])) for costs in runs]
 
 
+def conclusions(authors, costs, verdicts):
+    """What the figures say: lines of Markdown."""
+
+    def mean(model, author, places=slice(None)):
+        return statistics.fmean(perplexities(costs, (model, author), places))
+
+    def mixed(name):
+        return statistics.fmean(run[name][1] for run in verdicts)
+
+    lines = []
+    for author in authors:
+        both, named, wrong = (
+            f"{100 * (mean(model, author) / mean(than, author) - 1):+.1f} %"
+            for model, than in (
+                ("both", f"{author} alone"),
+                ("both, with the token", "both"),
+                ("both, the wrong token", "both, with the token"),
+            )
+        )
+        early = 100 * (
+            mean("both, the wrong token", author, BEGIN)
+            / mean("both, with the token", author, BEGIN)
+            - 1
+        )
+        lines.append(
+            f"- Perplexity on {author}: both authors for one {both}, the token "
+            f"{named}, the wrong one {wrong} ({early:+.0f} % on the first "
+            f"{BEGIN.stop} characters)."
+        )
+    tokens = [mixed(f"both, token of {author}") for author in authors]
+    return [
+        *lines,
+        f"- Texts with pieces of both authors: {mixed('both'):.0f} % of those "
+        "of the model without the token, "
+        + " and ".join(f"{value:.0f} %" for value in tokens)
+        + " with it.",
+    ]
+
+
 def table(columns, rows):
     """The lines of a Markdown table."""
     return [
@@ -287,49 +327,63 @@ def draw(authors, costs, verdicts, path):
     """Perplexity by model and by place, and who wrote what, as a PNG."""
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(17, 5))
+    figure, panels = pyplot.subplot_mosaic(
+        [["models", "places"], ["verdicts", "verdicts"]],
+        figsize=(13, 11), layout="constrained",
+    )  # fmt: skip
     models = list(dict.fromkeys(model for model, _ in costs[0]))
+    places = [slice(start, start + 20) for start in range(0, 300, 20)]
     for index, author in enumerate(authors):
-        panels[0].barh(
-            [place + 0.4 * index for place in range(len(models))],
+        panels["models"].barh(
+            [row + 0.4 * index for row in range(len(models))],
             [
                 statistics.fmean(perplexities(costs, (model, author)))
                 for model in models
             ],
             height=0.38, label=f"on {author}",
         )  # fmt: skip
-        for model, style in zip(models[2:], (":", "-", "--")):
-            place = [
-                statistics.fmean(perplexities(costs, (model, author), cut))
-                for cut in (slice(n, n + 20) for n in range(0, 200, 20))
-            ]
-            panels[1].plot(
-                range(10, 200, 20), place, style, color=f"C{index}",
-                label=f"{model}, on {author}",
+        for model, style in zip(models[3:], ("o-", "s--")):
+            means = np.array(
+                [
+                    [
+                        statistics.fmean(perplexities(costs, (name, author), p))
+                        for p in places
+                    ]
+                    for name in (model, "both")
+                ]
+            )
+            panels["places"].plot(
+                [place.start + 10 for place in places], means[0] / means[1],
+                style, color=f"C{index}", label=f"{model}, on {author}",
             )  # fmt: skip
-    panels[0].set_yticks([n + 0.2 for n in range(len(models))], models)
-    panels[0].set(xlabel="perplexity of the documents held out")
-    panels[1].set(xlabel="place in the document", ylabel="perplexity")
+    names = list(verdicts[0])
     for index, label in enumerate(
         (f"pieces judged to be {next(iter(authors))}", "texts with both")
     ):
-        panels[2].barh(
-            [place + 0.4 * index for place in range(len(verdicts[0]))],
+        panels["verdicts"].barh(
+            [row + 0.4 * index for row in range(len(names))],
             [
                 statistics.fmean(run[name][index] for run in verdicts)
-                for name in verdicts[0]
+                for name in names
             ],
             height=0.38, color=f"C{index + 2}", label=label,
         )  # fmt: skip
-    panels[2].set_yticks(
-        [n + 0.2 for n in range(len(verdicts[0]))], verdicts[0]
+    for panel, rows in (("models", models), ("verdicts", names)):
+        panels[panel].set_yticks([n + 0.2 for n in range(len(rows))], rows)
+        panels[panel].invert_yaxis()
+    panels["models"].set(xlabel="perplexity of the documents held out")
+    panels["places"].set(
+        xlabel="character of the document",
+        ylabel="perplexity, both without a token = 1",
     )
-    panels[2].set(xlabel="per cent", xlim=(0, 100))
-    for axes in (panels[0], panels[2]):
-        axes.invert_yaxis()
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
-    panels[1].legend(fontsize="small")
-    figure.tight_layout()
+    panels["places"].axhline(1.0, color="gray")
+    panels["verdicts"].set(xlabel="per cent", xlim=(0, 100))
+    for panel, axes in panels.items():
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.12),
+            ncols=1 if panel == "places" else 2,
+        )
     figure.savefig(path, dpi=110)
 
 
@@ -382,7 +436,10 @@ def main(config):
                 *(
                     f"{author}, {where}"
                     for author in authors
-                    for where in ("characters 1 to 20", "101 to 500")
+                    for where in (
+                        f"characters 1 to {BEGIN.stop}",
+                        f"after {LATER.start}",
+                    )
                 ),
             ],
             [
@@ -391,7 +448,7 @@ def main(config):
                     *(
                         spread(perplexities(costs, (model, author), places))
                         for author in authors
-                        for places in (slice(20), slice(100, None))
+                        for places in (BEGIN, LATER)
                     ),
                 ]
                 for model in models[2:]
@@ -401,8 +458,7 @@ def main(config):
         f"{SAMPLES} texts of at most {LONGEST} characters a run, drawn at "
         f"temperature 1, in pieces of {PIECE}; 'after' an author: after the "
         f"first {BEGINNING} characters of a document held out, which are not "
-        "judged. "
-        "The judge's own error is in the first two rows.\n",
+        "judged. The judge's own error is in the first two rows.\n",
         *table(
             ["text", f"% of pieces {first}", "% of texts with both"],
             [
@@ -413,6 +469,8 @@ def main(config):
                 for name in verdicts[0]
             ],
         ),
+        "",
+        *conclusions(authors, costs, verdicts),
         "\n![authors](authors.png)",
     ]
     write_report(

@@ -15,6 +15,7 @@ Writes cells.md, .json, .png and, with speeds, cells_speed.png to --output_dir,
 and prints the first. What another run measured and left there stays in.
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -57,15 +58,19 @@ class BenchmarkConfig(configs.Config):
     )
 
 
+def unadorned(shape):
+    """The shape without residual connections, which cost hardly any time."""
+    return shape.partition("+")[0]
+
+
 def model_config(cell, shape, vocabulary_size):
     """The model of a shape such as 4x128 or 4x128+residual."""
-    size, _, residual = shape.partition("+")
-    num_layers, units = map(int, size.split("x"))
+    num_layers, units = map(int, unadorned(shape).split("x"))
     return ModelConfig(
         cell=cell,
         num_layers=num_layers,
         units=units,
-        residual=bool(residual),
+        residual=shape in RESIDUAL,
         vocabulary_size=vocabulary_size,
     )
 
@@ -181,6 +186,46 @@ def shown(nats):
     return f"{math.exp(nats):.2f} ({nats / math.log(2):.2f})"
 
 
+def conclusions(curves, speeds):
+    """What the figures say: lines of Markdown."""
+
+    def last(cell, shape):
+        return math.exp(curves[shape][cell]["nats"][-1])
+
+    lines = []
+    for cell, name in CELLS.items():
+        known = [shape for shape in curves if cell in curves[shape]]
+        if set(known) == set(SHAPES):
+            narrow, *_, wide = WIDTHS
+            best = min(WIDTHS, key=lambda shape: last(cell, shape))
+            one, eight, residual, least, most, top = (
+                f"{last(cell, shape):.2f}"
+                for shape in (
+                    "1x128", "8x128", "8x128+residual", narrow, wide, best,
+                )
+            )  # fmt: skip
+            lines.append(
+                f"- {name}: {one} with one layer of 128 units, {eight} with 8, "
+                f"{residual} with 8 and residual connections; {least} with "
+                f"{narrow}, {most} with {wide}, the best {top} with {best}."
+            )
+    whole = [shape for shape, row in curves.items() if len(row) == len(CELLS)]
+    for what, nats in (
+        ("equal tokens", lambda row, _: {c: row[c]["nats"][-1] for c in row}),
+        ("equal time", at_equal_time),
+    ):
+        best = collections.Counter()
+        for shape in whole:
+            row = nats(curves[shape], speeds.get(unadorned(shape), {}))
+            best[CELLS[min(row, key=row.get)]] += 1
+        lines.append(
+            f"- Best of three after {what}: "
+            + ", ".join(f"{n} in {count} shapes" for n, count in best.items())
+            + "."
+        )
+    return lines
+
+
 def accuracy_report(results):
     """The lines on how good the cells get."""
     curves, speeds = results["accuracy"], results["speed"]
@@ -207,12 +252,14 @@ def accuracy_report(results):
                 shape: {
                     cell: shown(nats)
                     for cell, nats in at_equal_time(
-                        row, speeds.get(shape.partition("+")[0], {})
+                        row, speeds.get(unadorned(shape), {})
                     ).items()
                 }
                 for shape, row in curves.items()
             },
         ),
+        "",
+        *conclusions(curves, speeds),
         "\n![perplexity](cells.png)",
     ]
 
@@ -254,8 +301,8 @@ def finish(axes, sizes, xlabel, **settings):
     """Ticks at the sizes, on logarithmic axes."""
     axes.set(xscale="log", yscale="log", xlabel=xlabel, **settings)
     axes.set_xticks(list(sizes.values()), sizes.values())
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_minor_formatter("{x:,g}")
     axes.tick_params("x", which="minor", bottom=False, labelbottom=False)
     axes.tick_params("y", which="minor", labelsize="x-small")
     axes.grid(alpha=0.3)
@@ -286,6 +333,9 @@ def draw_accuracy(curves, path):
                     label=f"{name} {shape}",
                 )  # fmt: skip
     panels[2].set(xlabel="tokens seen", yscale="log")
+    panels[2].xaxis.set_major_formatter("{x:,.0f}")
+    panels[2].yaxis.set_major_formatter("{x:g}")
+    panels[2].yaxis.set_minor_formatter("{x:g}")
     panels[2].grid(alpha=0.3)
     for axes in panels:
         axes.legend(fontsize="small")
@@ -334,7 +384,7 @@ def main(config):
             results[part] |= saved[part]
     calm = Calm()
     for part in parts:
-        if part == "speed":  # what residual connections add is no product
+        if part == "speed":
             shapes = [shape for shape in shapes if shape not in RESIDUAL]
         for shape, cell, result in PARTS[part](cells, shapes, config):
             results[part][shape][cell] = result

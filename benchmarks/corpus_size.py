@@ -182,7 +182,7 @@ def draw(results, path):
             ylabel="perplexity of the text held out",
         )  # fmt: skip
         axes.set_xticks(sizes, [f"{size / 1e3:,.0f}k" for size in sizes])
-        axes.tick_params("x", which="minor", bottom=False)
+        axes.tick_params("x", which="minor", bottom=False, labelbottom=False)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(which="both", alpha=0.3)
