@@ -58,14 +58,9 @@ class BenchmarkConfig(configs.Config):
     )
 
 
-def unadorned(shape):
-    """The shape without residual connections, which cost hardly any time."""
-    return shape.partition("+")[0]
-
-
 def model_config(cell, shape, vocabulary_size):
     """The model of a shape such as 4x128 or 4x128+residual."""
-    num_layers, units = map(int, unadorned(shape).split("x"))
+    num_layers, units = map(int, shape.partition("+")[0].split("x"))
     return ModelConfig(
         cell=cell,
         num_layers=num_layers,
@@ -148,24 +143,39 @@ PARTS = {"accuracy": accuracy, "speed": speed}
 # The report -------------------------------------------------------------------
 
 
-def at_equal_time(curves, speeds):
-    """Nats of each cell when the fastest has seen all of its tokens.
+def with_seconds(curves, speeds):
+    """The same curves, with the seconds of training until each score.
 
     Args:
-        curves: cell -> its curve, of one shape.
-        speeds: cell -> its speeds; where they are missing, the curve's own
-            time of a step counts.
+        curves: shape -> cell -> its curve.
+        speeds: shape -> cell -> its speeds; where they are missing, the
+            curve's own time of a step counts.
     """
-    seconds = {}
-    for cell, curve in curves.items():
+
+    def seconds(shape, cell, curve):
         a_step = curve["seconds_a_step"]
-        if cell in speeds:
-            a_step = BATCH * TIME / speeds[cell]["training"]
-        seconds[cell] = a_step * np.array(curve["steps"])
-    end = min(times[-1] for times in seconds.values())
+        # Residual connections cost hardly any time.
+        if speed := speeds.get(shape.partition("+")[0], {}).get(cell):
+            a_step = BATCH * TIME / speed["training"]
+        return {"seconds": [a_step * step for step in curve["steps"]]}
+
     return {
-        cell: float(np.interp(end, seconds[cell], curve["nats"]))
-        for cell, curve in curves.items()
+        shape: {c: row[c] | seconds(shape, c, row[c]) for c in row}
+        for shape, row in curves.items()
+    }
+
+
+def at_equal_tokens(row):
+    """Nats of each cell of a shape at the end."""
+    return {cell: curve["nats"][-1] for cell, curve in row.items()}
+
+
+def at_equal_time(row):
+    """Nats of each cell of a shape when the fastest is at its end."""
+    end = min(curve["seconds"][-1] for curve in row.values())
+    return {
+        cell: float(np.interp(end, curve["seconds"], curve["nats"]))
+        for cell, curve in row.items()
     }
 
 
@@ -186,7 +196,7 @@ def shown(nats):
     return f"{math.exp(nats):.2f} ({nats / math.log(2):.2f})"
 
 
-def conclusions(curves, speeds):
+def conclusions(curves):
     """What the figures say: lines of Markdown."""
 
     def last(cell, shape):
@@ -209,62 +219,48 @@ def conclusions(curves, speeds):
                 f"{residual} with 8 and residual connections; {least} with "
                 f"{narrow}, {most} with {wide}, the best {top} with {best}."
             )
-    whole = [shape for shape, row in curves.items() if len(row) == len(CELLS)]
-    for what, nats in (
-        ("equal tokens", lambda row, _: {c: row[c]["nats"][-1] for c in row}),
+    for what, nats_of in (
+        ("equal tokens", at_equal_tokens),
         ("equal time", at_equal_time),
     ):
-        best = collections.Counter()
-        for shape in whole:
-            row = nats(curves[shape], speeds.get(unadorned(shape), {}))
-            best[CELLS[min(row, key=row.get)]] += 1
+        rows = [nats_of(row) for row in curves.values() if len(row) > 1]
+        best = collections.Counter(CELLS[min(row, key=row.get)] for row in rows)
         lines.append(
-            f"- Best of three after {what}: "
-            + ", ".join(f"{n} in {count} shapes" for n, count in best.items())
-            + "."
+            f"- The best of a shape after {what}: "
+            + ", ".join(f"{name} {count}" for name, count in best.items())
+            + " times."
         )
     return lines
 
 
-def accuracy_report(results):
-    """The lines on how good the cells get."""
-    curves, speeds = results["accuracy"], results["speed"]
-    tokens = max(
-        c["steps"][-1] for row in curves.values() for c in row.values()
-    )
-    whose = "of the part `speed`" if speeds else "of these runs themselves"
-    return [
-        f"## After {tokens * BATCH * TIME:,} tokens\n",
-        "Perplexity of the validation text (bits a character).\n",
-        *table(
+def accuracy_report(curves, whose):
+    """The lines on how good the cells get; whose the seconds are."""
+
+    def rows(nats_of):
+        return table(
             "depth x width",
             {
-                shape: {c: shown(row[c]["nats"][-1]) for c in row}
+                shape: {c: shown(nats) for c, nats in nats_of(row).items()}
                 for shape, row in curves.items()
             },
-        ),
+        )
+
+    steps = max(c["steps"][-1] for row in curves.values() for c in row.values())
+    return [
+        f"## After {steps * BATCH * TIME:,} tokens\n",
+        "Perplexity of the validation text (bits a character).\n",
+        *rows(at_equal_tokens),
         "\n## After equal time\n",
         "The same in each row when its fastest cell is through; the seconds "
-        f"are {whose}.\n",
-        *table(
-            "depth x width",
-            {
-                shape: {
-                    cell: shown(nats)
-                    for cell, nats in at_equal_time(
-                        row, speeds.get(unadorned(shape), {})
-                    ).items()
-                }
-                for shape, row in curves.items()
-            },
-        ),
+        f"are those of {whose}.\n",
+        *rows(at_equal_time),
         "",
-        *conclusions(curves, speeds),
+        *conclusions(curves),
         "\n![perplexity](cells.png)",
     ]
 
 
-def speed_report(results):
+def speed_report(speeds):
     """The lines on how fast they are."""
     lines = []
     for part, what in (
@@ -277,7 +273,7 @@ def speed_report(results):
                 "depth x width",
                 {
                     shape: {c: f"{row[c][part]:,.0f}" for c in row}
-                    for shape, row in results["speed"].items()
+                    for shape, row in speeds.items()
                 },
             ),
         ]
@@ -315,7 +311,7 @@ def draw_accuracy(curves, path):
     def last(curve):
         return math.exp(curve["nats"][-1])
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(15, 4.8))
+    figure, panels = pyplot.subplots(1, 3, figsize=(17, 4.8))
     lines_of(panels[0], curves, DEPTHS, last)
     lines_of(panels[0], curves, RESIDUAL, last, "s--", ", residual")
     finish(
@@ -325,20 +321,24 @@ def draw_accuracy(curves, path):
     lines_of(panels[1], curves, WIDTHS, last)
     finish(panels[1], WIDTHS, "units of one layer")
     for color, (cell, name) in enumerate(CELLS.items()):
-        for shape, style in (("1x128", "-"), ("1x512", "--"), ("4x128", ":")):
+        for shape, style in (
+            ("1x128", "-"),
+            ("1x512", "--"),
+            ("8x128+residual", ":"),
+        ):
             if curve := curves.get(shape, {}).get(cell):
                 panels[2].plot(
-                    np.array(curve["steps"]) * BATCH * TIME,
-                    np.exp(curve["nats"]), style, color=f"C{color}",
-                    label=f"{name} {shape}",
+                    curve["seconds"], np.exp(curve["nats"]), style,
+                    color=f"C{color}", label=f"{name} {shape}",
                 )  # fmt: skip
-    panels[2].set(xlabel="tokens seen", yscale="log")
-    panels[2].xaxis.set_major_formatter("{x:,.0f}")
-    panels[2].yaxis.set_major_formatter("{x:g}")
+    panels[2].set(xlabel="seconds of training", xscale="log", yscale="log")
+    for axis in (panels[2].xaxis, panels[2].yaxis):
+        axis.set_major_formatter("{x:g}")
     panels[2].yaxis.set_minor_formatter("{x:g}")
     panels[2].grid(alpha=0.3)
-    for axes in panels:
+    for axes in panels[:2]:
         axes.legend(fontsize="small")
+    panels[2].legend(loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -397,12 +397,16 @@ def main(config):
         "# Cells by depth and width\n",
         f"{machine()}; {calm} while measuring {config.parts}.\n",
     ]
-    if results["accuracy"]:
-        draw_accuracy(results["accuracy"], output / "cells.png")
-        report += accuracy_report(results)
-    if results["speed"]:
-        draw_speed(results["speed"], output / "cells_speed.png")
-        report += speed_report(results)
+    curves, speeds = results["accuracy"], results["speed"]
+    if curves:
+        curves = with_seconds(curves, speeds)
+        draw_accuracy(curves, output / "cells.png")
+        report += accuracy_report(
+            curves, "the part `speed`" if speeds else "these runs themselves"
+        )
+    if speeds:
+        draw_speed(speeds, output / "cells_speed.png")
+        report += speed_report(speeds)
     write_report(output, "cells", report, results)
 
 
