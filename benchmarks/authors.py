@@ -88,7 +88,7 @@ def load(documents, scratch, tokenizer=None, **options):
     from stacked_rnn import datasets
 
     path = pathlib.Path(scratch, "documents.txt")
-    path.write_text(SEPARATOR.join(documents))
+    path.write_text(SEPARATOR.join(documents), encoding="utf-8")
     config = TrainConfig(
         corpus=str(path),
         document_separator=SEPARATOR,
@@ -107,7 +107,7 @@ def train(documents, tokenizer, passes, seed):
     """A `TextGenerator` that learned from some documents."""
     from stacked_rnn import export, training
 
-    random.Random(seed).shuffle(documents)
+    documents = random.Random(seed).sample(documents, len(documents))
     with tempfile.TemporaryDirectory() as scratch:
         data, config = load(
             documents, scratch, tokenizer, epochs=passes, seed=seed
@@ -206,8 +206,8 @@ def train_all(authors, tokenizer, seed):
     return [
         train(documents, tokenizer, passes, seed)
         for documents, passes in (
-            ([*first], PASSES),
-            ([*second], PASSES),
+            (first, PASSES),
+            (second, PASSES),
             (first + second, PASSES // 2),
             (marked, PASSES // 2),
         )
