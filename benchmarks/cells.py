@@ -12,7 +12,8 @@ have reached. The part `speed` wants a quiet machine: it times the step of
 cells in turn.
 
 Writes cells.md, .json, .png and, with speeds, cells_speed.png to --output_dir,
-and prints the first. What another run measured and left there stays in.
+and prints the first. What another run measured and left there stays in the
+report, so the parts, cells and shapes may be measured one after the other.
 """
 
 import collections
@@ -37,6 +38,7 @@ RESIDUAL = {f"{depth}x128+residual": depth for depth in (4, 8)}
 SHAPES = tuple(DEPTHS | RESIDUAL | WIDTHS)
 BATCH, TIME = 64, 32
 EPOCHS = 2
+RATE = 0.003
 EVERY = 13  # steps between two scores
 DRAWN = 64  # tokens of one call of `serving_default`
 
@@ -46,7 +48,10 @@ class BenchmarkConfig(configs.Config):
     """What to measure."""
 
     corpus: str = setting("timemachine", "The text, as train.py takes it.")
-    parts: str = setting("accuracy", "accuracy, speed, or both by a comma.")
+    parts: str = setting(
+        "accuracy",
+        "accuracy, speed, both by a comma, or nothing: the report anew.",
+    )
     cells: str = setting(",".join(CELLS), "Cells, separated by commas.")
     shapes: str = setting(",".join(SHAPES), "Shapes, separated by commas.")
     repetitions: int = setting(
@@ -82,7 +87,7 @@ def accuracy(cells, shapes, config):
         batch_size=BATCH,
         sequence_length=TIME,
         epochs=EPOCHS,
-        learning_rate=0.003,
+        learning_rate=RATE,
         learning_rate_schedule="constant",
     )
     data = datasets.load_language_data(train_config)
@@ -248,7 +253,9 @@ def accuracy_report(curves, whose):
     steps = max(c["steps"][-1] for row in curves.values() for c in row.values())
     return [
         f"## After {steps * BATCH * TIME:,} tokens\n",
-        "Perplexity of the validation text (bits a character).\n",
+        "Perplexity of the validation text (bits a character); one run each, "
+        f"{EPOCHS} passes over the text at a learning rate of {RATE:g} for "
+        "all: the beginning of a training.\n",
         *rows(at_equal_tokens),
         "\n## After equal time\n",
         "The same in each row when its fastest cell is through; the seconds "
@@ -362,7 +369,7 @@ def draw_speed(speeds, path):
 
 def chosen(flag, given, known):
     """The names that a flag gives, in the order of those that are known."""
-    given = given.split(",")
+    given = list(filter(None, given.split(",")))
     if unknown := sorted(set(given) - set(known)):
         raise UserError(
             f"--{flag}: no {', '.join(unknown)} among {', '.join(known)}"
@@ -377,25 +384,31 @@ def main(config):
     shapes = chosen("shapes", config.shapes, SHAPES)
     output = command_line.writable_directory("output_dir", config.output_dir)
     results = {part: {shape: {} for shape in SHAPES} for part in PARTS}
+    stolen = {}
     before = output / "cells.json"
     if before.exists():
         saved = json.loads(before.read_text())
+        stolen |= saved["stolen"]
         for part in PARTS:
             results[part] |= saved[part]
-    calm = Calm()
     for part in parts:
+        calm = Calm()
         if part == "speed":
             shapes = [shape for shape in shapes if shape not in RESIDUAL]
         for shape, cell, result in PARTS[part](cells, shapes, config):
             results[part][shape][cell] = result
             print(part, shape, cell, flush=True, file=sys.stderr)
+        stolen[part] = str(calm)
     results = {
         part: {shape: row for shape, row in rows.items() if row}
         for part, rows in results.items()
     }
     report = [
         "# Cells by depth and width\n",
-        f"{machine()}; {calm} while measuring {config.parts}.\n",
+        "; ".join(
+            [machine(), *(f"{part}: {calm}" for part, calm in stolen.items())]
+        )
+        + ".\n",
     ]
     curves, speeds = results["accuracy"], results["speed"]
     if curves:
@@ -407,7 +420,7 @@ def main(config):
     if speeds:
         draw_speed(speeds, output / "cells_speed.png")
         report += speed_report(speeds)
-    write_report(output, "cells", report, results)
+    write_report(output, "cells", report, results | {"stolen": stolen})
 
 
 if __name__ == "__main__":
