@@ -4,11 +4,12 @@
       --corpora=../shared/data/timemachine.txt,../shared/data/tinyshakespeare.txt
 
 An exercise of D2L chapter 10. Two texts of equal length are cut into documents
-of 500 characters, the last 15 % held out. Four models learn, for equally many
-steps: from the one, from the other, from both shuffled, and from both where
-each document begins with a token that names its author. Each is asked for the
-perplexity of either author, and for new documents. Who wrote a piece of those
-is judged by logistic regression over strings of one to five characters.
+of 500 characters, the last 15 % held out. Five models learn, for about as many
+steps: from the one, from the other, from both shuffled, and from both where a
+token names the author, at the beginning of each document or of each line. Each
+is asked for the perplexity of either author, and for new documents. Who wrote a
+piece of those is judged by logistic regression over strings of one to five
+characters.
 
 Writes authors.md, .json and .png to --output_dir, and prints the first.
 """
@@ -126,23 +127,37 @@ def train(documents, tokenizer, passes, seed):
     return export.TextGenerator(trainer.model.for_inference(), tokenizer)
 
 
-def nats(generator, documents, token=""):
-    """What each character costs: [documents, DOCUMENT].
+def once(token, document):
+    """A document that begins with a token."""
+    return token + document
+
+
+def each_line(token, document):
+    """A document whose lines all begin with a token."""
+    return token + document.replace("\n", "\n" + token)
+
+
+def nats(generator, documents):
+    """What each character costs, tokens of authors left out.
 
     Args:
         generator: a `TextGenerator`.
-        documents: of DOCUMENT characters each.
-        token: what each of them begins with, itself not counted.
+        documents: of DOCUMENT characters each, besides the tokens.
+
+    Returns:
+        [documents, DOCUMENT].
     """
-    token_ids = generator.tokenize(
-        [SEPARATOR + token + document for document in documents]
-    ).to_tensor()
+    ragged = generator.tokenize([SEPARATOR + text for text in documents])
+    token_ids = ragged.to_tensor(-1).numpy()
+    targets = token_ids[:, 1:]
     values, _ = generator.score_window(
-        token_ids[:, :-1],
-        token_ids[:, 1:],
+        np.maximum(token_ids[:, :-1], 0),
+        targets,
         generator.model.initial_states(len(documents)),
     )
-    return values.numpy()[:, len(token) :]
+    named = generator.tokenize([TOKENS]).flat_values.numpy()
+    counts = (targets >= 0) & ~np.isin(targets, named)
+    return values.numpy()[counts].reshape(len(documents), DOCUMENT)
 
 
 def draw_texts(generator, prompts, seed):
@@ -154,7 +169,8 @@ def draw_texts(generator, prompts, seed):
         temperature=[1.0],
         seed=range(seed * SAMPLES, (seed + 1) * SAMPLES),
     )["texts"]
-    return [text.decode() for text in texts.numpy()]
+    nameless = str.maketrans("", "", TOKENS)
+    return [text.decode().translate(nameless) for text in texts.numpy()]
 
 
 def fit_judge(authors):
@@ -196,44 +212,54 @@ def verdict(judge, texts):
 
 
 def train_all(authors, tokenizer, seed):
-    """The four generators: of each author, of both, of both with tokens."""
+    """The five generators: of each author, and of both without and with tokens.
+
+    The last two see the token once and on each line.
+    """
     (first, _), (second, _) = authors.values()
-    marked = [
-        token + document
-        for token, documents in zip(TOKENS, (first, second))
-        for document in documents
-    ]
-    return [
-        train(documents, tokenizer, passes, seed)
-        for documents, passes in (
-            (first, PASSES),
-            (second, PASSES),
-            (first + second, PASSES // 2),
-            (marked, PASSES // 2),
+    one, other = (
+        train(documents, tokenizer, PASSES, seed)
+        for documents in (first, second)
+    )
+    both = train(first + second, tokenizer, PASSES // 2, seed)
+    named = [
+        train(
+            [mark(TOKENS[0], text) for text in first]
+            + [mark(TOKENS[1], text) for text in second],
+            tokenizer,
+            PASSES // 2,
+            seed,
         )
+        for mark in (once, each_line)
     ]
+    return [one, other, both, *named]
 
 
 def costs_of(generators, authors):
     """(model, author) -> nats of each place in a document held out."""
-    one, other, both, marked = generators
+    one, other, both, named, named_lines = generators
     first, second = authors
+    wrong, none = TOKENS[::-1], ("", "")
     return {
-        (model, author): nats(generator, held, token).mean(axis=0).tolist()
-        for model, generator, tokens in (
-            (f"{first} alone", one, ("", "")),
-            (f"{second} alone", other, ("", "")),
-            ("both", both, ("", "")),
-            ("both, with the token", marked, TOKENS),
-            ("both, the wrong token", marked, TOKENS[::-1]),
+        (model, author): nats(
+            generator, [mark(token, text) for text in held]
+        ).mean(axis=0).tolist()
+        for model, generator, mark, tokens in (
+            (f"{first} alone", one, once, none),
+            (f"{second} alone", other, once, none),
+            ("both", both, once, none),
+            ("both, token", named, once, TOKENS),
+            ("both, wrong token", named, once, wrong),
+            ("both, token on each line", named_lines, each_line, TOKENS),
+            ("both, wrong token on each line", named_lines, each_line, wrong),
         )
         for (author, (_, held)), token in zip(authors.items(), tokens)
-    }
+    }  # fmt: skip
 
 
 def verdicts_of(generators, authors, judge, seed):
     """What was drawn -> its `verdict`."""
-    one, other, both, marked = generators
+    one, other, both, named, named_lines = generators
     first, second = authors
     after_first, after_second = (
         [document[:BEGINNING] for document in held]
@@ -243,19 +269,23 @@ def verdicts_of(generators, authors, judge, seed):
         f"{first} alone": (one, [""]),
         f"{second} alone": (other, [""]),
         "both": (both, [""]),
-        f"both, token of {first}": (marked, [TOKENS[0]]),
-        f"both, token of {second}": (marked, [TOKENS[1]]),
         f"both, after {first}": (both, after_first),
         f"both, after {second}": (both, after_second),
-        f"both, token of {first} after {second}": (
-            marked,
-            [TOKENS[0] + text for text in after_second],
-        ),
-        f"both, token of {second} after {first}": (
-            marked,
-            [TOKENS[1] + text for text in after_first],
-        ),
     }
+    for where, generator, mark in (
+        ("", named, once),
+        (" on each line", named_lines, each_line),
+    ):
+        for author, token, opposite, texts in (
+            (first, TOKENS[0], second, after_second),
+            (second, TOKENS[1], first, after_first),
+        ):
+            name = f"token of {author}{where}"
+            drawn[name] = generator, [token]
+            drawn[f"{name}, after {opposite}"] = (
+                generator,
+                [mark(token, text) for text in texts],
+            )
     return {
         name: verdict(judge, draw_texts(generator, prompts, seed))
         for name, (generator, prompts) in drawn.items()
@@ -285,33 +315,39 @@ def conclusions(authors, costs, verdicts):
     def mixed(name):
         return statistics.fmean(run[name][1] for run in verdicts)
 
+    def change(author, model, than, places=slice(None)):
+        ratio = mean(model, author, places) / mean(than, author, places)
+        return f"{100 * (ratio - 1):+.1f} %"
+
     lines = []
     for author in authors:
-        both, named, wrong = (
-            f"{100 * (mean(model, author) / mean(than, author) - 1):+.1f} %"
-            for model, than in (
-                ("both", f"{author} alone"),
-                ("both, with the token", "both"),
-                ("both, the wrong token", "both, with the token"),
-            )
-        )
-        early = 100 * (
-            mean("both, the wrong token", author, BEGIN)
-            / mean("both, with the token", author, BEGIN)
-            - 1
-        )
+        alone = f"{author} alone"
         lines.append(
-            f"- Perplexity on {author}: both authors for one {both}, the token "
-            f"{named}, the wrong one {wrong} ({early:+.0f} % on the first "
-            f"{BEGIN.stop} characters)."
+            f"- Perplexity on {author}: learning from both costs "
+            f"{change(author, 'both', alone)}; the token brings "
+            f"{change(author, 'both, token', 'both')}, on each line "
+            f"{change(author, 'both, token on each line', 'both')}; the wrong "
+            "one instead of the right one costs "
+            f"{change(author, 'both, wrong token', 'both, token')} ("
+            f"{change(author, 'both, wrong token', 'both, token', BEGIN)} on "
+            f"the first {BEGIN.stop} characters), on each line "
+            + change(
+                author,
+                "both, wrong token on each line",
+                "both, token on each line",
+            )
+            + "."
         )
-    tokens = [mixed(f"both, token of {author}") for author in authors]
+    once, lined = (
+        " and ".join(
+            f"{mixed(f'token of {author}{where}'):.0f}" for author in authors
+        )
+        for where in ("", " on each line")
+    )
     return [
         *lines,
-        f"- Texts with pieces of both authors: {mixed('both'):.0f} % of those "
-        "of the model without the token, "
-        + " and ".join(f"{value:.0f} %" for value in tokens)
-        + " with it.",
+        f"- Texts with pieces of both authors: {mixed('both'):.0f} % without "
+        f"a token, {once} % with one, {lined} % with one on each line.",
     ]
 
 
@@ -329,7 +365,7 @@ def draw(authors, costs, verdicts, path):
 
     figure, panels = pyplot.subplot_mosaic(
         [["models", "places"], ["verdicts", "verdicts"]],
-        figsize=(13, 11), layout="constrained",
+        figsize=(13, 13), layout="constrained",
     )  # fmt: skip
     models = list(dict.fromkeys(model for model, _ in costs[0]))
     places = [slice(start, start + 20) for start in range(0, 300, 20)]
@@ -342,7 +378,7 @@ def draw(authors, costs, verdicts, path):
             ],
             height=0.38, label=f"on {author}",
         )  # fmt: skip
-        for model, style in zip(models[3:], ("o-", "s--")):
+        for model, style in zip(models[3:], ("o-", "o--", "s-.", "s:")):
             means = np.array(
                 [
                     [
