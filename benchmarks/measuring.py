@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import platform
+import statistics
 import time
 from importlib import metadata
 
@@ -36,6 +38,55 @@ def interleaved(runs, repetitions, seconds):
         for name, run in runs.items():
             times[name].append(timed(run, steps[name]) / steps[name])
     return times
+
+
+def fit(trainer, windows, every, patience=math.inf):
+    """Trains, scores windows on the way, and keeps the weights of the best.
+
+    Args:
+        trainer: a `Trainer`; its model ends with the weights of the best score.
+        windows: what is scored.
+        every: so many steps.
+        patience: scores without a better one after which it stops.
+
+    Returns:
+        steps and nats (a token) of each score, and the median seconds_a_step.
+    """
+    import keras
+
+    steps, nats, seconds = [], [], []
+    started, best = 0.0, None
+
+    def begin(batch, logs=None):
+        nonlocal started
+        started = time.perf_counter()
+
+    def end(batch, logs=None):
+        nonlocal best
+        seconds.append(time.perf_counter() - started)
+        if trainer.step % every:
+            return
+        steps.append(trainer.step)
+        nats.append(trainer.evaluate(windows).nats_per_token)
+        if nats[-1] == min(nats):
+            best = trainer.model.get_weights()
+        if len(nats) - nats.index(min(nats)) > patience:
+            trainer.model.stop_training = True
+
+    trainer.fit(
+        [
+            keras.callbacks.LambdaCallback(
+                on_train_batch_begin=begin, on_train_batch_end=end
+            )
+        ],
+        verbose=0,
+    )
+    trainer.model.set_weights(best)
+    return {
+        "steps": steps,
+        "nats": nats,
+        "seconds_a_step": statistics.median(seconds),
+    }
 
 
 def machine():
