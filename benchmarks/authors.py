@@ -514,9 +514,9 @@ def main(config):
         "authors",
         report,
         {
-            "nats_by_place": [
+            "nats": [
                 {
-                    f"{model} on {author}": cost[model, author]
+                    f"{model} on {author}": float(np.mean(cost[model, author]))
                     for model, author in cost
                 }
                 for cost in costs
