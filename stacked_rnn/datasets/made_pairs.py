@@ -112,11 +112,15 @@ def forms_of_identifier(words) -> list[str]:
     ]
 
 
-def _identifiers():
-    """The names that the modules of the standard library define or assign."""
+def identifiers(modules="*.py") -> list[str]:
+    """Names that modules of the standard library define or assign.
+
+    Args:
+        modules: a glob below its directory.
+    """
     names = set()
     directory = pathlib.Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(directory.glob("*.py")):
+    for path in sorted(directory.glob(modules)):
         source = path.read_text(encoding="utf-8", errors="replace")
         names.update(re.findall(r"\b(?:def|class)\s+(\w+)", source))
         names.update(re.findall(r"(\w+)\s*=[^=]", source))
@@ -157,16 +161,21 @@ def dates_to_iso():
 
 def identifiers_to_words():
     """ReadOnly, READ_ONLY, readonly -> read only."""
-    found = {
-        tuple(words)
-        for words in map(words_of_identifier, _identifiers())
-        if 2 <= len(words) <= 5 and all(len(word) > 1 for word in words)
-    }
     return [
         (form, " ".join(words))
-        for words in sorted(found)
+        for words in words_of_identifiers(identifiers())
         for form in forms_of_identifier(words)
     ]
+
+
+def words_of_identifiers(names):
+    """The words of those names that have two to five, none of one letter."""
+    found = {tuple(words_of_identifier(name)) for name in names}
+    return sorted(
+        words
+        for words in found
+        if 2 <= len(words) <= 5 and all(len(word) > 1 for word in words)
+    )
 
 
 MADE = {
