@@ -419,3 +419,98 @@ def test_bad_input_to_a_classifier(labelled, command, words):
     before = set(labelled.rglob("*"))
     assert_fails(run(labelled, *command), *words)
     assert set(labelled.rglob("*")) <= before | {labelled / "keras"}
+
+
+# A seq2seq model --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory):
+    """A directory where train.py has made a seq2seq model."""
+    directory = tmp_path_factory.mktemp("paired")
+    rows = [f"{a}{b}\t{b.upper()}" for a in "abcdef" for b in "abcdef"]
+    (directory / "pairs.tsv").write_text(
+        "\n".join([*rows, " \tA", "a" * 30 + "\tB"]) + "\n"
+    )
+    ran = run(
+        directory, "train.py", "--task=seq2seq", "--corpus=pairs.tsv",
+        "--units=16", "--embedding_dim=8", "--epochs=12", "--batch_size=4",
+        "--learning_rate=0.02", "--sequence_length=20", "--cell=simple_rnn",
+        "--validation_fraction=0", "--nobidirectional", "--nojit_compile",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "warning: 1 pair(s) have an empty text: left out" in ran.stderr
+    assert "1 pair(s) have a text of more than --sequence_len" in ran.stderr
+    assert "python predict.py" in ran.stdout
+    return directory
+
+
+def test_predict_with_a_seq2seq_model(paired):
+    (paired / "more.txt").write_text("eb\n\n")
+    ran = run(
+        paired, "predict.py", "--text=fa", "--text=f\u00e9",
+        "--texts_file=more.txt", "--attention=maps/a.png",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert (lines[0], lines[2], len(lines)) == ("A", "B", 4)
+    assert "1 text(s) are empty" in ran.stderr
+    assert "read as unknown: '\u00e9'" in ran.stderr
+    assert (paired / "maps/a.png").read_bytes().startswith(b"\x89PNG")
+    ran = run(
+        paired, "predict.py", "--text=fa", "--output=jsonl", "--num_beams=1"
+    )
+    answer = json.loads(ran.stdout)
+    assert (answer["text"], answer["output"]) == ("fa", "A")
+    assert -1 < answer["score"] < 0
+
+
+def test_evaluate_a_seq2seq_model(paired):
+    (paired / "new.jsonl").write_text(
+        '{"in": "fa", "out": "A"}\n{"in": "fc", "out": "XY"}\n'
+    )
+    ran = run(
+        paired, "evaluate.py", "--text=new.jsonl", "--source_field=in",
+        "--target_field=out", "--length_penalty=1",
+    )  # fmt: skip
+    result = json.loads(ran.stdout)
+    assert (result["exact_match"], result["examples"]) == (0.5, 2)
+    assert result["edit_distance"] == pytest.approx(2 / 3)
+    assert 0 <= result["bleu"] <= 100
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["generate.py"], ["a seq2seq model", "predict.py"]),
+        (["evaluate.py", "--text=one.tsv"], ["one.tsv, line 1", "target_fiel"]),
+        (["predict.py", "--text=a", "--num_beams=0"], ["--num_beams=0"]),
+        (
+            ["predict.py", "--text=a", "--attention=pairs.tsv/a.png"],
+            ["--attention=pairs.tsv"],
+        ),
+        (["train.py", "--task=seq2seq"], ["--corpus=pydoc"]),
+        (["train.py", "--task=seq2seq", "--corpus=one.tsv"], ["no field"]),
+        (
+            ["train.py", "--task=seq2seq", "--corpus=pairs.tsv",
+             "--init_from=saved_models/pairs"], ["--init_from: of no use"],
+        ),
+        (["train.py", "--decoder_layers=2"], ["--decoder_layers: of no use"]),
+        (
+            ["train.py", "--corpus=one.tsv", "--init_from=saved_models/pairs"],
+            ["--init_from=saved_models/pairs/1: a seq2seq: only a language"],
+        ),
+    ],
+)  # fmt: skip
+def test_bad_input_to_a_seq2seq_model(paired, command, words):
+    (paired / "one.tsv").write_text("a\nb\n")
+    before = set(paired.rglob("*"))
+    assert_fails(run(paired, *command), *words)
+    assert set(paired.rglob("*")) <= before | {paired / "keras"}
+
+
+def test_beams_are_of_no_use_to_a_classifier(labelled):
+    ran = run(labelled, "predict.py", "--text=a", "--num_beams=2")
+    assert_fails(ran, "--num_beams: of use with a seq2seq model only")
+    ran = run(labelled, "evaluate.py", "--text=days.tsv", "--length_penalty=1")
+    assert_fails(ran, "--length_penalty: of use with a seq2seq model only")
