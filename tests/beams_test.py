@@ -285,6 +285,32 @@ def test_it_stops_when_nothing_can_get_better_and_not_before():
     assert ids == [1] * 50 and len(calls) == 50
 
 
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_for_the_best_texts_alone_it_stops_sooner(seed):
+    step, _ = random_steps(seed, 5)
+    calls = []
+
+    def counted(token_ids, states):
+        calls.append(1)
+        return step(token_ids, states)
+
+    token_ids, h = beginning(seed, 5, batch_size=4)
+    found, counts = [], []
+    for num_texts in (None, 2):
+        found.append(
+            search(
+                counted, token_ids, h, num_beams=6, max_new_tokens=25,
+                length_penalty=0.2, end_ids=[4], num_texts=num_texts,
+            )
+        )  # fmt: skip
+        counts.append(len(calls))
+        calls.clear()
+    assert counts[0] > counts[1]
+    for row in range(4):
+        everything, wanted = (texts(one, row) for one in found)
+        assert_same(wanted[:2], everything[:2])
+
+
 def test_a_prompt_has_no_neighbours():
     """Rows that could have stopped are not changed by those that go on."""
     step, _ = random_steps(11, 5)
