@@ -54,14 +54,14 @@ class SavedTranslator:
         rows = max(1, _ROWS // config.num_beams)
         max_new_tokens = config.max_new_tokens or self.defaults.max_new_tokens
         while batch := list(itertools.islice(texts, rows)):
-            found = self.functions.search(
+            found = self.functions.translate(
                 tf.constant([_encoded(text) for text in batch]),
                 tf.constant(config.num_beams),
                 tf.constant(config.length_penalty),
                 tf.constant(max_new_tokens),
             )
             for text, output, score in zip(
-                batch, found["outputs"][:, 0].numpy(), found["scores"][:, 0]
+                batch, found["outputs"].numpy(), found["scores"].numpy()
             ):
                 yield Translation(text, output.decode(), float(score))
 

@@ -12,6 +12,12 @@ from stacked_rnn.export import versions
 
 _function = functools.partial(tf.function, autograph=False)
 _TEXTS = tf.TensorSpec([None], tf.string, "texts")
+_SEARCH = (
+    _TEXTS,
+    tf.TensorSpec([], tf.int32, "num_beams"),
+    tf.TensorSpec([], tf.float32, "length_penalty"),
+    tf.TensorSpec([], tf.int32, "max_new_tokens"),
+)
 
 
 def _checks(num_beams, length_penalty, max_new_tokens):
@@ -63,23 +69,26 @@ class TextTranslator(tf.Module):
             outputs: string [batch], valid UTF-8.
             scores: float32 [batch], log p of each, the end included.
         """
-        found = self._search(
+        return self.translate(
             texts,
             self.defaults.num_beams,
             self.defaults.length_penalty,
             self.defaults.max_new_tokens,
-            num_texts=1,
+        )
+
+    @_function(input_signature=_SEARCH)
+    def translate(self, texts, num_beams, length_penalty, max_new_tokens):
+        """The best text of `search` alone, which is found sooner.
+
+        Returns:
+            outputs, scores: [batch].
+        """
+        found = self._search(
+            texts, num_beams, length_penalty, max_new_tokens, num_texts=1
         )
         return {name: values[:, 0] for name, values in found.items()}
 
-    @_function(
-        input_signature=[
-            _TEXTS,
-            tf.TensorSpec([], tf.int32, "num_beams"),
-            tf.TensorSpec([], tf.float32, "length_penalty"),
-            tf.TensorSpec([], tf.int32, "max_new_tokens"),
-        ]
-    )
+    @_function(input_signature=_SEARCH)
     def search(self, texts, num_beams, length_penalty, max_new_tokens):
         """Makes `num_beams` texts of each, the best first.
 
