@@ -126,6 +126,7 @@ TASK_DEFAULTS = {
         "sequence_length": 200,
     },
     "seq2seq": {
+        "corpus": "dates_to_iso",
         "num_layers": 1,
         "units": 128,
         "bidirectional": True,

@@ -489,7 +489,7 @@ def test_evaluate_a_seq2seq_model(paired):
             ["predict.py", "--text=a", "--attention=pairs.tsv/a.png"],
             ["--attention=pairs.tsv"],
         ),
-        (["train.py", "--task=seq2seq"], ["--corpus=pydoc"]),
+        (["train.py", "--task=seq2seq", "--corpus=pydoc"], ["--corpus=pydoc"]),
         (["train.py", "--task=seq2seq", "--corpus=one.tsv"], ["no field"]),
         (
             ["train.py", "--task=seq2seq", "--corpus=pairs.tsv",

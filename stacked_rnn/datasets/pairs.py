@@ -51,7 +51,6 @@ class PairData:
         num_too_long: pairs that were left out, as one of them was too long.
         num_empty: pairs that were left out, as one of them was empty.
         longest_target: tokens of it.
-        unknown_parts: see `LanguageData`.
         digest: of the texts; equal ones have the same.
     """
 
@@ -63,7 +62,6 @@ class PairData:
     num_empty: int
     longest_target: int
     digest: str
-    unknown_parts: Sequence[str] = ()
 
 
 def read_pairs(
