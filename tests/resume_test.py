@@ -15,9 +15,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 60
 COMMAND = (
     "train.py", "--corpus=cats.txt", "--cell=gru", "--units=16",
-    "--embedding_dim=8", "--epochs=40", "--batch_size=8",
+    "--embedding_dim=8", "--batch_size=8",
     "--sequence_length=20", "--carry_state", "--dropout=0.1",
-    "--deterministic", "--checkpoint_minutes=0.01", "--early_stopping=30",
+    "--deterministic", "--checkpoint_minutes=0.01", "--early_stopping=12",
     "--nojit_compile",
 )  # fmt: skip
 # TensorFlow numbers the functions of a graph by a counter of the process, and
@@ -25,23 +25,24 @@ COMMAND = (
 NUMBERED = ("saved_model.pb", "fingerprint.pb")
 
 
-def start(directory):
+def start(directory, epochs):
     return subprocess.Popen(
-        [sys.executable, ROOT / COMMAND[0], *COMMAND[1:]], cwd=directory,
+        [sys.executable, ROOT / COMMAND[0], *COMMAND[1:], f"--epochs={epochs}"],
+        cwd=directory,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
-def finish(directory):
-    process = start(directory)
+def finish(directory, epochs):
+    process = start(directory, epochs)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     return output
 
 
-def kill_after_the_first_epoch(directory, seconds):
+def kill_after_the_first_epoch(directory, epochs, seconds):
     """Kills a run so many seconds after it trained; its output until then."""
-    process = start(directory)
+    process = start(directory, epochs)
     output = ""
     for line in process.stdout:
         output += line
@@ -84,25 +85,24 @@ def assert_same(got, expected):
         assert got["exported"][name] == content, name
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("undisturbed")
-    (directory / "cats.txt").write_text(TEXT)
-    finish(directory)
-    return results(directory)
-
-
 @pytest.mark.parametrize(
-    "kills", [2, pytest.param(20, marks=pytest.mark.drill)]
+    ("kills", "epochs"),
+    [(2, 16), pytest.param(20, 40, marks=pytest.mark.drill)],
 )
 def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
-    kills, undisturbed, tmp_path
+    kills, epochs, tmp_path
 ):
-    (tmp_path / "cats.txt").write_text(TEXT)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    for directory in (undisturbed, killed):
+        directory.mkdir()
+        (directory / "cats.txt").write_text(TEXT)
+    finish(undisturbed, epochs)
     rng = random.Random(0)
     for number in range(kills):
-        output = kill_after_the_first_epoch(tmp_path, rng.uniform(0.0, 0.5))
+        output = kill_after_the_first_epoch(
+            killed, epochs, rng.uniform(0.0, 0.5)
+        )
         assert "Exported" not in output, "it was over before: train longer"
         assert ("going on from step" in output) == (number > 0), output
-    finish(tmp_path)
-    assert_same(results(tmp_path), undisturbed)
+    finish(killed, epochs)
+    assert_same(results(killed), results(undisturbed))
