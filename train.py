@@ -5,6 +5,7 @@
   python train.py --flagfile=recipes/timemachine.flags
   python train.py --corpus=mine.txt --init_from=saved_models/pydoc
   python train.py --task=classifier --corpus=labelled.tsv
+  python train.py --task=seq2seq --corpus=pairs.tsv
 
 Writes the run to runs/CORPUS (checkpoints, TensorBoard, history.csv) and the
 model to saved_models/CORPUS/1, 2, 3 ... Run the same command again to go on
