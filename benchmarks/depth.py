@@ -166,12 +166,13 @@ def run(shape, seed, model_config, train_config, data):
 
 
 def means(runs):
-    """Of shape -> seed -> figures: shape -> the means of the figures."""
+    """Of shape -> seed -> figures: shape -> their means, and how many runs."""
     return {
         shape: {
             name: statistics.fmean(row[name] for row in rows.values())
             for name in next(iter(rows.values()))
         }
+        | {"runs": len(rows)}
         for shape, rows in runs.items()
     }
 
@@ -198,7 +199,9 @@ def effort(runs):
     """What the runs of a part took: part of a sentence."""
     seconds = [row["seconds"] for row in runs.values()]
     steps = max(row["steps"] for row in runs.values())
+    counts = sorted({row["runs"] for row in runs.values()})
     return (
+        f"{' or '.join(map(str, counts))} run(s) of each shape, "
         f"{steps:,.0f} steps of 64, {min(seconds):.0f} to {max(seconds):.0f} "
         f"seconds a run, {statistics.fmean(seconds):.0f} in the mean, with all "
         "compiling"
@@ -237,34 +240,50 @@ def seq2seq_conclusions(runs):
     for suffix, what in RESIDUAL.items():
         shapes = [f"{e}x{d}{suffix}" for e, d in PAIRS]
         best = max(shapes, key=lambda shape: runs[shape]["exact_match"])
-        encoder, decoder = best.removesuffix(suffix).split("x")
-        by_encoder, by_decoder = (
-            ", ".join(
-                f"{mean_of(runs, 'exact_match', chosen):.3f}"
-                for chosen in (
-                    [f"{e}x{d}{suffix}" for e, d in PAIRS if (e, d)[side] == n]
-                    for n in DEPTHS
-                )
-            )
-            for side in (0, 1)
+        lines.append(
+            f"- {what.capitalize()} {best.removesuffix(suffix)} layers are the "
+            f"best: {runs[best]['exact_match']:.3f}; 1x1 has "
+            f"{runs['1x1' + suffix]['exact_match']:.3f}."
         )
+        for side, stack in enumerate(("encoder", "decoder")):
+            by_depth = {
+                depth: mean_of(
+                    runs,
+                    "exact_match",
+                    [
+                        f"{p[0]}x{p[1]}{suffix}"
+                        for p in PAIRS
+                        if p[side] == depth
+                    ],
+                )
+                for depth in DEPTHS
+            }
+            lines.append(
+                f"- {what.capitalize()}, {stack}s of 1 to 4 layers, each the "
+                "mean over the other stack's depths: "
+                + ", ".join(f"{score:.3f}" for score in by_depth.values())
+                + f"; the best have {max(by_depth, key=by_depth.get)}."
+            )
         advised = [f"{e}x4{suffix}" for e in (2, 3, 4)]
         others = [shape for shape in shapes if shape not in advised]
         lines.append(
-            f"- {what.capitalize()}: the best is {encoder} by {decoder} layers "
-            f"with {runs[best]['exact_match']:.3f}, 1 by 1 has "
-            f"{runs['1x1' + suffix]['exact_match']:.3f}; encoders of 1 to 4 "
-            f"layers have {by_encoder} on the average, decoders {by_decoder}; "
-            f"the advised shapes (2 to 4 by 4) "
-            f"{mean_of(runs, 'exact_match', advised):.3f}, the others "
-            f"{mean_of(runs, 'exact_match', others):.3f}."
+            f"- {what.capitalize()} the advised shapes, 2 to 4 by 4, have "
+            f"{mean_of(runs, 'exact_match', advised):.3f} on the average, the "
+            f"others {mean_of(runs, 'exact_match', others):.3f}."
         )
     gains = (
-        f"{gain(runs, 'exact_match', chosen)} where the deeper stack has {n}"
-        for n in DEPTHS[1:]
-        for chosen in [[f"{e}x{d}" for e, d in PAIRS if max(e, d) == n]]
+        gain(
+            runs,
+            "exact_match",
+            [f"{e}x{d}" for e, d in PAIRS if max(e, d) == depth],
+        )
+        for depth in DEPTHS[1:]
     )
-    return [*lines, f"- Residual connections add {', '.join(gains)} layers."]
+    return [
+        *lines,
+        "- What residual connections add where the deeper stack has 2, 3 and "
+        f"4 layers: {', '.join(gains)}.",
+    ]
 
 
 def classifier_report(runs):
@@ -443,8 +462,7 @@ def main(config):
             ]
         )
         + ".\n",
-        f"Runs of each shape: {config.seeds}. The beginning of a training: "
-        "more steps are kinder to deep stacks.",
+        "The beginning of a training: more steps are kinder to deep stacks.",
     ]
     for part, (report, conclusions) in REPORTS.items():
         if figures[part]:
