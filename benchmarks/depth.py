@@ -34,7 +34,7 @@ from stacked_rnn import command_line, configs, files
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
 
 DEPTHS = range(1, 5)  # of an encoder, of a decoder
-LAYERS = range(1, 9)  # of a classifier
+LAYERS = (1, 2, 4, 8)  # of a classifier
 PAIRS = list(itertools.product(DEPTHS, DEPTHS))
 RESIDUAL = {
     "": "without residual connections",
@@ -321,14 +321,10 @@ def classifier_conclusions(runs):
             f"- {what.capitalize()}: the best has {best} layers and {top:.3f}; "
             f"1 layer {one:.3f}, {LAYERS[-1]} layers {last:.3f}."
         )
-    few, many = (
-        gain(runs, "accuracy", [str(n) for n in LAYERS if (n > 4) == deep])
-        for deep in (False, True)
-    )
+    gains = (gain(runs, "accuracy", [str(layers)]) for layers in LAYERS)
     return [
         *lines,
-        f"- Residual connections add {few} with up to 4 layers, {many} with "
-        "more.",
+        f"- What residual connections add, by depth: {', '.join(gains)}.",
     ]
 
 
