@@ -47,7 +47,7 @@ SHAPES = {
         for encoder, decoder in PAIRS
     ],
     "classifier": [
-        f"{layers}{suffix}" for suffix in RESIDUAL for layers in LAYERS
+        f"{layers}{suffix}" for layers in LAYERS for suffix in RESIDUAL
     ],
 }
 UNITS = {"seq2seq": 48, "classifier": 64}
