@@ -155,6 +155,8 @@ def run(shape, seed, model_config, train_config, data):
         data,
     )
     trainer.fit(verbose=0)
+    if trainer.interrupted:
+        raise KeyboardInterrupt  # what half a run reached is not kept
     return trainer.summary()["validation"] | {
         "steps": trainer.step,
         "weights": trainer.model.count_params(),
