@@ -466,7 +466,7 @@ def main(config):
             ]
         )
         + ".\n",
-        "The beginning of a training: more steps are kinder to deep stacks.",
+        "The beginning of a training: longer ones may rank otherwise.",
     ]
     for part, (report, conclusions) in REPORTS.items():
         if figures[part]:
