@@ -123,6 +123,12 @@ def test_align(running, model):
     assert one["text_tokens"] == text_tokens == ["a", "b", " ", "c", ""]
     assert one["output_tokens"] == output_tokens == ["b", "a", ""]
     np.testing.assert_allclose(one["attention"], attention, atol=1e-5)
+    status, answer = ask(
+        running,
+        signature_name="align",
+        inputs={"texts": ["a", "b"], "outputs": ["a"]},
+    )
+    assert status == 400 and "as many" in answer["error"]
 
 
 def test_what_is_said_of_it(running):

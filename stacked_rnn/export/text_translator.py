@@ -129,6 +129,12 @@ class TextTranslator(tf.Module):
             log_probs: float32 [batch, longest output + 1], log p of each token
                 of an output and of its end; 0 beyond.
         """
+        message = "texts, outputs: expected as many of the one as of the other"
+        is_paired = tf.equal(tf.size(texts), tf.size(outputs))
+        with tf.control_dependencies(
+            [tf.debugging.Assert(is_paired, [message])]
+        ):
+            texts = tf.identity(texts)
         source_ids, source_mask = self._read(texts)
         target_ids, target_mask = self._read(outputs)
         end_id = self.tokenizer.end_id
