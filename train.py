@@ -78,6 +78,7 @@ def train(model_config, train_config, strategy):
     )
 
     product.model.set_weights(trainer.best_model().get_weights())
+    task.finish(product)
     version = product.save(export_dir, trainer.summary())
     task.report(version, model_dir)
     curves = model_dir / "curves.png"

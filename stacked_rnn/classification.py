@@ -7,6 +7,7 @@ classes].
 import numpy as np
 
 _BINS = 10  # of probability, for the calibration
+_TEMPERATURES = np.geomspace(1.0, 20.0, 121)  # each 2.5 % above the one before
 
 
 def answers(scores, several_labels) -> np.ndarray:
@@ -99,6 +100,32 @@ def calibration_error(bins) -> float:
         )
         / total
     )
+
+
+def best_temperature(scores, targets, several_labels) -> float:
+    """What to divide logits by, so that the scores say how sure to be.
+
+    Temperature scaling (Guo et al. 2017, section 4.2): of the temperatures from
+    1 to 20, that of the least nats. No answer changes. Not below 1: few texts,
+    all of them answered right, would ask for any certainty.
+
+    Args:
+        scores: float32 [texts, classes], at temperature 1.
+        targets: bool [texts, classes].
+        several_labels: whether each class has a score of its own.
+    """
+    log_p = np.log(np.maximum(scores, 1e-30))
+    if several_labels:
+        log_not = np.log(np.maximum(1 - scores, 1e-30))
+        sure = np.where(targets, log_p - log_not, log_not - log_p)
+
+    def nats(temperature):
+        if several_labels:
+            return np.logaddexp(0, -sure / temperature).sum()
+        cooled = log_p / temperature
+        return np.logaddexp.reduce(cooled, axis=1).sum() - cooled[targets].sum()
+
+    return float(min(_TEMPERATURES, key=nats))
 
 
 def report(scores, targets, several_labels) -> dict:

@@ -48,24 +48,15 @@ class SavedClassifier:
     several_labels: bool
     functions: object
 
-    def scores(self, texts) -> np.ndarray:
-        """Probabilities, float32 [texts, classes], of a list of strings."""
-        label = self.functions.signatures["serving_default"]
-        encoded = [text.encode("utf-8", "replace") for text in texts]
-        return np.concatenate(
-            [
-                label(texts=tf.constant(encoded[start : start + _ROWS]))[
-                    "scores"
-                ].numpy()
-                for start in range(0, len(encoded), _ROWS)
-            ]
-        )
+    @property
+    def _label(self):
+        return self.functions.signatures["serving_default"]
 
     def predict(self, texts):
         """Yields a `Prediction` for each of any number of strings, in order."""
         texts = iter(texts)
         while batch := list(itertools.islice(texts, _ROWS)):
-            scores = self.scores(batch)
+            scores = scores_of(self._label, batch)
             said = classification.answers(scores, self.several_labels)
             for text, row, is_said in zip(batch, scores.tolist(), said):
                 yield Prediction(
@@ -97,13 +88,39 @@ class SavedClassifier:
                 "--text: some texts have no label or several, and each text "
                 "of this model has one"
             )
-        targets = np.array(
-            [[label in names for label in self.labels] for names in read.labels]
+        result = classification.report(
+            scores_of(self._label, read.texts),
+            targets_of(read, self.labels),
+            self.several_labels,
         )
-        scores = self.scores(read.texts)
-        result = classification.report(scores, targets, self.several_labels)
         result["f1"] = dict(zip(self.labels, result["f1"]))
         return result
+
+
+def scores_of(label, texts) -> np.ndarray:
+    """What a classifier says of texts.
+
+    Args:
+        label: `TextClassifier.serving_default`, or the signature of that name.
+        texts: a list of strings.
+
+    Returns:
+        Probabilities, float32 [texts, classes].
+    """
+    encoded = [text.encode("utf-8", "replace") for text in texts]
+    return np.concatenate(
+        [
+            label(texts=tf.constant(encoded[start : start + _ROWS]))["scores"]
+            for start in range(0, len(encoded), _ROWS)
+        ]
+    )
+
+
+def targets_of(read, labels) -> np.ndarray:
+    """Which labels the texts of `LabelledTexts` have, bool [texts, labels]."""
+    return np.array(
+        [[label in names for label in labels] for names in read.labels]
+    )
 
 
 def load(saved_model="") -> SavedClassifier:

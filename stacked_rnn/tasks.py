@@ -61,6 +61,9 @@ class LanguageModelTask:
 
         return [training.SampleTexts(trainer, sample)]
 
+    def finish(self, product) -> None:
+        """Nothing: the best model is exported as it is."""
+
     def report(self, version, model_dir) -> None:
         """Nothing: the curves say all."""
 
@@ -125,6 +128,19 @@ class ClassifierTask:
     def callbacks(self, trainer, product) -> list:
         """None: the curves say all."""
         return []
+
+    def finish(self, product) -> None:
+        """Has the best model say how sure it may be, by the validation."""
+        texts = self.data.validation_texts
+        if texts is None:
+            return
+        temperature = classification.best_temperature(
+            prediction.scores_of(product.serving_default, texts.texts),
+            prediction.targets_of(texts, self.data.labels),
+            self.data.several_labels,
+        )
+        product.model.cool(temperature)
+        print(f"Temperature of its scores: {temperature:.2f}")
 
     def report(self, version, model_dir) -> None:
         """Prints and draws what the exported model says of the validation."""
@@ -212,6 +228,9 @@ class Seq2SeqTask:
             return f"{text} -> {outputs[0].numpy().decode()}"
 
         return [training.SampleTexts(trainer, sample)]
+
+    def finish(self, product) -> None:
+        """Nothing: the best model is exported as it is."""
 
     def report(self, version, model_dir) -> None:
         """Prints and draws what the exported model makes of the validation."""

@@ -90,3 +90,40 @@ def test_a_confusion_matrix_as_text():
         "no     1,200      3",
         "maybe      0      7",
     ]
+
+
+@pytest.mark.parametrize("several_labels", [False, True])
+@pytest.mark.parametrize(("factor", "expected"), [(1, 1), (4, 4), (0.5, 1)])
+def test_the_temperature_undoes_what_made_scores_too_sure(
+    several_labels, factor, expected, rng
+):
+    """Of labels drawn by the scores of logits that are `factor` as large."""
+    logits = rng.normal(0, 2, (20_000, 3))
+
+    def scores_at(logits):
+        p = np.exp(logits)
+        p = p / (1 + p if several_labels else p.sum(axis=1, keepdims=True))
+        return p.astype("float32")
+
+    drawn = rng.uniform(size=(20_000, 3))
+    if several_labels:
+        targets = drawn < scores_at(logits)
+    else:  # the Gumbel trick
+        targets = np.eye(3, dtype=bool)[
+            np.argmax(logits - np.log(-np.log(drawn)), axis=1)
+        ]
+    found = classification.best_temperature(
+        scores_at(factor * logits), targets, several_labels
+    )
+    assert found == pytest.approx(expected, rel=0.05)
+
+
+def test_certain_scores_have_a_temperature():
+    targets = np.eye(2, dtype=bool)[[0, 1, 0]]
+    for several_labels in (False, True):
+        certain = targets.astype("float32")
+        arguments = targets, several_labels
+        assert classification.best_temperature(certain, *arguments) == 1.0
+        wrong = certain[::-1] * [[1], [0], [1]]
+        found = classification.best_temperature(wrong, *arguments)
+        assert np.isfinite(found)

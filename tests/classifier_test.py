@@ -11,12 +11,15 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import (
+    classification,
     configs,
     datasets,
     export,
+    finetuning,
     inference,
     models,
     prediction,
+    tasks,
     training,
 )
 from stacked_rnn.configs import UserError
@@ -228,6 +231,49 @@ def test_it_learns(corpus, tmp_path):
     assert result["accuracy"] == pytest.approx(score.accuracy)
     assert result["examples"] == 39
     assert np.sum(result["confusion"]) == 39
+
+
+@pytest.mark.parametrize("several_labels", [False, True])
+def test_what_is_exported_is_no_surer_than_right(several_labels, tmp_path):
+    """A model that is too sure is cooled; what it says stays what it was."""
+    rng = np.random.default_rng(1)
+    rows = ["text\tlabel"]
+    for _ in range(400):
+        text = "".join(rng.choice(list("abc"), 3))
+        label = text[0] if rng.uniform() < 0.8 else rng.choice(list("abc"))
+        other = rng.choice(["", ",d"]) if several_labels else ""
+        rows.append(f"{text}\t{label}{other}")
+    corpus = tmp_path / "a.tsv"
+    corpus.write_text("\n".join(rows))
+    task = tasks.ClassifierTask(
+        finetuning.Start(
+            small_config(units=8, num_layers=1),
+            configs.TrainConfig(
+                task="classifier",
+                corpus=str(corpus),
+                label_separator="," if several_labels else "",
+            ),
+        )
+    )
+    model = models.build_classifier(
+        task.model_config, len(task.data.labels), several_labels
+    )
+    model.cool(1 / 15)
+    product = task.product(model)
+    texts = task.data.validation_texts
+    targets = prediction.targets_of(texts, task.data.labels)
+
+    def asked():
+        scores = prediction.scores_of(product.serving_default, texts.texts)
+        said = classification.answers(scores, several_labels)
+        report = classification.report(scores, targets, several_labels)
+        return said, report["calibration_error"]
+
+    said, error = asked()
+    task.finish(product)
+    said_now, error_now = asked()
+    np.testing.assert_array_equal(said_now, said)
+    assert error > 0.3 and error_now < 0.7 * error
 
 
 @pytest.mark.parametrize(

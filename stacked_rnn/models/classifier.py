@@ -133,6 +133,12 @@ class Classifier(keras.Model):
             if layer.cell.kernel.shape == trained.cell.kernel.shape:
                 layer.set_weights(trained.get_weights())
 
+    def cool(self, temperature) -> None:
+        """Divides the logits by a number, once and for all."""
+        self.readout.set_weights(
+            [weight / temperature for weight in self.readout.get_weights()]
+        )
+
     def scores(self, logits):
         """Probabilities [batch, classes] of logits [batch, outputs].
 
