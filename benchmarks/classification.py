@@ -65,8 +65,8 @@ def split(read, seed):
     )
 
 
-def accuracy_of_this_project(rest, test, model_config, train_config, scratch):
-    """Accuracy on the test, and seconds of training."""
+def result_of_this_project(rest, test, model_config, train_config, scratch):
+    """What it comes to on the test, and seconds of training."""
     from stacked_rnn import prediction, tasks, training
     from stacked_rnn.finetuning import Start
 
@@ -84,8 +84,10 @@ def accuracy_of_this_project(rest, test, model_config, train_config, scratch):
     )
     trainer.fit(verbose=0)
     seconds = time.perf_counter() - started
-    version = task.product(trainer.best_model()).save(f"{scratch}/model")
-    return prediction.load(version).evaluate(test)["accuracy"], seconds
+    product = task.product(trainer.best_model())
+    task.finish(product)
+    version = product.save(f"{scratch}/model")
+    return prediction.load(version).evaluate(test), seconds
 
 
 def accuracy_of_a_linear_model(rest, test, tokenizer, **options):
@@ -126,16 +128,17 @@ def main(model_config, train_config, config):
     for seed in range(config.seeds):
         rest, test = split(read, seed)
         with tempfile.TemporaryDirectory() as scratch:
-            own, seconds = accuracy_of_this_project(
+            result, seconds = result_of_this_project(
                 rest, test, model_config,
                 dataclasses.replace(train_config, seed=seed), scratch,
             )  # fmt: skip
         rows[seed] = [
-            own,
+            result["accuracy"],
             accuracy_of_a_linear_model(rest, test, train_config.tokenizer),
             accuracy_of_a_linear_model(
                 rest, test, train_config.tokenizer, C=10.0
             ),
+            result["calibration_error"],
             seconds,
         ]
         print(seed, rows[seed], flush=True, file=sys.stderr)
@@ -145,13 +148,13 @@ def main(model_config, train_config, config):
         f"{len(read.counts)} classes; accuracy on a tenth that nothing else "
         "saw.\n",
         "| seed | this project | logistic regression | the same, C = 10 | "
-        "seconds of training |",
-        "|---|---|---|---|---|",
+        "calibration error | seconds of training |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, (*accuracies, seconds) in rows.items():
+    for name, (*values, seconds) in rows.items():
         lines.append(
             f"| {name} | "
-            + " | ".join(f"{accuracy:.4f}" for accuracy in accuracies)
+            + " | ".join(f"{value:.4f}" for value in values)
             + f" | {seconds:.0f} |"
         )
     write_report(

@@ -34,7 +34,7 @@ from stacked_rnn import command_line, configs, files
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
 
 DEPTHS = range(1, 5)  # of an encoder, of a decoder
-LAYERS = (1, 2, 4, 8)  # of a classifier
+LAYERS = range(1, 9)  # of a classifier
 PAIRS = list(itertools.product(DEPTHS, DEPTHS))
 RESIDUAL = {
     "": "without residual connections",

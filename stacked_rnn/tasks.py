@@ -134,13 +134,13 @@ class ClassifierTask:
         texts = self.data.validation_texts
         if texts is None:
             return
-        temperature = classification.best_temperature(
-            prediction.scores_of(product.serving_default, texts.texts),
-            prediction.targets_of(texts, self.data.labels),
-            self.data.several_labels,
+        product.model.cool(
+            classification.best_temperature(
+                prediction.scores_of(product.serving_default, texts.texts),
+                prediction.targets_of(texts, self.data.labels),
+                self.data.several_labels,
+            )
         )
-        product.model.cool(temperature)
-        print(f"Temperature of its scores: {temperature:.2f}")
 
     def report(self, version, model_dir) -> None:
         """Prints and draws what the exported model says of the validation."""
