@@ -1,8 +1,9 @@
-"""How good a classifier gets on little labelled text, beside a linear one.
+r"""How good a classifier gets on little labelled text, beside a linear one.
 
   python benchmarks/classification.py --corpus='../shared/data/rt-polarity.*'
   python benchmarks/classification.py --corpus=mine.tsv --seeds=5
-  python benchmarks/classification.py --corpus=made_languages --tokenizer=char
+  python benchmarks/classification.py --corpus=made_languages \
+    --flagfile=recipes/short_strings.flags
 
 For each seed a tenth of each class is for the test, and nothing else sees it;
 train.py's classifier, with its defaults or the flags given here, chooses its

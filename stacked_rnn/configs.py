@@ -167,7 +167,8 @@ class ModelConfig(Config):
         1.0,
         "Standard deviation of the initial embedding. Wide embeddings tell the "
         "gates apart from the first step and learn fast; take about 0.1 with "
-        "tie_embeddings, or to overfit a tiny text less.",
+        "tie_embeddings, or to overfit a tiny text less. A classifier by "
+        "characters wants 1.",
         minimum=0.0,
     )
     vocabulary_size: int = setting(

@@ -266,6 +266,14 @@ def test_bad_input_to_train_is_one_line(tmp_path, flags, words):
     assert not list(tmp_path.rglob("saved_model.pb"))
 
 
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/*.flags")))
+def test_recipes_have_flags_that_train_knows(recipe, tmp_path):
+    ran = run(
+        tmp_path, "train.py", f"--flagfile={recipe}", "--corpus=nowhere.txt"
+    )
+    assert_fails(ran, "--corpus=nowhere.txt: no such file")
+
+
 def test_a_changed_architecture_is_named(trained):
     ran = run(
         trained, "train.py", *SMALL, "--resume", "--units=17", "--cell=lstm"
