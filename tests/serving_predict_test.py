@@ -521,6 +521,7 @@ def answers_or_refuses(functions, body):
     assert isinstance(json.loads(answer), dict)
 
 
+@example(request={"inputs": {"a\nb": None}})
 @given(
     request=JSON
     | st.fixed_dictionaries(

@@ -66,7 +66,8 @@ class ServingError(Exception):
     """
 
     def __init__(self, message, status=400):
-        super().__init__(message)
+        # One line, whatever a client wrote that is quoted in it.
+        super().__init__(r"\n".join(message.splitlines()))
         self.status = status
 
 
