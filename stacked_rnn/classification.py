@@ -114,16 +114,15 @@ def best_temperature(scores, targets, several_labels) -> float:
         targets: bool [texts, classes].
         several_labels: whether each class has a score of its own.
     """
+    if several_labels:  # each class is a question of its own: yes or no
+        scores = np.stack([scores, 1 - scores], axis=-1)
+        targets = np.stack([targets, ~targets], axis=-1)
     log_p = np.log(np.maximum(scores, 1e-30))
-    if several_labels:
-        log_not = np.log(np.maximum(1 - scores, 1e-30))
-        sure = np.where(targets, log_p - log_not, log_not - log_p)
 
     def nats(temperature):
-        if several_labels:
-            return np.logaddexp(0, -sure / temperature).sum()
         cooled = log_p / temperature
-        return np.logaddexp.reduce(cooled, axis=1).sum() - cooled[targets].sum()
+        total = np.logaddexp.reduce(cooled, axis=-1)
+        return total.sum() - cooled[targets].sum()
 
     return float(min(_TEMPERATURES, key=nats))
 
