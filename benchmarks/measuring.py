@@ -140,6 +140,6 @@ def write_report(directory, name, lines, results):
     report = "\n".join(lines)
     (directory / f"{name}.md").write_text(report + "\n")
     (directory / f"{name}.json").write_text(
-        json.dumps({"machine": machine()} | results, indent=1)
+        json.dumps(results | {"machine": machine()}, indent=1)
     )
     print(report)
