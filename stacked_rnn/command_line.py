@@ -188,9 +188,11 @@ def _import_tensorflow_quietly() -> None:
     """Imports TensorFlow without its native start-up notices.
 
     They are written before any log level takes effect. If the import fails,
-    all that it wrote is shown.
+    all that it wrote is shown. Of a GPU's memory it takes what it needs, not
+    all there is: another process may want the same GPU.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
         stderr = os.dup(2)
         stack.callback(os.close, stderr)

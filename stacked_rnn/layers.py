@@ -1,8 +1,12 @@
-"""Keras layers over `rnn_ops`: the stock layers, faster on a CPU.
+"""Keras layers over `rnn_ops`: the stock layers, faster.
 
 `GRU`, `LSTM` and `SimpleRNN` take the place of the layers of the same name in
 `keras.layers`, of which they are subclasses: same arguments, same cells, same
 weights, same results to rounding.
+
+How a layer computes is what its arguments say, not what devices there are while
+its graph is traced: by default a scan, which runs anywhere. With
+`use_cudnn=True` it is cuDNN, which runs on a GPU alone.
 """
 
 import keras
@@ -14,9 +18,8 @@ from stacked_rnn import rnn_ops
 class _Scanned:
     """Puts a scan of `rnn_ops` in the place of a stock layer's loop.
 
-    The stock path is taken where it is faster, on a GPU (cuDNN), and for what
-    the scans do not know: `unroll`, cells of another type, activations other
-    than the default ones.
+    The stock loop is taken for what the scans do not know: `unroll`, cells of
+    another type, activations other than the default ones.
 
     In training, XLA compiles the two loops of the scan if the shapes are known
     when the graph is built (else it would compile anew for every shape). What
@@ -24,9 +27,13 @@ class _Scanned:
 
     Attributes:
         jit_compile: False: leaves XLA out of training, too.
+        use_cudnn: whether cuDNN takes the place of the scan (`rnn_ops.cudnn`).
+            A mask must then be right-padded: True up to the length of a row.
     """
 
     jit_compile = True
+    use_cudnn = False
+    _cudnn_cell = None  # what `rnn_ops.cudnn` calls the cell
     _keeps_state = None  # within `call` only
 
     def call(
@@ -44,9 +51,9 @@ class _Scanned:
                 begins, before which the state is set to zero.
         """
         if keeps_state is not None:
-            if self.go_backwards or not self._can_scan(sequences, on_gpu=True):
+            if self.go_backwards or self.use_cudnn or not self._can_scan():
                 raise ValueError(
-                    f"{self.name}: keeps_state is for what rnn_ops computes, "
+                    f"{self.name}: keeps_state is for what the scans compute, "
                     "forwards"
                 )
             keeps_state = _time_major(keeps_state)
@@ -76,7 +83,9 @@ class _Scanned:
             final states.
         """
         keeps_state = self._keeps_state
-        if not self._can_scan(sequences, on_gpu=keeps_state is not None):
+        if self.use_cudnn:
+            return self._by_cudnn(sequences, initial_state, mask, training)
+        if not self._can_scan():
             return super().inner_loop(sequences, initial_state, mask, training)
         is_float64 = self.cell.compute_dtype == "float64"
         state_dtype = tf.float64 if is_float64 else tf.float32
@@ -119,7 +128,7 @@ class _Scanned:
             return last, last[:, None], list(states)
         return last, tf.transpose(outputs, (1, 0, 2)), list(states)
 
-    def _can_scan(self, sequences, on_gpu) -> bool:
+    def _can_scan(self) -> bool:
         cell = self.cell
         return (
             type(cell) is self._cell_type
@@ -128,8 +137,58 @@ class _Scanned:
             is keras.activations.sigmoid
             and max(cell.dropout, cell.recurrent_dropout) < 1.0
             and not self.unroll
-            and len(sequences.shape) == 3
-            and (on_gpu or not tf.config.list_logical_devices("GPU"))
+        )
+
+    def _by_cudnn(self, sequences, initial_state, mask, training):
+        """As `inner_loop`, but that the outputs of masked steps are zeros."""
+        if training and self.cell.dropout:
+            dropout_mask = self.cell.get_dropout_mask(sequences[:, 0, :])
+            sequences *= dropout_mask[:, None]
+        lengths = None
+        if mask is not None:
+            with tf.device("CPU:0"):  # where `rnn_ops.cudnn` wants them
+                lengths = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
+        if self.go_backwards:
+            sequences = _reverse(sequences, lengths)
+        outputs, (states,) = rnn_ops.cudnn.stack(
+            self._cudnn_cell,
+            tf.transpose(sequences, (1, 0, 2)),
+            (initial_state,),
+            (self.cudnn_weights(),),
+            lengths,
+        )
+        last = states[0]
+        if lengths is not None:
+            last = tf.where(lengths[:, None] > 0, last, tf.zeros_like(last))
+        if not self.return_sequences:
+            return last, last[:, None], list(states)
+        outputs = tf.transpose(outputs, (1, 0, 2))
+        if self.go_backwards:
+            # In the order of the steps: those of the padding are the first.
+            outputs = tf.reverse(_reverse(outputs, lengths), [1])
+        return last, outputs, list(states)
+
+    def cudnn_weights(self):
+        """Kernel, recurrent kernel and bias, as `rnn_ops.cudnn` takes them.
+
+        Raises:
+            ValueError: cuDNN does not compute what this layer does.
+        """
+        cell = self.cell
+        if not (
+            self._cudnn_cell
+            and self._can_scan()
+            and cell.use_bias
+            and getattr(cell, "reset_after", True)
+            and not cell.recurrent_dropout
+            and cell.compute_dtype in ("float32", "float16")
+        ):
+            raise ValueError(
+                f"{self.name}: use_cudnn is for a GRU or LSTM as Keras makes "
+                "it, without recurrent_dropout, in float32 or float16"
+            )
+        return tuple(
+            map(self._weight, (cell.kernel, cell.recurrent_kernel, cell.bias))
         )
 
     def _weight(self, variable):
@@ -187,6 +246,10 @@ class GRU(_Scanned, keras.layers.GRU):
     """`keras.layers.GRU` by `rnn_ops.gru`."""
 
     _cell_type = keras.layers.GRUCell
+    _cudnn_cell = "gru"
+
+    def __init__(self, units, use_cudnn=False, **options):
+        super().__init__(units, use_cudnn=use_cudnn, **options)
 
     def _input_bias(self):
         return self.cell.bias[0] if self.cell.reset_after else self.cell.bias
@@ -211,9 +274,65 @@ class LSTM(_Scanned, keras.layers.LSTM):
     """`keras.layers.LSTM` by `rnn_ops.lstm`."""
 
     _cell_type = keras.layers.LSTMCell
+    _cudnn_cell = "lstm"
+
+    def __init__(self, units, use_cudnn=False, **options):
+        super().__init__(units, use_cudnn=use_cudnn, **options)
 
     def _scan(self, x, states, **options):
         return rnn_ops.lstm(x, states, **options)
+
+
+@keras.saving.register_keras_serializable("stacked_rnn")
+class CudnnStack(keras.layers.Layer):
+    """Layers one above the other as one call of cuDNN.
+
+    Args:
+        layers: of `GRU` or `LSTM`, of one width, all with `use_cudnn` and
+            forwards; each may still be called by itself.
+    """
+
+    def __init__(self, layers, **options):
+        super().__init__(**options)
+        self.layers = layers
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        batch_size, time, _ = sequences_shape
+        for layer in self.layers:
+            layer.build(sequences_shape)
+            sequences_shape = (batch_size, time, layer.units)
+
+    def call(self, sequences, initial_state=None):
+        """Runs all layers over all time steps.
+
+        Args:
+            sequences: [batch, time, inputs].
+            initial_state: states[layer][part], each [batch, units]; None:
+                zeros.
+
+        Returns:
+            The outputs of the top layer, [batch, time, units], and the new
+            states.
+        """
+        if initial_state is None:
+            batch_size = tf.shape(sequences)[0]
+            initial_state = [
+                layer.get_initial_state(batch_size) for layer in self.layers
+            ]
+        outputs, states = rnn_ops.cudnn.stack(
+            self.layers[0]._cudnn_cell,
+            tf.transpose(sequences, (1, 0, 2)),
+            initial_state,
+            [layer.cudnn_weights() for layer in self.layers],
+        )
+        return tf.transpose(outputs, (1, 0, 2)), states
+
+
+def _reverse(sequences, lengths):
+    """[batch, time, ...], the time steps of each row in reverse order."""
+    if lengths is None:
+        return tf.reverse(sequences, [1])
+    return tf.reverse_sequence(sequences, lengths, seq_axis=1)
 
 
 def _product(x, kernel):

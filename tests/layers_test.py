@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import layers, rnn_ops
+from stacked_rnn import layers
+from tests import simulated_gpu
 from tests.conftest import mirrored
 
 BATCH, TIME, INPUTS, UNITS = 3, 6, 4, 5
@@ -161,18 +162,112 @@ def test_the_stock_loop_does_what_the_scan_cannot(name, options, monkeypatch):
     assert_all_close(call(ours, mask=MASK), call(stock, mask=MASK))
 
 
+RIGHT_PADDED = np.arange(TIME) < np.array([[TIME], [3], [0]])
+
+
+@pytest.mark.parametrize(
+    "name, masked, options",
+    [
+        ("GRU", False, {}),
+        ("GRU", True, {}),
+        ("GRU", False, {"go_backwards": True}),
+        ("GRU", True, {"go_backwards": True, "dropout": 0.3}),
+        ("GRU", True, {"return_sequences": False}),
+        ("LSTM", False, {"dropout": 0.3}),
+        ("LSTM", True, {}),
+        ("LSTM", True, {"go_backwards": True}),
+        ("LSTM", True, {"go_backwards": True, "return_sequences": False}),
+    ],
+    ids=str,
+)
+def test_cudnn_does_what_the_scan_does(name, masked, options, monkeypatch):
+    """A row of padding alone included, which cuDNN itself may refuse."""
+    simulated_gpu.plug_in_cudnn(monkeypatch)
+    shows_last = options.get("return_sequences") is False
+    options = {"zero_output_for_mask": not shows_last} | options
+    _, scanned = pair(name, **options)
+    _, by_cudnn = pair(name, use_cudnn=True, **options)
+    mask = RIGHT_PADDED if masked else None
+    expected = in_graph(scanned, mask=mask)
+    monkeypatch.setattr(type(by_cudnn), "_scan", None)
+    assert_all_close(in_graph(by_cudnn, mask=mask), expected)
+
+
+@pytest.mark.parametrize("name", ["GRU", "LSTM"])
+def test_cudnn_runs_all_layers_in_one_call(name, monkeypatch):
+    simulated_gpu.plug_in_cudnn(monkeypatch)
+    rng = np.random.default_rng(0)
+    stack = [
+        getattr(layers, name)(UNITS, return_sequences=True, return_state=True)
+        for _ in range(3)
+    ]
+    together = layers.CudnnStack(stack)
+    together.build((BATCH, TIME, INPUTS))
+    for layer in stack:
+        layer.set_weights([rng.normal(size=w.shape) for w in layer.weights])
+    x = tf.constant(rng.normal(size=(BATCH, TIME, INPUTS)), tf.float32)
+    shape = (3, 1 + (name == "LSTM"), BATCH, UNITS)
+    states = [
+        tuple(tf.unstack(parts))
+        for parts in tf.constant(rng.normal(size=shape), tf.float32)
+    ]
+
+    def one_by_one(x, initial_state):
+        new = []
+        for layer, parts in zip(stack, initial_state):
+            x, *parts = layer(x, initial_state=list(parts))
+            new.append(tuple(parts))
+        return x, tuple(new)
+
+    results = []
+    for run in (one_by_one, together):
+        for initial in (states, None):
+            with tf.GradientTape() as tape:
+                initial = initial or [(None,)] * 3
+                if initial[0][0] is None:
+                    zeros = tf.zeros((BATCH, UNITS))
+                    given = [(zeros,) * shape[1]] * 3
+                    initial = given if run is one_by_one else None
+                outputs, new = run(x, initial_state=initial)
+                loss = tf.reduce_sum(tf.sin(outputs)) + sum(
+                    tf.reduce_sum(part**2) for part in tf.nest.flatten(new)
+                )
+            gradients = tape.gradient(loss, [w.value for w in together.weights])
+            results.append(tf.nest.flatten([outputs, new, gradients]))
+    assert_all_close(results[2], results[0])
+    assert_all_close(results[3], results[1])
+
+
 @names
-def test_a_gpu_takes_the_stock_path(name, monkeypatch):
-    stock, ours = pair(name)
-    expected = call(stock)
-    scan = {"SimpleRNN": "simple_rnn"}.get(name, name.lower())
-    monkeypatch.setattr(rnn_ops, scan, None)
-    with pytest.raises(TypeError):
-        call(ours)
-    monkeypatch.setattr(
-        tf.config, "list_logical_devices", lambda kind=None: ["GPU:0"]
-    )
-    assert_all_close(call(ours), expected)
+def test_a_gpu_in_the_list_of_devices_changes_no_graph(name, monkeypatch):
+    """Only `use_cudnn` does: a layer is traced here and runs elsewhere."""
+    _, layer = pair(name)
+    expected = call(layer)
+    simulated_gpu.plug_in(monkeypatch)
+    _, layer = pair(name)
+    run = tf.function(lambda x: layer(x, mask=tf.constant(MASK)))
+    graph = run.get_concrete_function(tf.TensorSpec((BATCH, TIME, INPUTS)))
+    assert "Cudnn" not in str(graph.graph.as_graph_def())
+    assert_all_close(call(layer), expected)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("SimpleRNN", {}),
+        ("GRU", {"reset_after": False}),
+        ("GRU", {"recurrent_dropout": 0.1}),
+        ("GRU", {"dtype": "mixed_bfloat16"}),
+        ("LSTM", {"use_bias": False}),
+        ("LSTM", {"activation": "relu"}),
+    ],
+    ids=str,
+)
+def test_cudnn_is_refused_what_it_does_not_compute(name, options):
+    _, layer = pair(name, **options)
+    layer.use_cudnn = True
+    with pytest.raises(ValueError, match="use_cudnn is for a GRU or LSTM"):
+        call(layer)
 
 
 @names

@@ -9,7 +9,10 @@ from stacked_rnn.models import stacks
 
 
 def build_classifier(
-    config: ModelConfig, num_classes: int, several_labels: bool = False
+    config: ModelConfig,
+    num_classes: int,
+    several_labels: bool = False,
+    use_cudnn: bool = False,
 ) -> "Classifier":
     """A stack of recurrent layers that tells of which class a text is.
 
@@ -17,12 +20,13 @@ def build_classifier(
         config: the architecture; `vocabulary_size` must be given.
         num_classes: how many there are.
         several_labels: whether a text may be of several classes, or of none.
+        use_cudnn: whether the layers are cuDNN's: in training on a GPU.
 
     Raises:
         UserError: see `check_classifier`.
     """
     check_classifier(config, num_classes, several_labels)
-    return Classifier(config, num_classes, several_labels)
+    return Classifier(config, num_classes, several_labels, use_cudnn)
 
 
 def check_classifier(config, num_classes, several_labels) -> None:
@@ -49,7 +53,14 @@ class Classifier(keras.Model):
     second; otherwise each class has its own. See `scores`.
     """
 
-    def __init__(self, config, num_classes, several_labels=False, **kwargs):
+    def __init__(
+        self,
+        config,
+        num_classes,
+        several_labels=False,
+        use_cudnn=False,
+        **kwargs,
+    ):
         # Layers
         self.embedding = keras.layers.Embedding(
             config.vocabulary_size,
@@ -64,7 +75,7 @@ class Classifier(keras.Model):
             config.embedding_dropout, name="embedding_dropout"
         )
         self.stack = [
-            _recurrent_layer(config, index)
+            _recurrent_layer(config, index, use_cudnn)
             for index in range(config.num_layers)
         ]
         self.dropouts = [
@@ -154,7 +165,7 @@ class Classifier(keras.Model):
         return keras.ops.softmax(logits)
 
     def for_inference(self) -> "Classifier":
-        """A copy without dropout: its functions draw no random numbers."""
+        """A copy that runs anywhere: without dropout, and without cuDNN."""
         config = dataclasses.replace(
             self.config,
             dropout=0.0,
@@ -179,11 +190,12 @@ class Classifier(keras.Model):
         return cls(ModelConfig.from_dict(config.pop("config")), **config)
 
 
-def _recurrent_layer(config, index):
+def _recurrent_layer(config, index, use_cudnn):
     is_top = index + 1 == config.num_layers
     layer = stacks.recurrent_layer(
         config,
         f"rnn_{index}",
+        use_cudnn,
         return_sequences=not is_top or config.pooling != "last",
     )
     if not config.bidirectional:

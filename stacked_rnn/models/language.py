@@ -6,11 +6,14 @@ import functools
 import keras
 import tensorflow as tf
 
+from stacked_rnn import layers
 from stacked_rnn.configs import ModelConfig, UserError
 from stacked_rnn.models import stacks
 
 
-def build_language_model(config: ModelConfig) -> "LanguageModel":
+def build_language_model(
+    config: ModelConfig, use_cudnn: bool = False
+) -> "LanguageModel":
     """A stack of recurrent layers that predicts the next token.
 
     The deep RNN of D2L section 10.3: layer l at time t sees layer l at t - 1
@@ -18,12 +21,13 @@ def build_language_model(config: ModelConfig) -> "LanguageModel":
 
     Args:
         config: the architecture; `vocabulary_size` must be given.
+        use_cudnn: whether the layers are cuDNN's: in training on a GPU.
 
     Raises:
         UserError: see `check_language_model`.
     """
     check_language_model(config)
-    return LanguageModel(config)
+    return LanguageModel(config, use_cudnn)
 
 
 def check_language_model(config) -> None:
@@ -56,7 +60,7 @@ class LanguageModel(keras.Model):
     Two calls of `step` on the halves of a window equal one on the whole.
     """
 
-    def __init__(self, config: ModelConfig, **kwargs):
+    def __init__(self, config: ModelConfig, use_cudnn=False, **kwargs):
         # Layers
         self.embedding = keras.layers.ReversibleEmbedding(
             config.vocabulary_size,
@@ -68,9 +72,15 @@ class LanguageModel(keras.Model):
         )
         self.embedding.supports_masking = True  # in reverse, as the readout
         self.recurrent_layers = [
-            _recurrent_layer(config, index)
+            _recurrent_layer(config, index, use_cudnn)
             for index in range(config.num_layers)
         ]
+        self.cudnn_stack = None
+        has_dropouts = config.dropout and config.num_layers > 1
+        if use_cudnn and not has_dropouts and not config.residual:
+            self.cudnn_stack = layers.CudnnStack(
+                self.recurrent_layers, name="cudnn_stack"
+            )
         self.dropouts = [
             keras.layers.Dropout(config.dropout, name=f"dropout_{index}")
             for index in range(config.num_layers - 1)
@@ -146,7 +156,7 @@ class LanguageModel(keras.Model):
         )
 
     def for_inference(self) -> "LanguageModel":
-        """A copy without dropout: its functions draw no random numbers."""
+        """A copy that runs anywhere: without dropout, and without cuDNN."""
         config = dataclasses.replace(
             self.config, dropout=0.0, recurrent_dropout=0.0
         )
@@ -162,9 +172,13 @@ class LanguageModel(keras.Model):
         return cls(ModelConfig.from_dict(config["config"]), name=config["name"])
 
 
-def _recurrent_layer(config, index) -> keras.layers.RNN:
+def _recurrent_layer(config, index, use_cudnn) -> keras.layers.RNN:
     layer = stacks.recurrent_layer(
-        config, f"rnn_{index}", return_sequences=True, return_state=True
+        config,
+        f"rnn_{index}",
+        use_cudnn,
+        return_sequences=True,
+        return_state=True,
     )
     layer.cell.name = f"cell_{index}"  # decode_step wires the cells themselves
     return layer
@@ -182,6 +196,9 @@ def _wire(model, config, token_ids, states, run):
         The logits and the new states.
     """
     x = model.embedding(token_ids)
+    if model.cudnn_stack is not None and run is stacks.run_window:
+        x, new_states = model.cudnn_stack(x, initial_state=states)
+        return _read_out(model, config, x), new_states
     if config.end_of_text:
         keeps_state = token_ids != config.vocabulary_size - 1
         run = functools.partial(run, keeps_state=keeps_state)
@@ -196,8 +213,13 @@ def _wire(model, config, token_ids, states, run):
             if index == 0 and model.residual_projection is not None:
                 below = model.residual_projection(below)
             x = model.residuals[index]([x, below])
+    return _read_out(model, config, x), tuple(new_states)
+
+
+def _read_out(model, config, x):
+    """The logits of the top layer's outputs."""
     if model.readout is not None:
         x = model.readout(x)
     if config.tie_embeddings:
         x = model.embedding(x, reverse=True)
-    return x, tuple(new_states)
+    return x

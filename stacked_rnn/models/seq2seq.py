@@ -9,18 +9,19 @@ from stacked_rnn.configs import ModelConfig
 from stacked_rnn.models import stacks
 
 
-def build_seq2seq(config: ModelConfig) -> "Seq2Seq":
+def build_seq2seq(config: ModelConfig, use_cudnn: bool = False) -> "Seq2Seq":
     """A stack of recurrent layers that reads a text, and one that writes one.
 
     Args:
         config: the architecture; `vocabulary_size` must be given. The encoder
             has `num_layers`, the decoder `decoder_layers` or as many.
+        use_cudnn: whether the layers are cuDNN's: in training on a GPU.
 
     Raises:
         UserError: `vocabulary_size` is not known.
     """
     stacks.check_vocabulary_size(config)
-    return Seq2Seq(config)
+    return Seq2Seq(config, use_cudnn)
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")
@@ -48,7 +49,7 @@ class Seq2Seq(keras.Model):
     `memory` is a pair, values [batch, source time, width] and mask.
     """
 
-    def __init__(self, config: ModelConfig, **kwargs):
+    def __init__(self, config: ModelConfig, use_cudnn=False, **kwargs):
         # Layers
         num_decoders = config.decoder_layers or config.num_layers
         self.embedding = keras.layers.ReversibleEmbedding(
@@ -60,10 +61,11 @@ class Seq2Seq(keras.Model):
             name="embedding",
         )
         self.encoders = [
-            _encoder(config, index) for index in range(config.num_layers)
+            _encoder(config, index, use_cudnn)
+            for index in range(config.num_layers)
         ]
         self.decoders = [
-            _decoder(config, index) for index in range(num_decoders)
+            _decoder(config, index, use_cudnn) for index in range(num_decoders)
         ]
         self.encoder_dropouts, self.decoder_dropouts = (
             [
@@ -205,7 +207,7 @@ class Seq2Seq(keras.Model):
         return encoders + self.decoders
 
     def for_inference(self) -> "Seq2Seq":
-        """A copy without dropout: its functions draw no random numbers."""
+        """A copy that runs anywhere: without dropout, and without cuDNN."""
         config = dataclasses.replace(
             self.config, dropout=0.0, recurrent_dropout=0.0
         )
@@ -221,9 +223,13 @@ class Seq2Seq(keras.Model):
         return cls(ModelConfig.from_dict(config["config"]), name=config["name"])
 
 
-def _encoder(config, index):
+def _encoder(config, index, use_cudnn):
     layer = stacks.recurrent_layer(
-        config, f"encoder_{index}", return_sequences=True, return_state=True
+        config,
+        f"encoder_{index}",
+        use_cudnn,
+        return_sequences=True,
+        return_state=True,
     )
     if not config.bidirectional:
         return layer
@@ -232,9 +238,13 @@ def _encoder(config, index):
     )
 
 
-def _decoder(config, index) -> keras.layers.RNN:
+def _decoder(config, index, use_cudnn) -> keras.layers.RNN:
     layer = stacks.recurrent_layer(
-        config, f"decoder_{index}", return_sequences=True, return_state=True
+        config,
+        f"decoder_{index}",
+        use_cudnn,
+        return_sequences=True,
+        return_state=True,
     )
     layer.cell.name = f"cell_{index}"  # decode_step calls the cells themselves
     return layer

@@ -23,15 +23,24 @@ def check_vocabulary_size(config) -> None:
         )
 
 
-def recurrent_layer(config, name, **options) -> keras.layers.RNN:
-    """A recurrent layer of a `ModelConfig`; `options` are of the layer."""
-    return _LAYERS[config.cell](
+def recurrent_layer(config, name, use_cudnn, **options) -> keras.layers.RNN:
+    """A recurrent layer of a `ModelConfig`.
+
+    Args:
+        config: the architecture.
+        name: of the layer.
+        use_cudnn: see `layers`.
+        **options: of the layer.
+    """
+    layer = _LAYERS[config.cell](
         config.units,
         recurrent_dropout=config.recurrent_dropout,
         recurrent_initializer="orthogonal",
         name=name,
         **options,
     )  # an LSTM's forget bias starts at 1, as Keras has it
+    layer.use_cudnn = use_cudnn
+    return layer
 
 
 def directions(layer) -> list[keras.layers.RNN]:

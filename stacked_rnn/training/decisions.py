@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-import tensorflow as tf
+from stacked_rnn import devices, rnn_ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,16 +11,20 @@ class Decisions:
     """How a step is computed.
 
     Attributes:
-        gpus: the compute capability of each GPU of this process.
+        gpus: of this process, see `devices`.
         dtype_policy: Keras' policy for the layers.
+        use_cudnn: whether cuDNN runs the recurrent layers; else the scans do.
         xla: what XLA compiles: a shard's whole pass ("shards"), the "loops"
-            over time, or "nothing".
+            over time, or "nothing" of either.
+        compiles_update: whether XLA compiles the clipping and the optimizer.
         shards: parts that the rows of a replica are cut into, one a core.
     """
 
-    gpus: tuple[tuple[int, int], ...]
+    gpus: tuple[devices.Gpu, ...]
     dtype_policy: str
+    use_cudnn: bool
     xla: str
+    compiles_update: bool
     shards: int
 
     def __str__(self):
@@ -29,58 +33,86 @@ class Decisions:
             "mixed_bfloat16": "products in bfloat16",
             "mixed_float16": "products in float16, the loss scaled",
         }[self.dtype_policy]
-        if self.gpus:
-            return f"{precision}, the layers of Keras (cuDNN)"
+        if self.use_cudnn:
+            return f"{_describe(self.gpus)}, {precision}, cuDNN"
         return (
-            f"no GPU, {precision}, the scans of rnn_ops, XLA compiles "
-            f"{self.xla}, {self.shards} shard(s) at a time"
+            f"{_describe(self.gpus)}, {precision}, the scans of rnn_ops, XLA "
+            f"compiles {self.xla}, {self.shards} shard(s) at a time"
         )
 
 
-def visible_gpus() -> tuple[tuple[int, int], ...]:
-    """The compute capability of each GPU that TensorFlow uses."""
-    if not tf.config.list_logical_devices("GPU"):
-        return ()
-    details = map(
-        tf.config.experimental.get_device_details,
-        tf.config.list_physical_devices("GPU"),
-    )
-    return tuple(d.get("compute_capability", (0, 0)) for d in details)
+def _describe(gpus) -> str:
+    """The GPUs in words, or why there are none."""
+    if gpus:
+        return ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
+    missing = ", ".join(devices.missing_libraries())
+    if missing:
+        return f"no GPU; TensorFlow found a card but not {missing}"
+    return "no GPU"
 
 
-def decide(model_config, train_config, rows, local_replicas, gpus) -> Decisions:
+def decide(
+    model_config, train_config, rows, replicas, local_replicas, gpus
+) -> Decisions:
     """Decides.
 
     Args:
         model_config, train_config: the settings.
         rows: those of a replica that are computed at once.
+        replicas: of all processes.
         local_replicas: of this process.
-        gpus: see `visible_gpus`.
+        gpus: of this process, see `devices`.
     """
+    compiles = train_config.jit_compile
     dtype_policy = "float32"
     if train_config.mixed_precision:
-        # The first with bfloat16 is 8.0, Ampere.
-        no_bfloat16 = gpus and min(gpus) < (8, 0)
-        dtype_policy = "mixed_float16" if no_bfloat16 else "mixed_bfloat16"
+        dtype_policy = "mixed_bfloat16"
+        # The first with bfloat16 is 8.0, Ampere. Without XLA only cuDNN is
+        # fast on a GPU, and that takes float16.
+        is_old = gpus and min(g.compute_capability for g in gpus) < (8, 0)
+        if gpus and (is_old or not compiles):
+            dtype_policy = "mixed_float16"
+    use_cudnn = bool(gpus) and _can_use_cudnn(model_config, dtype_policy)
     cores = max(1, (os.cpu_count() or 1) // local_replicas)
     # The products of wide layers fill the cores by themselves.
-    wide = gpus or model_config.units >= 512
-    shards = 1 if wide else max(1, min(cores, rows // 8))
-    xla = _what_xla_compiles(model_config, train_config, gpus)
-    return Decisions(gpus, dtype_policy, xla, shards)
+    is_whole = gpus or model_config.units >= 512
+    shards = 1 if is_whole else max(1, min(cores, rows // 8))
+    if not compiles or use_cudnn:
+        xla = "nothing"
+    elif gpus:
+        xla = "shards"
+    else:
+        xla = _what_xla_compiles(model_config, train_config)
+    compiles_update = compiles and bool(gpus) and replicas == 1
+    return Decisions(
+        gpus, dtype_policy, use_cudnn, xla, compiles_update, shards
+    )
 
 
-def _what_xla_compiles(model_config, train_config, gpus) -> str:
-    """benchmarks/README.md has the measurements.
+def _can_use_cudnn(model_config, dtype_policy) -> bool:
+    """Whether cuDNN computes the layers of a model, for any batch of them.
+
+    It knows no dropout of the state and no text that begins within a row, and
+    in bfloat16 it is not to be relied on, see `rnn_ops.cudnn`. Padding it
+    knows, as that of `datasets` is on the right.
+    """
+    return (
+        model_config.cell in rnn_ops.cudnn.CELLS
+        and not model_config.recurrent_dropout
+        and not model_config.end_of_text
+        and dtype_policy != "mixed_bfloat16"
+    )
+
+
+def _what_xla_compiles(model_config, train_config) -> str:
+    """On a CPU: benchmarks/README.md has the measurements.
 
     Narrow layers gain from one program; the large products of wide ones are
     faster in TensorFlow's own library, those in bfloat16 even inside the loops.
     Dropout writes its seeds, and programs that write would wait for each other.
-    On a GPU, XLA would hide cuDNN.
     """
-    wide = model_config.units >= 512
     mixed = train_config.mixed_precision
-    if gpus or not train_config.jit_compile or (wide and mixed):
+    if model_config.units >= 512 and mixed:
         return "nothing"
     random = (
         model_config.dropout

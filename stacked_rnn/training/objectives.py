@@ -27,9 +27,9 @@ class LanguageObjective:
         self.description = {}
         self._characters_per_token = data.training.characters_per_token
 
-    def build(self, model_config):
+    def build(self, model_config, use_cudnn):
         """The model."""
-        return models.build_language_model(model_config)
+        return models.build_language_model(model_config, use_cudnn)
 
     def initial_states(self, model, batch_size):
         """What a batch that continues no other begins with."""
@@ -78,10 +78,13 @@ class ClassificationObjective:
         self.description = {"labels": list(data.labels)}
         self._data = data
 
-    def build(self, model_config):
+    def build(self, model_config, use_cudnn):
         """The model."""
         return models.build_classifier(
-            model_config, len(self._data.labels), self._data.several_labels
+            model_config,
+            len(self._data.labels),
+            self._data.several_labels,
+            use_cudnn,
         )
 
     def initial_states(self, model, batch_size):
@@ -165,9 +168,9 @@ class Seq2SeqObjective:
     def __init__(self, data):
         self.description = {}
 
-    def build(self, model_config):
+    def build(self, model_config, use_cudnn):
         """The model."""
-        return models.build_seq2seq(model_config)
+        return models.build_seq2seq(model_config, use_cudnn)
 
     def initial_states(self, model, batch_size):
         """None: a batch has whole texts."""

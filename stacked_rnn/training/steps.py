@@ -1,5 +1,6 @@
 """One step of training on all devices, and the states between two of them."""
 
+import functools
 import itertools
 
 import tensorflow as tf
@@ -35,10 +36,15 @@ class Steps:
         self._gradient_clip_norm = train_config.gradient_clip_norm
         self._shards = decisions.shards
         # autograph=False: there is nothing to convert, and it takes seconds.
+        compiled = functools.partial(
+            tf.function, jit_compile=True, autograph=False
+        )
         if decisions.xla == "shards":
-            self._forward_backward = tf.function(
-                self._forward_backward, jit_compile=True, autograph=False
-            )
+            self._forward_backward = compiled(self._forward_backward)
+            if decisions.gpus:  # each op of a scan would be a launch
+                self._sums = compiled(self._sums)
+        if decisions.compiles_update:
+            self._update = compiled(self._update)
         self.train = tf.function(self.train, autograph=False)
         self.score = tf.function(self.score, autograph=False)
         self._gather_rows = tf.function(self._gather_rows, autograph=False)
@@ -79,7 +85,16 @@ class Steps:
             self._strategy.experimental_local_results(value)[0]
             for value in reduced
         )
-        gradients = [gradient / sums[1] for gradient in gradients]
+        return sums, states, *self._update(gradients, sums[1])
+
+    def _update(self, gradients, count):
+        """Moves the weights: the learning rate, and the norm before clipping.
+
+        Args:
+            gradients: of the loss of all replicas together.
+            count: what to divide them by.
+        """
+        gradients = [gradient / count for gradient in gradients]
         # Scaled by this until the optimizer applies them.
         scale = self._optimizer.scale_loss(tf.constant(1.0))
         norm = tf.linalg.global_norm(gradients)
@@ -89,17 +104,20 @@ class Steps:
             )
         learning_rate = tf.convert_to_tensor(self._optimizer.learning_rate)
         self._optimizer.apply(gradients, self._model.trainable_variables)
-        return sums, states, learning_rate, norm / scale
+        return learning_rate, norm / scale
 
     def score(self, windows, step, page, states):
         """The objective's sums of a batch, and the new states."""
 
         def local_step(step, page, states):
             inputs, targets = self._local_batch(windows, step, page)
-            return self._objective.sums(self._model, inputs, targets, states)
+            return self._sums(inputs, targets, states)
 
         sums, states = self._strategy.run(local_step, (step, page, states))
         return self._strategy.reduce("SUM", sums, axis=None), states
+
+    def _sums(self, inputs, targets, states):
+        return self._objective.sums(self._model, inputs, targets, states)
 
     def deal(self, windows, states=None):
         """Deals the rows of states[layer][part] out; None: zeros."""

@@ -15,6 +15,7 @@ import time
 import keras
 import tensorflow as tf
 
+from stacked_rnn import devices
 from stacked_rnn.configs import UserError
 from stacked_rnn.training import (
     decisions,
@@ -90,12 +91,15 @@ class Trainer:
             model_config,
             train_config,
             train_config.batch_size // parts,
+            replicas,
             len(self.strategy.extended.worker_devices),
-            decisions.visible_gpus(),
+            devices.gpus(),
         )
         dtype_policy = self.decisions.dtype_policy
         with self.strategy.scope(), _dtype_policy(dtype_policy):
-            self.model = self._objective.build(model_config)
+            self.model = self._objective.build(
+                model_config, self.decisions.use_cudnn
+            )
             if initial_weights is not None:
                 self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:

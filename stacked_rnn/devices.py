@@ -1,0 +1,71 @@
+"""The GPUs that TensorFlow uses, and why it uses none: asked here alone."""
+
+import ctypes
+import dataclasses
+import glob
+import os
+
+import tensorflow as tf
+
+# What TensorFlow 2.21 opens; without one of them it leaves the cards alone.
+_LIBRARIES = (
+    "libcudart.so.12",
+    "libcublas.so.12",
+    "libcublasLt.so.12",
+    "libcufft.so.11",
+    "libcusolver.so.11",
+    "libcusparse.so.12",
+    "libcudnn.so.9",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """A GPU of this process.
+
+    Attributes:
+        name: as its maker calls it.
+        compute_capability: major and minor number.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs that TensorFlow uses in this process."""
+    if not tf.config.list_logical_devices("GPU"):
+        return ()
+    details = map(
+        tf.config.experimental.get_device_details,
+        tf.config.get_visible_devices("GPU"),
+    )
+    return tuple(
+        Gpu(
+            one.get("device_name", "a GPU"),
+            one.get("compute_capability", (0, 0)),
+        )
+        for one in details
+    )
+
+
+def missing_libraries() -> list[str]:
+    """Libraries for want of which TensorFlow does not use a card (Linux).
+
+    Returns:
+        Their names; none where no card was found, where it is in use, or where
+        `CUDA_VISIBLE_DEVICES` hides it.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    if hidden or not glob.glob("/dev/nvidia[0-9]*") or gpus():
+        return []
+    return [name for name in _LIBRARIES if not _can_load(name)]
+
+
+def _can_load(name) -> bool:
+    """Whether a library is loaded, as TensorFlow's are by now, or found."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,75 @@
+"""NVIDIA's cuDNN in the place of the scans: layers of a stack in one call.
+
+For float32 and float16 alone: in bfloat16, `CudnnRNNV3` of TensorFlow 2.21
+gives other numbers (tests/gpu_test.py watches it). The op exists on a GPU only:
+a graph that holds it runs nowhere else.
+"""
+
+import tensorflow as tf
+
+CELLS = ("gru", "lstm")
+
+# The matrices of a layer in cuDNN's order, by their place in Keras' order; two
+# sets of them, for the inputs and for the state.
+_ORDER = {"gru": (1, 0, 2), "lstm": (0, 1, 2, 3)}  # r, z, c; i, f, g, o
+
+
+def stack(cell, x, states, weights, lengths=None):
+    """Layers of one width one above the other: all time steps of all of them.
+
+    cuDNN works on several layers at the same time (Appleyard et al. 2016,
+    section 3.3): one call is faster than a call for each layer.
+
+    Args:
+        cell: "gru" (the reset gate after the product) or "lstm".
+        x: the inputs, [time, batch, inputs], float32 or float16.
+        states: states[layer][part], each [batch, units], in the dtype of x.
+        weights: for each layer kernel, recurrent kernel and bias, as Keras has
+            them, in the dtype of x.
+        lengths: None, or int32 [batch]: the time steps of each row. A row of
+            none leaves the state as it is.
+
+    Returns:
+        The outputs of the top layer, [time, batch, units], zero beyond the
+        length of a row, and the new states.
+    """
+    h, c = (tf.stack([parts[part] for parts in states]) for part in (0, -1))
+    with tf.device("CPU:0"):  # where the op wants the lengths
+        if lengths is None:
+            time, batch_size = tf.unstack(tf.shape(x)[:2])
+            counted = tf.fill([batch_size], time)
+        else:
+            counted = tf.maximum(lengths, 1)  # older cuDNN refuses empty rows
+    outputs, new_h, new_c, _, _ = tf.raw_ops.CudnnRNNV3(
+        input=x,
+        input_h=h,
+        input_c=c if cell == "lstm" else tf.zeros([], x.dtype),
+        params=_parameters(cell, weights),
+        sequence_lengths=counted,
+        rnn_mode=cell,
+        time_major=True,
+        is_training=True,
+    )
+    new = [new_h, new_c] if cell == "lstm" else [new_h]
+    if lengths is not None:
+        is_empty = (lengths == 0)[:, None]
+        outputs = tf.where(is_empty, tf.zeros_like(outputs), outputs)
+        new = [tf.where(is_empty, old, part) for old, part in zip((h, c), new)]
+    outputs = tf.ensure_shape(outputs, (*x.shape[:2], h.shape[-1]))
+    return outputs, tuple(zip(*(tf.unstack(part) for part in new)))
+
+
+def _parameters(cell, weights):
+    """All weights as cuDNN takes them: a vector, matrices before biases."""
+    matrices, biases = [], []
+    order = _ORDER[cell]
+    for kernel, recurrent_kernel, bias in weights:
+        for matrix in (kernel, recurrent_kernel):
+            gates = tf.split(matrix, len(order), axis=1)
+            matrices += [tf.transpose(gates[gate]) for gate in order]
+        if cell == "lstm":  # cuDNN has a bias for the state, too
+            bias = tf.stack([bias, tf.zeros_like(bias)])
+        for row in tf.unstack(bias):
+            gates = tf.split(row, len(order))
+            biases += [gates[gate] for gate in order]
+    return tf.concat([tf.reshape(m, [-1]) for m in matrices] + biases, axis=0)
