@@ -17,6 +17,7 @@ import tensorflow as tf
 from stacked_rnn import (
     artifact,
     command_line,
+    devices,
     evaluation,
     generation,
     tokenizers,
@@ -26,6 +27,7 @@ from stacked_rnn.continuations import Continuation
 
 _CORES = os.cpu_count() or 1
 _ROWS = 64  # most texts that are generated together
+_ROWS_ON_GPU = 1024  # a step costs about the same for one text and for many
 # From so many units on, a batch of fewer texts uses both cores better than two
 # of half as many do: what costs is reading the weights. benchmarks/README.md.
 _WIDE = 512
@@ -82,8 +84,8 @@ class SavedModel:
         """Yields the continuations of each prompt, in order.
 
         Each core works on a batch of its own, unless the model is wide and the
-        prompts are few. They are read only so far ahead as that takes: there
-        may be any number of them.
+        prompts are few; a GPU has one large batch. They are read only so far
+        ahead as that takes: there may be any number of them.
 
         Args:
             prompts: iterable of strings.
@@ -100,12 +102,15 @@ class SavedModel:
             for number in range(num_samples)
         )
         compiles = False
-        with futures.ThreadPoolExecutor(_CORES) as pool:
-            for group, batches in _in_batches(
-                rows, _ROWS, _ROWS if self.model_config.units >= _WIDE else 1
-            ):
+        if devices.gpus():
+            workers, most, fewest = 1, _ROWS_ON_GPU, _ROWS_ON_GPU
+        else:
+            workers, most = _CORES, _ROWS
+            fewest = _ROWS if self.model_config.units >= _WIDE else 1
+        with futures.ThreadPoolExecutor(workers) as pool:
+            for group, batches in _in_batches(rows, workers, most, fewest):
                 size = len(batches[0])
-                rounds = -(-len(batches) // _CORES)
+                rounds = -(-len(batches) // workers)
                 compiles |= sampling.max_new_tokens * rounds >= WORTH_COMPILING
                 grow = functools.partial(
                     self._grow, sampling=sampling, size=size, compiles=compiles
@@ -192,7 +197,7 @@ class SavedModel:
         searched = (_Searched(prompt, []) for prompt in prompts)
         with futures.ThreadPoolExecutor(_CORES) as pool:
             for group, batches in _in_batches(
-                searched, max(1, _ROWS // num_beams)
+                searched, _CORES, max(1, _ROWS // num_beams)
             ):
                 list(pool.map(search, batches))
                 for texts in group:
@@ -325,21 +330,22 @@ class _Searched:
     found: list
 
 
-def _in_batches(rows, most, fewest=1):
-    """Cuts an iterable of rows, each with a prompt, into batches for the cores.
+def _in_batches(rows, workers, most, fewest=1):
+    """Cuts an iterable of rows, each with a prompt, into batches for workers.
 
     Args:
         rows: any number of them.
+        workers: who take a batch each at the same time.
         most: rows of a batch.
-        fewest: rows that are not cut into a batch for each core.
+        fewest: rows that are not cut into a batch for each worker.
 
     Yields:
         Some hundred rows, and the same in batches of at most `most`, those of
         like lengths together: a batch is padded to its longest.
     """
     rows = iter(rows)
-    while group := list(itertools.islice(rows, 4 * _CORES * most)):
-        size = min(most, max(fewest, -(-len(group) // _CORES)), len(group))
+    while group := list(itertools.islice(rows, 4 * workers * most)):
+        size = min(most, max(fewest, -(-len(group) // workers)), len(group))
         by_length = sorted(group, key=lambda row: len(row.prompt))
         yield (
             group,

@@ -29,11 +29,12 @@ class _Scanned:
         jit_compile: False: leaves XLA out of training, too.
         use_cudnn: whether cuDNN takes the place of the scan (`rnn_ops.cudnn`).
             A mask must then be right-padded: True up to the length of a row.
+        cudnn_cell: what `rnn_ops.cudnn` calls the cell; None: does not know it.
     """
 
     jit_compile = True
     use_cudnn = False
-    _cudnn_cell = None  # what `rnn_ops.cudnn` calls the cell
+    cudnn_cell = None
     _keeps_state = None  # within `call` only
 
     def call(
@@ -151,7 +152,7 @@ class _Scanned:
         if self.go_backwards:
             sequences = _reverse(sequences, lengths)
         outputs, (states,) = rnn_ops.cudnn.stack(
-            self._cudnn_cell,
+            self.cudnn_cell,
             tf.transpose(sequences, (1, 0, 2)),
             (initial_state,),
             (self.cudnn_weights(),),
@@ -176,7 +177,7 @@ class _Scanned:
         """
         cell = self.cell
         if not (
-            self._cudnn_cell
+            self.cudnn_cell
             and self._can_scan()
             and cell.use_bias
             and getattr(cell, "reset_after", True)
@@ -246,7 +247,7 @@ class GRU(_Scanned, keras.layers.GRU):
     """`keras.layers.GRU` by `rnn_ops.gru`."""
 
     _cell_type = keras.layers.GRUCell
-    _cudnn_cell = "gru"
+    cudnn_cell = "gru"
 
     def __init__(self, units, use_cudnn=False, **options):
         super().__init__(units, use_cudnn=use_cudnn, **options)
@@ -274,7 +275,7 @@ class LSTM(_Scanned, keras.layers.LSTM):
     """`keras.layers.LSTM` by `rnn_ops.lstm`."""
 
     _cell_type = keras.layers.LSTMCell
-    _cudnn_cell = "lstm"
+    cudnn_cell = "lstm"
 
     def __init__(self, units, use_cudnn=False, **options):
         super().__init__(units, use_cudnn=use_cudnn, **options)
@@ -283,47 +284,36 @@ class LSTM(_Scanned, keras.layers.LSTM):
         return rnn_ops.lstm(x, states, **options)
 
 
-@keras.saving.register_keras_serializable("stacked_rnn")
 class CudnnStack(keras.layers.Layer):
     """Layers one above the other as one call of cuDNN.
 
+    Has no weights of its own: whoever made the layers saves them.
+
     Args:
-        layers: of `GRU` or `LSTM`, of one width, all with `use_cudnn` and
-            forwards; each may still be called by itself.
+        stack: of `GRU` or `LSTM`, of one width, built, forwards; each may
+            still be called by itself.
     """
 
-    def __init__(self, layers, **options):
+    def __init__(self, stack, **options):
         super().__init__(**options)
-        self.layers = layers
+        self._stack = tuple(stack)
 
-    def build(self, sequences_shape, initial_state_shape=None):
-        batch_size, time, _ = sequences_shape
-        for layer in self.layers:
-            layer.build(sequences_shape)
-            sequences_shape = (batch_size, time, layer.units)
-
-    def call(self, sequences, initial_state=None):
+    def call(self, sequences, initial_state):
         """Runs all layers over all time steps.
 
         Args:
             sequences: [batch, time, inputs].
-            initial_state: states[layer][part], each [batch, units]; None:
-                zeros.
+            initial_state: states[layer][part], each [batch, units].
 
         Returns:
             The outputs of the top layer, [batch, time, units], and the new
             states.
         """
-        if initial_state is None:
-            batch_size = tf.shape(sequences)[0]
-            initial_state = [
-                layer.get_initial_state(batch_size) for layer in self.layers
-            ]
         outputs, states = rnn_ops.cudnn.stack(
-            self.layers[0]._cudnn_cell,
+            self._stack[0].cudnn_cell,
             tf.transpose(sequences, (1, 0, 2)),
             initial_state,
-            [layer.cudnn_weights() for layer in self.layers],
+            [layer.cudnn_weights() for layer in self._stack],
         )
         return tf.transpose(outputs, (1, 0, 2)), states
 

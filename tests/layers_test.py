@@ -201,9 +201,8 @@ def test_cudnn_runs_all_layers_in_one_call(name, monkeypatch):
         getattr(layers, name)(UNITS, return_sequences=True, return_state=True)
         for _ in range(3)
     ]
-    together = layers.CudnnStack(stack)
-    together.build((BATCH, TIME, INPUTS))
-    for layer in stack:
+    for layer, inputs in zip(stack, (INPUTS, UNITS, UNITS)):
+        layer.build((BATCH, TIME, inputs))
         layer.set_weights([rng.normal(size=w.shape) for w in layer.weights])
     x = tf.constant(rng.normal(size=(BATCH, TIME, INPUTS)), tf.float32)
     shape = (3, 1 + (name == "LSTM"), BATCH, UNITS)
@@ -219,23 +218,16 @@ def test_cudnn_runs_all_layers_in_one_call(name, monkeypatch):
             new.append(tuple(parts))
         return x, tuple(new)
 
-    results = []
-    for run in (one_by_one, together):
-        for initial in (states, None):
-            with tf.GradientTape() as tape:
-                initial = initial or [(None,)] * 3
-                if initial[0][0] is None:
-                    zeros = tf.zeros((BATCH, UNITS))
-                    given = [(zeros,) * shape[1]] * 3
-                    initial = given if run is one_by_one else None
-                outputs, new = run(x, initial_state=initial)
-                loss = tf.reduce_sum(tf.sin(outputs)) + sum(
-                    tf.reduce_sum(part**2) for part in tf.nest.flatten(new)
-                )
-            gradients = tape.gradient(loss, [w.value for w in together.weights])
-            results.append(tf.nest.flatten([outputs, new, gradients]))
-    assert_all_close(results[2], results[0])
-    assert_all_close(results[3], results[1])
+    def results(run):
+        with tf.GradientTape() as tape:
+            outputs, new = run(x, initial_state=states)
+            loss = tf.reduce_sum(tf.sin(outputs)) + sum(
+                tf.reduce_sum(part**2) for part in tf.nest.flatten(new)
+            )
+        weights = [w.value for layer in stack for w in layer.weights]
+        return tf.nest.flatten([outputs, new, tape.gradient(loss, weights)])
+
+    assert_all_close(results(layers.CudnnStack(stack)), results(one_by_one))
 
 
 @names

@@ -75,12 +75,6 @@ class LanguageModel(keras.Model):
             _recurrent_layer(config, index, use_cudnn)
             for index in range(config.num_layers)
         ]
-        self.cudnn_stack = None
-        has_dropouts = config.dropout and config.num_layers > 1
-        if use_cudnn and not has_dropouts and not config.residual:
-            self.cudnn_stack = layers.CudnnStack(
-                self.recurrent_layers, name="cudnn_stack"
-            )
         self.dropouts = [
             keras.layers.Dropout(config.dropout, name=f"dropout_{index}")
             for index in range(config.num_layers - 1)
@@ -111,6 +105,7 @@ class LanguageModel(keras.Model):
 
         # Config
         self.config = config
+        self._use_cudnn = use_cudnn
 
     def initial_states(self, batch_size):
         """States of zeros; `batch_size` is an int or an int32 scalar."""
@@ -120,8 +115,12 @@ class LanguageModel(keras.Model):
 
     @functools.cached_property
     def step(self) -> keras.Model:
-        """A window of tokens, states in and out."""
-        return self._with_states((None,), stacks.run_window)
+        """A window of tokens, states in and out: what training unrolls."""
+        has_dropouts = self.config.dropout and self.config.num_layers > 1
+        if not self._use_cudnn or has_dropouts or self.config.residual:
+            return self._with_states((None,), stacks.run_window)
+        stack = layers.CudnnStack(self.recurrent_layers)
+        return self._with_states((None,), stack)
 
     @functools.cached_property
     def prefill(self) -> keras.Model:
@@ -190,14 +189,15 @@ def _wire(model, config, token_ids, states, run):
     Args:
         token_ids: int32 [batch, time], or [batch] for one time step.
         states: states[layer][part]; None: zeros.
-        run: (layer, inputs, states of the layer) -> (outputs, new states).
+        run: (layer, inputs, states of the layer) -> (outputs, new states), or
+            a `CudnnStack`, which runs all layers.
 
     Returns:
         The logits and the new states.
     """
     x = model.embedding(token_ids)
-    if model.cudnn_stack is not None and run is stacks.run_window:
-        x, new_states = model.cudnn_stack(x, initial_state=states)
+    if isinstance(run, layers.CudnnStack):
+        x, new_states = run(x, initial_state=states)
         return _read_out(model, config, x), new_states
     if config.end_of_text:
         keeps_state = token_ids != config.vocabulary_size - 1

@@ -1,0 +1,253 @@
+"""What a run does on a GPU, with a simulated one; what it exports, anywhere."""
+
+import ctypes
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from stacked_rnn import configs, devices, tokenizers
+from tests import simulated_gpu, small_tasks
+from tests.conftest import CELLS
+
+TEXTS = ["", "abc", "a", "hgfedcbahgfe"]
+
+
+def saved_graph(path):
+    """All nodes of a SavedModel, those of its functions included."""
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((path / "saved_model.pb").read_bytes())
+    graph = proto.meta_graphs[0].graph_def
+    return [
+        *graph.node,
+        *(
+            node
+            for function in graph.library.function
+            for node in function.node_def
+        ),
+    ]
+
+
+def use(saved, task):
+    """Calls each signature with texts of different lengths, an empty one."""
+    texts = tf.constant(TEXTS)
+    results = {}
+    for name, signature in saved.signatures.items():
+        inputs = {
+            argument: texts
+            for argument in ("texts", "prompts", "outputs")
+            if argument in signature.structured_input_signature[1]
+        }
+        if name == "generate":
+            continue  # by its defaults below
+        if name == "search":
+            inputs |= {
+                "num_beams": tf.constant(3),
+                "length_penalty": tf.constant(0.0),
+                "max_new_tokens": tf.constant(5),
+            }
+        if name == "decode_step":
+            ids = tf.constant([1, 2])
+            states = {
+                argument: tf.ones([2, spec.shape[1]], spec.dtype)
+                for argument, spec in signature.structured_input_signature[
+                    1
+                ].items()
+                if argument != "token_ids"
+            }
+            inputs = {"token_ids": ids, **states}
+        results[name] = signature(**inputs)
+    if task == "language_model":
+        results["generate"] = saved.generate(texts)
+    return results
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    "task, model, separator",
+    [
+        ("language_model", {}, None),
+        ("language_model", {"residual": True}, "|"),
+        ("classifier", {"bidirectional": True, "pooling": "mean_max"}, None),
+        ("classifier", {}, None),
+        ("seq2seq", {"bidirectional": True}, "|"),
+        ("seq2seq", {"decoder_layers": 1}, "|"),
+    ],
+    ids=str,
+)
+def test_an_export_made_beside_a_gpu_runs_anywhere(
+    task, model, separator, cell, tmp_path, monkeypatch
+):
+    config = configs.ModelConfig(
+        cell=cell,
+        units=6,
+        embedding_dim=5,
+        dropout=0.1,
+        end_of_text=task == "language_model" and bool(separator),
+        **model,
+    )
+    tokenizer = tokenizers.build(
+        "char", b"abcdefgh", document_separator=separator or ""
+    )
+    with monkeypatch.context() as patch:
+        simulated_gpu.plug_in(patch)
+        product = small_tasks.untrained(
+            task, config, tokenizer, use_cudnn=cell != "simple_rnn"
+        )
+        path = product.save(tmp_path)
+    nodes = saved_graph(path)
+    assert len(nodes) > 100
+    assert [node.op for node in nodes if "Cudnn" in node.op] == []
+    # TensorFlow itself has saving and restoring on the CPU.
+    assert {node.device for node in nodes} <= {
+        "", "/device:CPU:0", "/device:CPU:*",
+    }  # fmt: skip
+    results = use(tf.saved_model.load(str(path)), task)
+    assert (
+        len(results)
+        == {"language_model": 6, "classifier": 1, "seq2seq": 3}[task]
+    )
+    for name, result in results.items():
+        for value in result.values():
+            if value.dtype.is_floating and name != "search":
+                assert np.isfinite(value).all()
+
+
+@pytest.mark.parametrize(
+    "task, model",
+    [
+        ("language_model", {"cell": "gru"}),
+        ("language_model", {"cell": "lstm", "residual": True}),
+        ("classifier", {"cell": "gru", "pooling": "last"}),
+        ("classifier", {"cell": "lstm", "pooling": "max"}),
+        ("seq2seq", {"cell": "gru"}),
+        ("seq2seq", {"cell": "lstm", "num_layers": 1}),
+    ],
+    ids=str,
+)
+def test_training_by_cudnn_is_training_by_scan(
+    task, model, tmp_path, monkeypatch
+):
+    """Batches with padding, and with rows of nothing else, included."""
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    scores, weights = [], []
+    for with_gpu in (False, True):
+        if with_gpu:
+            simulated_gpu.plug_in(monkeypatch)
+            simulated_gpu.plug_in_cudnn(monkeypatch)
+        trainer = small_tasks.make_trainer(
+            task, tmp_path, strategy=strategy, model=model, jit_compile=False
+        )
+        assert trainer.decisions.use_cudnn == with_gpu
+        assert ("Simulated GPU, float32, cuDNN" in trainer.describe()) == (
+            with_gpu
+        )
+        trainer.fit(verbose=0)
+        scores.append(trainer.history[0]["val_loss"])
+        weights.append(trainer.model.get_weights())
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    for got, expected in zip(*weights, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_xla_runs_the_scans_and_the_update_on_a_gpu(tmp_path, monkeypatch):
+    """Where cuDNN is not taken: the same numbers, validation included."""
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    results = []
+    for with_gpu in (False, True):
+        if with_gpu:
+            simulated_gpu.plug_in(monkeypatch)
+        trainer = small_tasks.make_trainer(
+            "language_model",
+            tmp_path,
+            strategy=strategy,
+            jit_compile=with_gpu,
+            document_separator="\\n",
+            gradient_clip_norm=0.1,
+        )
+        assert trainer.decisions.compiles_update == with_gpu
+        trainer.fit(verbose=0)
+        results.append(list(trainer.history[0].values()))
+    np.testing.assert_allclose(*results, atol=1e-4)
+
+
+def test_a_run_of_a_gpu_goes_on_on_a_cpu_and_back(
+    tmp_path, monkeypatch, capsys
+):
+    """What is saved is the same, with cuDNN and without."""
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+
+    def trainer(with_gpu, directory, epochs):
+        with monkeypatch.context() as patch:
+            if with_gpu:
+                simulated_gpu.plug_in(patch)
+                simulated_gpu.plug_in_cudnn(patch)
+            trainer = small_tasks.make_trainer(
+                "language_model", tmp_path, tmp_path / directory, strategy,
+                {"cell": "lstm"}, jit_compile=False, epochs=epochs,
+            )  # fmt: skip
+            trainer.fit(verbose=0)
+        return trainer
+
+    straight = trainer(False, "straight", 3)
+    for epochs, with_gpu in ((1, True), (2, False), (3, True)):
+        last = trainer(with_gpu, "changing", epochs)
+    assert len(last.history) == 3
+    assert "damaged" not in capsys.readouterr().err
+    for got, expected in zip(
+        last.best_model().get_weights(),
+        straight.best_model().get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+# What is missing
+
+
+@pytest.mark.parametrize(
+    "cards, hidden, missing, expected",
+    [
+        (["/dev/nvidia0"], None, ["libcudnn.so.9"], ["libcudnn.so.9"]),
+        (["/dev/nvidia0"], None, [], []),
+        (["/dev/nvidia0"], "-1", ["libcudnn.so.9"], []),
+        ([], None, ["libcudnn.so.9"], []),
+    ],
+)
+def test_what_keeps_a_card_from_use_is_named(
+    cards, hidden, missing, expected, monkeypatch
+):
+    monkeypatch.setattr(devices.glob, "glob", lambda pattern: cards)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+
+    def load(name):
+        if name in missing:
+            raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert devices.missing_libraries() == expected
+
+
+def test_a_run_says_which_library_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "missing_libraries", lambda: ["libcudnn.so.9"])
+    trainer = small_tasks.make_trainer("classifier", tmp_path)
+    assert (
+        "no GPU; TensorFlow found a card but not libcudnn.so.9, float32"
+        in trainer.describe()
+    )
+
+
+def test_the_gpus_are_those_of_tensorflow(monkeypatch):
+    assert devices.gpus() == ()
+    simulated = ["GPU:0"]
+    for name in ("list_logical_devices", "get_visible_devices"):
+        monkeypatch.setattr(tf.config, name, lambda kind: simulated)
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "get_device_details",
+        lambda gpu: {"device_name": "A card", "compute_capability": (7, 5)},
+    )
+    assert devices.gpus() == (devices.Gpu("A card", (7, 5)),)
