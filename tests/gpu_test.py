@@ -3,6 +3,7 @@
 Skipped where there is none. Some two minutes on one:
 
   python -m pytest tests/gpu_test.py
+  python -m pytest tests/gpu_test.py -n 4 --dist=loadgroup    with 16 cores
 """
 
 import json
@@ -24,14 +25,13 @@ from stacked_rnn import (
     inference,
     layers,
     rnn_ops,
-    training,
 )
 from tests import small_tasks
 
-pytestmark = [
-    pytest.mark.skipif(not devices.gpus(), reason="there is no GPU"),
-    pytest.mark.xdist_group("gpu"),
-]
+pytestmark = pytest.mark.skipif(
+    not tf.config.list_physical_devices("GPU"), reason="there is no GPU"
+)
+of_runs = pytest.mark.xdist_group("runs")
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 60
 PROMPTS = ["", "The", "The cat sat on the mat. The d", "T"]
@@ -46,14 +46,15 @@ def without_tf32():
 
 
 def fit(trainer, steps=20):
-    """The loss after each of some steps."""
+    """The mean loss of some steps."""
     losses = []
     trainer.total_steps = steps
     note = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: losses.append(logs["loss"])
     )
     trainer.fit([note], verbose=0)
-    return losses
+    assert trainer.step == steps
+    return losses[-1]
 
 
 def on_cpu(monkeypatch, *arguments, **options):
@@ -68,7 +69,7 @@ def on_cpu(monkeypatch, *arguments, **options):
 
 
 def assert_same_run(one, other, atol=1e-3):
-    np.testing.assert_allclose(fit(one), fit(other), atol=atol)
+    assert fit(one) == pytest.approx(fit(other), abs=atol)
     for a, b in zip(
         one.model.get_weights(), other.model.get_weights(), strict=True
     ):
@@ -134,15 +135,27 @@ def test_mixed_precision_trains(task, policy, train, tmp_path):
         trainer = small_tasks.make_trainer(
             task, tmp_path, epochs=40, mixed_precision=mixed, **train
         )
-        losses.append(fit(trainer, 60)[-1])
+        losses.append(fit(trainer, 60))
     assert trainer.model.dtype_policy.name == policy
     assert losses[0] == pytest.approx(losses[1], abs=0.1)
 
 
-def test_memory_is_taken_as_it_is_needed():
-    training.make_strategy("one_device")
-    for gpu in tf.config.list_physical_devices("GPU"):
-        assert tf.config.experimental.get_memory_growth(gpu)
+@pytest.mark.parametrize("before", ["", "tf.zeros(1); "])
+def test_memory_is_taken_as_it_is_needed(before):
+    """In a process of its own: it is decided when TensorFlow begins."""
+    program = (
+        "import tensorflow as tf; from stacked_rnn import training; "
+        f"{before}training.make_strategy('one_device'); "
+        "print(tf.config.experimental.get_memory_growth("
+        "tf.config.list_physical_devices('GPU')[0]))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True,
+        text=True, check=True, env=os.environ | {
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true" if before else ""
+        },
+    )  # fmt: skip
+    assert before or ran.stdout.strip().endswith("True")
 
 
 # Layers
@@ -298,6 +311,7 @@ def history(directory):
     )
 
 
+@of_runs
 def test_a_run_says_what_it_runs_on(runs):
     _, (gpu, cpu, killed) = runs
     assert f"{devices.gpus()[0].name}, float32, cuDNN" in gpu
@@ -305,6 +319,7 @@ def test_a_run_says_what_it_runs_on(runs):
     assert "going on from step" in killed
 
 
+@of_runs
 def test_a_killed_run_goes_on_to_the_same_end(runs):
     directory, _ = runs
     np.testing.assert_allclose(
@@ -315,10 +330,13 @@ def test_a_killed_run_goes_on_to_the_same_end(runs):
     )
 
 
+@of_runs
 @pytest.mark.parametrize("made_on", ["gpu", "cpu"])
 def test_an_export_gives_the_same_text_anywhere(made_on, runs, monkeypatch):
     directory, _ = runs
     saved_model = directory / made_on / "saved_models/cats"
+    graph = (saved_model / "1/saved_model.pb").read_bytes()
+    assert b"Cudnn" not in graph and b"GPU:" not in graph
     lines = directory / f"{made_on}.txt"
     lines.write_text("\n".join(PROMPTS[1:]) + "\n")
     flags = (

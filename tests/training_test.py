@@ -176,6 +176,48 @@ def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
     assert_weights_equal(*trainers, 1e-4)
 
 
+@pytest.mark.parametrize(
+    "windows, replicas",
+    [
+        (datasets.RandomWindows, 1),
+        (datasets.RandomWindows, 2),
+        (datasets.Streams, 1),
+        (datasets.Streams, 2),
+    ],
+)
+def test_several_steps_of_a_call_are_these_steps(
+    windows, replicas, monkeypatch
+):
+    """To the end of a page, of an epoch, and of the run."""
+    monkeypatch.setattr(datasets.windows, "PAGE", 200)
+    monkeypatch.setattr(datasets.windows, "_BLOCKS", 2)
+    decide, trainers, calls = decisions.decide, [], []
+    for steps in (1, 4):
+        monkeypatch.setattr(
+            decisions,
+            "decide",
+            lambda *args, n=steps: dataclasses.replace(
+                decide(*args), steps_per_call=n
+            ),
+        )
+        trainer = make_trainer(
+            load_data(windows=windows),
+            strategy=mirrored() if replicas == 2 else None,
+            optimizer="sgd",
+        )
+        assert trainer.data.training.steps_per_page % 4
+        assert trainer.data.training.steps_per_epoch % 4
+        trainer.total_steps = 35
+        history = History()
+        trainer.fit([history], verbose=0)
+        trainers.append(trainer)
+        calls.append(history.steps)
+    assert trainer.step == 35
+    assert len(calls[0]) == 35 > 2 * len(calls[1])
+    assert calls[0][-1]["loss"] == pytest.approx(calls[1][-1]["loss"], abs=1e-5)
+    assert_weights_equal(*trainers, 1e-5)
+
+
 def test_a_batch_in_parts_is_the_batch():
     """12 rows on two devices at once, and 2 at a time; state carried."""
     trainers = []
@@ -299,8 +341,9 @@ def test_float16_with_its_loss_scaled_trains_as_float32_does(monkeypatch):
     losses = []
     for policy in ("float32", "mixed_float16"):
         decided = decisions.Decisions(
-            (), policy, False, "nothing", compiles_update=False, shards=1
-        )
+            (), policy, False, "nothing",
+            compiles_update=False, shards=1, steps_per_call=1,
+        )  # fmt: skip
         monkeypatch.setattr(decisions, "decide", lambda *_, d=decided: d)
         trainer = make_trainer(
             model={"cell": "gru", "units": 16}, gradient_clip_norm=0.1

@@ -9,10 +9,6 @@ import tensorflow as tf
 
 CELLS = ("gru", "lstm")
 
-# The matrices of a layer in cuDNN's order, by their place in Keras' order; two
-# sets of them, for the inputs and for the state.
-_ORDER = {"gru": (1, 0, 2), "lstm": (0, 1, 2, 3)}  # r, z, c; i, f, g, o
-
 
 def stack(cell, x, states, weights, lengths=None):
     """Layers of one width one above the other: all time steps of all of them.
@@ -62,14 +58,20 @@ def stack(cell, x, states, weights, lengths=None):
 def _parameters(cell, weights):
     """All weights as cuDNN takes them: a vector, matrices before biases."""
     matrices, biases = [], []
-    order = _ORDER[cell]
     for kernel, recurrent_kernel, bias in weights:
-        for matrix in (kernel, recurrent_kernel):
-            gates = tf.split(matrix, len(order), axis=1)
-            matrices += [tf.transpose(gates[gate]) for gate in order]
+        matrices += [
+            tf.reshape(_in_order(cell, tf.transpose(matrix)), [-1])
+            for matrix in (kernel, recurrent_kernel)
+        ]
         if cell == "lstm":  # cuDNN has a bias for the state, too
             bias = tf.stack([bias, tf.zeros_like(bias)])
-        for row in tf.unstack(bias):
-            gates = tf.split(row, len(order))
-            biases += [gates[gate] for gate in order]
-    return tf.concat([tf.reshape(m, [-1]) for m in matrices] + biases, axis=0)
+        biases += [_in_order(cell, row) for row in tf.unstack(bias)]
+    return tf.concat(matrices + biases, axis=0)
+
+
+def _in_order(cell, gates):
+    """[gates * units, ...], from the order of Keras to that of cuDNN."""
+    if cell == "lstm":
+        return gates  # i, f, g, o in both
+    z, r, c = tf.split(gates, 3)
+    return tf.concat([r, z, c], axis=0)

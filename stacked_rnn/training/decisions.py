@@ -18,6 +18,8 @@ class Decisions:
             over time, or "nothing" of either.
         compiles_update: whether XLA compiles the clipping and the optimizer.
         shards: parts that the rows of a replica are cut into, one a core.
+        steps_per_call: most steps of one call of a compiled function: between
+            two calls a GPU waits for Python.
     """
 
     gpus: tuple[devices.Gpu, ...]
@@ -26,6 +28,7 @@ class Decisions:
     xla: str
     compiles_update: bool
     shards: int
+    steps_per_call: int
 
     def __str__(self):
         precision = {
@@ -85,7 +88,13 @@ def decide(
         xla = _what_xla_compiles(model_config, train_config)
     compiles_update = compiles and bool(gpus) and replicas == 1
     return Decisions(
-        gpus, dtype_policy, use_cudnn, xla, compiles_update, shards
+        gpus,
+        dtype_policy,
+        use_cudnn,
+        xla,
+        compiles_update,
+        shards,
+        steps_per_call=10 if gpus else 1,
     )
 
 

@@ -35,6 +35,7 @@ class Steps:
         self._accumulate_steps = train_config.accumulate_steps
         self._gradient_clip_norm = train_config.gradient_clip_norm
         self._shards = decisions.shards
+        self._steps_per_call = decisions.steps_per_call
         # autograph=False: there is nothing to convert, and it takes seconds.
         compiled = functools.partial(
             tf.function, jit_compile=True, autograph=False
@@ -49,20 +50,46 @@ class Steps:
         self.score = tf.function(self.score, autograph=False)
         self._gather_rows = tf.function(self._gather_rows, autograph=False)
 
-    def train(self, step, page, states, wishes):
-        """One update from a step's global batch.
+    def train(self, step, count, page, states, wishes):
+        """Some updates, one from the global batch of each step.
 
         Args:
-            step: int64 scalar.
-            page: `Windows.page` of this step, as tensors.
+            step: int64 scalar, the first of them.
+            count: int64 scalar, how many there are, all of one page; more than
+                one only where `decisions` has more in a call.
+            page: `Windows.page` of these steps, as tensors.
             states: of the replicas.
             wishes: float32 [n], what this process would like, 0 or 1 each.
 
         Returns:
-            The objective's sums of the batch and how many replicas have each
-            wish, float32 [num_sums + n]; the new states; the learning rate,
-            which a schedule would take milliseconds to compute eagerly; and
-            the norm of the gradient before it was clipped.
+            The objective's sums of the batches and how many replicas have each
+            wish, in each step, float32 [num_sums + n]; the new states; of the
+            last step the learning rate, which a schedule would take
+            milliseconds to compute eagerly; and the norm of its gradient
+            before it was clipped.
+        """
+        if self._steps_per_call == 1:
+            return self._train_step(step, page, states, wishes)
+
+        def add(done, sums, states, learning_rate, norm):
+            new, new_states, learning_rate, norm = self._train_step(
+                step + done, page, states, wishes
+            )
+            if self._windows.carries_state:
+                states = new_states
+            return done + 1, sums + new, states, learning_rate, norm
+
+        zero = tf.constant(0.0)
+        sums = tf.zeros(self._objective.num_sums + wishes.shape[0])
+        _, *results = tf.while_loop(
+            lambda done, *_: done < count,
+            add,
+            (tf.constant(0, tf.int64), sums, states, zero, zero),
+        )
+        return results
+
+    def _train_step(self, step, page, states, wishes):
+        """As `train`, one update.
 
         The batch is cut within the graph: an iterator's threads would take
         longer to stop than all the cutting takes.

@@ -14,8 +14,8 @@ from stacked_rnn.configs import UserError
 def make_strategy(name) -> tf.distribute.Strategy:
     """The `tf.distribute` strategy that `--strategy` names.
 
-    To be called before any other work for TensorFlow: GPUs and collectives are
-    set up when it begins.
+    To be called before any other work for TensorFlow, which sets GPUs up (all
+    their memory, unless told otherwise here) and collectives when it begins.
 
     Args:
         name: "one_device"; "mirrored", over all GPUs or, without any, over all
@@ -23,7 +23,8 @@ def make_strategy(name) -> tf.distribute.Strategy:
             of a Slurm job; or "auto", mirrored where there are several GPUs.
     """
     for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
+        with contextlib.suppress(RuntimeError):  # TensorFlow is at work already
+            tf.config.experimental.set_memory_growth(gpu, True)
     if name == "multi_worker":
         return _multi_worker_strategy()
     gpus = tf.config.list_logical_devices("GPU")

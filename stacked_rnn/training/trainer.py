@@ -306,14 +306,15 @@ class Trainer:
         save_interval = 60 * self.config.checkpoint_minutes
         next_save = time.monotonic() + save_interval
         while not self._is_epoch_full():
-            batch_index = self.step % steps_per_epoch
-            callbacks.on_train_batch_begin(batch_index)
+            callbacks.on_train_batch_begin(self.step % steps_per_epoch)
             if page is None or windows.begins_page(self.step):
                 page = _as_tensors(windows.page(self.step))
             if not windows.carries_state:
                 states = zeros
+            count = self._steps_of_a_call()
             sums, states, learning_rate, norm = self._steps.train(
                 tf.constant(self.step, tf.int64),
+                tf.constant(count, tf.int64),
                 page,
                 states,
                 tf.constant(self._wishes(deadline, next_save)),
@@ -324,10 +325,12 @@ class Trainer:
             if not math.isfinite(sums[0]):
                 raise UserError(self._describe_divergence(sums[0] / sums[1]))
             done += int(sums[1])
-            progress.step += 1
+            progress.step += count
             progress.sums = [*map(operator.add, progress.sums, sums)]
             speed = done / (time.perf_counter() - started)
-            callbacks.on_train_batch_end(batch_index, self._logs(speed))
+            callbacks.on_train_batch_end(
+                (self.step - 1) % steps_per_epoch, self._logs(speed)
+            )
             self.interrupted = interrupts > 0
             if self.interrupted or stops or self._is_over():
                 break
@@ -338,6 +341,14 @@ class Trainer:
         if done:
             progress.states = self._steps.gather(states)
         return self._logs(done / (time.perf_counter() - started))
+
+    def _steps_of_a_call(self) -> int:
+        """How many steps come next, up to the end of their page or the run."""
+        step, windows = self.step + 1, self.data.training
+        last = min(self.step + self.decisions.steps_per_call, self.total_steps)
+        while step < last and not windows.begins_page(step):
+            step += 1
+        return step - self.step
 
     def _logs(self, speed) -> dict:
         progress = self._progress
@@ -446,7 +457,9 @@ class Trainer:
 
 
 def _as_tensors(page):
-    return tf.nest.map_structure(tf.constant, page)
+    """In the memory of the CPU, which cuts batches from a page."""
+    with tf.device("CPU:0"):
+        return tf.nest.map_structure(tf.constant, page)
 
 
 @contextlib.contextmanager

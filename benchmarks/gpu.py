@@ -1,0 +1,585 @@
+"""Training and generation on a GPU, beside PyTorch and the `fit` of Keras.
+
+  python benchmarks/gpu.py
+  python benchmarks/gpu.py --sizes=2x512 --dtypes=float32 --nogeneration
+
+A step is forward, backward, clipping by the global norm and Adam, on random
+tokens, vocabulary 65. Each contender is a process of its own, and they take
+turns: this project by `Trainer.fit`, as train.py calls it; stock Keras by
+`Model.fit`, with the layers of that name (cuDNN); PyTorch by `nn.GRU` and
+`nn.LSTM` (cuDNN), fused Adam, autocast. TensorFloat-32 is as each framework has
+it: TensorFlow takes it for all products, PyTorch for cuDNN's alone. Without
+PyTorch the others are measured.
+
+Takes some five minutes on an H100. Writes gpu.md, .json and .png to
+--output_dir as it goes.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from measuring import machine, timed, write_report
+
+from stacked_rnn import command_line, configs
+from stacked_rnn.configs import UserError, setting
+
+VOCABULARY, TIME = 65, 100
+OURS, KERAS, PYTORCH = "stacked_rnn", "Keras fit", "PyTorch"
+SIZES = {
+    "2x512": (2, 512, 64),
+    "2x1024": (2, 1024, 128),
+    "3x1150": (3, 1150, 128),
+}
+GENERATED = {"cell": "lstm", "units": 512, "num_layers": 2}
+TOKENS = 256  # that each text gets
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig(configs.Config):
+    """What to measure."""
+
+    sizes: str = setting(
+        ",".join(SIZES), "Layers x units, of these, separated by commas."
+    )
+    cells: str = setting("lstm,gru", "gru, lstm, or both.")
+    dtypes: str = setting("float32,bfloat16", "float32, bfloat16, or both.")
+    steps: int = setting(50, "Steps of a turn.", minimum=1)
+    repetitions: int = setting(
+        2, "Turns of each contender; the median counts.", minimum=1
+    )
+    generation: bool = setting(True, "Measure generation too.")
+    output_dir: str = setting(
+        "benchmarks/results", "Directory of the report and the plot."
+    )
+
+
+# The contenders, each in a process: size -> a function that runs some steps ---
+
+
+def this_project(cell, dtype, num_layers, units, batch_size):
+    """`Trainer.fit` as train.py calls it."""
+    import tensorflow as tf
+
+    from stacked_rnn import datasets, training
+
+    tokens = tf.random.uniform(
+        [40 * batch_size * TIME + 1], maxval=VOCABULARY, dtype=tf.int32
+    )
+    trainer = training.Trainer(
+        configs.ModelConfig(
+            cell=cell,
+            units=units,
+            num_layers=num_layers,
+            embedding_dim=units,
+            vocabulary_size=VOCABULARY,
+        ),
+        configs.TrainConfig(
+            batch_size=batch_size,
+            epochs=10**6,
+            mixed_precision=dtype == "bfloat16",
+        ),
+        datasets.LanguageData(
+            None,
+            datasets.RandomWindows(tokens.numpy(), TIME, batch_size),
+            None,
+        ),
+    )
+    print(f"{trainer.decisions}", file=sys.stderr)
+
+    def run(steps):
+        trainer.total_steps = trainer.step + steps
+        trainer.fit(verbose=0)
+
+    return run
+
+
+def keras_fit(cell, dtype, num_layers, units, batch_size):
+    """The stock layers, compiled and fitted as the guides of Keras do."""
+    import keras
+    import tensorflow as tf
+
+    keras.config.set_dtype_policy(
+        "mixed_bfloat16" if dtype == "bfloat16" else dtype
+    )
+    layer = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[cell]
+    model = keras.Sequential(
+        [
+            keras.Input((TIME,), batch_size, dtype="int32"),
+            keras.layers.Embedding(VOCABULARY, units),
+            *(layer(units, return_sequences=True) for _ in range(num_layers)),
+            keras.layers.Dense(VOCABULARY, dtype="float32"),
+        ]
+    )
+    model.compile(
+        keras.optimizers.Adam(1e-3, global_clipnorm=1.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    tokens = tf.random.uniform(
+        (batch_size, TIME + 1), maxval=VOCABULARY, dtype=tf.int32
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = (
+        tf.data.Dataset.from_tensors((tokens[:, :-1], tokens[:, 1:]))
+        .repeat()
+        .prefetch(2)
+        .with_options(options)
+    )
+    return lambda steps: model.fit(dataset, steps_per_epoch=steps, verbose=0)
+
+
+def pytorch(cell, dtype, num_layers, units, batch_size):
+    """`nn.GRU` or `nn.LSTM` between an embedding and a linear layer."""
+    import torch
+
+    recurrent = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[cell]
+    modules = torch.nn.ModuleList(
+        [
+            torch.nn.Embedding(VOCABULARY, units),
+            recurrent(units, units, num_layers, batch_first=True),
+            torch.nn.Linear(units, VOCABULARY),
+        ]
+    ).cuda()
+    embedding, recurrent, readout = modules
+    weights = list(modules.parameters())
+    optimizer = torch.optim.Adam(weights, 1e-3, fused=True)
+    tokens = torch.randint(VOCABULARY, (batch_size, TIME + 1)).cuda()
+
+    def run(steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            with torch.autocast(
+                "cuda", torch.bfloat16, enabled=dtype == "bfloat16"
+            ):
+                logits = readout(recurrent(embedding(tokens[:, :-1]))[0])
+                loss = torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1), tokens[:, 1:].flatten()
+                )
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+        loss.item()
+
+    return run
+
+
+def cudnn_alone(cell, dtype, num_layers, units, batch_size):
+    """What `rnn_ops.cudnn` takes of a step, forward and backward."""
+    import tensorflow as tf
+
+    from stacked_rnn import rnn_ops
+
+    gates = {"gru": 3, "lstm": 4}[cell]
+    bias = (2, gates * units) if cell == "gru" else (gates * units,)
+    shapes = ((units, gates * units),) * 2 + (bias,)
+    weights = [
+        [tf.random.normal(shape, stddev=0.03) for shape in shapes]
+        for _ in range(num_layers)
+    ]
+    x = tf.random.normal((TIME, batch_size, units))
+    zeros = tf.zeros((batch_size, units))
+    states = [(zeros,) * (1 + (cell == "lstm"))] * num_layers
+
+    @tf.function(autograph=False)
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch([x, weights])
+            outputs, _ = rnn_ops.cudnn.stack(cell, x, states, weights)
+        gradients = tape.gradient(outputs, [x, weights])
+        return tf.add_n(
+            [tf.reshape(g, [-1])[0] for g in tf.nest.flatten(gradients)]
+        )
+
+    def run(steps):
+        for _ in range(steps):
+            result = step()
+        float(result)
+
+    return run
+
+
+def matmul(dtype, size=8192):
+    """TensorFlow's product of two large matrices."""
+    import tensorflow as tf
+
+    a = tf.cast(tf.random.normal((size, size)), dtype)
+    product = tf.function(lambda a: tf.reduce_max(a @ a))
+
+    def run(steps):
+        for _ in range(steps):
+            result = product(a)
+        float(result)
+
+    return run
+
+
+def this_project_generates(batch_size, compiles, directory):
+    """`SavedModel.generate`, as generate.py calls it."""
+    from stacked_rnn import export, inference, models, tokenizers
+
+    path = pathlib.Path(directory, "1")
+    if not path.exists():
+        tokenizer = tokenizers.CharTokenizer(
+            ["\ufffd", *map(chr, range(33, 32 + VOCABULARY))]
+        )
+        config = configs.ModelConfig(**GENERATED, vocabulary_size=VOCABULARY)
+        model = models.build_language_model(config)
+        export.TextGenerator(model, tokenizer).save(directory)
+    model = inference.load(str(path))
+
+    def run(steps):
+        inference.WORTH_COMPILING = 0 if compiles else 10**9
+        sampling = configs.SamplingConfig(
+            max_new_tokens=TOKENS * steps, temperature=1.0
+        )
+        texts = list(model.generate(["A"], sampling, num_samples=batch_size))
+        assert len(texts) == batch_size
+
+    return run
+
+
+def pytorch_generates(batch_size):
+    """A step at a time of `nn.LSTM`."""
+    import torch
+
+    embedding = torch.nn.Embedding(VOCABULARY, 64).cuda()
+    recurrent = torch.nn.LSTM(
+        64, GENERATED["units"], GENERATED["num_layers"], batch_first=True
+    ).cuda()
+    readout = torch.nn.Linear(GENERATED["units"], VOCABULARY).cuda()
+
+    def run(steps):
+        with torch.inference_mode():
+            token_ids = torch.zeros(batch_size, dtype=torch.long, device="cuda")
+            states = None
+            for _ in range(TOKENS * steps):
+                outputs, states = recurrent(
+                    embedding(token_ids)[:, None], states
+                )
+                probabilities = torch.softmax(readout(outputs[:, 0]), -1)
+                token_ids = torch.multinomial(probabilities, 1)[:, 0]
+            token_ids.sum().item()
+
+    return run
+
+
+MAKERS = {
+    maker.__name__: maker
+    for maker in (
+        this_project, keras_fit, pytorch, cudnn_alone, matmul,
+        this_project_generates, pytorch_generates,
+    )
+}  # fmt: skip
+
+
+def work():
+    """A contender's process: a line of JSON in, a line out."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints
+    run = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "make" in request:
+            run = MAKERS[request.pop("make")](**request)
+            run(2)  # builds, compiles
+            answer = timed(run, 2)
+        else:
+            answer = timed(run, request["run"])
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+class Contender:
+    """A process that answers one request after the other."""
+
+    def __init__(self, name, directory):
+        environment = os.environ | {
+            "TF_CPP_MIN_LOG_LEVEL": "3", "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        }  # fmt: skip
+        if name == PYTORCH:  # brings libraries of its own
+            environment.pop("LD_LIBRARY_PATH", None)
+        self._log = pathlib.Path(directory, name.split()[0] + ".log")
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, name], env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._log.open("w"),
+        )  # fmt: skip
+
+    def ask(self, **request):
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self):
+        """Seconds; raises `RuntimeError` where the process has failed."""
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(self._log.read_text()[-2000:])
+        return json.loads(line)
+
+    def last_words(self):
+        """The last line that it wrote on standard error."""
+        lines = self._log.read_text().strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def close(self):
+        self._process.kill()
+        self._process.wait()
+
+
+def in_turn(contenders, requests, steps, repetitions):
+    """Median seconds a step of each contender, made at the same time.
+
+    Args:
+        contenders: name -> `Contender`.
+        requests: name -> what to make.
+        steps: of a turn.
+        repetitions: turns of each.
+    """
+    for name, request in requests.items():
+        contenders[name].ask(**request)
+    for name in requests:
+        contenders[name].answer()
+    times = {name: [] for name in requests}
+    for _ in range(repetitions):
+        for name in requests:
+            contenders[name].ask(run=steps)
+            times[name].append(contenders[name].answer() / steps)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+# The report -------------------------------------------------------------------
+
+
+def training(contenders, config, results):
+    """Yields after each size, cell and dtype, its figures in `results`."""
+    for size in config.sizes.split(","):
+        num_layers, units, batch_size = SIZES[size]
+        for cell in config.cells.split(","):
+            for dtype in config.dtypes.split(","):
+                shape = {
+                    "cell": cell, "dtype": dtype, "num_layers": num_layers,
+                    "units": units, "batch_size": batch_size,
+                }  # fmt: skip
+                makers = {
+                    OURS: "this_project", KERAS: "keras_fit", PYTORCH: "pytorch"
+                }  # fmt: skip
+                seconds = in_turn(
+                    contenders,
+                    {
+                        name: shape | {"make": makers[name]}
+                        for name in contenders
+                    },
+                    config.steps,
+                    config.repetitions,
+                )
+                decided = contenders[OURS].last_words()
+                row = {
+                    "tokens_per_second": {
+                        name: batch_size * TIME / value
+                        for name, value in seconds.items()
+                    },
+                    "decided": decided,
+                }
+                if decided.endswith("cuDNN"):
+                    alone = in_turn(
+                        contenders,
+                        {OURS: shape | {"make": "cudnn_alone"}},
+                        config.steps,
+                        1,
+                    )
+                    row["outside_cudnn"] = 1 - alone[OURS] / seconds[OURS]
+                results[f"{cell.upper()} {size}, {dtype}"] = row
+                yield
+
+
+def generation(contenders, directory, results):
+    """Yields after each batch size, its figures in `results`."""
+    for batch_size in (1, 64, 1024):
+        speeds = {}
+        for compiles in (False, True):
+            request = {
+                "make": "this_project_generates", "batch_size": batch_size,
+                "compiles": compiles, "directory": directory,
+            }  # fmt: skip
+            name = "with XLA" if compiles else "without XLA"
+            steps = 4 if compiles else 1
+            seconds = in_turn(contenders, {OURS: request}, steps, 1)
+            speeds[name] = batch_size * TOKENS / seconds[OURS]
+        if PYTORCH in contenders:
+            request = {"make": "pytorch_generates", "batch_size": batch_size}
+            seconds = in_turn(contenders, {PYTORCH: request}, 2, 1)
+            speeds[PYTORCH] = batch_size * TOKENS / seconds[PYTORCH]
+        results[batch_size] = speeds
+        yield
+
+
+def ratio(speeds, ours, other):
+    """How many times the speed of the other, in words."""
+    return f"{speeds[ours] / speeds[other]:.2f}" if other in speeds else ""
+
+
+def thousands(speed):
+    """12,345 as 12.3k."""
+    return f"{speed / 1e3:,.1f}k"
+
+
+def report(gpu, peaks, trained, generated):
+    """The lines of the report."""
+    lines = [
+        f"# On a GPU\n\n{gpu}; {machine()}.\n",
+        "Product of two matrices of 8192: "
+        + ", ".join(f"{d} {t:.0f} TFLOP/s" for d, t in peaks.items())
+        + ".\n",
+        "## Training\n\nTokens per second of a full step (forward, backward, "
+        "clipping, Adam), windows of 100, in turn. TensorFloat-32 as each "
+        "framework has it by default: TensorFlow takes it for all products in "
+        "float32, PyTorch for cuDNN's alone.\n",
+        "| model | stacked_rnn | Keras fit | PyTorch | to Keras | to PyTorch | "
+        "how | outside cuDNN |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in trained.items():
+        speeds = row["tokens_per_second"]
+        share = row.get("outside_cudnn")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(
+                thousands(speeds[key]) if key in speeds else "not there"
+                for key in (OURS, KERAS, PYTORCH)
+            )
+            + f" | {ratio(speeds, OURS, KERAS)} | "
+            f"{ratio(speeds, OURS, PYTORCH)} | "
+            f"{'XLA' if share is None else 'cuDNN'} | "
+            + ("" if share is None else f"{share:.0%}")
+            + " |"
+        )
+    if generated:
+        lines += [
+            f"\n## Generation\n\nTokens per second, LSTM 2x512, {TOKENS} "
+            "and more tokens for each text, temperature 1, from the "
+            "SavedModel; compiling not counted.\n",
+            "| texts at a time | with XLA | without XLA | PyTorch | XLA to "
+            "PyTorch |",
+            "|---|---|---|---|---|",
+        ]
+    for batch_size, speeds in generated.items():
+        lines.append(
+            f"| {batch_size} | "
+            + " | ".join(
+                thousands(speeds[key]) if key in speeds else "not there"
+                for key in ("with XLA", "without XLA", PYTORCH)
+            )
+            + f" | {ratio(speeds, 'with XLA', PYTORCH)} |"
+        )
+    if len(trained) > 1:
+        lines.append("\n![speed](gpu.png)")
+    return lines
+
+
+def draw(trained, path):
+    """Speeds in training relative to PyTorch's, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(10, 4.5))
+    names = [
+        n for n, row in trained.items() if PYTORCH in row["tokens_per_second"]
+    ]
+    for place, contender in enumerate((PYTORCH, KERAS, OURS)):
+        axes.bar(
+            [i + 0.27 * (place - 1) for i in range(len(names))],
+            [
+                trained[name]["tokens_per_second"][contender]
+                / trained[name]["tokens_per_second"][PYTORCH]
+                for name in names
+            ],
+            width=0.25,
+            label=contender,
+        )
+    axes.set_xticks(
+        range(len(names)), names, rotation=30, ha="right", fontsize="small"
+    )
+    axes.set_ylabel("tokens per second, PyTorch = 1")
+    axes.set_title("A training step on a GPU")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main(config):
+    """Measures, prints and writes the report."""
+    import tensorflow as tf
+
+    for flag, known in (
+        ("sizes", SIZES), ("cells", ("lstm", "gru")),
+        ("dtypes", ("float32", "bfloat16")),
+    ):  # fmt: skip
+        unknown = set(getattr(config, flag).split(",")) - set(known)
+        if unknown:
+            raise UserError(
+                f"--{flag}: no {', '.join(sorted(unknown))} among "
+                + ", ".join(known)
+            )
+    cards = tf.config.list_physical_devices("GPU")
+    if not cards:
+        raise UserError(
+            "there is no GPU: training_speed.py and generation_speed.py are "
+            "for CPUs"
+        )
+    details = tf.config.experimental.get_device_details(cards[0])
+    output = pathlib.Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    names = [OURS, KERAS]
+    if importlib.util.find_spec("torch"):
+        names.append(PYTORCH)
+    else:
+        print("PyTorch is missing: measured without it", file=sys.stderr)
+    peaks, trained, generated = {}, {}, {}
+
+    def write():
+        lines = report(details["device_name"], peaks, trained, generated)
+        with contextlib.redirect_stdout(sys.stderr):
+            write_report(
+                output,
+                "gpu",
+                lines,
+                {
+                    "gpu": details["device_name"],
+                    "matmul_tflops": peaks,
+                    "training": trained,
+                    "generation": generated,
+                },
+            )
+
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as on:
+        contenders = {name: Contender(name, scratch) for name in names}
+        for contender in contenders.values():
+            on.callback(contender.close)
+        for dtype in config.dtypes.split(","):
+            request = {"make": "matmul", "dtype": dtype}
+            seconds = in_turn(contenders, {OURS: request}, 50, 1)[OURS]
+            peaks[dtype] = 2 * 8192**3 / seconds / 1e12
+        for _ in training(contenders, config, trained):
+            write()
+        if config.generation:
+            for _ in generation(contenders, scratch, generated):
+                write()
+    if importlib.util.find_spec("matplotlib") and PYTORCH in contenders:
+        draw(trained, output / "gpu.png")
+    print("\n".join(report(details["device_name"], peaks, trained, generated)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in (OURS, KERAS, PYTORCH):
+        work()
+    else:
+        command_line.run(main, BenchmarkConfig)
