@@ -51,7 +51,7 @@ class BenchmarkConfig(configs.Config):
     )
     cells: str = setting("lstm,gru", "gru, lstm, or both.")
     dtypes: str = setting("float32,bfloat16", "float32, bfloat16, or both.")
-    steps: int = setting(50, "Steps of a turn.", minimum=1)
+    steps: int = setting(25, "Steps of a turn.", minimum=1)
     repetitions: int = setting(
         2, "Turns of each contender; the median counts.", minimum=1
     )
@@ -184,7 +184,7 @@ def cudnn_alone(cell, dtype, num_layers, units, batch_size):
         [tf.random.normal(shape, stddev=0.03) for shape in shapes]
         for _ in range(num_layers)
     ]
-    x = tf.random.normal((TIME, batch_size, units))
+    x = tf.random.normal((batch_size, TIME, units))
     zeros = tf.zeros((batch_size, units))
     states = [(zeros,) * (1 + (cell == "lstm"))] * num_layers
 

@@ -153,7 +153,7 @@ class _Scanned:
             sequences = _reverse(sequences, lengths)
         outputs, (states,) = rnn_ops.cudnn.stack(
             self.cudnn_cell,
-            tf.transpose(sequences, (1, 0, 2)),
+            sequences,
             (initial_state,),
             (self.cudnn_weights(),),
             lengths,
@@ -163,7 +163,6 @@ class _Scanned:
             last = tf.where(lengths[:, None] > 0, last, tf.zeros_like(last))
         if not self.return_sequences:
             return last, last[:, None], list(states)
-        outputs = tf.transpose(outputs, (1, 0, 2))
         if self.go_backwards:
             # In the order of the steps: those of the padding are the first.
             outputs = tf.reverse(_reverse(outputs, lengths), [1])
@@ -309,13 +308,12 @@ class CudnnStack(keras.layers.Layer):
             The outputs of the top layer, [batch, time, units], and the new
             states.
         """
-        outputs, states = rnn_ops.cudnn.stack(
+        return rnn_ops.cudnn.stack(
             self._stack[0].cudnn_cell,
-            tf.transpose(sequences, (1, 0, 2)),
+            sequences,
             initial_state,
             [layer.cudnn_weights() for layer in self._stack],
         )
-        return tf.transpose(outputs, (1, 0, 2)), states
 
 
 def _reverse(sequences, lengths):

@@ -115,19 +115,20 @@ def test_an_export_made_beside_a_gpu_runs_anywhere(
 
 
 @pytest.mark.parametrize(
-    "task, model",
+    "task, model, train",
     [
-        ("language_model", {"cell": "gru"}),
-        ("language_model", {"cell": "lstm", "residual": True}),
-        ("classifier", {"cell": "gru", "pooling": "last"}),
-        ("classifier", {"cell": "lstm", "pooling": "max"}),
-        ("seq2seq", {"cell": "gru"}),
-        ("seq2seq", {"cell": "lstm", "num_layers": 1}),
+        ("language_model", {"cell": "gru"}, {"carry_state": True}),
+        ("language_model", {"cell": "lstm", "residual": True},
+         {"carry_state": True, "accumulate_steps": 2}),
+        ("classifier", {"cell": "gru", "pooling": "last"}, {}),
+        ("classifier", {"cell": "lstm", "pooling": "max"}, {}),
+        ("seq2seq", {"cell": "gru"}, {}),
+        ("seq2seq", {"cell": "lstm", "num_layers": 1}, {}),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_training_by_cudnn_is_training_by_scan(
-    task, model, tmp_path, monkeypatch
+    task, model, train, tmp_path, monkeypatch
 ):
     """Batches with padding, and with rows of nothing else, included."""
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
@@ -137,8 +138,9 @@ def test_training_by_cudnn_is_training_by_scan(
             simulated_gpu.plug_in(monkeypatch)
             simulated_gpu.plug_in_cudnn(monkeypatch)
         trainer = small_tasks.make_trainer(
-            task, tmp_path, strategy=strategy, model=model, jit_compile=False
-        )
+            task, tmp_path, strategy=strategy, model=model, jit_compile=False,
+            **train,
+        )  # fmt: skip
         assert trainer.decisions.use_cudnn == with_gpu
         assert ("Simulated GPU, float32, cuDNN" in trainer.describe()) == (
             with_gpu
@@ -149,6 +151,24 @@ def test_training_by_cudnn_is_training_by_scan(
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
     for got, expected in zip(*weights, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", small_tasks.TASKS)
+def test_float16_by_cudnn_learns(task, tmp_path, monkeypatch):
+    """As on a GPU from before bfloat16."""
+    simulated_gpu.plug_in(monkeypatch, devices.Gpu("Old", (7, 5)))
+    simulated_gpu.plug_in_cudnn(monkeypatch)
+    trainer = small_tasks.make_trainer(
+        task, tmp_path, strategy=tf.distribute.OneDeviceStrategy("CPU:0"),
+        model={"cell": "gru"}, mixed_precision=True, jit_compile=False,
+        epochs=3,
+    )  # fmt: skip
+    assert "Old, products in float16, the loss scaled, cuDNN" in str(
+        trainer.decisions
+    )
+    trainer.fit(verbose=0)
+    losses = [row["loss"] for row in trainer.history]
+    assert losses == sorted(losses, reverse=True) != losses[::-1]
 
 
 def test_xla_runs_the_scans_and_the_update_on_a_gpu(tmp_path, monkeypatch):

@@ -231,7 +231,7 @@ def test_cudnn_in_bfloat16_is_not_to_be_relied_on(cell):
     values = [
         tf.constant(rng.normal(0, 0.5, shape), tf.float32)
         for shape in (
-            (7, 3, 8), (3, 8), (3, 8), (8, 8 * gates), (8, 8 * gates),
+            (3, 7, 8), (3, 8), (3, 8), (8, 8 * gates), (8, 8 * gates),
             (2, 8 * gates) if cell == "gru" else (8 * gates,),
         )
     ]  # fmt: skip

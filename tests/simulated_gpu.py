@@ -36,8 +36,23 @@ def _cudnn_rnn(
     time_major,
     is_training,
 ):
-    """The op, of one direction, with two sets of biases, time first."""
-    assert time_major and is_training
+    """The op, of one direction, with two sets of biases."""
+    assert is_training
+    arguments = params, sequence_lengths, rnn_mode
+    if time_major:
+        # The real one fails where some rows of some batches are full alone.
+        tf.debugging.assert_equal(sequence_lengths, tf.shape(input)[0])
+        return *_run(input, input_h, input_c, *arguments), None, None
+
+    def swapped(value):
+        return tf.transpose(value, (1, 0, 2)) if value.shape.rank else value
+
+    results = _run(*map(swapped, (input, input_h, input_c)), *arguments)
+    return *map(swapped, results), None, None
+
+
+def _run(input, input_h, input_c, params, sequence_lengths, rnn_mode):
+    """The equations, time first: outputs, and the last states."""
     assert input.dtype in (tf.float32, tf.float16)
     gates = {"gru": 3, "lstm": 4}[rnn_mode]
     num_layers, _, units = input_h.shape
@@ -109,4 +124,4 @@ def _cudnn_rnn(
         x = outputs.stack()
         last.append((h, c))
     h, c = (tf.stack(parts) for parts in zip(*last))
-    return x, h, c if rnn_mode == "lstm" else input_c, None, None
+    return x, h, c if rnn_mode == "lstm" else input_c

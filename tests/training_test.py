@@ -177,16 +177,16 @@ def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "windows, replicas",
+    "windows, replicas, parts",
     [
-        (datasets.RandomWindows, 1),
-        (datasets.RandomWindows, 2),
-        (datasets.Streams, 1),
-        (datasets.Streams, 2),
+        (datasets.RandomWindows, 1, 1),
+        (datasets.RandomWindows, 2, 1),
+        (datasets.Streams, 1, 2),
+        (datasets.Streams, 2, 1),
     ],
 )
 def test_several_steps_of_a_call_are_these_steps(
-    windows, replicas, monkeypatch
+    windows, replicas, parts, monkeypatch
 ):
     """To the end of a page, of an epoch, and of the run."""
     monkeypatch.setattr(datasets.windows, "PAGE", 200)
@@ -204,6 +204,7 @@ def test_several_steps_of_a_call_are_these_steps(
             load_data(windows=windows),
             strategy=mirrored() if replicas == 2 else None,
             optimizer="sgd",
+            accumulate_steps=parts,
         )
         assert trainer.data.training.steps_per_page % 4
         assert trainer.data.training.steps_per_epoch % 4

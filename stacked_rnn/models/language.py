@@ -119,7 +119,9 @@ class LanguageModel(keras.Model):
         has_dropouts = self.config.dropout and self.config.num_layers > 1
         if not self._use_cudnn or has_dropouts or self.config.residual:
             return self._with_states((None,), stacks.run_window)
-        stack = layers.CudnnStack(self.recurrent_layers)
+        stack = layers.CudnnStack(
+            self.recurrent_layers, dtype=self.dtype_policy
+        )
         return self._with_states((None,), stack)
 
     @functools.cached_property

@@ -1,8 +1,9 @@
 """NVIDIA's cuDNN in the place of the scans: layers of a stack in one call.
 
-For float32 and float16 alone: in bfloat16, `CudnnRNNV3` of TensorFlow 2.21
-gives other numbers (tests/gpu_test.py watches it). The op exists on a GPU only:
-a graph that holds it runs nowhere else.
+For float32 and float16 alone. In bfloat16 `CudnnRNNV3` of TensorFlow 2.21
+computes in float32, so no faster, and its gradients are wrong: what the forward
+pass saved for them is not handed on (tests/gpu_test.py watches it). The op
+exists on a GPU only: a graph that holds it runs nowhere else.
 """
 
 import tensorflow as tf
@@ -18,7 +19,7 @@ def stack(cell, x, states, weights, lengths=None):
 
     Args:
         cell: "gru" (the reset gate after the product) or "lstm".
-        x: the inputs, [time, batch, inputs], float32 or float16.
+        x: the inputs, [batch, time, inputs], float32 or float16.
         states: states[layer][part], each [batch, units], in the dtype of x.
         weights: for each layer kernel, recurrent kernel and bias, as Keras has
             them, in the dtype of x.
@@ -26,33 +27,46 @@ def stack(cell, x, states, weights, lengths=None):
             none leaves the state as it is.
 
     Returns:
-        The outputs of the top layer, [time, batch, units], zero beyond the
+        The outputs of the top layer, [batch, time, units], zero beyond the
         length of a row, and the new states.
     """
-    h, c = (tf.stack([parts[part] for parts in states]) for part in (0, -1))
+    # Time first is the faster way. But an op that has seen a batch of full rows
+    # fails at the first other one, unless the batch comes first: it keeps the
+    # descriptor that it has made, which is of full rows.
+    time_major = lengths is None
     with tf.device("CPU:0"):  # where the op wants the lengths
-        if lengths is None:
-            time, batch_size = tf.unstack(tf.shape(x)[:2])
+        if time_major:
+            batch_size, time = tf.unstack(tf.shape(x)[:2])
             counted = tf.fill([batch_size], time)
         else:
             counted = tf.maximum(lengths, 1)  # older cuDNN refuses empty rows
+    axis = 0 if time_major else 1  # of the layers in the states
+    h, c = (
+        tf.stack([parts[part] for parts in states], axis) for part in (0, -1)
+    )
     outputs, new_h, new_c, _, _ = tf.raw_ops.CudnnRNNV3(
-        input=x,
+        input=tf.transpose(x, (1, 0, 2)) if time_major else x,
         input_h=h,
         input_c=c if cell == "lstm" else tf.zeros([], x.dtype),
         params=_parameters(cell, weights),
         sequence_lengths=counted,
         rnn_mode=cell,
-        time_major=True,
+        time_major=time_major,
         is_training=True,
     )
     new = [new_h, new_c] if cell == "lstm" else [new_h]
-    if lengths is not None:
-        is_empty = (lengths == 0)[:, None]
+    if time_major:
+        outputs = tf.transpose(outputs, (1, 0, 2))
+    else:
+        is_empty = (lengths == 0)[:, None, None]
         outputs = tf.where(is_empty, tf.zeros_like(outputs), outputs)
         new = [tf.where(is_empty, old, part) for old, part in zip((h, c), new)]
     outputs = tf.ensure_shape(outputs, (*x.shape[:2], h.shape[-1]))
-    return outputs, tuple(zip(*(tf.unstack(part) for part in new)))
+    new = [
+        tf.unstack(tf.ensure_shape(part, h.shape), len(states), axis)
+        for part in new
+    ]
+    return outputs, tuple(zip(*new))
 
 
 def _parameters(cell, weights):

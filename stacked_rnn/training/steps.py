@@ -55,7 +55,7 @@ class Steps:
 
         Args:
             step: int64 scalar, the first of them.
-            count: int64 scalar, how many there are, all of one page; more than
+            count: int32 scalar, how many there are, all of one page; more than
                 one only where `decisions` has more in a call.
             page: `Windows.page` of these steps, as tensors.
             states: of the replicas.
@@ -72,8 +72,10 @@ class Steps:
             return self._train_step(step, page, states, wishes)
 
         def add(done, sums, states, learning_rate, norm):
+            with tf.device("CPU:0"):  # or each step would wait for a GPU
+                number = step + tf.cast(done, tf.int64)
             new, new_states, learning_rate, norm = self._train_step(
-                step + done, page, states, wishes
+                number, page, states, wishes
             )
             if self._windows.carries_state:
                 states = new_states
@@ -84,7 +86,7 @@ class Steps:
         _, *results = tf.while_loop(
             lambda done, *_: done < count,
             add,
-            (tf.constant(0, tf.int64), sums, states, zero, zero),
+            (tf.constant(0), sums, states, zero, zero),
         )
         return results
 
@@ -245,7 +247,11 @@ class Steps:
                 ),
             ),
         )
-        states = tf.nest.map_structure(lambda array: array.concat(), arrays)
+        states = tf.nest.map_structure(
+            lambda array, state: tf.ensure_shape(array.concat(), state.shape),
+            arrays,
+            states,
+        )
         return sums, gradients, states
 
     def _sharded(self, batch):

@@ -13,6 +13,7 @@ import sys
 import time
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import devices
@@ -313,8 +314,8 @@ class Trainer:
                 states = zeros
             count = self._steps_of_a_call()
             sums, states, learning_rate, norm = self._steps.train(
-                tf.constant(self.step, tf.int64),
-                tf.constant(count, tf.int64),
+                _as_tensors(np.int64(self.step)),
+                _as_tensors(np.int32(count)),
                 page,
                 states,
                 tf.constant(self._wishes(deadline, next_save)),
@@ -400,7 +401,7 @@ class Trainer:
             if not windows.carries_state:
                 states = zeros
             sums, states = self._steps.score(
-                windows, tf.constant(step, tf.int64), page, states
+                windows, _as_tensors(np.int64(step)), page, states
             )
             totals = [*map(operator.add, totals, sums.numpy().tolist())]
         return self._objective.score(totals)
@@ -456,10 +457,10 @@ class Trainer:
         return model
 
 
-def _as_tensors(page):
+def _as_tensors(values):
     """In the memory of the CPU, which cuts batches from a page."""
     with tf.device("CPU:0"):
-        return tf.nest.map_structure(tf.constant, page)
+        return tf.nest.map_structure(tf.constant, values)
 
 
 @contextlib.contextmanager
