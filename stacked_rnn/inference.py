@@ -259,6 +259,12 @@ class SavedModel:
             carry["finished"] |= stopped()
             yield carry
 
+    @functools.cached_property
+    def _compiled_score_window(self):
+        return tf.function(
+            self.functions.score_window, jit_compile=True, autograph=False
+        )
+
     def token_nats(self, text):
         """What each token of a text costs the model: a progress bar on a tty.
 
@@ -270,8 +276,12 @@ class SavedModel:
         if len(token_ids) < 2:
             return token_ids, np.zeros(0, np.float32)
         with command_line.progress_bar(len(token_ids) - 1, "token") as progress:
+            score_window = self.functions.score_window
+            # On a GPU each op of each time step would be a launch.
+            if devices.gpus() and len(token_ids) >= WORTH_COMPILING:
+                score_window = self._compiled_score_window
             nats = evaluation.nats_of_text(
-                self.functions.score_window,
+                score_window,
                 token_ids,
                 self.functions.initial_states(1),
                 progress=progress,

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, inference, reference, tokenizers
+from tests import simulated_gpu
 from tests.export_test import build_generator
 
 
@@ -51,6 +52,34 @@ def test_more_rows_than_one_batch(loaded):
     assert all(len(sample.tokens) == 2 for sample in samples)
     (alone,) = loaded.generate(["a"], sampling(max_new_tokens=2, seed=129))
     assert alone.text == samples[-1].text
+
+
+def test_a_gpu_has_one_batch_of_many_texts(loaded, monkeypatch):
+    """And XLA scores long texts: the same texts, the same numbers."""
+    expected = [
+        text.text
+        for text in loaded.generate(
+            ["a", "", "abc"], sampling(), num_samples=30
+        )
+    ]
+    score = loaded.evaluate(b"abcabca" * 40)
+    simulated_gpu.plug_in(monkeypatch)
+    monkeypatch.setattr(inference, "WORTH_COMPILING", 200)
+    sizes, begin = [], loaded.functions.begin
+    monkeypatch.setattr(
+        loaded.functions,
+        "begin",
+        lambda prompts, seeds: (
+            sizes.append(len(prompts)),
+            begin(prompts, seeds),
+        )[1],
+    )
+    texts = loaded.generate(prompts, sampling(), num_samples=30)
+    assert [text.text for text in texts] == expected
+    assert sizes == [90]
+    compiled = loaded.evaluate(b"abcabca" * 40)
+    assert "_compiled_score_window" in vars(loaded)
+    assert compiled == pytest.approx(score, abs=1e-5)
 
 
 def test_stop_strings_end_the_text_and_are_left_out(loaded):
