@@ -56,12 +56,9 @@ def test_more_rows_than_one_batch(loaded):
 
 def test_a_gpu_has_one_batch_of_many_texts(loaded, monkeypatch):
     """And XLA scores long texts: the same texts, the same numbers."""
-    expected = [
-        text.text
-        for text in loaded.generate(
-            ["a", "", "abc"], sampling(), num_samples=30
-        )
-    ]
+    prompts = ["a", "", "abc"]
+    texts = loaded.generate(prompts, sampling(), num_samples=30)
+    expected = [text.text for text in texts]
     score = loaded.evaluate(b"abcabca" * 40)
     simulated_gpu.plug_in(monkeypatch)
     monkeypatch.setattr(inference, "WORTH_COMPILING", 200)
