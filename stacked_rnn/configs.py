@@ -411,12 +411,14 @@ class TrainConfig(Config):
         False,
         "Multiply matrices in bfloat16, keep weights, gates and sums in "
         "float32: faster for wide layers where the CPU has the instructions "
-        "(avx512_bf16 or amx_bf16 in /proc/cpuinfo). The SavedModel stays "
-        "float32.",
+        "(avx512_bf16 or amx_bf16 in /proc/cpuinfo), and on a GPU. On GPUs "
+        "from before Ampere, or with --nojit_compile, in float16 with the loss "
+        "scaled. The SavedModel stays float32.",
     )
     jit_compile: bool = setting(
         True,
-        "Compile with XLA what it makes faster: on a CPU the loops over time.",
+        "Compile with XLA what it makes faster: on a CPU the loops over time, "
+        "on a GPU the layers that cuDNN does not compute, and the optimizer.",
     )
     init_from: str = setting(
         "",
