@@ -310,6 +310,9 @@ def test_what_is_decided_for_the_devices(model, train, gpus, expected):
     assert decided.compiles_update == bool(
         gpus and train.get("jit_compile", True)
     )
+    assert decided.steps_per_call == (10 if gpus else 1)
+    several = decisions.decide(*settings, 64, 2, 2, tuple(gpus))
+    assert not several.compiles_update and several.steps_per_call == 1
 
 
 @pytest.mark.parametrize(

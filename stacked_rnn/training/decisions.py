@@ -19,7 +19,8 @@ class Decisions:
         compiles_update: whether XLA compiles the clipping and the optimizer.
         shards: parts that the rows of a replica are cut into, one a core.
         steps_per_call: most steps of one call of a compiled function: between
-            two calls a GPU waits for Python.
+            two calls a GPU waits for Python. Several GPUs, which have not been
+            tried, take a step each.
     """
 
     gpus: tuple[devices.Gpu, ...]
@@ -86,15 +87,15 @@ def decide(
         xla = "shards"
     else:
         xla = _what_xla_compiles(model_config, train_config)
-    compiles_update = compiles and bool(gpus) and replicas == 1
+    is_one_gpu = bool(gpus) and replicas == 1
     return Decisions(
         gpus,
         dtype_policy,
         use_cudnn,
         xla,
-        compiles_update,
+        is_one_gpu and compiles,
         shards,
-        steps_per_call=10 if gpus else 1,
+        steps_per_call=10 if is_one_gpu else 1,
     )
 
 
