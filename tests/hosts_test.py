@@ -232,16 +232,19 @@ def make_hosts(tmp_path):
         hosts.remove()
 
 
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
-    """What one process comes to with the same flags."""
-    directory = tmp_path_factory.mktemp("one")
+def train_alone(directory, *flags):
+    """What one process comes to."""
     (directory / "cats.txt").write_text(TEXT)
-    command = [sys.executable, ROOT / "train.py", *FLAGS]
+    command = [sys.executable, ROOT / "train.py", *FLAGS, *flags]
     subprocess.run(
         command, cwd=directory, check=True, timeout=120, capture_output=True
     )
     return results(directory)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    return train_alone(tmp_path_factory.mktemp("one"))
 
 
 def wait_for_checkpoint(hosts, processes):
@@ -335,6 +338,21 @@ def test_over_slow_links_the_numbers_are_the_same(make_hosts, one_process):
     finish(hosts.start_all())
     print(f"seconds over slow links: {time.monotonic() - since:.1f}")
     assert_close(hosts.directory, one_process)
+
+
+def test_a_step_that_takes_long_to_send_is_not_a_lost_worker(
+    make_hosts, tmp_path_factory
+):
+    """2.4 MB a step at 1 Mbit/s: much longer than a heartbeat may take."""
+    flags = ["--units=256", "--epochs=1", "--sequence_length=60"]
+    expected = train_alone(tmp_path_factory.mktemp("wide"), *flags)
+    hosts = make_hosts(2)
+    hosts.limit_rate("1mbit")
+    processes = hosts.start_all(*flags)
+    since = time.monotonic()
+    for output, errors, code in wait_for_ends(processes, since, 300):
+        assert code == 0, output + errors
+    assert_close(hosts.directory, expected)
 
 
 def test_an_absent_host_is_named_and_waited_for(make_hosts, one_process):

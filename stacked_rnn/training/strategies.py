@@ -75,6 +75,12 @@ def _multi_worker_strategy(wait_minutes):
         addresses,
         wait_minutes,
     )
+    # By default heartbeats share a connection with gradients, queue behind them
+    # and come too late if a step takes long to send: a slow link would look
+    # like a lost worker. This option gives them a connection of their own.
+    os.environ.setdefault(
+        "TF_GRPC_DEFAULT_OPTIONS", "grpc.use_local_subchannel_pool=1"
+    )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(
             cluster_resolver=resolver
@@ -104,7 +110,7 @@ def _wait_for_workers(name, own_address, addresses, wait_minutes) -> None:
         return
     now = time.monotonic()
     deadline = now + 60 * wait_minutes if wait_minutes else math.inf
-    next_report, reported = now + _REPORT_SECONDS, []
+    next_report, reported, seen = now + _REPORT_SECONDS, [], set()
     with (
         _listen(own_address) as listener,
         concurrent.futures.ThreadPoolExecutor(min(32, len(others))) as pool,
@@ -116,11 +122,14 @@ def _wait_for_workers(name, own_address, addresses, wait_minutes) -> None:
             ]
             if not missing:
                 return
+            seen.update(set(others) - set(missing))
             now = time.monotonic()
             if now >= deadline:
+                # Some may have been there, and given up a moment earlier.
+                never = [a for a in missing if a not in seen] or missing
                 raise UserError(
                     f"--wait_minutes={wait_minutes:g}: no answer from "
-                    f"{', '.join(missing)}: start the same command there, and "
+                    f"{', '.join(never)}: start the same command there, and "
                     "see that the network lets these ports through"
                 )
             if missing != reported and now >= next_report:
