@@ -22,10 +22,19 @@ import pytest
 
 from tests.distributed_test import ROOT, TEXT, assert_close, finish, results
 
-pytestmark = pytest.mark.drill
-
-IP = shutil.which("ip", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
-TC = shutil.which("tc", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+IP, TC = (
+    shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    for name in ("ip", "tc")
+)
+pytestmark = [
+    pytest.mark.drill,
+    pytest.mark.skipif(
+        os.geteuid() != 0, reason="network namespaces need root"
+    ),
+    pytest.mark.skipif(
+        not (IP and TC), reason="no ip and tc here: install iproute2"
+    ),
+]
 FLAGS = (
     "--corpus=cats.txt", "--cell=gru", "--units=16", "--embedding_dim=8",
     "--epochs=6", "--batch_size=12", "--sequence_length=20", "--carry_state",
@@ -209,10 +218,6 @@ class DelayedWire:
 @pytest.fixture
 def make_hosts(tmp_path):
     """Makes hosts, and removes them and their processes in the end."""
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
-    if not IP or not TC:
-        pytest.skip("no ip and tc here: install iproute2")
     (tmp_path / "cats.txt").write_text(TEXT)
     made = []
 

@@ -77,7 +77,8 @@ def _multi_worker_strategy(wait_minutes):
     )
     # By default heartbeats share a connection with gradients, queue behind them
     # and come too late if a step takes long to send: a slow link would look
-    # like a lost worker. This option gives them a connection of their own.
+    # like a lost worker. This option gives them a connection of their own;
+    # tests/hosts_test.py fails where TensorFlow does not heed it.
     os.environ.setdefault(
         "TF_GRPC_DEFAULT_OPTIONS", "grpc.use_local_subchannel_pool=1"
     )
@@ -173,7 +174,7 @@ def _accepts_connections(address) -> bool:
 
 def _drop_connections(listener) -> None:
     """Empties the queue of a listener, which otherwise fills up in time."""
-    with contextlib.suppress(BlockingIOError):
+    with contextlib.suppress(OSError):  # BlockingIOError: it is empty
         while True:
             listener.accept()[0].close()
 
