@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -53,6 +54,16 @@ def start_workers(directories, flags):
         )
         for index, (directory, extra) in enumerate(zip(directories, flags))
     ]
+
+
+def read_error_line(process, seconds=60):
+    """The next line of standard error; a process without one is killed."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        return process.stderr.readline()
+    finally:
+        timer.cancel()
 
 
 def finish(processes):
@@ -244,7 +255,7 @@ def test_ctrl_c_ends_the_wait_for_a_missing_worker(tmp_path):
             }
         ),
     )  # fmt: skip
-    assert "waiting for all of" in process.stderr.readline()
+    assert "waiting for all of" in read_error_line(process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130, errors

@@ -20,7 +20,14 @@ import time
 
 import pytest
 
-from tests.distributed_test import ROOT, TEXT, assert_close, finish, results
+from tests.distributed_test import (
+    ROOT,
+    TEXT,
+    assert_close,
+    finish,
+    read_error_line,
+    results,
+)
 
 IP, TC = (
     shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
@@ -59,8 +66,9 @@ def stated_seconds():
 
 def ip(*arguments):
     subprocess.run(
-        [IP, *map(str, arguments)], check=True, capture_output=True, text=True
-    )
+        [IP, *map(str, arguments)],
+        check=True, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
 
 
 class Hosts:
@@ -365,9 +373,9 @@ def test_an_absent_host_is_named_and_waited_for(make_hosts, one_process):
     hosts.cut(2)
     processes = [hosts.start(i) for i in range(2)]
     for index, process in enumerate(processes):
-        line = process.stderr.readline()
+        line = read_error_line(process)
         assert line.startswith(f"worker {index}: waiting for all of 10.77.0.1:")
-        line = process.stderr.readline()
+        line = read_error_line(process)
         assert line == f"worker {index}: still waiting for 10.77.0.3:{PORT}\n"
     hosts.connect(2)
     finish([*processes, hosts.start(2)])
