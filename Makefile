@@ -1,6 +1,6 @@
 # make demo   set up, train on a text that Python ships, generate
 # make test   set up, run the tests
-# make drill  longer tests: 20 kills, 4 processes, each process killed
+# make drill  longer tests: 20 kills, 4 processes, hosts cut off (as root)
 # make soak   a server under load for an hour
 # make lint   set up, check style and format
 # make bench  set up, measure training beside stock Keras and PyTorch

@@ -28,7 +28,9 @@ def main(model_config, train_config):
         train(
             model_config,
             train_config,
-            training.make_strategy(train_config.strategy),
+            training.make_strategy(
+                train_config.strategy, train_config.wait_minutes
+            ),
         )
 
 

@@ -407,6 +407,12 @@ class TrainConfig(Config):
         "there are several GPUs.",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
     )
+    wait_minutes: float = setting(
+        60.0,
+        "With --strategy=multi_worker: wait so long for all workers to start "
+        "(0: no limit).",
+        minimum=0.0,
+    )
     mixed_precision: bool = setting(
         False,
         "Multiply matrices in bfloat16, keep weights, gates and sums in "

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -53,6 +54,16 @@ def start_workers(directories, flags):
         )
         for index, (directory, extra) in enumerate(zip(directories, flags))
     ]
+
+
+def read_error_line(process, seconds=60):
+    """The next line of standard error; a process without one is killed."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        return process.stderr.readline()
+    finally:
+        timer.cancel()
 
 
 def finish(processes):
@@ -167,6 +178,11 @@ def test_different_flags_are_found_before_training(tmp_path):
             "TF_CONFIG is malformed",
         ),
         (
+            '{"cluster": {"worker": ["a:70000"]}, '
+            '"task": {"type": "worker", "index": 0}}',
+            "a:70000 has no port from 1 to 65535",
+        ),
+        (
             '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, '
             '"task": {"type": "worker", "index": 0}}',
             "jobs other than chief and worker",
@@ -177,6 +193,73 @@ def test_a_malformed_tf_config_is_one_line(tf_config, message, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", tf_config)
     with pytest.raises(configs.UserError, match=message):
         training.make_strategy("multi_worker")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.DeadlineExceededError,  # where packets just vanish
+    ],
+)
+def test_errors_about_other_workers_are_one_line(error):
+    with (
+        pytest.raises(configs.UserError, match="start all of them again"),
+        training.lost_workers_explained(),
+    ):
+        raise error(None, None, "Collective ops is aborted")
+
+
+def unused_port():
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        return bound.getsockname()[1]
+
+
+def test_the_wait_for_a_missing_worker_ends_with_its_address(
+    monkeypatch, capfd
+):
+    """One that was there and is gone is not the reason."""
+    own, missing = (f"127.0.0.1:{unused_port()}" for _ in range(2))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        present = f"127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv(
+            "TF_CONFIG",
+            json.dumps(
+                {
+                    "cluster": {"worker": [missing, own, present]},
+                    "task": {"type": "worker", "index": 1},
+                }
+            ),
+        )
+        monkeypatch.setattr(strategies, "_REPORT_SECONDS", 0.0)
+        monkeypatch.setattr(time, "sleep", lambda _: listener.close())
+        with pytest.raises(configs.UserError) as raised:
+            training.make_strategy("multi_worker", wait_minutes=0.02)
+    assert str(raised.value).startswith(
+        f"--wait_minutes=0.02: no answer from {missing}: start the same"
+    )
+    errors = capfd.readouterr().err
+    assert f"worker 1: still waiting for {missing}\n" in errors
+
+
+def test_ctrl_c_ends_the_wait_for_a_missing_worker(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    cluster = [f"127.0.0.1:{unused_port()}" for _ in range(2)]
+    process = start(
+        tmp_path, "--strategy=multi_worker",
+        TF_CONFIG=json.dumps(
+            {
+                "cluster": {"worker": cluster},
+                "task": {"type": "worker", "index": 0},
+            }
+        ),
+    )  # fmt: skip
+    assert "waiting for all of" in read_error_line(process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors and "Traceback" not in errors
 
 
 def test_without_a_cluster_the_page_about_it_is_named(monkeypatch):

@@ -1,17 +1,24 @@
 """Where training runs: the devices of one machine, or many machines."""
 
+import concurrent.futures
 import contextlib
 import json
+import math
 import os
+import socket
 import sys
+import time
 
 import numpy as np
 import tensorflow as tf
 
 from stacked_rnn.configs import UserError
 
+_ANSWER_SECONDS = 2.0  # a worker that is there accepts a connection by then
+_REPORT_SECONDS = 10.0  # between two lines about workers that are missing
 
-def make_strategy(name) -> tf.distribute.Strategy:
+
+def make_strategy(name, wait_minutes=60.0) -> tf.distribute.Strategy:
     """The `tf.distribute` strategy that `--strategy` names.
 
     To be called before any other work for TensorFlow, which sets GPUs up (all
@@ -21,12 +28,14 @@ def make_strategy(name) -> tf.distribute.Strategy:
         name: "one_device"; "mirrored", over all GPUs or, without any, over all
             logical CPUs; "multi_worker", over the machines in `TF_CONFIG` or
             of a Slurm job; or "auto", mirrored where there are several GPUs.
+        wait_minutes: how long "multi_worker" waits for all workers to start;
+            0: no limit.
     """
     for gpu in tf.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):  # TensorFlow is at work already
             tf.config.experimental.set_memory_growth(gpu, True)
     if name == "multi_worker":
-        return _multi_worker_strategy()
+        return _multi_worker_strategy(wait_minutes)
     gpus = tf.config.list_logical_devices("GPU")
     devices = gpus or tf.config.list_logical_devices("CPU")
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
@@ -51,17 +60,28 @@ def find_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
     )
 
 
-def _multi_worker_strategy():
+def _multi_worker_strategy(wait_minutes):
     resolver = find_cluster()
-    addresses = ", ".join(
+    addresses = [
         address
         for job in resolver.cluster_spec().jobs
         for address in resolver.cluster_spec().job_tasks(job)
+    ]
+    own_address = resolver.cluster_spec().task_address(
+        resolver.task_type, resolver.task_id
     )
-    print(
-        f"{resolver.task_type} {resolver.task_id}: waiting for all of "
-        f"{addresses}",
-        file=sys.stderr,
+    _wait_for_workers(
+        f"{resolver.task_type} {resolver.task_id}",
+        own_address,
+        addresses,
+        wait_minutes,
+    )
+    # By default heartbeats share a connection with gradients, queue behind them
+    # and come too late if a step takes long to send: a slow link would look
+    # like a lost worker. This option gives them a connection of their own;
+    # tests/hosts_test.py fails where TensorFlow does not heed it.
+    os.environ.setdefault(
+        "TF_GRPC_DEFAULT_OPTIONS", "grpc.use_local_subchannel_pool=1"
     )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(
@@ -69,9 +89,95 @@ def _multi_worker_strategy():
         )
     except (tf.errors.OpError, RuntimeError) as error:
         raise UserError(
-            "--strategy=multi_worker: this worker cannot take its place among "
-            f"{addresses} ({str(error).splitlines()[0]}): is its port in use?"
+            "--strategy=multi_worker: the workers cannot connect "
+            f"({str(error).splitlines()[0]}): start all of them again with "
+            "the same command"
         ) from error
+
+
+def _wait_for_workers(name, own_address, addresses, wait_minutes) -> None:
+    """Blocks until all workers accept connections on their ports.
+
+    TensorFlow waits as well, but does not say for whom, holds Python's lock, so
+    that Ctrl-C has no effect, and never ends if worker 0 vanishes meanwhile.
+    Each worker therefore listens on its own port until it sees all others, and
+    then leaves the port to TensorFlow.
+
+    Raises:
+        UserError: the port is in use, or a worker is missing for too long.
+    """
+    print(f"{name}: waiting for all of {', '.join(addresses)}", file=sys.stderr)
+    others = [address for address in addresses if address != own_address]
+    if not others:
+        return
+    now = time.monotonic()
+    deadline = now + 60 * wait_minutes if wait_minutes else math.inf
+    next_report, reported, seen = now + _REPORT_SECONDS, [], set()
+    with (
+        _listen(own_address) as listener,
+        concurrent.futures.ThreadPoolExecutor(min(32, len(others))) as pool,
+    ):
+        while True:
+            answers = pool.map(_accepts_connections, others)
+            missing = [
+                address for address, found in zip(others, answers) if not found
+            ]
+            if not missing:
+                return
+            seen.update(set(others) - set(missing))
+            now = time.monotonic()
+            if now >= deadline:
+                # Some may have been there, and given up a moment earlier.
+                never = [a for a in missing if a not in seen] or missing
+                raise UserError(
+                    f"--wait_minutes={wait_minutes:g}: no answer from "
+                    f"{', '.join(never)}: start the same command there, and "
+                    "see that the network lets these ports through"
+                )
+            if missing != reported and now >= next_report:
+                print(
+                    f"{name}: still waiting for {', '.join(missing)}",
+                    file=sys.stderr,
+                )
+                next_report, reported = now + _REPORT_SECONDS, missing
+            _drop_connections(listener)
+            time.sleep(1)
+
+
+def _listen(address) -> socket.socket:
+    port = int(address.rpartition(":")[2])
+    is_dual = socket.has_dualstack_ipv6()
+    try:
+        listener = socket.create_server(
+            ("", port),
+            family=socket.AF_INET6 if is_dual else socket.AF_INET,
+            dualstack_ipv6=is_dual,
+        )
+    except OSError as error:
+        raise UserError(
+            f"--strategy=multi_worker: this worker cannot listen at {address} "
+            f"({error.strerror}): is its port in use?"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _accepts_connections(address) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection(
+            (host.strip("[]"), int(port)), _ANSWER_SECONDS
+        ):
+            return True
+    except OSError:  # also: a name that is not known yet
+        return False
+
+
+def _drop_connections(listener) -> None:
+    """Empties the queue of a listener, which otherwise fills up in time."""
+    with contextlib.suppress(OSError):  # BlockingIOError: it is empty
+        while True:
+            listener.accept()[0].close()
 
 
 def _check_tf_config(text) -> None:
@@ -89,7 +195,8 @@ def _check_tf_config(text) -> None:
         if not 0 <= int(task["index"]) < len(addresses):
             raise ValueError(f"there is no {task['type']} {task['index']}")
         for address in addresses:
-            int(address.rpartition(":")[2])
+            if not 0 < int(address.rpartition(":")[2]) < 2**16:
+                raise ValueError(f"{address} has no port from 1 to 65535")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--strategy=multi_worker: TF_CONFIG is malformed ({error}): "
@@ -101,11 +208,19 @@ def _check_tf_config(text) -> None:
 def lost_workers_explained():
     """Turns TensorFlow's errors about other processes into one line.
 
-    It notices within some ten seconds that a process has died.
+    TensorFlow's workers send heartbeats: after about ten seconds without one,
+    whatever waits for another worker fails. What it raises depends on who
+    noticed: the process itself, whose heartbeat came to nothing
+    (`DeadlineExceededError` where packets vanish, otherwise
+    `UnavailableError`), or worker 0, which then told the others.
     """
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.DeadlineExceededError,
+    ) as error:
         raise UserError(
             "another worker has died or is out of reach: start all of them "
             "again with the same command, and they go on from the last "
