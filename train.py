@@ -19,12 +19,12 @@ from stacked_rnn import command_line, configs
 
 def main(model_config, train_config):
     """Text in, SavedModel out."""
-    from stacked_rnn import training
+    from stacked_rnn import devices, training
 
     model_config, train_config = configs.with_task_defaults(
         model_config, train_config, command_line.given_flags()
     )
-    with training.lost_workers_explained():
+    with training.lost_workers_explained(), devices.errors_explained():
         train(
             model_config,
             train_config,

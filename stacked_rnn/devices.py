@@ -1,11 +1,14 @@
 """The GPUs that TensorFlow uses, and why it uses none: asked here alone."""
 
+import contextlib
 import ctypes
 import dataclasses
 import glob
 import os
 
 import tensorflow as tf
+
+from stacked_rnn.configs import UserError
 
 # What TensorFlow 2.21 opens; without one of them it leaves the cards alone.
 _LIBRARIES = (
@@ -69,3 +72,22 @@ def _can_load(name) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def errors_explained():
+    """Turns TensorFlow's errors about memory and compilers into one line."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(
+            "the memory is too small for a step: take a smaller --batch_size, "
+            "or compute it in parts, --accumulate_steps=2 or more"
+        ) from error
+    except tf.errors.OpError as error:
+        if "libdevice" not in str(error) and "ptxas" not in str(error):
+            raise
+        raise UserError(
+            "XLA finds no compiler for this GPU (libdevice or ptxas of CUDA): "
+            "pip install 'tensorflow[and-cuda]', or add --nojit_compile"
+        ) from error
