@@ -268,12 +268,16 @@ def test_a_run_says_which_library_is_missing(tmp_path, monkeypatch):
     ],
 )
 def test_errors_of_a_gpu_are_one_line(error, message):
-    with pytest.raises(configs.UserError, match=message):
-        with devices.errors_explained():
-            raise error(None, None, "libdevice not found at ./libdevice.10.bc")
-    with pytest.raises(tf.errors.InternalError, match="something else"):
-        with devices.errors_explained():
-            raise tf.errors.InternalError(None, None, "something else")
+    with (
+        pytest.raises(configs.UserError, match=message),
+        devices.errors_explained(),
+    ):
+        raise error(None, None, "libdevice not found at ./libdevice.10.bc")
+    with (
+        pytest.raises(tf.errors.InternalError, match="something else"),
+        devices.errors_explained(),
+    ):
+        raise tf.errors.InternalError(None, None, "something else")
 
 
 def test_the_gpus_are_those_of_tensorflow(monkeypatch):
