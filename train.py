@@ -12,6 +12,7 @@ model to saved_models/CORPUS/1, 2, 3 ... Run the same command again to go on
 after an interruption. Then: python generate.py --prompt="The "
 """
 
+import contextlib
 import pathlib
 
 from stacked_rnn import command_line, configs
@@ -36,21 +37,29 @@ def main(model_config, train_config):
 
 def train(model_config, train_config, strategy):
     """Trains and exports; of several processes the chief alone writes."""
-    import keras
-
-    from stacked_rnn import finetuning, pictures, tasks, training
+    from stacked_rnn import training
 
     name = pathlib.Path(train_config.corpus.split(",")[0]).name.split(".")[0]
     name = name.strip("-*?[]") or "corpus"
     model_dir = train_config.model_dir or f"runs/{name}"
     export_dir = train_config.export_dir or f"saved_models/{name}"
+    command_line.writable_directory("export_dir", export_dir)
+    model_dir = command_line.writable_directory("model_dir", model_dir)
+    with contextlib.ExitStack() as stack:
+        if training.Workers(strategy).is_chief:
+            stack.enter_context(training.alone_in(model_dir))
+        _train(model_config, train_config, strategy, model_dir, export_dir)
+
+
+def _train(model_config, train_config, strategy, model_dir, export_dir):
+    import keras
+
+    from stacked_rnn import finetuning, pictures, tasks, training
 
     start = finetuning.prepare(
         model_config, train_config, model_dir, command_line.given_flags()
     )
     task = tasks.TASKS[train_config.task](start)
-    command_line.writable_directory("export_dir", export_dir)
-    model_dir = command_line.writable_directory("model_dir", model_dir)
     trainer = training.Trainer(
         task.model_config,
         start.train_config,
@@ -61,6 +70,14 @@ def train(model_config, train_config, strategy):
     )
     if not trainer.is_chief:
         trainer.fit()
+        return
+    exported = training.find_export(model_dir, trainer.step)
+    if trainer.is_finished and exported:
+        print(
+            f"Nothing is left to do: the run in {model_dir} ended with step "
+            f"{trainer.step}, and {exported} holds its best model.\n"
+            f"{_ways_on(trainer)}; --noresume starts over."
+        )
         return
     task.warn()
     (model_dir / "config.flags").write_text(
@@ -82,11 +99,12 @@ def train(model_config, train_config, strategy):
     product.model.set_weights(trainer.best_model().get_weights())
     task.finish(product)
     version = product.save(export_dir, trainer.summary())
+    training.note_export(model_dir, trainer.step, version)
     task.report(version, model_dir)
     curves = model_dir / "curves.png"
     if trainer.history and not pictures.draw_curves(trainer.history, curves):
         curves = "not drawn, matplotlib is missing: pip install matplotlib"
-    if trainer.interrupted:
+    if not trainer.is_finished:
         print(
             f"Stopped at step {trainer.step} of {trainer.total_steps}; the "
             "same command goes on from there."
@@ -97,6 +115,17 @@ def train(model_config, train_config, strategy):
         f"  tensorboard --logdir={logs}\n"
         f"Curves: {curves}"
     )
+
+
+def _ways_on(trainer) -> str:
+    """What lets a finished run go on, as a sentence without its end."""
+    epochs = trainer.config.epochs
+    if trainer.step < trainer.total_steps:
+        return (
+            f"It stopped {trainer.config.early_stopping} epochs after its "
+            "best: a larger --early_stopping goes on"
+        )
+    return f"--epochs={2 * epochs} goes on"
 
 
 def run():

@@ -1,7 +1,18 @@
-"""Files that are there whole, or not at all."""
+"""Files that are there whole, or not at all; locks between processes."""
 
 import contextlib
+import errno
+import os
 import pathlib
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+try:
+    import msvcrt
+except ImportError:  # everywhere else
+    msvcrt = None
 
 
 @contextlib.contextmanager
@@ -22,3 +33,47 @@ def whole_file(path, **options):
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Holds a lock that the system takes back from a process that dies.
+
+    The file is removed at the end. Where the file system has no locks, there
+    is none.
+
+    Args:
+        path: of a file that is made for it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    while True:
+        file = open(path, "w")
+        try:
+            _lock(file)
+            if os.path.exists(path) and os.path.samestat(
+                os.fstat(file.fileno()), os.stat(path)
+            ):
+                break  # else: removed by its last holder in between
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+    with file:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows: it is open still
+                os.unlink(path)
+
+
+def _lock(file) -> None:
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            raise BlockingIOError(*error.args) from error

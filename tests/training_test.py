@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import pathlib
 import resource
@@ -12,8 +13,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, datasets, devices, tokenizers, training
-from stacked_rnn.training import decisions
+from stacked_rnn import (
+    configs,
+    datasets,
+    devices,
+    evaluation,
+    tokenizers,
+    training,
+)
+from stacked_rnn.training import decisions, runs
 from tests.conftest import mirrored, small_config
 
 TEXT = "".join(chr(ord("a") + (3 * i * i + i // 7) % 10) for i in range(700))
@@ -534,6 +542,111 @@ def test_a_run_in_the_way_is_moved_aside(tmp_path, changes, capsys):
     assert fresh.step == 0
     assert (tmp_path / "run.1" / "checkpoints" / "last" / "checkpoint").exists()
     assert "moved the run" in capsys.readouterr().out
+
+
+OTHER_TEXT = dataclasses.replace(load_data(), digest="of another text")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 0.5}, "learning_rate: 0.01, not 0.5"),
+        ({"seed": 7}, "seed: 0, not 7"),
+        ({"batch_size": 2, "data": load_data(batch_size=2)},
+         "batch_size: 4, not 2"),
+        ({"sequence_length": 7}, "sequence_length: 100, not 7"),
+        ({"carry_state": True}, "carry_state: False, not True"),
+        ({"mixed_precision": True}, "mixed_precision: False, not True"),
+        ({"data": OTHER_TEXT}, "the text has changed"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_run_goes_on_only_with_what_it_began_with(
+    tmp_path, changes, message, capsys
+):
+    run = tmp_path / "run"
+    make_trainer(model_dir=run).fit(verbose=0)
+    with pytest.raises(configs.UserError, match=f"--resume.*{message}"):
+        make_trainer(model_dir=run, resume=True, **changes)
+    fresh = make_trainer(model_dir=run, **changes)
+    assert fresh.step == 0
+    assert f"run.1 ({message})" in capsys.readouterr().out
+
+
+def test_how_long_and_how_fast_may_change(tmp_path):
+    run = tmp_path / "run"
+    make_trainer(model_dir=run).fit(verbose=0)
+    changed = make_trainer(
+        model_dir=run, epochs=3, max_minutes=5.0, early_stopping=2,
+        checkpoint_minutes=1.0, accumulate_steps=2, corpus="moved.txt",
+        strategy="one_device",
+    )  # fmt: skip
+    assert changed.step == 60 and not changed.is_finished
+    assert make_trainer(model_dir=run).is_finished
+
+
+def test_every_setting_is_fixed_or_may_change():
+    """Those that decide what a run comes to are all compared."""
+    names = {field.name for field in dataclasses.fields(configs.TrainConfig)}
+    assert runs.MAY_CHANGE < names
+    for name in ("learning_rate", "tokenizer", "task", "validation_fraction"):
+        assert name not in runs.MAY_CHANGE
+
+
+def test_a_record_from_before_the_settings_is_gone_on_from(tmp_path):
+    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
+    path = tmp_path / "run" / runs.RECORD
+    record = json.loads(path.read_text())
+    del record["settings"], record["digest"], record["init_from"]
+    path.write_text(json.dumps(record))
+    assert make_trainer(model_dir=tmp_path / "run", seed=3).step == 60
+
+
+def test_the_best_weights_are_those_of_the_best_step(tmp_path):
+    """Even beside a later checkpoint, of a process that was killed."""
+    run = tmp_path / "run"
+    trainer = make_trainer(model_dir=run, epochs=3)
+    trainer.fit(verbose=0)
+    best = trainer._progress.best_step
+    expected = trainer.best_model().get_weights()
+    for weight in trainer.model.weights:
+        weight.assign(tf.zeros_like(weight))
+    trainer._best.save(best + 1)
+    resumed = make_trainer(model_dir=run, epochs=3)
+    got = resumed.best_model().get_weights()
+    assert all(map(np.array_equal, got, expected))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    """Before the weights that it has spoilt are saved."""
+    trainer = make_trainer(model_dir=tmp_path / "run", checkpoint_minutes=0.0)
+    train, steps = trainer._steps.train, []
+
+    def poisoned(*arguments):
+        sums, states, learning_rate, norm = train(*arguments)
+        steps.append(sums)
+        if len(steps) == 9:
+            norm = tf.constant(np.inf)
+        return sums, states, learning_rate, norm
+
+    monkeypatch.setattr(trainer._steps, "train", poisoned)
+    with pytest.raises(
+        configs.UserError,
+        match="norm of the gradient is inf at step 9 .*last/ckpt-8",
+    ):
+        trainer.fit(verbose=0)
+
+
+def test_a_validation_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
+    trainer = make_trainer(model_dir=tmp_path / "run")
+    score = evaluation.Score(float("nan"), 10, 10.0)
+    monkeypatch.setattr(trainer, "evaluate", lambda windows: score)
+    with pytest.raises(
+        configs.UserError, match="loss of the validation is nan"
+    ):
+        trainer.fit(verbose=0)
+    assert not list((tmp_path / "run/checkpoints/best").glob("ckpt*"))
+    assert not list((tmp_path / "run/checkpoints/last").glob("ckpt*"))
 
 
 def test_resume_without_a_checkpoint_is_an_error(tmp_path):

@@ -25,18 +25,28 @@ def save(module, export_dir, signatures, description, requests) -> pathlib.Path:
     """
     export_dir = pathlib.Path(export_dir)
     export_dir.mkdir(parents=True, exist_ok=True)
-    version = max(artifact.versions(export_dir), default=0) + 1
     # A name that is not a number is no version to any reader.
     partial = pathlib.Path(tempfile.mkdtemp(".partial", "export-", export_dir))
     try:
         _write(module, partial, signatures, description)
         warmup.write(partial / warmup.FILE, requests)
         partial.chmod(0o755)
-        partial.rename(export_dir / str(version))
+        return _take_next_number(partial, export_dir)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return export_dir / str(version)
+
+
+def _take_next_number(partial, export_dir) -> pathlib.Path:
+    """Renames a directory to the next version; others may do so meanwhile."""
+    while True:
+        version = max(artifact.versions(export_dir), default=0) + 1
+        path = export_dir / str(version)
+        try:
+            return partial.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
 
 
 def _write(module, directory, signatures, description):

@@ -1,5 +1,6 @@
 """A run outside the Trainer: where it is, its directory, how it is stopped."""
 
+import contextlib
 import csv
 import io
 import json
@@ -16,6 +17,18 @@ from stacked_rnn.configs import ModelConfig, UserError
 from stacked_rnn.training import checkpoints
 
 RECORD = "checkpoints/model.json"  # in the directory of a run: what it trains
+_EXPORTED = "checkpoints/exported.json"  # and what it was last exported as
+
+# Settings that may change while a run goes on: how long, where, and how fast.
+# The digest of the text stands for where it lies.
+MAY_CHANGE = frozenset(
+    (
+        "corpus", "cache_dir", "skip_bad_files", "epochs", "max_minutes",
+        "early_stopping", "checkpoint_minutes", "accumulate_steps", "strategy",
+        "wait_minutes", "jit_compile", "deterministic", "model_dir",
+        "export_dir", "resume",
+    )
+)  # fmt: skip
 
 
 class StopRequest:
@@ -58,12 +71,13 @@ class Progress(tf.train.experimental.PythonState):
         learning_rate, gradient_norm: those of the last step.
         best_cost: of the validation, the least so far.
         best_epoch: `epoch` after the one that reached it.
+        best_step: `step` after it; 0: there is none.
         history: for each epoch its number and its results, as in history.csv.
         states: the carried states, NumPy states[layer][part]; None: zeros.
     """
 
     def __init__(self):
-        self.step = self.epoch = self.best_epoch = 0
+        self.step = self.epoch = self.best_epoch = self.best_step = 0
         self.sums = []
         self.learning_rate = self.gradient_norm = 0.0
         self.best_cost = math.inf
@@ -81,6 +95,7 @@ class Progress(tf.train.experimental.PythonState):
             gradient_norm=self.gradient_norm,
             best_cost=self.best_cost,
             best_epoch=self.best_epoch,
+            best_step=self.best_step,
             history=json.dumps(self.history),
             num_layers=len(self.states or ()),
             **{
@@ -93,8 +108,9 @@ class Progress(tf.train.experimental.PythonState):
 
     def deserialize(self, content) -> None:
         arrays = np.load(io.BytesIO(content))
-        for name in ("step", "epoch", "best_epoch"):
-            setattr(self, name, int(arrays[name]))
+        for name in ("step", "epoch", "best_epoch", "best_step"):
+            if name in arrays:  # best_step was not always written
+                setattr(self, name, int(arrays[name]))
         for name in ("learning_rate", "gradient_norm", "best_cost"):
             setattr(self, name, float(arrays[name]))
         self.history = json.loads(str(arrays["history"]))
@@ -113,15 +129,17 @@ class Progress(tf.train.experimental.PythonState):
 
 
 def open_run(
-    model_dir, model_config, tokenizer, train_config, task_description
+    model_dir, model_config, tokenizer, train_config, digest, task_description
 ) -> bool:
     """Readies --model_dir; whether there is a checkpoint to go on from.
 
-    A run of another model that is there is moved aside, never overwritten.
+    A run goes on only with what it began with, but for `MAY_CHANGE`. Another
+    one that is there is moved aside, never overwritten.
 
     Args:
         model_dir: the directory.
         model_config, tokenizer, train_config: what is to be trained.
+        digest: of the text.
         task_description: the `description` of the objective.
     """
     description = {
@@ -130,28 +148,76 @@ def open_run(
         "tokenizer": tokenizer.to_dict(),
         "corpus": train_config.corpus,
         "init_from": train_config.init_from,
+        "digest": digest,
+        "settings": {
+            name: value
+            for name, value in train_config.to_dict().items()
+            if name not in MAY_CHANGE
+        },
         **task_description,
     }
     record = model_dir / RECORD
     if record.exists():
+        why = "--noresume"
         if train_config.resume is not False:
             differences = _differences(read_record(model_dir), description)
             if not differences:
                 return True
+            why = "; ".join(differences)
             if train_config.resume:
                 raise UserError(
-                    f"--resume: {model_dir} holds another model: "
-                    + "; ".join(differences)
+                    f"--resume: {model_dir} holds another run: {why}"
                 )
         aside = _unused_sibling(model_dir)
         model_dir.rename(aside)
-        print(f"moved the run that was in {model_dir} to {aside}")
+        print(f"moved the run that was in {model_dir} to {aside} ({why})")
     elif train_config.resume:
         raise UserError(f"--resume: there is no checkpoint in {model_dir}")
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole_file(record) as file:
-        file.write(json.dumps(description, indent=2).encode() + b"\n")
+    _write_json(record, description)
     return False
+
+
+def note_export(model_dir, step, version) -> None:
+    """Notes down that the run was exported after a step, and where to."""
+    _write_json(
+        model_dir / _EXPORTED,
+        {"step": step, "version": str(pathlib.Path(version).resolve())},
+    )
+
+
+def find_export(model_dir, step) -> pathlib.Path | None:
+    """What the run was exported as after this step, if it is still there."""
+    try:
+        noted = json.loads((model_dir / _EXPORTED).read_text())
+        version = pathlib.Path(noted["version"])
+        return version if noted["step"] == step and version.is_dir() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def alone_in(model_dir):
+    """Keeps other processes from training in the same --model_dir.
+
+    Raises:
+        UserError: one does already.
+    """
+    path = model_dir.with_name(f"{model_dir.name}.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(path))
+        except BlockingIOError as error:
+            raise UserError(
+                f"--model_dir={model_dir}: another process is training there: "
+                "wait for its end, or name another directory"
+            ) from error
+        yield
+
+
+def _write_json(path, values) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole_file(path) as file:
+        file.write(json.dumps(values, indent=2).encode() + b"\n")
 
 
 def write_history(model_dir, history) -> None:
@@ -179,12 +245,16 @@ def _differences(old, new) -> list[str]:
     differences = ModelConfig.from_dict(new["model"]).differences(
         ModelConfig.from_dict(old["model"])
     )
-    old = {"init_from": ""} | old  # records were once written without it
-    for name in ("task", "corpus", "init_from", "labels"):
-        if old.get(name) != new.get(name):
+    # Records were once written without some of this, and settings come and go.
+    before = {"init_from": ""} | old.get("settings", {}) | old
+    now = new["settings"] | new
+    for name in dict.fromkeys(("task", "labels", *now["settings"])):
+        if name in before and before[name] != now.get(name):
             differences.append(
-                f"{name}: {old.get(name)!r}, not {new.get(name)!r}"
+                f"{name}: {before[name]!r}, not {now.get(name)!r}"
             )
+    if old.get("digest", new["digest"]) != new["digest"]:
+        differences.append("the text has changed")
     if old["tokenizer"] != new["tokenizer"]:
         differences.append("the tokenizer or its vocabulary")
     return differences

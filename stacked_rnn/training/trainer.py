@@ -106,7 +106,8 @@ class Trainer:
             for layer in self.model.recurrent_layers:
                 layer.jit_compile = self.decisions.xla == "loops"
             self.optimizer = _optimizer(train_config, self.total_steps)
-            if dtype_policy == "mixed_float16":
+            self._scales_loss = dtype_policy == "mixed_float16"
+            if self._scales_loss:
                 self.optimizer = keras.optimizers.LossScaleOptimizer(
                     self.optimizer
                 )
@@ -134,13 +135,20 @@ class Trainer:
                 progress=self._progress,
                 seeds=seeds,
             )
-            self._best = Checkpoints(directory / "best", 1, model=self.model)
+            # The one before it, too: whoever is killed before the next "last"
+            # is written goes on from before the newer one.
+            self._best = Checkpoints(directory / "best", 2, model=self.model)
         if resuming:
             self._resume()
 
     @property
     def step(self) -> int:
         return self._progress.step
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train, by `--epochs` or early stopping."""
+        return self._is_over()
 
     @property
     def history(self) -> list[dict]:
@@ -205,6 +213,7 @@ class Trainer:
                         model_config,
                         self.data.tokenizer,
                         self.config,
+                        self.data.digest,
                         self._objective.description,
                     )
                 )
@@ -291,7 +300,7 @@ class Trainer:
     def _is_epoch_full(self) -> bool:
         """Whether all steps of an epoch were done that has not ended yet."""
         steps_per_epoch = self.data.training.steps_per_epoch
-        return self.step == (self._progress.epoch + 1) * steps_per_epoch
+        return self.step >= (self._progress.epoch + 1) * steps_per_epoch
 
     def _train_epoch(self, callbacks, deadline) -> dict:
         """Trains to the end of the epoch that `step` is in, or to a stop."""
@@ -323,8 +332,9 @@ class Trainer:
             *sums, interrupts, stops, saves = sums.numpy().tolist()
             progress.learning_rate = float(learning_rate)
             progress.gradient_norm = float(norm)
-            if not math.isfinite(sums[0]):
-                raise UserError(self._describe_divergence(sums[0] / sums[1]))
+            self._check_finite("loss", sums[0] / sums[1])
+            if not self._scales_loss:  # else such a step changes nothing
+                self._check_finite("norm of the gradient", float(norm))
             done += int(sums[1])
             progress.step += count
             progress.sums = [*map(operator.add, progress.sums, sums)]
@@ -368,6 +378,7 @@ class Trainer:
         progress, scores = self._progress, {}
         if self.data.validation:
             scores = self.evaluate(self.data.validation).logs("val_")
+            self._check_finite("loss of the validation", scores["val_loss"])
         row = {"epoch": progress.epoch} | logs | scores
         # The same run has the same history.
         del row[f"{self._objective.unit}_per_second"]
@@ -379,6 +390,7 @@ class Trainer:
         if is_best:
             progress.best_cost = cost
             progress.best_epoch = progress.epoch
+            progress.best_step = self.step
             if self._writes():
                 self._best.save(self.step)
         return scores
@@ -406,12 +418,15 @@ class Trainer:
             totals = [*map(operator.add, totals, sums.numpy().tolist())]
         return self._objective.score(totals)
 
-    def _describe_divergence(self, loss) -> str:
+    def _check_finite(self, name, value) -> None:
+        """Raises a `UserError` where training has diverged."""
+        if math.isfinite(value):
+            return
         kept = ""
         if self.model_dir is not None:
             kept = "; " + describe(self.model_dir / "checkpoints" / "last")
-        return (
-            f"the loss is {loss} at step {self.step + 1} (learning rate "
+        raise UserError(
+            f"the {name} is {value} at step {self.step + 1} (learning rate "
             f"{self._progress.learning_rate:.3g}): try a lower "
             f"--learning_rate or --gradient_clip_norm{kept}"
         )
@@ -452,8 +467,8 @@ class Trainer:
         model = self.model.for_inference()
         if self.model_dir is not None:
             Checkpoints(
-                self.model_dir / "checkpoints" / "best", 1, model=model
-            ).restore()
+                self.model_dir / "checkpoints" / "best", 2, model=model
+            ).restore(self._progress.best_step)
         return model
 
 
