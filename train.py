@@ -13,6 +13,7 @@ after an interruption. Then: python generate.py --prompt="The "
 """
 
 import contextlib
+import dataclasses
 import pathlib
 
 from stacked_rnn import command_line, configs
@@ -80,8 +81,14 @@ def _train(model_config, train_config, strategy, model_dir, export_dir):
         )
         return
     task.warn()
+    # As asked for: a tokenizer may have added tokens of its own.
+    asked = dataclasses.replace(
+        task.model_config,
+        vocabulary_size=start.model_config.vocabulary_size,
+        end_of_text=start.model_config.end_of_text,
+    )
     (model_dir / "config.flags").write_text(
-        command_line.to_flags(task.model_config, start.train_config)
+        command_line.to_flags(asked, start.train_config), encoding="utf-8"
     )
     print(trainer.describe())
     if start.path and not trainer.step:

@@ -48,24 +48,21 @@ def locked(path):
     Raises:
         BlockingIOError: another process holds it.
     """
-    while True:
-        file = open(path, "w")
-        try:
+    is_held = False
+    while not is_held:
+        with open(path, "w") as file:
             _lock(file)
-            if os.path.exists(path) and os.path.samestat(
-                os.fstat(file.fileno()), os.stat(path)
-            ):
-                break  # else: removed by its last holder in between
-        except BaseException:
-            file.close()
-            raise
-        file.close()
-    with file:
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # Windows: it is open still
-                os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                # Or its last holder has removed it in between.
+                is_held = os.path.samestat(
+                    os.fstat(file.fileno()), os.stat(path)
+                )
+            if is_held:
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(OSError):  # Windows: it is open
+                        os.unlink(path)
 
 
 def _lock(file) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,12 +99,88 @@ def test_train_says_what_it_does_and_what_comes_next(trained):
 
 
 def test_the_same_command_goes_on_and_config_flags_repeat_the_run(trained):
-    again = run(trained, "train.py", "--flagfile=runs/cats/config.flags")
-    assert again.returncode == 0, again.stderr
-    assert "going on from step" in again.stdout
-    assert "Epoch" not in again.stdout
-    more = run(trained, "train.py", *SMALL, "--epochs=3")
+    more = run(
+        trained, "train.py", "--flagfile=runs/cats/config.flags", "--epochs=3"
+    )
+    assert more.returncode == 0, more.stderr
+    assert "going on from step" in more.stdout
     assert "Epoch 3/3" in more.stdout and "Epoch 2" not in more.stdout
+
+
+def test_a_finished_run_says_so_and_exports_nothing_new(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    flags = (*SMALL, "--epochs=1")
+    first = run(tmp_path, "train.py", *flags)
+    assert first.returncode == 0, first.stderr
+    again = run(tmp_path, "train.py", *flags, "--max_minutes=5")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr == ""
+    for words in (
+        "Nothing is left to do", "saved_models/cats/1", "--epochs=2 goes on",
+        "--noresume starts over",
+    ):  # fmt: skip
+        assert words in again.stdout
+    versions = tmp_path / "saved_models/cats"
+    assert [path.name for path in versions.iterdir()] == ["1"]
+    # Where the export is gone, it is made again.
+    shutil.rmtree(versions)
+    assert "Exported" in run(tmp_path, "train.py", *flags).stdout
+
+
+def test_another_learning_rate_is_another_run(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    flags = (*SMALL, "--epochs=1")
+    assert run(tmp_path, "train.py", *flags).returncode == 0
+    other = run(tmp_path, "train.py", *flags, "--learning_rate=0.02")
+    assert other.returncode == 0, other.stderr
+    assert (
+        "moved the run that was in runs/cats to runs/cats.1 "
+        "(learning_rate: 0.004, not 0.02)"
+    ) in other.stdout
+    assert "Exported saved_models/cats/2" in other.stdout
+    (tmp_path / "cats.txt").write_text(TEXT.replace("cat", "tac"))
+    edited = run(
+        tmp_path, "train.py", *flags, "--learning_rate=0.02", "--resume"
+    )
+    assert_fails(edited, "--resume", "the text has changed")
+
+
+def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    flags = (*SMALL, "--epochs=1000")
+    first = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *flags], cwd=tmp_path,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        for line in first.stdout:
+            if line.startswith("Epoch"):
+                break
+        second = run(tmp_path, "train.py", *flags)
+        assert_fails(second, "--model_dir=runs/cats: another process")
+        second = run(tmp_path, "train.py", *flags, "--units=17")
+        assert_fails(second, "--model_dir=runs/cats: another process")
+    finally:
+        first.kill()
+        first.communicate()
+    # The system has taken the lock of the killed one back.
+    more = run(tmp_path, "train.py", *SMALL, "--epochs=1", "--max_minutes=0.01")
+    assert more.returncode == 0, more.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cats"]
+
+
+@pytest.mark.parametrize("size", [40, 0])
+def test_config_flags_repeat_a_run_of_words_with_ends(size, tmp_path):
+    """The token that ends a document is not among those asked for."""
+    (tmp_path / "cats.txt").write_text(TEXT)
+    flags = (
+        *SMALL, "--epochs=1", "--tokenizer=word", "--document_separator=\\n",
+        f"--vocabulary_size={size}",
+    )  # fmt: skip
+    first = run(tmp_path, "train.py", *flags)
+    assert first.returncode == 0, first.stderr
+    again = run(tmp_path, "train.py", "--flagfile=runs/cats/config.flags")
+    assert "Nothing is left to do" in again.stdout, again.stdout + again.stderr
 
 
 def test_generate_needs_no_further_flags(trained):

@@ -262,6 +262,27 @@ def test_bits_per_character_count_the_original_characters(tmp_path):
     assert data.validation.characters_per_token == 0.5
 
 
+@pytest.mark.parametrize("kind", ["byte", "word"])
+def test_windows_of_the_book_know_their_characters(kind, tmp_path):
+    config = configs.TrainConfig(
+        corpus=write_corpus(tmp_path, "\u00e9 " * 50 + "ab cd " * 100),
+        tokenizer=kind, sequence_length=4, batch_size=2,
+        train_windows=20, validation_windows=100,
+    )  # fmt: skip
+    data = datasets.load_language_data(config)
+    for windows in (data.training, data.validation):
+        text = data.tokenizer.detokenize(
+            tf.RaggedTensor.from_tensor([windows.token_ids])
+        )
+        text = text[0].numpy().decode("utf-8", "replace")
+        assert windows.characters == len(text)
+    ratios = [
+        windows.characters_per_token
+        for windows in (data.training, data.validation)
+    ]
+    assert ratios[0] != ratios[1]
+
+
 def test_a_corpus_shorter_than_a_window_is_refused(tmp_path):
     def load(text, **changes):
         datasets.load_language_data(

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
 from stacked_rnn import (
+    artifact,
     configs,
     export,
     inference,
     reference,
     tokenizers,
 )
-from stacked_rnn.export import text_generator
+from stacked_rnn.configs import UserError
+from stacked_rnn.export import text_generator, versions
 from tests.conftest import CELLS, randomized_model, small_config
 from tests.models_test import reference_logits
 from tests.samplers_test import uniforms
@@ -520,9 +522,46 @@ def test_a_save_that_fails_leaves_nothing(generator, tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("tensorflow.saved_model.save", disk_full)
-    with pytest.raises(OSError):
+    with pytest.raises(
+        UserError, match="--export_dir.*No space left.*free some space"
+    ):
         generator.save(tmp_path / "m")
     assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_two_exports_at_once_get_different_numbers(
+    generator, tmp_path, monkeypatch
+):
+    """Each finds the other's number taken only when it comes to its own."""
+    save, others = tf.saved_model.save, []
+
+    def save_slowly(*arguments, **options):
+        save(*arguments, **options)
+        if not others:
+            others.append(None)
+            others[0] = generator.save(tmp_path / "m")
+
+    monkeypatch.setattr("tensorflow.saved_model.save", save_slowly)
+    second = generator.save(tmp_path / "m")
+    assert {others[0].name, second.name} == {"1", "2"}
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"1", "2"}
+    assert inference.load(second) and inference.load(others[0])
+
+
+def test_a_number_that_is_taken_at_the_last_moment(tmp_path, monkeypatch):
+    found = []
+
+    def versions_before(directory):
+        found.append(directory)
+        return [] if len(found) == 1 else [1]
+
+    (tmp_path / "m" / "1" / "assets").mkdir(parents=True)
+    (tmp_path / "m" / "export.partial").mkdir()
+    monkeypatch.setattr(artifact, "versions", versions_before)
+    path = versions._take_next_number(
+        tmp_path / "m" / "export.partial", tmp_path / "m"
+    )
+    assert path.name == "2"
 
 
 def test_the_configuration_travels_with_it(saved, loaded, generator):

@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+import tensorflow as tf
+
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.datasets import corpora, tokens
@@ -65,10 +68,15 @@ def load_language_data(
         settings,
         config.cache_dir,
     )
-    cut = _cut_sliding_windows if config.train_windows else _cut_windows
+    if config.train_windows:
+        windows = _cut_sliding_windows(
+            config, tokenized.token_ids["training"], tokenized.tokenizer
+        )
+    else:
+        windows = _cut_windows(config, tokenized.token_ids, splits)
     return LanguageData(
         tokenized.tokenizer,
-        *cut(config, tokenized.token_ids, splits),
+        *windows,
         tokenized.unknown_parts,
         corpus.digest,
     )
@@ -123,9 +131,8 @@ def _length(split):
     return last - first
 
 
-def _cut_sliding_windows(config, token_ids, splits):
+def _cut_sliding_windows(config, token_ids, tokenizer):
     """The split of D2L section 9.3: the first windows, and the next ones."""
-    token_ids = token_ids["training"]
     windows = config.train_windows + config.validation_windows
     if len(token_ids) < windows + config.sequence_length:
         raise UserError(
@@ -135,11 +142,15 @@ def _cut_sliding_windows(config, token_ids, splits):
         )
 
     def cut(first, count):
+        part = token_ids[first : first + count + config.sequence_length]
+        row = tf.constant(np.asarray(part, np.int32)[None])
+        (text,) = tokenizer.detokenize(tf.RaggedTensor.from_tensor(row))
         return SlidingWindows(
-            token_ids[first : first + count + config.sequence_length],
+            part,
             config.sequence_length,
             config.batch_size,
             config.seed,
+            len(text.numpy().decode("utf-8", "replace")),
         )
 
     training = cut(0, config.train_windows)

@@ -8,6 +8,7 @@ import tempfile
 import tensorflow as tf
 
 from stacked_rnn import artifact, warmup
+from stacked_rnn.configs import UserError
 
 
 def save(module, export_dir, signatures, description, requests) -> pathlib.Path:
@@ -22,6 +23,9 @@ def save(module, export_dir, signatures, description, requests) -> pathlib.Path:
 
     Returns:
         The directory of the version, export_dir/VERSION.
+
+    Raises:
+        UserError: it cannot be written.
     """
     export_dir = pathlib.Path(export_dir)
     export_dir.mkdir(parents=True, exist_ok=True)
@@ -32,8 +36,14 @@ def save(module, export_dir, signatures, description, requests) -> pathlib.Path:
         warmup.write(partial / warmup.FILE, requests)
         partial.chmod(0o755)
         return _take_next_number(partial, export_dir)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError | tf.errors.OpError):
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"--export_dir={export_dir}: cannot write there ({reason}): "
+                "free some space, and the same command exports the run"
+            ) from error
         raise
 
 

@@ -25,7 +25,6 @@ class LanguageObjective:
 
     def __init__(self, data):
         self.description = {}
-        self._characters_per_token = data.training.characters_per_token
 
     def build(self, model_config, use_cudnn):
         """The model."""
@@ -51,11 +50,11 @@ class LanguageObjective:
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
         return tf.stack([nats, count]), new["states"]
 
-    def score(self, sums) -> evaluation.Score:
-        """What sums of any number of batches say."""
+    def score(self, sums, windows) -> evaluation.Score:
+        """What sums of any number of batches of some windows say."""
         nats, tokens = sums
         return evaluation.Score(
-            nats, int(tokens), tokens * self._characters_per_token
+            nats, int(tokens), tokens * windows.characters_per_token
         )
 
     def cost(self, results) -> float:
@@ -138,8 +137,8 @@ class ClassificationObjective:
             states,
         )
 
-    def score(self, sums) -> evaluation.ClassificationScore:
-        """What sums of any number of batches say."""
+    def score(self, sums, windows) -> evaluation.ClassificationScore:
+        """What sums of any number of batches of some texts say."""
         return evaluation.ClassificationScore(*sums)
 
     def cost(self, results) -> float:
@@ -204,8 +203,8 @@ class Seq2SeqObjective:
             states,
         )
 
-    def score(self, sums) -> evaluation.Seq2SeqScore:
-        """What sums of any number of batches say."""
+    def score(self, sums, windows) -> evaluation.Seq2SeqScore:
+        """What sums of any number of batches of some pairs say."""
         return evaluation.Seq2SeqScore(*sums)
 
     def cost(self, results) -> float:

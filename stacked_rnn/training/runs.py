@@ -223,10 +223,17 @@ def _write_json(path, values) -> None:
 def write_history(model_dir, history) -> None:
     """Writes history.csv, a line for each epoch, whole or not at all."""
     names = dict.fromkeys(name for row in history for name in row)
-    with files.whole_file(model_dir / "history.csv", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
+    path = model_dir / "history.csv"
+    try:
+        with files.whole_file(path, newline="") as file:
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(history)
+    except OSError as error:
+        raise UserError(
+            f"--model_dir: cannot write {path} ({error.strerror}): the "
+            "checkpoint is kept: free some space, and the same command goes on"
+        ) from error
 
 
 def read_record(model_dir) -> dict:

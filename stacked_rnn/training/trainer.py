@@ -363,7 +363,9 @@ class Trainer:
 
     def _logs(self, speed) -> dict:
         progress = self._progress
-        return self._objective.score(progress.sums).logs() | {
+        return self._objective.score(
+            progress.sums, self.data.training
+        ).logs() | {
             "learning_rate": progress.learning_rate,
             "gradient_norm": progress.gradient_norm,
             f"{self._objective.unit}_per_second": speed,
@@ -416,7 +418,7 @@ class Trainer:
                 windows, _as_tensors(np.int64(step)), page, states
             )
             totals = [*map(operator.add, totals, sums.numpy().tolist())]
-        return self._objective.score(totals)
+        return self._objective.score(totals, windows)
 
     def _check_finite(self, name, value) -> None:
         """Raises a `UserError` where training has diverged."""
