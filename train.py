@@ -38,29 +38,29 @@ def main(model_config, train_config):
 
 def train(model_config, train_config, strategy):
     """Trains and exports; of several processes the chief alone writes."""
-    from stacked_rnn import training
+    from stacked_rnn import finetuning, tasks, training
 
     name = pathlib.Path(train_config.corpus.split(",")[0]).name.split(".")[0]
     name = name.strip("-*?[]") or "corpus"
     model_dir = train_config.model_dir or f"runs/{name}"
     export_dir = train_config.export_dir or f"saved_models/{name}"
+    start = finetuning.prepare(
+        model_config, train_config, model_dir, command_line.given_flags()
+    )
+    task = tasks.TASKS[train_config.task](start)
     command_line.writable_directory("export_dir", export_dir)
     model_dir = command_line.writable_directory("model_dir", model_dir)
     with contextlib.ExitStack() as stack:
         if training.Workers(strategy).is_chief:
             stack.enter_context(training.alone_in(model_dir))
-        _train(model_config, train_config, strategy, model_dir, export_dir)
+        _train(start, task, strategy, model_dir, export_dir)
 
 
-def _train(model_config, train_config, strategy, model_dir, export_dir):
+def _train(start, task, strategy, model_dir, export_dir):
     import keras
 
-    from stacked_rnn import finetuning, pictures, tasks, training
+    from stacked_rnn import pictures, training
 
-    start = finetuning.prepare(
-        model_config, train_config, model_dir, command_line.given_flags()
-    )
-    task = tasks.TASKS[train_config.task](start)
     trainer = training.Trainer(
         task.model_config,
         start.train_config,

@@ -639,21 +639,6 @@ def test_bits_per_character_are_those_of_the_validation_text(kind, tmp_path):
     )
 
 
-def test_the_best_weights_are_those_of_the_best_step(tmp_path):
-    """Even beside a later checkpoint, of a process that was killed."""
-    run = tmp_path / "run"
-    trainer = make_trainer(model_dir=run, epochs=3)
-    trainer.fit(verbose=0)
-    best = trainer._progress.best_step
-    expected = trainer.best_model().get_weights()
-    for weight in trainer.model.weights:
-        weight.assign(tf.zeros_like(weight))
-    trainer._best.save(best + 1)
-    resumed = make_trainer(model_dir=run, epochs=3)
-    got = resumed.best_model().get_weights()
-    assert all(map(np.array_equal, got, expected))
-
-
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     """Before the weights that it has spoilt are saved."""
     trainer = make_trainer(model_dir=tmp_path / "run", checkpoint_minutes=0.0)

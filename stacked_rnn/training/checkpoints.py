@@ -48,18 +48,13 @@ class Checkpoints:
                 "space, and the same command goes on"
             ) from error
 
-    def restore(self, step=None) -> bool:
+    def restore(self) -> bool:
         """Restores the newest one that can be read, and says which cannot.
-
-        Args:
-            step: the one of this training step alone; None or 0: any.
 
         Returns:
             False where there is none.
         """
         for path in reversed(find(self._directory)):
-            if step and not path.endswith(f"/ckpt-{step}"):
-                continue
             try:
                 self._manager.checkpoint.restore(
                     path

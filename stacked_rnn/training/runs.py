@@ -71,13 +71,12 @@ class Progress(tf.train.experimental.PythonState):
         learning_rate, gradient_norm: those of the last step.
         best_cost: of the validation, the least so far.
         best_epoch: `epoch` after the one that reached it.
-        best_step: `step` after it; 0: there is none.
         history: for each epoch its number and its results, as in history.csv.
         states: the carried states, NumPy states[layer][part]; None: zeros.
     """
 
     def __init__(self):
-        self.step = self.epoch = self.best_epoch = self.best_step = 0
+        self.step = self.epoch = self.best_epoch = 0
         self.sums = []
         self.learning_rate = self.gradient_norm = 0.0
         self.best_cost = math.inf
@@ -95,7 +94,6 @@ class Progress(tf.train.experimental.PythonState):
             gradient_norm=self.gradient_norm,
             best_cost=self.best_cost,
             best_epoch=self.best_epoch,
-            best_step=self.best_step,
             history=json.dumps(self.history),
             num_layers=len(self.states or ()),
             **{
@@ -108,9 +106,8 @@ class Progress(tf.train.experimental.PythonState):
 
     def deserialize(self, content) -> None:
         arrays = np.load(io.BytesIO(content))
-        for name in ("step", "epoch", "best_epoch", "best_step"):
-            if name in arrays:  # best_step was not always written
-                setattr(self, name, int(arrays[name]))
+        for name in ("step", "epoch", "best_epoch"):
+            setattr(self, name, int(arrays[name]))
         for name in ("learning_rate", "gradient_norm", "best_cost"):
             setattr(self, name, float(arrays[name]))
         self.history = json.loads(str(arrays["history"]))

@@ -135,9 +135,7 @@ class Trainer:
                 progress=self._progress,
                 seeds=seeds,
             )
-            # The one before it, too: whoever is killed before the next "last"
-            # is written goes on from before the newer one.
-            self._best = Checkpoints(directory / "best", 2, model=self.model)
+            self._best = Checkpoints(directory / "best", 1, model=self.model)
         if resuming:
             self._resume()
 
@@ -392,7 +390,6 @@ class Trainer:
         if is_best:
             progress.best_cost = cost
             progress.best_epoch = progress.epoch
-            progress.best_step = self.step
             if self._writes():
                 self._best.save(self.step)
         return scores
@@ -469,8 +466,8 @@ class Trainer:
         model = self.model.for_inference()
         if self.model_dir is not None:
             Checkpoints(
-                self.model_dir / "checkpoints" / "best", 2, model=model
-            ).restore(self._progress.best_step)
+                self.model_dir / "checkpoints" / "best", 1, model=model
+            ).restore()
         return model
 
 
