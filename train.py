@@ -15,14 +15,22 @@ after an interruption. Then: python generate.py --prompt="The "
 import contextlib
 import dataclasses
 import pathlib
+import shlex
+import sys
 
 from stacked_rnn import command_line, configs
+
+_ENDINGS = (".gz", ".txt", ".text", ".md", ".tsv", ".csv", ".jsonl")
 
 
 def main(model_config, train_config):
     """Text in, SavedModel out."""
+    import keras
+
     from stacked_rnn import devices, training
 
+    keras.config.set_floatx("float32")  # whatever keras.json says
+    sys.stdout = command_line.SurvivingOutput(sys.stdout)
     model_config, train_config = configs.with_task_defaults(
         model_config, train_config, command_line.given_flags()
     )
@@ -40,8 +48,7 @@ def train(model_config, train_config, strategy):
     """Trains and exports; of several processes the chief alone writes."""
     from stacked_rnn import finetuning, tasks, training
 
-    name = pathlib.Path(train_config.corpus.split(",")[0]).name.split(".")[0]
-    name = name.strip("-*?[]") or "corpus"
+    name = _name_of(train_config.corpus)
     model_dir = train_config.model_dir or f"runs/{name}"
     export_dir = train_config.export_dir or f"saved_models/{name}"
     start = finetuning.prepare(
@@ -54,6 +61,15 @@ def train(model_config, train_config, strategy):
         if training.Workers(strategy).is_chief:
             stack.enter_context(training.alone_in(model_dir))
         _train(start, task, strategy, model_dir, export_dir)
+
+
+def _name_of(corpus) -> str:
+    """A name for what is learned from: that of its first file."""
+    first = corpus if pathlib.Path(corpus).exists() else corpus.split(",")[0]
+    path = pathlib.PurePath(first)
+    while path.suffix.lower() in _ENDINGS:
+        path = path.with_suffix("")
+    return path.name.strip("-*?[]. ") or "corpus"
 
 
 def _train(start, task, strategy, model_dir, export_dir):
@@ -119,7 +135,7 @@ def _train(start, task, strategy, model_dir, export_dir):
     print(
         f"\nExported {version}. Next:\n"
         f"{task.next_steps(version)}\n"
-        f"  tensorboard --logdir={logs}\n"
+        f"  tensorboard --logdir={shlex.quote(str(logs))}\n"
         f"Curves: {curves}"
     )
 

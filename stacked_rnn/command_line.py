@@ -28,6 +28,11 @@ def run(main, *config_classes) -> None:
         main: called with one instance of each of `config_classes`, in order.
         *config_classes: the `Config` classes whose fields become flags.
     """
+    _prepare_streams()
+    sys.argv = [
+        os.fsencode(argument).decode("utf-8", "surrogateescape")
+        for argument in sys.argv
+    ]
     program = os.path.basename(sys.argv[0])
     script = sys.modules["__main__"]
     if not script.__doc__:  # an installed entry point has no text of its own
@@ -59,6 +64,61 @@ def run(main, *config_classes) -> None:
             sys.exit(1)
 
     app.run(guarded)
+
+
+def _prepare_streams() -> None:
+    """Makes standard streams that no character and no closed one stops.
+
+    Output to a file or a pipe is UTF-8, unless PYTHONIOENCODING says otherwise;
+    what an encoding lacks is written as an escape.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this process
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            is_asked_for = stream.isatty() or "PYTHONIOENCODING" in os.environ
+            stream.reconfigure(
+                encoding=None if is_asked_for else "utf-8",
+                errors="backslashreplace",
+            )
+
+
+class SurvivingOutput:
+    """A standard output whose reader may leave, as `head` does.
+
+    Once it fails, all that is written is dropped, and standard error says so.
+
+    Args:
+        stream: the standard output.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        """As of a stream."""
+        return self._survive(self._stream.write, text)
+
+    def flush(self):
+        """As of a stream."""
+        self._survive(self._stream.flush)
+
+    def _survive(self, write, *arguments):
+        try:
+            return write(*arguments)
+        except OSError as error:  # a broken pipe, a terminal that is closed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            with contextlib.suppress(OSError):
+                print(
+                    f"note: the output cannot be written ({error.strerror}); "
+                    "the work goes on",
+                    file=sys.stderr,
+                )
+            return 0
 
 
 def _define_flag(field) -> None:
@@ -193,6 +253,9 @@ def _import_tensorflow_quietly() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    # Whatever other work in this account has Keras set to.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
     with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
         stderr = os.dup(2)
         stack.callback(os.close, stderr)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import shlex
 import sys
 
 import keras
@@ -69,6 +70,7 @@ class LanguageModelTask:
 
     def next_steps(self, version) -> str:
         """Commands to try."""
+        version = shlex.quote(str(version))
         return (
             f'  python generate.py --saved_model={version} --prompt="The "\n'
             f"  python evaluate.py --saved_model={version} --text=FILE"
@@ -168,6 +170,7 @@ class ClassifierTask:
 
     def next_steps(self, version) -> str:
         """Commands to try."""
+        version = shlex.quote(str(version))
         return (
             f'  python predict.py --saved_model={version} --text="..."\n'
             f"  python evaluate.py --saved_model={version} --text=LABELLED_FILE"
@@ -256,6 +259,7 @@ class Seq2SeqTask:
 
     def next_steps(self, version) -> str:
         """Commands to try."""
+        version = shlex.quote(str(version))
         return (
             f'  python predict.py --saved_model={version} --text="..."\n'
             f"  python evaluate.py --saved_model={version} --text=PAIRS.tsv"

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import pytest
 import tensorflow as tf
 
+import train
 from stacked_rnn import configs, console
 from tests.forked import run
 
@@ -167,6 +169,124 @@ def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
     more = run(tmp_path, "train.py", *SMALL, "--epochs=1", "--max_minutes=0.01")
     assert more.returncode == 0, more.stderr
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cats"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags"),
+    [
+        ({"PYTHONIOENCODING": "cp1252", "KERAS_BACKEND": "jax",
+          "TF_USE_LEGACY_KERAS": "1"}, ()),
+        ({"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+         ("--document_separator=\u3002",)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_environment_stops_a_training(environment, flags, tmp_path):
+    text = "\u043a\u043e\u0442 \u0441\u043f\u0438\u0442\u3002" * 80
+    (tmp_path / "cats.txt").write_text(text, encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, ROOT / "train.py", *SMALL, "--epochs=1", *flags],
+        cwd=tmp_path, capture_output=True, check=False,
+        env=os.environ | environment,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert b"sample: " in ran.stdout and b"Exported" in ran.stdout
+    generated = subprocess.run(
+        [sys.executable, ROOT / "generate.py", "--prompt=\u043a\u043e"],
+        cwd=tmp_path, capture_output=True, check=False,
+        env=os.environ | environment,
+    )  # fmt: skip
+    assert generated.returncode == 0, generated.stderr
+
+
+def test_other_floats_in_keras_json_change_nothing(tmp_path):
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras/keras.json").write_text('{"floatx": "float16"}')
+    (tmp_path / "cats.txt").write_text(TEXT)
+    ran = run_anew(tmp_path, "train.py", *SMALL)
+    assert ran.returncode == 0 and ran.stderr == ""
+    assert ", float32, " in ran.stdout
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
+def test_signals_stop_a_training_with_an_export(name, tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *SMALL, "--epochs=9999"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if "sample:" in line:
+            break
+    process.send_signal(getattr(signal, name))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "stopping after this step" in output
+    assert "the same command goes on from there" in output
+    assert "Exported" in output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no nohup")
+def test_a_training_under_nohup_goes_on(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    process = subprocess.Popen(
+        ["nohup", sys.executable, ROOT / "train.py", *SMALL],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if "sample:" in line:
+            break
+    process.send_signal(signal.SIGHUP)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "Epoch 2/2" in output and "stopping" not in output
+
+
+def test_a_training_whose_output_nobody_reads_goes_on(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *SMALL], cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.readline()
+    process.stdout.close()  # as head -1 does
+    errors = process.stderr.read()
+    assert process.wait(timeout=120) == 0, errors
+    assert errors.splitlines() == [
+        "note: the output cannot be written (Broken pipe); the work goes on"
+    ]
+    assert (tmp_path / "saved_models/cats/1/saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("corpus", "name"),
+    [
+        ("Dr. Seuss.txt", "Dr. Seuss"),
+        ("v1.2 final.txt.gz", "v1.2 final"),
+        ("rt-polarity.*", "rt-polarity"),
+        ("texts/poems", "poems"),
+        ("a.txt,b.txt", "a"),
+        ("-", "corpus"),
+        (".", "corpus"),
+        ("pydoc", "pydoc"),
+    ],
+)
+def test_names_of_runs(corpus, name):
+    assert train._name_of(corpus) == name
+
+
+def test_the_next_commands_run_as_they_stand(tmp_path):
+    corpus = tmp_path / "it's (my) novel.txt"
+    corpus.write_text(TEXT)
+    ran = run(tmp_path, "train.py", *SMALL, f"--corpus={corpus.name}",
+              "--epochs=1")  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    lines = [line for line in ran.stdout.splitlines() if "generate.py" in line]
+    words = shlex.split(lines[0])
+    flag = "--saved_model=saved_models/it's (my) novel/1"
+    assert words[2] == flag
+    assert run(tmp_path, *words[1:]).returncode == 0
 
 
 @pytest.mark.parametrize("size", [40, 0])

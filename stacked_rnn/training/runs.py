@@ -32,11 +32,15 @@ MAY_CHANGE = frozenset(
 
 
 class StopRequest:
-    """True once Ctrl-C or SIGTERM was received, so that a step is not cut.
+    """True once a signal to stop was received, so that a step is not cut.
 
-    A second Ctrl-C stops at once. Signals only reach the main thread; in
-    another one nothing is done about them.
+    These are Ctrl-C, SIGTERM, SIGUSR1 (a scheduler's warning), and SIGHUP (a
+    terminal that closes), unless whoever started the process has it ignored, as
+    nohup does. A second Ctrl-C stops at once. Signals only reach the main
+    thread; in another one nothing is done about them.
     """
+
+    _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
     def __init__(self):
         self._received = False
@@ -47,8 +51,12 @@ class StopRequest:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
+            for name in self._SIGNALS:
+                number = getattr(signal, name, None)  # Windows has two of them
+                if number and signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(
+                        number, self._receive
+                    )
         return self
 
     def __exit__(self, *_):
@@ -58,7 +66,10 @@ class StopRequest:
     def _receive(self, number, frame):
         self._received = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping after this step (Ctrl-C again: at once)", flush=True)
+        with contextlib.suppress(OSError, RuntimeError):  # within a print
+            print(
+                "\nstopping after this step (Ctrl-C again: at once)", flush=True
+            )
 
 
 class Progress(tf.train.experimental.PythonState):
