@@ -133,7 +133,8 @@ def _train(start, task, strategy, model_dir, export_dir):
             "same command goes on from there."
         )
     print(
-        f"\nExported {version}. Next:\n"
+        f"\n{trainer.describe_best()}\n"
+        f"Exported {version}. Next:\n"
         f"{task.next_steps(version)}\n"
         f"  tensorboard --logdir={shlex.quote(str(logs))}\n"
         f"Curves: {curves}"

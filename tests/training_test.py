@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import resource
 import signal
 
@@ -637,6 +638,26 @@ def test_bits_per_character_are_those_of_the_validation_text(kind, tmp_path):
     assert row["val_bits_per_character"] == pytest.approx(
         result["bits_per_character"] * (tokens + 1) / tokens, rel=1e-3
     )
+
+
+@pytest.mark.parametrize(
+    "losses, expected",
+    [
+        ([2.0, 1.5], "those of epoch 2 of 2, val_loss 1.5000."),
+        ([2.0, 1.5, 1.6, 1.7], "epoch 2 of 4, val_loss 1.5000."),
+        ([1.5, 2.0, 1.6, 1.7], "epoch 1 of 4.*3 epochs after it.*--dropout"),
+        ([], "nothing validates"),
+    ],
+)
+def test_the_best_epoch_is_named(losses, expected, monkeypatch):
+    data = load_data()
+    if not losses:
+        data = dataclasses.replace(data, validation=None)
+    trainer = make_trainer(data, epochs=max(1, len(losses)))
+    scores = iter([evaluation.Score(10 * loss, 10, 10.0) for loss in losses])
+    monkeypatch.setattr(trainer, "evaluate", lambda windows: next(scores))
+    trainer.fit(verbose=0)
+    assert re.search(expected, trainer.describe_best())
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):

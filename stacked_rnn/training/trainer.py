@@ -27,6 +27,8 @@ from stacked_rnn.training import (
 )
 from stacked_rnn.training.checkpoints import Checkpoints, describe
 
+_EPOCHS_OF_A_HINT = 3  # that were worse than the best one
+
 
 class Trainer:
     """Trains a model by the objective of its task.
@@ -174,6 +176,30 @@ class Trainer:
             f"{self.decisions}"
         )
 
+    def describe_best(self) -> str:
+        """A line: of which epoch the best weights are, and what that says."""
+        best = self._best_row()
+        if best is None:
+            return "The weights are the last ones: nothing validates them."
+        number = best["epoch"] + 1
+        text = (
+            f"The weights are those of epoch {number} of {len(self.history)}, "
+            f"val_loss {best['val_loss']:.4f}"
+        )
+        worse = len(self.history) - number
+        if worse < _EPOCHS_OF_A_HINT:
+            return text + "."
+        return (
+            f"{text}: the {worse} epochs after it were worse. --dropout=0.2 or "
+            "more may help, a larger text more; --early_stopping=3 saves the "
+            "time."
+        )
+
+    def _best_row(self) -> dict | None:
+        """Of the history, the results of the best epoch that was validated."""
+        rows = [row for row in self.history if "val_loss" in row]
+        return min(rows, key=self._objective.cost, default=None)
+
     def summary(self) -> dict:
         """How the best model came about, for people: JSON values.
 
@@ -181,9 +207,7 @@ class Trainer:
             corpus (its name), tokenizer, characters (of the training part),
             epochs, and validation, the results of the best epoch, or None.
         """
-        rows = [row for row in self.history if "val_loss" in row]
-        best = min(rows, key=self._objective.cost, default=None)
-        windows = self.data.training
+        best, windows = self._best_row(), self.data.training
         return {
             "corpus": ", ".join(
                 pathlib.Path(part.strip()).name
