@@ -1,5 +1,6 @@
 """The commands as a person runs them: in a directory, with flags."""
 
+import gzip
 import json
 import os
 import pathlib
@@ -176,6 +177,44 @@ def test_evaluate_prints_one_json_object(trained):
         "characters", "unknown_tokens",
     }  # fmt: skip
     assert result["tokens"] == len(TEXT) - 1 and result["unknown_tokens"] == 0
+
+
+def test_evaluate_reads_a_text_as_train_does(trained):
+    """However it is packed, marked and ended; and what is none is refused."""
+    expected = json.loads(run(trained, "evaluate.py", "--text=cats.txt").stdout)
+    marked = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
+    (trained / "marked.txt").write_bytes(marked)
+    (trained / "packed.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
+    (trained / "texts").mkdir()
+    half = TEXT[: len(TEXT) // 2]
+    for name in "ab":
+        (trained / "texts" / name).write_text(half.removesuffix("\n"))
+    for name in ("marked.txt", "packed.txt.gz", "texts"):
+        ran = run(trained, "evaluate.py", f"--text={name}")
+        result = json.loads(ran.stdout)
+        assert result["unknown_tokens"] == 0
+        if name != "texts":  # the last line break is not there
+            assert result == expected
+        assert result["tokens"] == expected["tokens"] - (name == "texts")
+    (trained / "wide.txt").write_bytes(TEXT.encode("utf-16"))
+    (trained / "old.txt").write_bytes("caf\u00e9".encode("cp1252"))
+    for script in ("evaluate.py", "export.py"):
+        ran = run(trained, script, "--text=wide.txt")
+        assert_fails(ran, "--text: wide.txt is UTF-16 text", "iconv")
+        ran = run(trained, script, "--text=old.txt")
+        assert_fails(ran, "--text: old.txt is not UTF-8 text (byte 3, line 1)")
+
+
+def test_texts_come_through_pipes(trained):
+    command = f"{sys.executable} {ROOT}"
+    for script in (
+        f"{command}/evaluate.py --text=- < cats.txt",
+        f"{command}/evaluate.py --text=<(gzip -c cats.txt)",
+    ):
+        ran = subprocess.run(
+            ["bash", "-c", script], cwd=trained, capture_output=True, check=True
+        )
+        assert json.loads(ran.stdout)["tokens"] == len(TEXT) - 1
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from stacked_rnn import tokenizers
-from stacked_rnn.configs import UserError
+from stacked_rnn.configs import UserError, unescaped
 from stacked_rnn.datasets import corpora, tokens
 from stacked_rnn.datasets.windows import (
     RandomWindows,
@@ -49,6 +49,11 @@ def load_language_data(
         config.corpus,
         binary=config.tokenizer == "byte",
         skip_bad_files=config.skip_bad_files,
+        document_separator=unescaped(
+            tokenizer.document_separator
+            if tokenizer
+            else config.document_separator
+        ),
     )
     settings = {
         "kind": config.tokenizer,
@@ -72,6 +77,23 @@ def load_language_data(
         tokenized.unknown_parts,
         corpus.digest,
     )
+
+
+def read_text(source, tokenizer, flag="text") -> bytes:
+    """The text that a language model is to score, as its training reads it.
+
+    Args:
+        source: what `Corpus` takes.
+        tokenizer: of the model.
+        flag: what an error calls the source.
+    """
+    corpus = corpora.Corpus(
+        source,
+        binary=tokenizer.kind == "byte",
+        document_separator=unescaped(tokenizer.document_separator),
+        flag=flag,
+    )
+    return b"".join(corpus.pieces())
 
 
 def _splits(config, num_characters) -> dict:

@@ -84,11 +84,7 @@ def read_pairs(
         return TextPairs(*zip(*made_pairs.MADE[source]()))
     fields = (source_field, target_field)
     pairs = itertools.chain(
-        *(
-            _read_file(path, fields, flag)
-            for part in source.split(",")
-            for path in tables.find(part.strip(), flag)
-        )
+        *(_read_file(file, fields, flag) for file in tables.find(source, flag))
     )
     sources, targets, num_empty = [], [], 0
     for one, other in pairs:
@@ -102,14 +98,14 @@ def read_pairs(
     return TextPairs(sources, targets, num_empty)
 
 
-def _read_file(path, fields, flag):
-    if not tables.kind(path):
+def _read_file(file, fields, flag):
+    if not tables.kind(file):
         raise UserError(
-            f"--{flag}={path}: pairs of texts are in .tsv, .csv or .jsonl "
+            f"--{flag}={file.name}: pairs of texts are in .tsv, .csv or .jsonl "
             f"files (or made: {', '.join(made_pairs.MADE)})"
         )
     header = _HEADER if fields == _HEADER else None
-    for where, values in tables.read_fields(path, fields, flag, _HINT, header):
+    for where, values in tables.read_fields(file, fields, flag, _HINT, header):
         for value, name in zip(values, fields):
             tables.check_string(value, name, where, flag, _HINT)
         yield values

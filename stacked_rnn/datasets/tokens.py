@@ -114,7 +114,7 @@ def tokenize_corpus(corpus, splits, tokenizer, build, settings, cache_dir):
     if corpus.num_characters < LARGE:
         return _tokenize_in_memory(corpus, splits, tokenizer, build)
     made_from = tokenizer.to_dict() if tokenizer else settings
-    key = json.dumps([1, corpus.digest, splits, made_from])
+    key = json.dumps([2, corpus.digest, splits, made_from])
     name = "tokens-" + hashlib.sha256(key.encode()).hexdigest()[:16]
     cache_dir = cache_dir or f"{corpora.keras_cache()}/stacked_rnn"
     cache_dir = pathlib.Path(cache_dir).expanduser()
