@@ -318,12 +318,18 @@ def test_a_corpus_shorter_than_a_window_is_refused(tmp_path):
             configs.TrainConfig(corpus=write_corpus(tmp_path, text), **changes)
         )
 
-    with pytest.raises(
-        configs.UserError, match=r"90 tokens.*takes 101.*smaller"
-    ):
-        load("a" * 100)
-    with pytest.raises(configs.UserError, match="--validation_fraction=0.1: "):
-        load("a" * 500)
+    for text, changes, message in (
+        ("a" * 100, {}, "90 tokens to train on and 10 to validate on, and one "
+         "window takes 101: give more text, or --sequence_length=9 or less$"),
+        ("a" * 500, {}, "450 tokens .* 50 .*sequence_length=49 or less, or "
+         "--validation_fraction=0$"),
+        ("a" * 50, {"validation_fraction": 0.0}, "50 tokens to train on, and"),
+        ("a", {}, "--validation_fraction=0.1: of 1 characters in .* none is"),
+        ("a" * 9, {"validation_fraction": 0.99999}, "none is left to train on"),
+        ("\u043f" * 500, {"letters_only": True}, "--letters_only leaves next"),
+    ):  # fmt: skip
+        with pytest.raises(configs.UserError, match=message):
+            load(text, **changes)
     with pytest.raises(configs.UserError, match="take 12 windows.* has 10"):
         load(
             "a" * 20, sequence_length=10, train_windows=10, validation_windows=2

@@ -295,6 +295,65 @@ def test_the_split_has_the_same_part_of_each_class(table):
     assert list(data.labels) == ["common", "rare"]
 
 
+def split_of(lines, **options):
+    """Texts of the training, and of the validation."""
+    write("split.tsv", "\n".join(["text\tlabel", *lines]))
+    data = datasets.load_classification_data(
+        config("split.tsv", tokenizer="char", **options)
+    )
+    characters = data.tokenizer.to_dict()["vocabulary"]
+    training = [
+        "".join(characters[number] for number in ids)
+        for ids in data.training.token_ids
+    ]
+    return training, data.validation_texts and data.validation_texts.texts
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_texts_are_on_one_side_of_the_split(seed):
+    """Whatever labels they have."""
+    rng = np.random.default_rng(seed)
+    lines = [
+        f"{' ' * (copy % 2)}text {number}\t{'xy'[rng.integers(2)]}"
+        for number in range(40)
+        for copy in range(1 + number % 9)
+    ]
+    training, validation = split_of(lines, seed=seed)
+    assert not {text.strip() for text in training} & {
+        text.strip() for text in validation
+    }
+    assert 0.06 < len(validation) / len(lines) < 0.14
+    assert len(training) + len(validation) == len(lines)
+
+
+def test_texts_of_their_own_are_split_as_ever():
+    """The figures of the README are of such splits."""
+    lines = [f"text {number}\t{'xyy'[number % 3]}" for number in range(100)]
+    _, validation = split_of(lines, seed=5)
+    rng, expected = np.random.default_rng(5), set()
+    for rows in (range(0, 100, 3), [n for n in range(100) if n % 3]):
+        expected |= set(rng.permutation(rows)[: len(rows) // 10].tolist())
+    assert validation == [f"text {number}" for number in sorted(expected)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"a {number}\t{number % 2}" for number in range(12)],
+        [f"{'ab'[number % 2]}\t{number % 2}" for number in range(99)],
+    ],
+)
+def test_that_nothing_validates_is_said_or_refused(lines, capsys):
+    assert split_of(lines)[1] is None
+    said = capsys.readouterr().err
+    assert "warning: nothing validates: each class has too few" in said
+    assert said.count("\n") == 1
+    split_of(lines, validation_fraction=0.0)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="--early_stopping=3: no text to valid"):
+        split_of(lines, early_stopping=3)
+
+
 def test_long_texts_are_cut_and_counted(table):
     data = datasets.load_classification_data(
         config(table, sequence_length=45, validation_fraction=0.0)

@@ -165,6 +165,18 @@ def test_no_text_is_in_both_parts(chained, seed):
     assert again.validation_texts == held_out and again.digest == data.digest
 
 
+@pytest.mark.parametrize("targets", [1, 5])
+def test_that_nothing_validates_is_said_or_refused(write, targets, capsys):
+    rows = [f"s{number}\tt{number % targets}" for number in range(100)]
+    path = write("a.tsv", "source\ttarget\n" + "\n".join(rows))
+    assert datasets.load_pair_data(config(path)).validation is None
+    said = capsys.readouterr().err
+    assert "nothing validates: of 100 pairs, those with" in said
+    assert said.count("\n") == 1
+    with pytest.raises(UserError, match="--early_stopping=1: no text to valid"):
+        datasets.load_pair_data(config(path, early_stopping=1))
+
+
 def test_batches(write):
     """Each pair once an epoch, ended, and what is before each target token."""
     rng = np.random.default_rng(0)

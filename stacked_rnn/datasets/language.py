@@ -105,6 +105,12 @@ def _splits(config, num_characters) -> dict:
     if config.train_windows:
         return {"training": (0, num_characters)}
     cut = int(num_characters * (1 - config.validation_fraction))
+    if not cut:
+        raise UserError(
+            f"--validation_fraction={config.validation_fraction}: of "
+            f"{num_characters:,} characters in --corpus={config.corpus} none "
+            "is left to train on: give more text"
+        )
     splits = {"training": (0, cut), "validation": (cut, num_characters)}
     return {
         name: split for name, split in splits.items() if split[0] < split[1]
@@ -113,6 +119,7 @@ def _splits(config, num_characters) -> dict:
 
 def _cut_windows(config, token_ids, splits):
     """The `Windows` for training and for validation."""
+    _check_lengths(config, token_ids)
     kind = Streams if config.carry_state else RandomWindows
     training = kind(
         token_ids["training"],
@@ -125,19 +132,37 @@ def _cut_windows(config, token_ids, splits):
         return training, None
     # Few enough streams that their cold starts hardly count.
     num_streams = len(token_ids["validation"]) // (8 * config.sequence_length)
-    try:
-        validation = Streams(
-            token_ids["validation"],
-            config.sequence_length,
-            max(1, min(config.batch_size, num_streams)),
-            characters=_length(splits["validation"]),
-        )
-    except UserError as error:
-        raise UserError(
-            f"--validation_fraction={config.validation_fraction}: {error}, or "
-            "--validation_fraction=0"
-        ) from error
+    validation = Streams(
+        token_ids["validation"],
+        config.sequence_length,
+        max(1, min(config.batch_size, num_streams)),
+        characters=_length(splits["validation"]),
+    )
     return training, validation
+
+
+def _check_lengths(config, token_ids) -> None:
+    """Refuses texts that are shorter than a window, with what would do."""
+    lengths = [len(part) for part in token_ids.values()]
+    window = config.sequence_length + 1
+    if min(lengths) >= window:
+        return
+    ways = ["give more text"]
+    if min(lengths) > 1:
+        ways.append(f"--sequence_length={min(lengths) - 1} or less")
+    if len(lengths) > 1 and lengths[0] >= window:
+        ways.append("--validation_fraction=0")
+    held_out = f" and {lengths[1]:,} to validate on" if len(lengths) > 1 else ""
+    nothing_left = (
+        "--letters_only leaves next to nothing of this text: "
+        if config.letters_only and max(lengths) < 3
+        else ""
+    )
+    raise UserError(
+        f"--sequence_length={config.sequence_length}: {nothing_left}the text "
+        f"has {lengths[0]:,} tokens to train on{held_out}, and one window "
+        f"takes {window:,}: {', or '.join(ways)}"
+    )
 
 
 def _length(split):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.datasets import made_pairs, tables
-from stacked_rnn.datasets.examples import Pairs
+from stacked_rnn.datasets.examples import Pairs, check_validation
 
 # Between the texts of the tokenizer's vocabulary: its one token ends a text.
 _SEPARATOR = "\0"
@@ -161,6 +161,13 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
             f"{len(fits):,} there are {np.sum(~fits):,} longer than "
             f"--sequence_length={limit} tokens"
         )
+    check_validation(
+        config,
+        len(validation_rows),
+        f"of {len(held_out):,} pairs, those with a text in common stay "
+        f"together, and none of them are {config.validation_fraction:.0%} or "
+        "less of all",
+    )
     validation = validation_texts = None
     if len(validation_rows):
         validation = pairs(validation_rows, None)
