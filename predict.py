@@ -26,7 +26,9 @@ class PredictConfig(configs.Config):
 
     text: tuple[str, ...] = setting((), "Text to read; may be repeated.")
     texts_file: str = setting(
-        "", "File with one text a line, any number of them."
+        "",
+        "File with one text a line, any number of them; may be gzipped, a "
+        "pipe, or - for standard input.",
     )
     output: str = setting(
         "text",

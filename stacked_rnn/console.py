@@ -8,7 +8,7 @@ import dataclasses
 import json
 import sys
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import command_line, configs, text_files
 from stacked_rnn.configs import UserError, setting
 
 
@@ -20,7 +20,9 @@ class GenerateConfig(configs.Config):
         (), "Text to continue; may be repeated. None: begins a new text."
     )
     prompts_file: str = setting(
-        "", "File with one prompt a line, any number of them."
+        "",
+        "File with one prompt a line, any number of them; may be gzipped, a "
+        "pipe, or - for standard input.",
     )
     interactive: bool = setting(
         False,
@@ -49,7 +51,9 @@ class GenerateConfig(configs.Config):
         maximum=4.0,
     )
     stop: tuple[str, ...] = setting(
-        (), "End a text before this string; may be repeated."
+        (),
+        "End a text before this string; may be repeated. \\n, \\t, \\r and "
+        "\\\\ are a line break, a tab, a carriage return and a backslash.",
     )
     stream: bool | None = setting(
         None,
@@ -66,6 +70,13 @@ class GenerateConfig(configs.Config):
 
     def __post_init__(self):
         super().__post_init__()
+        for string in self.stop:
+            configs.check_encodable("stop", string)
+            if not string:
+                raise UserError(
+                    "--stop=: an empty string is before every text: leave it "
+                    "out"
+                )
         if self.num_beams == 1:
             return
         if self.num_samples > self.num_beams:
@@ -79,6 +90,11 @@ class GenerateConfig(configs.Config):
                 "beam search knows a text only when it is whole: leave "
                 f"out --num_beams={self.num_beams}"
             )
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """What ends a text, itself."""
+        return tuple(map(configs.unescaped, self.stop))
 
     @property
     def searches(self) -> bool:
@@ -123,13 +139,19 @@ class Lines:
 
     Args:
         given: strings.
-        path: of the file; empty: there is none.
+        path: of the file, or "-"; empty: there is none.
         flag: that names it.
+
+    Raises:
+        UserError: the file is not there, no text, or empty.
     """
 
     def __init__(self, given, path, flag):
-        self._given, self._path, self._flag = given, path, flag
+        self._given, self._flag = given, flag
+        self._files = text_files.find(path, flag) if path else []
         self._length = sum(1 for _ in self._lines())
+        if path and self._length == len(given):
+            raise UserError(f"--{flag}={path}: there is no line in it")
 
     def __len__(self):
         return self._length
@@ -142,22 +164,24 @@ class Lines:
 
     def _lines(self):
         yield from self._given
-        if not self._path:
-            return
-        try:
-            with open(self._path, encoding="utf-8-sig") as file:
-                for line in file:
-                    yield line.removesuffix("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"--{self._flag}={self._path}: "
-                f"{getattr(error, 'strerror', None) or 'not UTF-8 text'}"
-            ) from error
+        for file in self._files:
+            yield from text_files.read_lines(file, self._flag)
 
 
 def warn_of_unknown_parts(tokenizer, prompts) -> None:
     """One line on standard error, if any."""
     command_line.warn_of_unknown_parts(tokenizer.unknown_parts(list(prompts)))
+
+
+def warn_of_stop_strings(tokenizer, strings) -> None:
+    """Says which stop strings no text of a model can hold, a line each."""
+    for string in strings:
+        if missing := tokenizer.missing_characters(string):
+            print(
+                f"warning: --stop={string!r} can never come: the model's "
+                f"vocabulary lacks {' '.join(map(repr, missing))}",
+                file=sys.stderr,
+            )
 
 
 def interact(conversation, tokenizer) -> None:

@@ -55,11 +55,13 @@ class TextFile:
         name: what errors call it.
         open_file: opens its bytes, each time from the beginning.
         is_stream: whether it is a pipe, so that its name says nothing.
+        warnings: those that were given, each once however often it is read.
     """
 
     name: str
     open_file: Callable
     is_stream: bool = False
+    warnings: set = dataclasses.field(default_factory=set, compare=False)
 
     @contextlib.contextmanager
     def unpacked(self, binary=False):
@@ -237,7 +239,7 @@ def read(file, flag, binary=False, remedy="") -> Iterator[str]:
                 content = stream.read(PIECE)
             yield decoder.decode(b"", True)
             return
-        _check_format(content[:_HEAD], f"--{flag}: {file.name}", remedy)
+        _check_format(content[:_HEAD], file, flag, remedy)
         position = len(content)
         content = content.removeprefix(codecs.BOM_UTF8)
         position -= len(content)
@@ -297,8 +299,9 @@ def named_errors(name, flag="corpus"):
         raise UserError(f"--{flag}: cannot read {name}: {reason}") from error
 
 
-def _check_format(head, name, remedy):
+def _check_format(head, file, flag, remedy):
     """Refuses what is known by its first bytes, and warns of HTML."""
+    name = f"--{flag}: {file.name}"
     for begin, (what, way) in _FORMATS.items():
         if head.startswith(begin):
             raise UserError(
@@ -309,20 +312,20 @@ def _check_format(head, name, remedy):
             f"{name} is a tar archive: unpack it, and give its directory"
             f"{_or(remedy)}"
         )
-    encoding = _utf_16(head)
-    if encoding:
-        path = name.partition(": ")[2]
+    if encoding := _utf_16(head):
         raise UserError(
             f"{name} is {encoding} text: `iconv -f {encoding} -t UTF-8 "
-            f"'{path}' > NEW` makes UTF-8 of it{_or(remedy)}"
+            f"'{file.name}' > NEW` makes UTF-8 of it{_or(remedy)}"
         )
     begin = head.removeprefix(codecs.BOM_UTF8).lstrip()[:20].lower()
     if begin.startswith((b"<!doctype html", b"<html")):
-        print(
-            f"warning: {name} is an HTML page, and its tags are read as text: "
-            "save the page as plain text to leave them out",
-            file=sys.stderr,
+        warning = (
+            f"{name} is an HTML page, and its tags are read as text: save the "
+            "page as plain text to leave them out"
         )
+        if warning not in file.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        file.warnings.add(warning)
 
 
 def _utf_16(head):

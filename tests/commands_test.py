@@ -141,6 +141,36 @@ def test_generate_writes_json_lines(trained):
     assert "." not in first["text"] + second["text"]
 
 
+def test_stop_strings_are_written_with_escapes(trained):
+    ran = run(
+        trained, "generate.py", "--prompt=The cat", r"--stop=\n",
+        "--output=jsonl", "--temperature=1", "--max_new_tokens=5000",
+        "--stop=\u4e2d",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["finish_reason"] == "stop" and "\n" not in found["text"]
+    assert ran.stderr.count("\n") == 1
+    assert "--stop='\u4e2d' can never come: the model's vocab" in ran.stderr
+
+
+def test_prompts_come_from_files_of_all_kinds(trained):
+    (trained / "prompts.txt.gz").write_bytes(
+        gzip.compress(b"\xef\xbb\xbfThe \r\nthe dog")
+    )
+    flags = "--output=jsonl --max_new_tokens=5"
+    command = f"{sys.executable} {ROOT}/generate.py {flags} --prompts_file="
+    for source in ("prompts.txt.gz", "<(cat prompts.txt.gz)",
+                   "- < prompts.txt.gz"):  # fmt: skip
+        ran = subprocess.run(
+            ["bash", "-c", command + source], cwd=trained, check=True,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        found = [json.loads(line) for line in ran.stdout.splitlines()]
+        assert [one["prompt"] for one in found] == ["The ", "the dog"]
+        assert ran.stderr == ""
+
+
 def test_generate_searches_with_beams(trained):
     (trained / "prompts.txt").write_text("The \nA dog\n")
     ran = run(
@@ -333,6 +363,9 @@ def test_a_changed_architecture_is_named(trained):
             ["--temperature, --top_k", "--num_beams=2"],
         ),
         ("generate.py", ["--length_penalty=1"], ["--length_penalty"]),
+        ("generate.py", ["--stop="], ["--stop=", "empty"]),
+        ("generate.py", ["--prompts_file=empty"], ["file=empty", "no line"]),
+        ("generate.py", ["--prompts_file=wide"], ["wide is UTF-16", "iconv"]),
         ("evaluate.py", [], ["--text"]),
         ("evaluate.py", ["--text=nowhere"], ["--text=nowhere"]),
         ("export.py", ["--weights=int4"], ["weights", "int8"]),
@@ -342,6 +375,8 @@ def test_a_changed_architecture_is_named(trained):
     ],
 )
 def test_bad_input_to_the_others_is_one_line(trained, script, flags, words):
+    (trained / "empty").write_text("")
+    (trained / "wide").write_text("The ", encoding="utf-16")
     assert_fails(run(trained, script, *flags), *words)
 
 

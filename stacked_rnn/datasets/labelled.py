@@ -76,7 +76,7 @@ def read_labelled_texts(
         pairs = _read_directories(root, flag)
     else:
         files = tables.find(source, flag)
-        kinds = [bool(tables.kind(file)) for file in files]
+        kinds = [bool(tables.kind(file, flag)) for file in files]
         if any(kinds) and not all(kinds):
             raise UserError(
                 f"--{flag}: {files[kinds.index(False)].name}: one of several "

@@ -99,7 +99,7 @@ def read_pairs(
 
 
 def _read_file(file, fields, flag):
-    if not tables.kind(file):
+    if not tables.kind(file, flag):
         raise UserError(
             f"--{flag}={file.name}: pairs of texts are in .tsv, .csv or .jsonl "
             f"files (or made: {', '.join(made_pairs.MADE)})"

@@ -22,7 +22,7 @@ def find(source, flag) -> list[text_files.TextFile]:
     ]
 
 
-def kind(file) -> str:
+def kind(file, flag) -> str:
     """.tsv, .csv or .jsonl, by which a file is read; empty: none of these.
 
     The name of a file says so; of what comes through a pipe, its first line.
@@ -31,7 +31,7 @@ def kind(file) -> str:
     if suffix in {*_DELIMITERS, ".jsonl"}:
         return suffix
     if file.is_stream:
-        line = next(text_files.read_lines(file, "corpus"), "")
+        line = next(text_files.read_lines(file, flag), "")
         for sign, found in (("\t", ".tsv"), (",", ".csv")):
             if sign in line and not line.startswith("{"):
                 return found
@@ -53,7 +53,7 @@ def read_fields(file, fields, flag, hint, default_header=None):
     Raises:
         UserError: naming the file and the line.
     """
-    if kind(file) == ".jsonl":
+    if kind(file, flag) == ".jsonl":
         rows = _read_json(file, flag)
     else:
         rows = _read_table(file, fields, flag, hint, default_header)
@@ -123,7 +123,7 @@ def _unique(pairs):
 
 def _read_table(file, fields, flag, hint, default_header):
     """Yields (number of its first line, {column: cell}) of each row."""
-    delimiter = _DELIMITERS[kind(file)]
+    delimiter = _DELIMITERS[kind(file, flag)]
     where = f"--{flag}: {file.name}, line"
     rows = _read_rows(file, flag, delimiter)
     number, first = next(rows, (1, []))

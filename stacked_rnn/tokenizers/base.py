@@ -81,6 +81,22 @@ class Tokenizer(tf.Module):
         unknown = tf.unique(parts[is_unknown]).y.numpy().tolist()
         return [part.decode("utf-8", "replace") for part in unknown]
 
+    def missing_characters(self, text) -> list[str]:
+        """The characters of a string that no token has, each once.
+
+        Where there is one, no generated text can hold the string. (What comes
+        after a document's end is none: a string that begins with the separator
+        ends a text just as well.)
+        """
+        return []
+
+    def _missing_from(self, vocabulary, text):
+        separator = unescaped(self.document_separator)
+        if separator:
+            text = text.partition(separator)[0]
+        known = set().union(*vocabulary)
+        return [one for one in dict.fromkeys(text) if one not in known]
+
     def _documents(self, texts):
         return tf.strings.split(texts, unescaped(self.document_separator))
 
