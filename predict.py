@@ -82,9 +82,11 @@ def main(where, config, beam_config):
 
 def labelled(path, texts, config):
     """Yields a line with what a classifier says of each text."""
-    from stacked_rnn import prediction
+    from stacked_rnn import artifact, prediction
 
     model = prediction.load(path)
+    tokenizer = artifact.read_description(path).tokenizer
+    console.warn_of_unknown_texts(tokenizer, texts)
     for one in model.predict(texts):
         if config.output == "jsonl":
             yield as_json(

@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import sys
 
@@ -171,6 +172,25 @@ class Lines:
 def warn_of_unknown_parts(tokenizer, prompts) -> None:
     """One line on standard error, if any."""
     command_line.warn_of_unknown_parts(tokenizer.unknown_parts(list(prompts)))
+
+
+def warn_of_unknown_texts(tokenizer, texts) -> None:
+    """Says of how many texts a vocabulary knows nothing at all."""
+    if tokenizer.unknown_id is None:
+        return
+    count, texts = 0, iter(texts)
+    while batch := list(itertools.islice(texts, 1000)):
+        for token_ids in tokenizer.tokenize(batch):
+            token_ids = token_ids.numpy()
+            count += bool(token_ids.size) and bool(
+                (token_ids == tokenizer.unknown_id).all()
+            )
+    if count:
+        print(
+            f"warning: nothing in {count:,} text(s) is known to the model: "
+            "what is said of them means nothing",
+            file=sys.stderr,
+        )
 
 
 def warn_of_stop_strings(tokenizer, strings) -> None:

@@ -343,6 +343,21 @@ def test_recipes_have_flags_that_train_knows(recipe, tmp_path):
     assert_fails(ran, "--corpus=nowhere.txt: no such file")
 
 
+def test_what_surprises_about_a_text_is_one_line_each(tmp_path):
+    (tmp_path / "words.txt").write_text(
+        "".join(f"a word{number} " for number in range(999))
+    )
+    ran = run(
+        tmp_path, "train.py", "--corpus=words.txt", "--tokenizer=word",
+        r"--document_separator=\r\n", *SMALL[1:], "--epochs=1",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    unknown, separator = ran.stderr.splitlines()
+    assert "50% of the tokens are unknown to the vocabulary" in unknown
+    assert r"--document_separator='\r\n' is nowhere in the text" in separator
+    assert r"line ends are \n alone" in separator
+
+
 def test_a_changed_architecture_is_named(trained):
     ran = run(
         trained, "train.py", *SMALL, "--resume", "--units=17", "--cell=lstm"
@@ -466,6 +481,28 @@ def test_predict(labelled):
     assert set(answer["scores"]) == {"good", "bad"}
 
 
+def test_texts_of_which_nothing_is_known_are_counted(labelled):
+    ran = run(
+        labelled, "predict.py", "--text=zzz qqq", "--text=\U0001f600",
+        "--text=a zzz", "--text=",
+    )  # fmt: skip
+    assert ran.returncode == 0 and ran.stdout.count("\n") == 4
+    unknown, empty = ran.stderr.splitlines()
+    assert "nothing in 2 text(s) is known to the model" in unknown
+    assert "1 text(s) are empty" in empty
+
+
+def test_texts_come_through_a_pipe(labelled, tmp_path):
+    (tmp_path / "texts.txt").write_bytes(b"so sad\r\n\r\na fine thing")
+    command = f"{sys.executable} {ROOT}/predict.py --texts_file=<(cat "
+    ran = subprocess.run(
+        ["bash", "-c", f"{command} {tmp_path}/texts.txt)"], cwd=labelled,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    texts = [line.split("\t")[2] for line in ran.stdout.splitlines()]
+    assert texts == ["so sad", "", "a fine thing"]
+
+
 def test_evaluate_a_classifier(labelled):
     ran = run(labelled, "evaluate.py", "--text=days.tsv")
     result = json.loads(ran.stdout)
@@ -479,6 +516,8 @@ def test_evaluate_a_classifier(labelled):
         (["generate.py"], ["a classifier", "predict.py"]),
         (["predict.py"], ["--text or --texts_file"]),
         (["predict.py", "--texts_file=no.txt"], ["--texts_file=no.txt"]),
+        (["predict.py", "--texts_file=none.txt"], ["file=none.txt: there is"]),
+        (["evaluate.py", "--text=gap.csv"], ["gap.csv, line 3: no label"]),
         (["evaluate.py", "--text=new.tsv"], ["does not know: 'odd'"]),
         (["evaluate.py", "--text=days.tsv", "--text_field=t"], ["field 't'"]),
         (["train.py", "--task=classifier", "--corpus=one.tsv"], ["all 2"]),
@@ -495,6 +534,8 @@ def test_evaluate_a_classifier(labelled):
     ],
 )  # fmt: skip
 def test_bad_input_to_a_classifier(labelled, command, words):
+    (labelled / "none.txt").write_text("")
+    (labelled / "gap.csv").write_text("text,label\na,good\nb,\n")
     (labelled / "new.tsv").write_text("text\tlabel\na\todd\n")
     (labelled / "one.tsv").write_text("text\tlabel\na\tx\nb\tx\n")
     (labelled / "more.tsv").write_text("text\tlabel\n" + "a\tx\nb\ty\n" * 99)
@@ -567,6 +608,7 @@ def test_evaluate_a_seq2seq_model(paired):
         (["generate.py"], ["a seq2seq model", "predict.py"]),
         (["evaluate.py", "--text=one.tsv"], ["one.tsv, line 1", "target_fiel"]),
         (["predict.py", "--text=a", "--num_beams=0"], ["--num_beams=0"]),
+        (["predict.py", "--texts_file=none.txt"], ["file=none.txt: there is"]),
         (
             ["predict.py", "--text=a", "--attention=pairs.tsv/a.png"],
             ["--attention=pairs.tsv"],
@@ -585,6 +627,7 @@ def test_evaluate_a_seq2seq_model(paired):
     ],
 )  # fmt: skip
 def test_bad_input_to_a_seq2seq_model(paired, command, words):
+    (paired / "none.txt").write_text("")
     (paired / "one.tsv").write_text("a\nb\n")
     before = set(paired.rglob("*"))
     assert_fails(run(paired, *command), *words)

@@ -246,6 +246,35 @@ def test_the_vocabulary_is_of_the_training_part_alone(tmp_path):
     assert set(data.validation.token_ids) == {0}
 
 
+def test_it_is_known_how_much_is_unknown(tmp_path):
+    path = write_corpus(
+        tmp_path, "a b c d e f g h i x " * 9 + "a y z x a b c d"
+    )
+    for kind, size, share in (
+        ("char", 0, 2 / 20), ("word", 0, 2 / 10), ("word", 5, 0.6),
+        ("subword", 0, 0),
+    ):  # fmt: skip
+        config = configs.TrainConfig(
+            corpus=path, tokenizer=kind, sequence_length=5
+        )
+        data = datasets.load_language_data(config, size)
+        assert 0.8 * share <= data.unknown_share <= 1.2 * share
+
+
+@pytest.mark.parametrize(
+    ("separator", "is_there"),
+    [("", True), (r"\n", True), ("x", True), ("<end>", False), ("\r", False)],
+)
+def test_it_is_known_whether_the_separator_is_there(
+    tmp_path, separator, is_there
+):
+    config = configs.TrainConfig(
+        corpus=write_corpus(tmp_path, "axb\r\n" * 50),
+        document_separator=separator, sequence_length=5,
+    )  # fmt: skip
+    assert datasets.load_language_data(config).has_separator == is_there
+
+
 def test_a_word_vocabulary_has_the_size_asked_for(tmp_path):
     config = configs.TrainConfig(
         corpus=write_corpus(tmp_path, "one two three four five six\n" * 20),

@@ -289,6 +289,7 @@ def test_what_a_trained_vocabulary_lacks_is_known_to_the_cache(
     for _ in range(2):
         data = load(book, tmp_path, tokenizer)
         assert sorted(data.unknown_parts) == [*"IT\u00e4\u4e2d\u6587"]
+        assert 0 < data.unknown_share < 0.2
 
 
 # Pages

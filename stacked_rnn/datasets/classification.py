@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import examples
+from stacked_rnn.datasets import examples, tokens
 from stacked_rnn.datasets.labelled import LabelledTexts, read_labelled_texts
 
 
@@ -29,6 +29,7 @@ class ClassificationData:
         num_empty: texts that were left out, as there was nothing in them.
         unknown_parts: see `LanguageData`.
         digest: of texts and labels; equal ones have the same.
+        unknown_share: of the tokens of all texts.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -42,6 +43,7 @@ class ClassificationData:
     num_empty: int = 0
     unknown_parts: Sequence[str] = ()
     digest: str = ""
+    unknown_share: float = 0.0
 
 
 def load_classification_data(
@@ -130,6 +132,8 @@ def load_classification_data(
         read.num_empty,
         unknown_parts,
         _digest(read),
+        tokens.count_unknown(tokenizer, ragged.flat_values.numpy())
+        / max(1, ragged.flat_values.shape[0]),
     )
 
 

@@ -25,6 +25,10 @@ class LanguageData:
         unknown_parts: the characters or words of the text that the vocabulary
             of a trained model lacks, each once.
         digest: of the text; equal texts have the same.
+        unknown_share: of the tokens of a part, those that stand for something
+            unknown; of the part where they are more.
+        has_separator: whether the separator of documents is in the text, where
+            there is one.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -32,6 +36,8 @@ class LanguageData:
     validation: Windows | None
     unknown_parts: Sequence[str] = ()
     digest: str = ""
+    unknown_share: float = 0.0
+    has_separator: bool = True
 
 
 def load_language_data(
@@ -76,6 +82,11 @@ def load_language_data(
         *cut(config, tokenized.token_ids, splits),
         tokenized.unknown_parts,
         corpus.digest,
+        max(
+            tokenized.num_unknown[name] / max(1, len(part))
+            for name, part in tokenized.token_ids.items()
+        ),
+        corpus.has_separator or tokenized.tokenizer.end_id is None,
     )
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import made_pairs, tables
+from stacked_rnn.datasets import made_pairs, tables, tokens
 from stacked_rnn.datasets.examples import Pairs, check_validation
 
 # Between the texts of the tokenizer's vocabulary: its one token ends a text.
@@ -52,6 +52,7 @@ class PairData:
         num_empty: pairs that were left out, as one of them was empty.
         longest_target: tokens of it.
         digest: of the texts; equal ones have the same.
+        unknown_share: of the tokens of all texts.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -62,6 +63,7 @@ class PairData:
     num_empty: int
     longest_target: int
     digest: str
+    unknown_share: float = 0.0
 
 
 def read_pairs(
@@ -184,6 +186,13 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
         read.num_empty,
         max(len(targets[row]) for row in training_rows),
         _digest(read),
+        np.mean(
+            [
+                tokens.count_unknown(tokenizer, np.concatenate(side))
+                / sum(map(len, side))
+                for side in (sources, targets)
+            ]
+        ),
     )
 
 
