@@ -206,16 +206,28 @@ def warn_of_stop_strings(tokenizer, strings) -> None:
 
 def interact(conversation, tokenizer) -> None:
     """Lines in, continuations out, until the end of input."""
+    if sys.stdin is None:
+        raise UserError("--interactive: standard input is closed")
     if sys.stdin.isatty():
         print(
             "Enter a beginning; an empty line: go on; Ctrl-D: end.",
             file=sys.stderr,
         )
-    for line in sys.stdin:
-        line = line.rstrip("\n")
+    for line in _entered():
         warn_of_unknown_parts(tokenizer, [line])
         conversation.read(line)
         show(conversation)
+
+
+def _entered():
+    """The lines of standard input, each as soon as it is there."""
+    try:
+        for number, line in enumerate(sys.stdin):
+            line.encode()  # where the locale let bytes through as they are
+            line = line.removesuffix("\n").removesuffix("\r")
+            yield line if number else line.removeprefix("\ufeff")
+    except UnicodeError as error:
+        raise UserError("--interactive: a line is not UTF-8 text") from error
 
 
 def show(conversation) -> None:

@@ -55,7 +55,7 @@ class TextFile:
         name: what errors call it.
         open_file: opens its bytes, each time from the beginning.
         is_stream: whether it is a pipe, so that its name says nothing.
-        warnings: those that were given, each once however often it is read.
+        warnings: what was warned of already, in any of the files found with it.
     """
 
     name: str
@@ -125,11 +125,18 @@ def find(source, flag, names=()) -> list[TextFile]:
     paths = expand(source)
     if not paths:
         raise UserError(f"--{flag}={source}: {_why_missing(source, names)}")
-    if len(paths) == 1 and os.path.isdir(paths[0]):
-        paths = walk(paths[0])
-        if not paths:
-            raise UserError(f"--{flag}={source}: no files in this directory")
-    return [text_file(path) for path in paths]
+    paths = [
+        below
+        for path in paths
+        for below in (walk(path) if os.path.isdir(path) else [path])
+    ]
+    if not paths:
+        raise UserError(f"--{flag}={source}: no files in this directory")
+    warnings = set()  # of many pages one is named
+    return [
+        dataclasses.replace(text_file(path), warnings=warnings)
+        for path in paths
+    ]
 
 
 def _why_missing(source, names):
@@ -212,7 +219,7 @@ def _keep(open_once):
     return open_copy
 
 
-def read(file, flag, binary=False, remedy="") -> Iterator[str]:
+def read(file, flag, binary=False, any_bytes="", leave_out="") -> Iterator[str]:
     r"""The text of a `TextFile`, some of it at a time.
 
     Args:
@@ -220,7 +227,8 @@ def read(file, flag, binary=False, remedy="") -> Iterator[str]:
         flag: what an error calls it.
         binary: take any bytes, as they are: those that are not UTF-8 become
             surrogates (`surrogateescape`), and a line may end as it likes.
-        remedy: what else an error advises.
+        any_bytes: what an error advises for any bytes, besides converting them.
+        leave_out: what it advises for what can never be a text.
 
     Raises:
         UserError: naming the file, and where in it there is what is no text.
@@ -239,7 +247,7 @@ def read(file, flag, binary=False, remedy="") -> Iterator[str]:
                 content = stream.read(PIECE)
             yield decoder.decode(b"", True)
             return
-        _check_format(content[:_HEAD], file, flag, remedy)
+        _check_format(content[:_HEAD], file, flag, leave_out)
         position = len(content)
         content = content.removeprefix(codecs.BOM_UTF8)
         position -= len(content)
@@ -256,14 +264,14 @@ def read(file, flag, binary=False, remedy="") -> Iterator[str]:
                 raise UserError(
                     f"--{flag}: {file.name} is not UTF-8 text (byte "
                     f"{position + start}, line {line + before.count(10)}): "
-                    f"{_how_to_convert(file.name, content)}{_or(remedy)}"
+                    f"{_how_to_convert(file.name, content)}{_or(any_bytes)}"
                 ) from None
             if bad >= 0:
                 raise UserError(
                     f"--{flag}: {file.name} is a binary file (zero byte at "
                     f"{position + bad}, line "
                     f"{line + content[:bad].count(10)}): convert it to UTF-8"
-                    f"{_or(remedy)}"
+                    f"{_or(any_bytes)}"
                 )
             text = line_ends.decode(text, not content)
             line += text.count("\n")
@@ -299,33 +307,33 @@ def named_errors(name, flag="corpus"):
         raise UserError(f"--{flag}: cannot read {name}: {reason}") from error
 
 
-def _check_format(head, file, flag, remedy):
+def _check_format(head, file, flag, leave_out):
     """Refuses what is known by its first bytes, and warns of HTML."""
     name = f"--{flag}: {file.name}"
     for begin, (what, way) in _FORMATS.items():
         if head.startswith(begin):
             raise UserError(
-                f"{name} is no plain text but {what}: {way}{_or(remedy)}"
+                f"{name} is no plain text but {what}: {way}{_or(leave_out)}"
             )
     if head[257:262] == b"ustar":
         raise UserError(
             f"{name} is a tar archive: unpack it, and give its directory"
-            f"{_or(remedy)}"
+            f"{_or(leave_out)}"
         )
     if encoding := _utf_16(head):
         raise UserError(
             f"{name} is {encoding} text: `iconv -f {encoding} -t UTF-8 "
-            f"'{file.name}' > NEW` makes UTF-8 of it{_or(remedy)}"
+            f"'{file.name}' > NEW` makes UTF-8 of it{_or(leave_out)}"
         )
     begin = head.removeprefix(codecs.BOM_UTF8).lstrip()[:20].lower()
     if begin.startswith((b"<!doctype html", b"<html")):
-        warning = (
-            f"{name} is an HTML page, and its tags are read as text: save the "
-            "page as plain text to leave them out"
-        )
-        if warning not in file.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        file.warnings.add(warning)
+        if "html" not in file.warnings:
+            print(
+                f"warning: {name} is an HTML page, and tags are read as text: "
+                "save pages as plain text to leave them out",
+                file=sys.stderr,
+            )
+        file.warnings.add("html")
 
 
 def _utf_16(head):
@@ -353,5 +361,5 @@ def _how_to_convert(name, content):
     )
 
 
-def _or(remedy):
-    return f", or {remedy}" if remedy else ""
+def _or(advice):
+    return f", or {advice}" if advice else ""

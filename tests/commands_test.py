@@ -171,6 +171,25 @@ def test_prompts_come_from_files_of_all_kinds(trained):
         assert ran.stderr == ""
 
 
+def test_lines_that_are_entered_are_read_as_text(trained):
+    command = [
+        sys.executable, ROOT / "generate.py", "--interactive",
+        "--max_new_tokens=1", "--stop=\n",
+    ]  # fmt: skip
+    for entered, code, words in (
+        (b"\xef\xbb\xbfThe \r\nthe dog\n", 0, ""),
+        (b"caf\xe9\n", 2, "--interactive: a line is not UTF-8 text\n"),
+    ):
+        ran = subprocess.run(
+            command, cwd=trained, input=entered, capture_output=True,
+            check=False,
+        )  # fmt: skip
+        assert ran.returncode == code
+        assert ran.stderr.decode().endswith(words)
+        if not code:
+            assert ran.stdout.count(b"\n") == 2 and ran.stderr == b""
+
+
 def test_generate_searches_with_beams(trained):
     (trained / "prompts.txt").write_text("The \nA dog\n")
     ran = run(

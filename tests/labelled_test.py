@@ -183,6 +183,14 @@ def test_a_table_beside_another_kind_of_file_is_named():
         datasets.read_labelled_texts("a.tsv,b.txt")
 
 
+def test_directories_of_classes_are_given_by_the_one_above():
+    for name in ("pos/1.txt", "neg/1.txt"):
+        write(name, "x")
+    for source in ("pos,neg", "*"):
+        with pytest.raises(UserError, match=r"(pos|neg) is a directory: give"):
+            datasets.read_labelled_texts(source)
+
+
 def test_cells_that_are_empty_are_no_surplus_ones():
     write("a.csv", "text,label,note\ngood,pos,,\nbad,neg\n")
     assert pairs("a.csv") == [("good", "pos"), ("bad", "neg")]

@@ -151,6 +151,24 @@ def test_a_web_page_is_read_with_a_warning(tmp_path, capsys):
     assert "a.html is an HTML page" in warnings and warnings.count("\n") == 1
 
 
+def test_of_many_web_pages_one_is_named(tmp_path, capsys):
+    for name in "abc":
+        (tmp_path / name).write_text("<html>")
+    for file in text_files.find(f"{tmp_path}/*", "corpus"):
+        text_files.read_text(file, "corpus")
+    assert capsys.readouterr().err.count("warning") == 1
+
+
+def test_a_glob_may_match_directories(tmp_path):
+    for name in ("a/1", "a/.git/2", "b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(name)
+    found = text_files.find(f"{tmp_path}/*", "corpus")
+    assert [os.path.relpath(file.name, tmp_path) for file in found] == [
+        "a/1", "b",
+    ]  # fmt: skip
+
+
 def test_an_address_is_to_be_downloaded():
     with pytest.raises(UserError, match="download it first"):
         text_files.find("https://example.org/a.txt", "corpus")

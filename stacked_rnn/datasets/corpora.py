@@ -18,10 +18,8 @@ from stacked_rnn import text_files
 from stacked_rnn.configs import UserError
 
 PIECE = 2**20  # characters of a piece
-_REMEDY = (
-    "take --tokenizer=byte, which reads any file, or --skip_bad_files, which "
-    "leaves such files out"
-)
+_LEAVE_OUT = "take --skip_bad_files, which leaves such files out"
+_ANY_BYTES = f"take --tokenizer=byte, which reads any file, or {_LEAVE_OUT}"
 # Before this white space every tokenizer begins a new token.
 _BOUNDARY = re.compile(r"(?<=[A-Za-z])[ \n](?=\w)")
 
@@ -91,7 +89,12 @@ class Corpus:
     ):
         self._binary, self._flag = binary, flag
         self._separator = document_separator
-        self._remedy = _REMEDY if flag == "corpus" else ""
+        self._advice = {}
+        if flag == "corpus":
+            self._advice = {
+                "any_bytes": _ANY_BYTES,
+                "leave_out": _LEAVE_OUT,
+            }
         self._files = []  # and what stands before the text of each
         self.num_characters = 0
         self.has_separator = False
@@ -107,7 +110,7 @@ class Corpus:
                     with_file.update(_encoded(text))
                     count += len(text)
                     last = new_end + text
-                    has_separator |= self._separator in last
+                    has_separator = has_separator or self._separator in last
                     new_end = last[-max(64, len(self._separator)) :]
                 if not count:
                     raise UserError(f"--{flag}: {file.name} is empty")
@@ -164,7 +167,7 @@ class Corpus:
 
     def _read(self, file) -> Iterator[str]:
         """The text of a file, some of it at a time."""
-        parts = text_files.read(file, self._flag, self._binary, self._remedy)
+        parts = text_files.read(file, self._flag, self._binary, **self._advice)
         if self._separator and not self._separator.strip("\n"):
             return _with_short_runs(parts, len(self._separator))
         return parts

@@ -71,9 +71,19 @@ def read_labelled_texts(
     if source == "imdb":
         return _imdb()
     label_separator = unescaped(label_separator)
-    root = os.path.expanduser(source)
-    if os.path.isdir(root):
-        pairs = _read_directories(root, flag)
+    paths = [
+        path
+        for part in text_files.parts(source)
+        for path in text_files.expand(part)
+    ]
+    directories = list(filter(os.path.isdir, paths))
+    if len(paths) == 1 and directories:
+        pairs = _read_directories(directories[0], flag)
+    elif directories:
+        raise UserError(
+            f"--{flag}={source}: {directories[0]} is a directory: give one "
+            "alone, in which each class has its own"
+        )
     else:
         files = tables.find(source, flag)
         kinds = [bool(tables.kind(file, flag)) for file in files]
