@@ -131,7 +131,10 @@ def find(source, flag, names=()) -> list[TextFile]:
         for below in (walk(path) if os.path.isdir(path) else [path])
     ]
     if not paths:
-        raise UserError(f"--{flag}={source}: no files in this directory")
+        raise UserError(
+            f"--{flag}={source}: no files in this directory (hidden ones, runs "
+            "and SavedModels are left out)"
+        )
     warnings = set()  # of many pages one is named
     return [
         dataclasses.replace(text_file(path), warnings=warnings)

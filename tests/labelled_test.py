@@ -362,6 +362,23 @@ def test_that_nothing_validates_is_said_or_refused(lines, capsys):
         split_of(lines, early_stopping=3)
 
 
+def test_a_class_that_does_not_validate_is_named(capsys):
+    lines = [f"a {number}\tcommon" for number in range(20)]
+    lines += [f"b {number}\trare" for number in range(9)]
+    assert len(split_of(lines)[1]) == 2
+    said = capsys.readouterr().err
+    assert "no text validates of the class 'rare'" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_text_of_each_class_is_left_to_train_on(seed):
+    lines = [f"{'abcd'[number % 4]}\t{number % 2}" for number in range(80)]
+    training, validation = split_of(lines, validation_fraction=0.9, seed=seed)
+    assert len(training) == 40 and len(validation) == 40
+    assert len(set(training)) == 2
+
+
 def test_long_texts_are_cut_and_counted(table):
     data = datasets.load_classification_data(
         config(table, sequence_length=45, validation_fraction=0.0)

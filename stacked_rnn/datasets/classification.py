@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -118,6 +119,7 @@ def load_classification_data(
             [read.texts[row] for row in validation_rows],
             [read.labels[row] for row in validation_rows],
         )
+        _warn_of_unvalidated(labels, validation_texts)
     return ClassificationData(
         tokenizer,
         labels,
@@ -134,6 +136,21 @@ def load_classification_data(
         _digest(read),
         tokens.count_unknown(tokenizer, ragged.flat_values.numpy())
         / max(1, ragged.flat_values.shape[0]),
+    )
+
+
+def _warn_of_unvalidated(labels, validation_texts) -> None:
+    """Names the classes that are so rare that none of their texts validates."""
+    missing = [name for name in labels if name not in validation_texts.counts]
+    if not missing:
+        return
+    shown = ", ".join(map(repr, missing[:5]))
+    if len(missing) > 5:
+        shown += f" and {len(missing) - 5:,} more"
+    print(
+        f"warning: no text validates of the class {shown}: what is said of the "
+        "validation leaves them out",
+        file=sys.stderr,
     )
 
 
