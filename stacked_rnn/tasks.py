@@ -53,8 +53,7 @@ class LanguageModelTask:
             separator = unescaped(data.tokenizer.document_separator)
             print(
                 f"warning: --document_separator={separator!r} is nowhere in "
-                "the text, which is one document: no generated text will end"
-                + (r" (line ends are \n alone)" if "\r" in separator else ""),
+                "the text, which is one document: no generated text will end",
                 file=sys.stderr,
             )
 

@@ -222,7 +222,14 @@ def _keep(open_once):
     return open_copy
 
 
-def read(file, flag, binary=False, any_bytes="", leave_out="") -> Iterator[str]:
+def read(
+    file,
+    flag,
+    binary=False,
+    any_bytes="",
+    leave_out="",
+    keep_line_ends=False,
+) -> Iterator[str]:
     r"""The text of a `TextFile`, some of it at a time.
 
     Args:
@@ -232,6 +239,7 @@ def read(file, flag, binary=False, any_bytes="", leave_out="") -> Iterator[str]:
             surrogates (`surrogateescape`), and a line may end as it likes.
         any_bytes: what an error advises for any bytes, besides converting them.
         leave_out: what it advises for what can never be a text.
+        keep_line_ends: leave \r\n and \r as they are.
 
     Raises:
         UserError: naming the file, and where in it there is what is no text.
@@ -239,7 +247,7 @@ def read(file, flag, binary=False, any_bytes="", leave_out="") -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")(
         "surrogateescape" if binary else "strict"
     )
-    line_ends = io.IncrementalNewlineDecoder(None, translate=True)
+    line_ends = io.IncrementalNewlineDecoder(None, not keep_line_ends)
     position = 0  # of the first byte that was not read yet
     line = 1
     with named_errors(file.name, flag), file.unpacked(binary) as stream:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, datasets
+from stacked_rnn import configs, datasets, tokenizers
 
 WINDOWS = [datasets.RandomWindows, datasets.SlidingWindows, datasets.Streams]
 
@@ -263,7 +263,16 @@ def test_it_is_known_how_much_is_unknown(tmp_path):
 
 @pytest.mark.parametrize(
     ("separator", "is_there"),
-    [("", True), (r"\n", True), ("x", True), ("<end>", False), ("\r", False)],
+    [
+        ("", True),
+        (r"\n", True),
+        ("x", True),
+        ("<end>", False),
+        ("\r", True),
+        (r"\r\n", True),
+        (r"\\r", False),
+        (r"\\\r\n", False),
+    ],
 )
 def test_it_is_known_whether_the_separator_is_there(
     tmp_path, separator, is_there
@@ -272,7 +281,28 @@ def test_it_is_known_whether_the_separator_is_there(
         corpus=write_corpus(tmp_path, "axb\r\n" * 50),
         document_separator=separator, sequence_length=5,
     )  # fmt: skip
-    assert datasets.load_language_data(config).has_separator == is_there
+    data = datasets.load_language_data(config)
+    assert data.has_separator == is_there
+    if not is_there or not separator:
+        assert data.tokenizer.end_id not in data.training.token_ids
+    else:
+        assert data.tokenizer.end_id in data.training.token_ids
+
+
+def test_a_vocabulary_with_returns_is_of_a_text_with_them(tmp_path):
+    """Those of models from before line ends were made the same."""
+    path = write_corpus(tmp_path, "ab\r\n" * 50)
+    for kind in ("char", "word"):
+        old = tokenizers.build(kind, b"ab\r\n" * 50)
+        new = tokenizers.build(kind, b"ab\n" * 50)
+        assert datasets.read_text(path, old) == b"ab\r\n" * 50
+        assert datasets.read_text(path, new) == b"ab\n" * 50
+        config = configs.TrainConfig(
+            corpus=path, tokenizer=kind, sequence_length=3
+        )
+        data = datasets.load_language_data(config, tokenizer=old)
+        assert data.unknown_share == 0 and not data.unknown_parts
+        assert data.training.characters == 180
 
 
 def test_a_word_vocabulary_has_the_size_asked_for(tmp_path):

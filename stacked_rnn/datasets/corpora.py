@@ -49,7 +49,7 @@ DOWNLOADS = {
 
 
 class Corpus:
-    """The text that `--corpus` names.
+    r"""The text that `--corpus` names.
 
     It is read once to the end here, and checked, and again for its pieces.
 
@@ -69,6 +69,7 @@ class Corpus:
         document_separator: what stands between the documents, itself; empty:
             the text is one.
         flag: what an error calls the corpus.
+        keep_line_ends: leave \r\n and \r as they are.
 
     Attributes:
         num_characters: of the text; a byte that is not UTF-8 counts as one.
@@ -86,15 +87,13 @@ class Corpus:
         skip_bad_files=False,
         document_separator="",
         flag="corpus",
+        keep_line_ends=False,
     ):
         self._binary, self._flag = binary, flag
+        self._options = {"keep_line_ends": keep_line_ends}
         self._separator = document_separator
-        self._advice = {}
         if flag == "corpus":
-            self._advice = {
-                "any_bytes": _ANY_BYTES,
-                "leave_out": _LEAVE_OUT,
-            }
+            self._options |= {"any_bytes": _ANY_BYTES, "leave_out": _LEAVE_OUT}
         self._files = []  # and what stands before the text of each
         self.num_characters = 0
         self.has_separator = False
@@ -167,7 +166,7 @@ class Corpus:
 
     def _read(self, file) -> Iterator[str]:
         """The text of a file, some of it at a time."""
-        parts = text_files.read(file, self._flag, self._binary, **self._advice)
+        parts = text_files.read(file, self._flag, self._binary, **self._options)
         if self._separator and not self._separator.strip("\n"):
             return _with_short_runs(parts, len(self._separator))
         return parts

@@ -51,21 +51,22 @@ def load_language_data(
         tokenizer: that of a trained model, of the kind that `config` names;
             None: built from the text.
     """
+    separator = tokenizer or config
+    separator = separator.document_separator
+    if not tokenizer and config.tokenizer != "byte":
+        separator = _with_line_breaks(separator)
     corpus = corpora.Corpus(
         config.corpus,
         binary=config.tokenizer == "byte",
         skip_bad_files=config.skip_bad_files,
-        document_separator=unescaped(
-            tokenizer.document_separator
-            if tokenizer
-            else config.document_separator
-        ),
+        document_separator=unescaped(separator),
+        keep_line_ends=tokenizer is not None and _knows_returns(tokenizer),
     )
     settings = {
         "kind": config.tokenizer,
         "vocabulary_size": vocabulary_size,
         "letters_only": config.letters_only,
-        "document_separator": config.document_separator,
+        "document_separator": separator,
     }
     splits = _splits(config, corpus.num_characters)
     tokenized = tokens.tokenize_corpus(
@@ -103,8 +104,24 @@ def read_text(source, tokenizer, flag="text") -> bytes:
         binary=tokenizer.kind == "byte",
         document_separator=unescaped(tokenizer.document_separator),
         flag=flag,
+        keep_line_ends=_knows_returns(tokenizer),
     )
     return b"".join(corpus.pieces())
+
+
+def _with_line_breaks(separator) -> str:
+    r"""A separator as it stands in a text whose lines end in \n alone."""
+    if "\r" not in unescaped(separator):
+        return separator
+    separator = unescaped(separator).replace("\r\n", "\n").replace("\r", "\n")
+    return separator.replace("\\", r"\\")
+
+
+def _knows_returns(tokenizer) -> bool:
+    r"""Whether a vocabulary has \r, as once those of texts with \r\n had."""
+    return tokenizer.kind in ("char", "word") and not (
+        tokenizer.missing_characters("\r")
+    )
 
 
 def _splits(config, num_characters) -> dict:
