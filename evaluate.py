@@ -23,8 +23,8 @@ class EvaluateConfig(configs.Config):
 
     text: str = setting(
         "",
-        "File to score; of a classifier or a seq2seq model, what --corpus of "
-        "train.py takes.",
+        "Text to score: what --corpus of train.py takes for the same task, a "
+        "file, a directory, a glob in quotes, - for standard input.",
     )
     text_field: str = setting(
         "text", "Of a classifier: the column, or field, with the text."
@@ -63,9 +63,10 @@ def main(where, config, beam_config):
 
 def evaluate_language_model(path, config) -> dict:
     """What a text costs."""
-    from stacked_rnn import inference
+    from stacked_rnn import artifact, datasets, inference
 
-    text = command_line.read_file("text", config.text)
+    tokenizer = artifact.read_description(path).tokenizer
+    text = datasets.read_text(config.text, tokenizer)
     return inference.load(path).evaluate(text)
 
 

@@ -47,10 +47,13 @@ class ExportConfig(configs.Config):
 
 def main(where, config):
     """SavedModel in, file out."""
-    from stacked_rnn import inference, runtimes
+    from stacked_rnn import artifact, datasets, inference, runtimes
 
     runtimes.require(config.format)
-    text = command_line.read_file("text", config.text) if config.text else b""
+    text = b""
+    if config.text:
+        found = artifact.find_of_task(where.saved_model, "language_model")
+        text = datasets.read_text(config.text, found.tokenizer)
     model = inference.load(where.saved_model)
     path = output_path(config, model, runtimes.SUFFIXES[config.format])
     before = model.evaluate(text)["nats_per_token"] if text else None

@@ -27,8 +27,10 @@ def main(where, config, sampling):
         "prompts_file",
     )
     model = inference.load(where.saved_model)
+    stop = config.stop_strings
+    console.warn_of_stop_strings(model.tokenizer, stop)
     if config.interactive:
-        conversation = inference.Conversation(model, sampling, config.stop)
+        conversation = inference.Conversation(model, sampling, stop)
         console.interact(conversation, model.tokenizer)
         return
     console.warn_of_unknown_parts(
@@ -37,7 +39,7 @@ def main(where, config, sampling):
     count = len(prompts) * config.num_samples
     if config.streams(count):
         (prompt,) = prompts
-        conversation = inference.Conversation(model, sampling, config.stop)
+        conversation = inference.Conversation(model, sampling, stop)
         conversation.read(prompt)
         print(prompt, end="")
         console.show(conversation)
@@ -48,13 +50,11 @@ def main(where, config, sampling):
             sampling,
             num_beams=config.num_beams,
             length_penalty=config.length_penalty,
-            stop=config.stop,
+            stop=stop,
             num_samples=config.num_samples,
         )
     else:
-        texts = model.generate(
-            prompts, sampling, config.stop, config.num_samples
-        )
+        texts = model.generate(prompts, sampling, stop, config.num_samples)
     if config.output == "html":
         print(surprise.page(list(map(model.surprises, texts))), end="")
     else:

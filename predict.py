@@ -26,7 +26,9 @@ class PredictConfig(configs.Config):
 
     text: tuple[str, ...] = setting((), "Text to read; may be repeated.")
     texts_file: str = setting(
-        "", "File with one text a line, any number of them."
+        "",
+        "File with one text a line, any number of them; may be gzipped, a "
+        "pipe, or - for standard input.",
     )
     output: str = setting(
         "text",
@@ -80,9 +82,11 @@ def main(where, config, beam_config):
 
 def labelled(path, texts, config):
     """Yields a line with what a classifier says of each text."""
-    from stacked_rnn import prediction
+    from stacked_rnn import artifact, prediction
 
     model = prediction.load(path)
+    tokenizer = artifact.read_description(path).tokenizer
+    console.warn_of_unknown_texts(tokenizer, texts)
     for one in model.predict(texts):
         if config.output == "jsonl":
             yield as_json(

@@ -16,6 +16,9 @@ from absl import app, flags, logging
 from stacked_rnn.configs import UserError
 
 _UNKNOWN_PARTS_SHOWN = 20
+# Of the tokens, from which on it is said. Words of English prose that were not
+# in the training text are up to a twelfth.
+_UNKNOWN_SHARE = 0.1
 
 
 def run(main, *config_classes) -> None:
@@ -220,6 +223,23 @@ def warn_of_unknown_parts(parts) -> None:
         shown += f" and {len(parts) - _UNKNOWN_PARTS_SHOWN:,} more"
     print(
         f"warning: not in the model's vocabulary, read as unknown: {shown}",
+        file=sys.stderr,
+    )
+
+
+def warn_of_unknown_share(share, tokenizer) -> None:
+    """Says, where it is more than a few per cent, how much is unknown.
+
+    Args:
+        share: of the tokens of a text.
+        tokenizer: that cut it.
+    """
+    if share <= _UNKNOWN_SHARE:
+        return
+    print(
+        f"warning: {share:.0%} of the tokens are unknown to the vocabulary of "
+        f"{tokenizer.vocabulary_size():,}: try a larger --vocabulary_size, "
+        "or --tokenizer=subword, which knows all",
         file=sys.stderr,
     )
 

@@ -6,6 +6,7 @@ Every setting is a field that carries its default, its help and its check;
 
 import dataclasses
 import math
+import re
 
 MAX_NEW_TOKENS = 1_000_000  # of one text; the SavedModel holds to it too
 
@@ -16,6 +17,24 @@ class UserError(ValueError):
     The message is one line: it names the flag or the file, and the fix. The
     commands print it without a traceback and exit with code 2.
     """
+
+
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+
+def unescaped(text) -> str:
+    r"""A string of the text, as a flag writes it: with \n, \t, \r and \\."""
+    return re.sub(r"\\([ntr\\])", lambda match: _ESCAPES[match[1]], text)
+
+
+def check_encodable(name, text) -> None:
+    """Raises where a command line has bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"--{name}={text!r}: not UTF-8: check the terminal's locale"
+        ) from None
 
 
 def setting(
@@ -268,7 +287,7 @@ class TrainConfig(Config):
     label_separator: str = setting(
         "",
         "Of a classifier: what stands between the labels of a text that may "
-        "have several, or none (empty: each has one).",
+        "have several, or none, with \\t for a tab (empty: each has one).",
     )
     class_weights: bool = setting(
         False,
@@ -306,7 +325,8 @@ class TrainConfig(Config):
     document_separator: str = setting(
         "",
         "What stands between the documents of the text, such as <|endoftext|>, "
-        "or \\n (so written) for one document a line. It becomes one token, at "
+        "or \\n (so written) for one document a line; \\t, \\r and \\\\ are a "
+        "tab, a carriage return and a backslash. It becomes one token, at "
         "which the state starts anew; generating it ends a text.",
     )
     letters_only: bool = setting(
@@ -459,6 +479,8 @@ class TrainConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("document_separator", "label_separator"):
+            check_encodable(name, getattr(self, name))
         validates = self.validation_fraction
         if self.train_windows:
             validates = self.validation_windows

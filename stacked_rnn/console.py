@@ -5,10 +5,11 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import sys
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import command_line, configs, text_files
 from stacked_rnn.configs import UserError, setting
 
 
@@ -20,7 +21,9 @@ class GenerateConfig(configs.Config):
         (), "Text to continue; may be repeated. None: begins a new text."
     )
     prompts_file: str = setting(
-        "", "File with one prompt a line, any number of them."
+        "",
+        "File with one prompt a line, any number of them; may be gzipped, a "
+        "pipe, or - for standard input.",
     )
     interactive: bool = setting(
         False,
@@ -49,7 +52,9 @@ class GenerateConfig(configs.Config):
         maximum=4.0,
     )
     stop: tuple[str, ...] = setting(
-        (), "End a text before this string; may be repeated."
+        (),
+        "End a text before this string; may be repeated. \\n, \\t, \\r and "
+        "\\\\ are a line break, a tab, a carriage return and a backslash.",
     )
     stream: bool | None = setting(
         None,
@@ -66,6 +71,13 @@ class GenerateConfig(configs.Config):
 
     def __post_init__(self):
         super().__post_init__()
+        for string in self.stop:
+            configs.check_encodable("stop", string)
+            if not string:
+                raise UserError(
+                    "--stop=: an empty string is before every text: leave it "
+                    "out"
+                )
         if self.num_beams == 1:
             return
         if self.num_samples > self.num_beams:
@@ -79,6 +91,11 @@ class GenerateConfig(configs.Config):
                 "beam search knows a text only when it is whole: leave "
                 f"out --num_beams={self.num_beams}"
             )
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """What ends a text, itself."""
+        return tuple(map(configs.unescaped, self.stop))
 
     @property
     def searches(self) -> bool:
@@ -123,13 +140,19 @@ class Lines:
 
     Args:
         given: strings.
-        path: of the file; empty: there is none.
+        path: of the file, or "-"; empty: there is none.
         flag: that names it.
+
+    Raises:
+        UserError: the file is not there, no text, or empty.
     """
 
     def __init__(self, given, path, flag):
-        self._given, self._path, self._flag = given, path, flag
+        self._given, self._flag = given, flag
+        self._files = text_files.find(path, flag) if path else []
         self._length = sum(1 for _ in self._lines())
+        if path and self._length == len(given):
+            raise UserError(f"--{flag}={path}: there is no line in it")
 
     def __len__(self):
         return self._length
@@ -142,17 +165,8 @@ class Lines:
 
     def _lines(self):
         yield from self._given
-        if not self._path:
-            return
-        try:
-            with open(self._path, encoding="utf-8-sig") as file:
-                for line in file:
-                    yield line.removesuffix("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"--{self._flag}={self._path}: "
-                f"{getattr(error, 'strerror', None) or 'not UTF-8 text'}"
-            ) from error
+        for file in self._files:
+            yield from text_files.read_lines(file, self._flag)
 
 
 def warn_of_unknown_parts(tokenizer, prompts) -> None:
@@ -160,18 +174,60 @@ def warn_of_unknown_parts(tokenizer, prompts) -> None:
     command_line.warn_of_unknown_parts(tokenizer.unknown_parts(list(prompts)))
 
 
+def warn_of_unknown_texts(tokenizer, texts) -> None:
+    """Says of how many texts a vocabulary knows nothing at all."""
+    if tokenizer.unknown_id is None:
+        return
+    count, texts = 0, iter(texts)
+    while batch := list(itertools.islice(texts, 1000)):
+        for token_ids in tokenizer.tokenize(batch):
+            token_ids = token_ids.numpy()
+            count += bool(token_ids.size) and bool(
+                (token_ids == tokenizer.unknown_id).all()
+            )
+    if count:
+        print(
+            f"warning: nothing in {count:,} text(s) is known to the model: "
+            "what is said of them means nothing",
+            file=sys.stderr,
+        )
+
+
+def warn_of_stop_strings(tokenizer, strings) -> None:
+    """Says which stop strings no text of a model can hold, a line each."""
+    for string in strings:
+        if missing := tokenizer.missing_characters(string):
+            print(
+                f"warning: --stop={string!r} can never come: the model's "
+                f"vocabulary lacks {' '.join(map(repr, missing))}",
+                file=sys.stderr,
+            )
+
+
 def interact(conversation, tokenizer) -> None:
     """Lines in, continuations out, until the end of input."""
+    if sys.stdin is None:
+        raise UserError("--interactive: standard input is closed")
     if sys.stdin.isatty():
         print(
             "Enter a beginning; an empty line: go on; Ctrl-D: end.",
             file=sys.stderr,
         )
-    for line in sys.stdin:
-        line = line.rstrip("\n")
+    for line in _entered():
         warn_of_unknown_parts(tokenizer, [line])
         conversation.read(line)
         show(conversation)
+
+
+def _entered():
+    """The lines of standard input, each as soon as it is there."""
+    try:
+        for number, line in enumerate(sys.stdin):
+            line.encode()  # where the locale let bytes through as they are
+            line = line.removesuffix("\n").removesuffix("\r")
+            yield line if number else line.removeprefix("\ufeff")
+    except UnicodeError as error:
+        raise UserError("--interactive: a line is not UTF-8 text") from error
 
 
 def show(conversation) -> None:

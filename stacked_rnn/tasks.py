@@ -19,6 +19,7 @@ from stacked_rnn import (
     training,
     translation,
 )
+from stacked_rnn.configs import unescaped
 
 _SCORED = 1000  # pairs of the validation that are reported on
 _DRAWN = 3  # of these
@@ -47,7 +48,15 @@ class LanguageModelTask:
 
     def warn(self) -> None:
         """Says what may surprise about the data."""
-        command_line.warn_of_unknown_parts(self.data.unknown_parts)
+        data = self.data
+        _warn_of_unknown(data)
+        if not data.has_separator:
+            separator = unescaped(data.tokenizer.document_separator)
+            print(
+                f"warning: --document_separator={separator!r} is nowhere in "
+                "the text, which is one document: no generated text will end",
+                file=sys.stderr,
+            )
 
     def product(self, model):
         """What is exported of a model."""
@@ -109,7 +118,7 @@ class ClassifierTask:
     def warn(self) -> None:
         """Says what may surprise about the data."""
         data = self.data
-        command_line.warn_of_unknown_parts(data.unknown_parts)
+        _warn_of_unknown(data)
         for count, what in (
             (data.num_empty, "empty: left out"),
             (
@@ -198,6 +207,7 @@ class Seq2SeqTask:
 
     def warn(self) -> None:
         """Says what may surprise about the data."""
+        _warn_of_unknown(self.data)
         for count, what in (
             (self.data.num_empty, "have an empty text"),
             (
@@ -264,6 +274,14 @@ class Seq2SeqTask:
             f'  python predict.py --saved_model={version} --text="..."\n'
             f"  python evaluate.py --saved_model={version} --text=PAIRS.tsv"
         )
+
+
+def _warn_of_unknown(data):
+    """Names what a given vocabulary lacks, or says how much a new one does."""
+    if parts := getattr(data, "unknown_parts", ()):
+        command_line.warn_of_unknown_parts(parts)
+    else:
+        command_line.warn_of_unknown_share(data.unknown_share, data.tokenizer)
 
 
 TASKS = {

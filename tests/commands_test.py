@@ -1,5 +1,6 @@
 """The commands as a person runs them: in a directory, with flags."""
 
+import gzip
 import json
 import os
 import pathlib
@@ -337,6 +338,55 @@ def test_generate_writes_json_lines(trained):
     assert "." not in first["text"] + second["text"]
 
 
+def test_stop_strings_are_written_with_escapes(trained):
+    ran = run(
+        trained, "generate.py", "--prompt=The cat", r"--stop=\n",
+        "--output=jsonl", "--temperature=1", "--max_new_tokens=5000",
+        "--stop=\u4e2d",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["finish_reason"] == "stop" and "\n" not in found["text"]
+    assert ran.stderr.count("\n") == 1
+    assert "--stop='\u4e2d' can never come: the model's vocab" in ran.stderr
+
+
+def test_prompts_come_from_files_of_all_kinds(trained):
+    (trained / "prompts.txt.gz").write_bytes(
+        gzip.compress(b"\xef\xbb\xbfThe \r\nthe dog")
+    )
+    flags = "--output=jsonl --max_new_tokens=5"
+    command = f"{sys.executable} {ROOT}/generate.py {flags} --prompts_file="
+    for source in ("prompts.txt.gz", "<(cat prompts.txt.gz)",
+                   "- < prompts.txt.gz"):  # fmt: skip
+        ran = subprocess.run(
+            ["bash", "-c", command + source], cwd=trained, check=True,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        found = [json.loads(line) for line in ran.stdout.splitlines()]
+        assert [one["prompt"] for one in found] == ["The ", "the dog"]
+        assert ran.stderr == ""
+
+
+def test_lines_that_are_entered_are_read_as_text(trained):
+    command = [
+        sys.executable, ROOT / "generate.py", "--interactive",
+        "--max_new_tokens=1", "--stop=\n",
+    ]  # fmt: skip
+    for entered, code, words in (
+        (b"\xef\xbb\xbfThe \r\nthe dog\n", 0, ""),
+        (b"caf\xe9\n", 2, "--interactive: a line is not UTF-8 text\n"),
+    ):
+        ran = subprocess.run(
+            command, cwd=trained, input=entered, capture_output=True,
+            check=False,
+        )  # fmt: skip
+        assert ran.returncode == code
+        assert ran.stderr.decode().endswith(words)
+        if not code:
+            assert ran.stdout.count(b"\n") == 2 and ran.stderr == b""
+
+
 def test_generate_searches_with_beams(trained):
     (trained / "prompts.txt").write_text("The \nA dog\n")
     ran = run(
@@ -373,6 +423,44 @@ def test_evaluate_prints_one_json_object(trained):
         "characters", "unknown_tokens",
     }  # fmt: skip
     assert result["tokens"] == len(TEXT) - 1 and result["unknown_tokens"] == 0
+
+
+def test_evaluate_reads_a_text_as_train_does(trained):
+    """However it is packed, marked and ended; and what is none is refused."""
+    expected = json.loads(run(trained, "evaluate.py", "--text=cats.txt").stdout)
+    marked = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
+    (trained / "marked.txt").write_bytes(marked)
+    (trained / "packed.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
+    (trained / "texts").mkdir()
+    half = TEXT[: len(TEXT) // 2]
+    for name in "ab":
+        (trained / "texts" / name).write_text(half.removesuffix("\n"))
+    for name in ("marked.txt", "packed.txt.gz", "texts"):
+        ran = run(trained, "evaluate.py", f"--text={name}")
+        result = json.loads(ran.stdout)
+        assert result["unknown_tokens"] == 0
+        if name != "texts":  # the last line break is not there
+            assert result == expected
+        assert result["tokens"] == expected["tokens"] - (name == "texts")
+    (trained / "wide.txt").write_bytes(TEXT.encode("utf-16"))
+    (trained / "old.txt").write_bytes("caf\u00e9".encode("cp1252"))
+    for script in ("evaluate.py", "export.py"):
+        ran = run(trained, script, "--text=wide.txt")
+        assert_fails(ran, "--text: wide.txt is UTF-16 text", "iconv")
+        ran = run(trained, script, "--text=old.txt")
+        assert_fails(ran, "--text: old.txt is not UTF-8 text (byte 3, line 1)")
+
+
+def test_texts_come_through_pipes(trained):
+    command = f"{sys.executable} {ROOT}"
+    for script in (
+        f"{command}/evaluate.py --text=- < cats.txt",
+        f"{command}/evaluate.py --text=<(gzip -c cats.txt)",
+    ):
+        ran = subprocess.run(
+            ["bash", "-c", script], cwd=trained, capture_output=True, check=True
+        )
+        assert json.loads(ran.stdout)["tokens"] == len(TEXT) - 1
 
 
 @pytest.mark.parametrize(
@@ -471,6 +559,20 @@ def test_recipes_have_flags_that_train_knows(recipe, tmp_path):
     assert_fails(ran, "--corpus=nowhere.txt: no such file")
 
 
+def test_what_surprises_about_a_text_is_one_line_each(tmp_path):
+    (tmp_path / "words.txt").write_text(
+        "".join(f"a word{number} " for number in range(999))
+    )
+    ran = run(
+        tmp_path, "train.py", "--corpus=words.txt", "--tokenizer=word",
+        r"--document_separator=<end>\n", *SMALL[1:], "--epochs=1",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    unknown, separator = ran.stderr.splitlines()
+    assert "50% of the tokens are unknown to the vocabulary" in unknown
+    assert r"--document_separator='<end>\n' is nowhere in the te" in separator
+
+
 def test_a_changed_architecture_is_named(trained):
     ran = run(
         trained, "train.py", *SMALL, "--resume", "--units=17", "--cell=lstm"
@@ -491,6 +593,9 @@ def test_a_changed_architecture_is_named(trained):
             ["--temperature, --top_k", "--num_beams=2"],
         ),
         ("generate.py", ["--length_penalty=1"], ["--length_penalty"]),
+        ("generate.py", ["--stop="], ["--stop=", "empty"]),
+        ("generate.py", ["--prompts_file=empty"], ["file=empty", "no line"]),
+        ("generate.py", ["--prompts_file=wide"], ["wide is UTF-16", "iconv"]),
         ("evaluate.py", [], ["--text"]),
         ("evaluate.py", ["--text=nowhere"], ["--text=nowhere"]),
         ("export.py", ["--weights=int4"], ["weights", "int8"]),
@@ -500,6 +605,8 @@ def test_a_changed_architecture_is_named(trained):
     ],
 )
 def test_bad_input_to_the_others_is_one_line(trained, script, flags, words):
+    (trained / "empty").write_text("")
+    (trained / "wide").write_text("The ", encoding="utf-16")
     assert_fails(run(trained, script, *flags), *words)
 
 
@@ -589,6 +696,28 @@ def test_predict(labelled):
     assert set(answer["scores"]) == {"good", "bad"}
 
 
+def test_texts_of_which_nothing_is_known_are_counted(labelled):
+    ran = run(
+        labelled, "predict.py", "--text=zzz qqq", "--text=\U0001f600",
+        "--text=a zzz", "--text=",
+    )  # fmt: skip
+    assert ran.returncode == 0 and ran.stdout.count("\n") == 4
+    unknown, empty = ran.stderr.splitlines()
+    assert "nothing in 2 text(s) is known to the model" in unknown
+    assert "1 text(s) are empty" in empty
+
+
+def test_texts_come_through_a_pipe(labelled, tmp_path):
+    (tmp_path / "texts.txt").write_bytes(b"so sad\r\n\r\na fine thing")
+    command = f"{sys.executable} {ROOT}/predict.py --texts_file=<(cat "
+    ran = subprocess.run(
+        ["bash", "-c", f"{command} {tmp_path}/texts.txt)"], cwd=labelled,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    texts = [line.split("\t")[2] for line in ran.stdout.splitlines()]
+    assert texts == ["so sad", "", "a fine thing"]
+
+
 def test_evaluate_a_classifier(labelled):
     ran = run(labelled, "evaluate.py", "--text=days.tsv")
     result = json.loads(ran.stdout)
@@ -602,6 +731,8 @@ def test_evaluate_a_classifier(labelled):
         (["generate.py"], ["a classifier", "predict.py"]),
         (["predict.py"], ["--text or --texts_file"]),
         (["predict.py", "--texts_file=no.txt"], ["--texts_file=no.txt"]),
+        (["predict.py", "--texts_file=none.txt"], ["file=none.txt: there is"]),
+        (["evaluate.py", "--text=gap.csv"], ["gap.csv, line 3: no label"]),
         (["evaluate.py", "--text=new.tsv"], ["does not know: 'odd'"]),
         (["evaluate.py", "--text=days.tsv", "--text_field=t"], ["field 't'"]),
         (["train.py", "--task=classifier", "--corpus=one.tsv"], ["all 2"]),
@@ -618,6 +749,8 @@ def test_evaluate_a_classifier(labelled):
     ],
 )  # fmt: skip
 def test_bad_input_to_a_classifier(labelled, command, words):
+    (labelled / "none.txt").write_text("")
+    (labelled / "gap.csv").write_text("text,label\na,good\nb,\n")
     (labelled / "new.tsv").write_text("text\tlabel\na\todd\n")
     (labelled / "one.tsv").write_text("text\tlabel\na\tx\nb\tx\n")
     (labelled / "more.tsv").write_text("text\tlabel\n" + "a\tx\nb\ty\n" * 99)
@@ -690,6 +823,7 @@ def test_evaluate_a_seq2seq_model(paired):
         (["generate.py"], ["a seq2seq model", "predict.py"]),
         (["evaluate.py", "--text=one.tsv"], ["one.tsv, line 1", "target_fiel"]),
         (["predict.py", "--text=a", "--num_beams=0"], ["--num_beams=0"]),
+        (["predict.py", "--texts_file=none.txt"], ["file=none.txt: there is"]),
         (
             ["predict.py", "--text=a", "--attention=pairs.tsv/a.png"],
             ["--attention=pairs.tsv"],
@@ -708,6 +842,7 @@ def test_evaluate_a_seq2seq_model(paired):
     ],
 )  # fmt: skip
 def test_bad_input_to_a_seq2seq_model(paired, command, words):
+    (paired / "none.txt").write_text("")
     (paired / "one.tsv").write_text("a\nb\n")
     before = set(paired.rglob("*"))
     assert_fails(run(paired, *command), *words)

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import command_line, configs, console, tokenizers
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = [configs.ModelConfig, configs.TrainConfig, configs.SamplingConfig]
@@ -140,3 +140,30 @@ def test_every_default_of_a_task_is_a_setting():
     }
     for defaults in configs.TASK_DEFAULTS.values():
         assert set(defaults) <= names
+
+
+def test_much_that_is_unknown_is_said_in_one_line(capsys):
+    tokenizer = tokenizers.build("word", b"a b c")
+    command_line.warn_of_unknown_share(0.08, tokenizer)
+    assert capsys.readouterr().err == ""
+    command_line.warn_of_unknown_share(1 / 3, tokenizer)
+    said = capsys.readouterr().err
+    assert "33% of the tokens are unknown" in said and said.count("\n") == 1
+
+
+def test_strings_of_the_text_are_written_with_escapes():
+    assert configs.unescaped(r"a\n\t\r\\n\x\\\n") == "a\n\t\r\\n\\x\\\n"
+    config = console.GenerateConfig(stop=(r"\n", "\n", "a", r"\\n"))
+    assert config.stop_strings == ("\n", "\n", "a", r"\n")
+
+
+def test_strings_of_the_text_are_checked():
+    for make in (
+        lambda: console.GenerateConfig(stop=("a", "")),
+        lambda: console.GenerateConfig(stop=("\udcff",)),
+        lambda: configs.TrainConfig(document_separator="\udcff"),
+        lambda: configs.TrainConfig(label_separator="\udcff"),
+    ):
+        with pytest.raises(configs.UserError, match="--.*: .*") as error:
+            make()
+        assert str(error.value).isprintable()

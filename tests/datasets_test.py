@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, datasets
+from stacked_rnn import configs, datasets, tokenizers
 
 WINDOWS = [datasets.RandomWindows, datasets.SlidingWindows, datasets.Streams]
 
@@ -53,19 +53,66 @@ def test_pydoc_is_english_prose_of_some_size():
 
 
 def test_files_globs_gzip_and_lists_are_joined_in_order(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"first ")
-    (tmp_path / "b.txt").write_bytes("zw\u00f6lf ".encode())
+    (tmp_path / "a.txt").write_bytes(b"first")
+    (tmp_path / "b.txt").write_bytes("zw\u00f6lf".encode())
     with gzip.open(tmp_path / "c.gz", "wb") as file:
-        file.write(b"third")
-    assert read(f"{tmp_path}/c.gz,{tmp_path}/a.txt") == b"thirdfirst "
-    assert read(f"{tmp_path}/*.txt") == "first zw\u00f6lf ".encode()
+        file.write(b"third\n")
+    assert read(f"{tmp_path}/c.gz,{tmp_path}/a.txt") == b"third\nfirst"
+    assert read(f"{tmp_path}/*.txt") == "first\nzw\u00f6lf".encode()
+
+
+@pytest.mark.parametrize(
+    ("separator", "files", "expected"),
+    [
+        ("", ["anna\nzoe", "liam\n", "noah"], "anna\nzoe\nliam\nnoah"),
+        ("", ["a\r\n", "b\r", "c"], "a\nb\nc"),
+        ("\n", ["a", "b\n", "c"], "a\nb\nc"),
+        ("\n\n", ["a", "b\n", "c\n\n", "d"], "a\n\nb\n\nc\n\nd"),
+        ("\n\n", ["a\n\n\n\nb\n\n\n", "\n\nc"], "a\n\nb\n\nc"),
+        ("\n", ["\na\n\n\nb\n\n"], "a\nb\n"),
+        ("<end>", ["a\n", "b<end>", "c<end>\n", "d"],
+         "a\n<end>b<end>c<end>\nd"),
+        ("\n<end>\n", ["a", "b\n<end>", "c"], "a\n<end>\nb\n<end>\nc"),
+        ("\t", ["a", "b\t", "c"], "a\tb\tc"),
+    ],
+)  # fmt: skip
+def test_a_file_is_ended_before_the_next(tmp_path, separator, files, expected):
+    for number, content in enumerate(files):
+        (tmp_path / f"{number}.txt").write_bytes(content.encode())
+    corpus = datasets.Corpus(str(tmp_path), document_separator=separator)
+    assert b"".join(corpus.pieces()).decode() == expected
+    assert corpus.num_characters == len(expected)
+    assert corpus.has_separator == (bool(separator))
+    (tmp_path / "whole").write_bytes(expected.encode())
+    whole = datasets.Corpus(f"{tmp_path}/whole", document_separator=separator)
+    assert whole.digest == corpus.digest
+
+
+def test_bytes_are_joined_as_texts_are(tmp_path):
+    for name, content in (("a", b"a\r\n\xff"), ("b", b"\0b")):
+        (tmp_path / name).write_bytes(content)
+    assert read(str(tmp_path), binary=True) == b"a\r\n\xff\n\0b"
+
+
+def test_line_ends_are_those_of_the_text_but_for_bytes(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"anna\r\nbob\r\n" * 99)
+    for kind, line in (("char", "anna\nbob\n"), ("byte", "anna\r\nbob\r\n")):
+        config = configs.TrainConfig(
+            corpus=f"{tmp_path}/a.txt", tokenizer=kind, sequence_length=4,
+            document_separator=r"\n",
+        )  # fmt: skip
+        data = datasets.load_language_data(config)
+        token_ids = data.training.token_ids[: len(line) + 1].tolist()
+        ends = [i for i, token in enumerate(token_ids)
+                if token == data.tokenizer.end_id]  # fmt: skip
+        assert ends == [i for i, sign in enumerate(line) if sign == "\n"]
 
 
 def test_a_directory_is_all_below_it_but_what_is_hidden(tmp_path):
     for name in ("b.txt", "a/z.txt", "a/.hidden", ".git/config", "a/y.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"<{name}>")
-    assert read(str(tmp_path)) == b"<a/y.txt><a/z.txt><b.txt>"
+    assert read(str(tmp_path)) == b"<a/y.txt>\n<a/z.txt>\n<b.txt>"
 
 
 def test_bad_files_are_skipped_on_demand(tmp_path, capsys):
@@ -77,7 +124,7 @@ def test_bad_files_are_skipped_on_demand(tmp_path, capsys):
     with pytest.raises(configs.UserError, match=r"b\.txt is not UTF-8"):
         read(str(tmp_path))
     text = read(str(tmp_path), skip_bad_files=True)
-    assert text == b"good too"
+    assert text == b"good\n too"
     warnings = capsys.readouterr().err.splitlines()
     for warning, name in zip(warnings, ("b.txt", "c.gz", "d.txt"), strict=True):
         assert warning.startswith("warning: skipped: ") and name in warning
@@ -100,7 +147,7 @@ def test_standard_input(monkeypatch):
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa\r\n")
-    assert read(f"{tmp_path}/a.txt") == b"a\r\n"
+    assert read(f"{tmp_path}/a.txt") == b"a\n"
     assert read(f"{tmp_path}/a.txt", binary=True) == (b"\xef\xbb\xbfa\r\n")
 
 
@@ -108,8 +155,11 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"abc\xff", r"is not UTF-8 text \(byte 3\).*--tokenizer=byte"),
-        (b"ELF\0", r"is a binary file \(zero byte at 3\)"),
+        (b"abc\xff", r"is not UTF-8 text \(byte 3, line 1\).*--tokenizer=byte"),
+        (
+            b"ELF\0",
+            r"is a binary file \(zero byte at 3, line 1\).*--skip_bad_f",
+        ),
     ],
 )
 def test_what_is_not_text_is_named(tmp_path, content, message):
@@ -194,6 +244,65 @@ def test_the_vocabulary_is_of_the_training_part_alone(tmp_path):
     data = datasets.load_language_data(config)
     assert data.tokenizer.to_dict()["vocabulary"] == "\ufffdabc"
     assert set(data.validation.token_ids) == {0}
+
+
+def test_it_is_known_how_much_is_unknown(tmp_path):
+    path = write_corpus(
+        tmp_path, "a b c d e f g h i x " * 9 + "a y z x a b c d"
+    )
+    for kind, size, share in (
+        ("char", 0, 2 / 20), ("word", 0, 2 / 10), ("word", 5, 0.6),
+        ("subword", 0, 0),
+    ):  # fmt: skip
+        config = configs.TrainConfig(
+            corpus=path, tokenizer=kind, sequence_length=5
+        )
+        data = datasets.load_language_data(config, size)
+        assert 0.8 * share <= data.unknown_share <= 1.2 * share
+
+
+@pytest.mark.parametrize(
+    ("separator", "is_there"),
+    [
+        ("", True),
+        (r"\n", True),
+        ("x", True),
+        ("<end>", False),
+        ("\r", True),
+        (r"\r\n", True),
+        (r"\\r", False),
+        (r"\\\r\n", False),
+    ],
+)
+def test_it_is_known_whether_the_separator_is_there(
+    tmp_path, separator, is_there
+):
+    config = configs.TrainConfig(
+        corpus=write_corpus(tmp_path, "axb\r\n" * 50),
+        document_separator=separator, sequence_length=5,
+    )  # fmt: skip
+    data = datasets.load_language_data(config)
+    assert data.has_separator == is_there
+    if not is_there or not separator:
+        assert data.tokenizer.end_id not in data.training.token_ids
+    else:
+        assert data.tokenizer.end_id in data.training.token_ids
+
+
+def test_a_vocabulary_with_returns_is_of_a_text_with_them(tmp_path):
+    """Those of models from before line ends were made the same."""
+    path = write_corpus(tmp_path, "ab\r\n" * 50)
+    for kind in ("char", "word"):
+        old = tokenizers.build(kind, b"ab\r\n" * 50)
+        new = tokenizers.build(kind, b"ab\n" * 50)
+        assert datasets.read_text(path, old) == b"ab\r\n" * 50
+        assert datasets.read_text(path, new) == b"ab\n" * 50
+        config = configs.TrainConfig(
+            corpus=path, tokenizer=kind, sequence_length=3
+        )
+        data = datasets.load_language_data(config, tokenizer=old)
+        assert data.unknown_share == 0 and not data.unknown_parts
+        assert data.training.characters == 180
 
 
 def test_a_word_vocabulary_has_the_size_asked_for(tmp_path):
@@ -289,12 +398,18 @@ def test_a_corpus_shorter_than_a_window_is_refused(tmp_path):
             configs.TrainConfig(corpus=write_corpus(tmp_path, text), **changes)
         )
 
-    with pytest.raises(
-        configs.UserError, match=r"90 tokens.*takes 101.*smaller"
-    ):
-        load("a" * 100)
-    with pytest.raises(configs.UserError, match="--validation_fraction=0.1: "):
-        load("a" * 500)
+    for text, changes, message in (
+        ("a" * 100, {}, "90 tokens to train on and 10 to validate on, and one "
+         "window takes 101: give more text, or --sequence_length=9 or less$"),
+        ("a" * 500, {}, "450 tokens .* 50 .*sequence_length=49 or less, or "
+         "--validation_fraction=0$"),
+        ("a" * 50, {"validation_fraction": 0.0}, "50 tokens to train on, and"),
+        ("a", {}, "--validation_fraction=0.1: of 1 characters in .* none is"),
+        ("a" * 9, {"validation_fraction": 0.99999}, "none is left to train on"),
+        ("\u043f" * 500, {"letters_only": True}, "--letters_only leaves next"),
+    ):  # fmt: skip
+        with pytest.raises(configs.UserError, match=message):
+            load(text, **changes)
     with pytest.raises(configs.UserError, match="take 12 windows.* has 10"):
         load(
             "a" * 20, sequence_length=10, train_windows=10, validation_windows=2

@@ -9,6 +9,7 @@ FLOORS = {
     "configs": 0,
     "command_line": 0,
     "files": 0,
+    "text_files": 0,
     "devices": 0,
     "reference": 0,
     "tokenizers": 0,

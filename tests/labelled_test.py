@@ -112,7 +112,7 @@ def test_empty_texts_are_counted():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.tsv", "txt\tlabel\nx\ty\n", "a.tsv, line 2: no field 'text'"),
+        ("a.tsv", "txt\tlabel\nx\ty\n", "a.tsv, line 1: no field 'text'"),
         ("a.tsv", "text\tlabel\nx\n", "a.tsv, line 2: no field 'label'"),
         ("a.jsonl", '{"text": "x"}', "line 1: no field 'label'"),
         ("a.jsonl", '{"text": 7, "label": "x"}', "text is no string"),
@@ -123,16 +123,112 @@ def test_empty_texts_are_counted():
         ("a.tsv", "text\tlabel\n", "there is no text in it"),
         ("a.tsv.gz", b"no gzip", "cannot read a.tsv.gz"),
         ("a.txt", "some text\n", "where are the labels?"),
+        ("a.tsv", "text\tlabel\nx\tpos\ny\t \n", "a.tsv, line 3: no label"),
+        ("a.jsonl", '{"text": "x", "label": ""}', "a.jsonl, line 1: no label"),
+        ("a.jsonl", '{"text": "x", "label": null}', "'label' is null"),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": ["a", "b"]}\n{"text": "x", "label": "c"}',
+            "a.jsonl, line 1: a list of labels, and in a.jsonl, line 2 it is",
+        ),
+        ("a.jsonl", '{"text": "x", "label": ["\\ud83d"]}', "half a character"),
+        (
+            "a.csv",
+            "text,label\nfine,pos\n\nDear all, yes,pos\n",
+            'a.csv, line 4: 3 cells, and the first line has 2: a text with '
+            'commas in it stands in quotes',
+        ),
+        ("a.tsv", "label\ttext\npos\ta\tb\n", "line 2: 3 cells"),
+        (
+            "a.csv",
+            'label,text\n' + 'pos,x\n' * 9 + 'pos,"great\nneg,awful\n',
+            "a.csv, line 11: a quote that begins here is never closed",
+        ),
+        ("a.csv", "text,label,text\na,b,c\n", "line 1: two columns of the na"),
+        ("a.csv", "text;label\na;b\n", "line 1: no field 'text' (there are "
+         "text;label): its columns are separated by semicolons"),
+        ("a.tsv", '"text"\t"label"\n"a"\t"b"\n', "cells in quotes are for"),
+        ("a.tsv", "Arabic\tAamer\n", "the first line names the columns, such"),
+        ("a.tsv", 'text\tlabel\n"two\nlines"\tpos\n', "line 2: a quote that"),
+        ("a.tsv", b"text\tlabel\nx\0\tpos\n", "zero byte at 12, line 2"),
+        ("a.tsv", "text\tlabel\n".encode("utf-16"), "a.tsv is UTF-16 text"),
+        ("a.csv", b"PK\x03\x04", "a.csv is no plain text but a zip archive"),
+        ("a.txt", "__label__pos good\n", "__label__ is fastText's way"),
+        ("dir/train/a.txt", "a\n", "no classes"),
         ("dir/a.txt", "some text\n", "no directories in it"),
     ],
-)
+)  # fmt: skip
 def test_bad_files(name, content, message):
     write(name, content)
+    if "train" in name:
+        write(name.replace("train", "test"), content)
     source = "dir" if name.startswith("dir") else name
     with pytest.raises(UserError) as error:
         datasets.read_labelled_texts(source)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_files_of_parts_are_no_classes():
+    for name in ("c.train", "c.valid"):
+        write(name, "good\n")
+    with pytest.raises(UserError, match="train, valid are parts of a data set"):
+        datasets.read_labelled_texts("c.*")
+
+
+def test_a_table_beside_another_kind_of_file_is_named():
+    write("a.tsv", "text\tlabel\nx\tpos\n")
+    write("b.txt", "x\n")
+    with pytest.raises(UserError, match="b.txt: one of several files"):
+        datasets.read_labelled_texts("a.tsv,b.txt")
+
+
+def test_directories_of_classes_are_given_by_the_one_above():
+    for name in ("pos/1.txt", "neg/1.txt"):
+        write(name, "x")
+    for source in ("pos,neg", "*"):
+        with pytest.raises(UserError, match=r"(pos|neg) is a directory: give"):
+            datasets.read_labelled_texts(source)
+
+
+def test_cells_that_are_empty_are_no_surplus_ones():
+    write("a.csv", "text,label,note\ngood,pos,,\nbad,neg\n")
+    assert pairs("a.csv") == [("good", "pos"), ("bad", "neg")]
+
+
+def test_texts_in_quotes_in_a_tsv_are_said_once(capsys):
+    write("a.tsv", "text\tlabel\n" + '"He said ""hi"", ok"\tpos\n' * 2)
+    assert len(pairs("a.tsv")) == 2
+    said = capsys.readouterr().err
+    assert "a.tsv, line 2: a text in quotes" in said and said.count("\n") == 1
+
+
+def test_hidden_directories_and_runs_are_no_classes():
+    for name in ("pos/1.txt", "neg/1.txt", ".ipynb_checkpoints/1.txt",
+                 "pos/.ipynb_checkpoints/1.txt", "runs/x/config.flags",
+                 "runs/x/history.csv", "saved_models/x/1/saved_model.pb",
+                 "empty/.keep"):  # fmt: skip
+        write(f"reviews/{name}", name)
+    assert pairs("reviews") == [("neg/1.txt", "neg"), ("pos/1.txt", "pos")]
+
+
+def test_a_separator_of_labels_may_be_a_tab_and_is_missed(capsys):
+    write("a.jsonl", json.dumps({"text": "x", "label": "a\tb"}))
+    read = datasets.read_labelled_texts("a.jsonl", label_separator=r"\t")
+    assert read.labels == [("a", "b")]
+    assert capsys.readouterr().err == ""
+    datasets.read_labelled_texts("a.jsonl", label_separator=";")
+    said = capsys.readouterr().err
+    assert "--label_separator=';' is in no label" in said
+
+
+def test_fields_may_be_as_long_as_a_c_long_allows(monkeypatch):
+    """On Windows it has 32 bits, and Python refuses more."""
+    limits = []
+    monkeypatch.setattr("csv.field_size_limit", limits.append)
+    write("a.csv", "text,label\nx,pos\n")
+    assert pairs("a.csv") == [("x", "pos")]
+    assert limits and max(limits) < 2**31
 
 
 def test_a_missing_file():
@@ -207,6 +303,82 @@ def test_the_split_has_the_same_part_of_each_class(table):
     assert list(data.labels) == ["common", "rare"]
 
 
+def split_of(lines, **options):
+    """Texts of the training, and of the validation."""
+    write("split.tsv", "\n".join(["text\tlabel", *lines]))
+    data = datasets.load_classification_data(
+        config("split.tsv", tokenizer="char", **options)
+    )
+    characters = data.tokenizer.to_dict()["vocabulary"]
+    training = [
+        "".join(characters[number] for number in ids)
+        for ids in data.training.token_ids
+    ]
+    return training, data.validation_texts and data.validation_texts.texts
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_texts_are_on_one_side_of_the_split(seed):
+    """Whatever labels they have."""
+    rng = np.random.default_rng(seed)
+    lines = [
+        f"{' ' * (copy % 2)}text {number}\t{'xy'[rng.integers(2)]}"
+        for number in range(40)
+        for copy in range(1 + number % 9)
+    ]
+    training, validation = split_of(lines, seed=seed)
+    assert not {text.strip() for text in training} & {
+        text.strip() for text in validation
+    }
+    assert 0.06 < len(validation) / len(lines) < 0.14
+    assert len(training) + len(validation) == len(lines)
+
+
+def test_texts_of_their_own_are_split_as_ever():
+    """The figures of the README are of such splits."""
+    lines = [f"text {number}\t{'xyy'[number % 3]}" for number in range(100)]
+    _, validation = split_of(lines, seed=5)
+    rng, expected = np.random.default_rng(5), set()
+    for rows in (range(0, 100, 3), [n for n in range(100) if n % 3]):
+        expected |= set(rng.permutation(rows)[: len(rows) // 10].tolist())
+    assert validation == [f"text {number}" for number in sorted(expected)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"a {number}\t{number % 2}" for number in range(12)],
+        [f"{'ab'[number % 2]}\t{number % 2}" for number in range(99)],
+    ],
+)
+def test_that_nothing_validates_is_said_or_refused(lines, capsys):
+    assert split_of(lines)[1] is None
+    said = capsys.readouterr().err
+    assert "warning: nothing validates: each class has too few" in said
+    assert said.count("\n") == 1
+    split_of(lines, validation_fraction=0.0)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="--early_stopping=3: no text to valid"):
+        split_of(lines, early_stopping=3)
+
+
+def test_a_class_that_does_not_validate_is_named(capsys):
+    lines = [f"a {number}\tcommon" for number in range(20)]
+    lines += [f"b {number}\trare" for number in range(9)]
+    assert len(split_of(lines)[1]) == 2
+    said = capsys.readouterr().err
+    assert "no text validates of the class 'rare'" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_text_of_each_class_is_left_to_train_on(seed):
+    lines = [f"{'abcd'[number % 4]}\t{number % 2}" for number in range(80)]
+    training, validation = split_of(lines, validation_fraction=0.9, seed=seed)
+    assert len(training) == 40 and len(validation) == 40
+    assert len(set(training)) == 2
+
+
 def test_long_texts_are_cut_and_counted(table):
     data = datasets.load_classification_data(
         config(table, sequence_length=45, validation_fraction=0.0)
@@ -239,7 +411,6 @@ def test_the_same_words_whatever_the_order_of_the_classes():
     ("content", "message"),
     [
         ("a\tx\nb\tx\n", "all 2 texts have the label 'x'"),
-        ("a\t\nb\t\n", "no text has a label"),
         ("".join(f"a\t{n}\n" for n in range(9)), "9 labels for 9 texts"),
     ],
 )

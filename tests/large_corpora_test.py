@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from stacked_rnn import configs, datasets, tokenizers
+from stacked_rnn import configs, datasets, text_files, tokenizers
 from stacked_rnn.datasets import corpora, tokens, windows
 from tests.datasets_test import batch, batches, epoch_targets
 
@@ -21,6 +21,7 @@ KINDS = ("byte", "char", "word", "subword")
 def small_pieces(monkeypatch):
     """What counts as large is small, so that the tests are quick."""
     monkeypatch.setattr(corpora, "PIECE", 2000)
+    monkeypatch.setattr(text_files, "PIECE", 2000)
     monkeypatch.setattr(tokens, "LARGE", 10_000)
 
 
@@ -116,7 +117,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path):
 
 
 def test_the_digest_is_of_the_text(tmp_path):
-    for name, content in (("a", b"one two"), ("b", b"one "), ("c", b"two")):
+    for name, content in (("a", b"one\ntwo"), ("b", b"one\n"), ("c", b"two")):
         (tmp_path / name).write_bytes(content)
 
     def digest(names):
@@ -124,6 +125,19 @@ def test_the_digest_is_of_the_text(tmp_path):
         return datasets.Corpus(paths).digest
 
     assert digest("a") == digest("bc") != digest("cb")
+
+
+@pytest.mark.parametrize("lead", range(12))
+def test_a_separator_is_never_cut(tmp_path, small_pieces, lead):
+    """Also where it has a letter, a space and a letter in it."""
+    path = tmp_path / "a.txt"
+    text = "x" * lead + "END OF DOC".join(f"{n} word" for n in range(999))
+    path.write_text(text)
+    corpus = datasets.Corpus(str(path), document_separator="END OF DOC")
+    pieces = [piece.decode() for piece in corpus.pieces()]
+    assert "".join(pieces) == text and len(pieces) > 5
+    documents = [d for piece in pieces for d in piece.split("END OF DOC")]
+    assert not [d for d in documents if "END" in d or "DOC" in d]
 
 
 # Token files
@@ -275,6 +289,7 @@ def test_what_a_trained_vocabulary_lacks_is_known_to_the_cache(
     for _ in range(2):
         data = load(book, tmp_path, tokenizer)
         assert sorted(data.unknown_parts) == [*"IT\u00e4\u4e2d\u6587"]
+        assert 0 < data.unknown_share < 0.2
 
 
 # Pages

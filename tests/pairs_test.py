@@ -2,6 +2,7 @@
 
 import datetime
 import gzip
+import io
 import re
 
 import numpy as np
@@ -65,21 +66,62 @@ def test_columns_of_other_names_and_empty_texts(write):
     ("name", "content", "message"),
     [
         ("a.txt", "a\tb\n", "are in .tsv, .csv or .jsonl files .or made: num"),
-        ("a.tsv", "a\n", "line 1: no field 'target' .there are source.: --so"),
+        ("a.tsv", "a\n", "line 1: no field 'target' .there are source.: the"),
         ("a.tsv", "a\tb\nc\n", "line 2: no field 'target'"),
         ("a.tsv", "a\t\n", "no pair of texts in it"),
-        ("a.tsv", "", "no field|no pair of texts"),
+        ("a.tsv", "", "line 1: no field 'source' .there are none."),
+        ("a.csv", "a,b\ng, h,GH\n", "line 2: 3 cells, and the first.*has 2"),
+        ("a.csv", "a,b\nc,\"d\ne,f\n", "line 2: a quote that begins here is"),
+        ("a.csv", "a,b\nc,\"d\" e\n", "line 2: .*quote in it is written"),
+        ("a.csv", "a;b\n", "line 1: .*separated by semicolons"),
+        ("a.csv", "a\tb\n", "line 1: .*separated by tabs: name it .tsv"),
+        ("a.tsv", "a,b\n", "line 1: .*separated by commas: name it .csv"),
+        ("a.tsv", "source\ttarget\ttarget\na\tb\tc\n",
+         "line 1: two columns of the name 'target'"),
+        ("a.tsv", "a\tb\nc\0\td\n", "zero byte at 5, line 2"),
+        ("a.jsonl", '{"source": "a\\u0000", "target": "b"}',
+         "line 1: a zero byte in 'source'"),
+        ("a.jsonl", '{"source": "a", "target": "\\ud83d"}',
+         r"line 1: half a character in 'target' .\\ud83d"),
+        ("a.jsonl", '{"source": "a", "target": null}', "'target' is null"),
+        ("a.jsonl", '{"source": "a", "target": "b", "source": "c"}',
+         "line 1: two fields of the name 'source'"),
+        ("a.jsonl", "[" * 100_000, "line 1: nested too deep"),
+        ("a.tsv", "source\ttarget\n\"a\nb\"\tc\n", "line 2: no f|line 2: a q"),
         ("a.jsonl", '{"source": "a"}\n', "line 1: no field 'target'"),
         ("a.jsonl", '{"source": "a", "target": 3}\n', "target is no string"),
         ("a.jsonl", "[]\n", "line 1: expected a JSON object"),
         ("a.tsv", b"a\t\xff\n", "not UTF-8"),
     ],
-)
+)  # fmt: skip
 def test_files_that_will_not_do(write, name, content, message):
     path = write(name, content)
     with pytest.raises(UserError, match=message) as error:
         datasets.read_pairs(path)
     assert path in str(error.value)
+
+
+def test_names_of_columns_may_have_other_capitals(write):
+    path = write("a.tsv", "Target\tSource\nVa !\tGo.\n")
+    read = datasets.read_pairs(path)
+    assert (list(read.sources), list(read.targets)) == (["Go."], ["Va !"])
+
+
+def test_a_first_line_that_is_a_pair_is_said(write, capsys):
+    path = write("a.tsv", "English\tFrench\tWho\nGo.\tVa !\tCC-BY\n")
+    assert len(datasets.read_pairs(path).sources) == 2
+    said = capsys.readouterr().err
+    assert "line 1 is read as a pair, 'English' -> 'French'" in said
+    assert said.count("\n") == 1
+
+
+def test_pairs_come_through_pipes_and_standard_input(write, monkeypatch):
+    for content in ("Go.\tVa !\n", '"Go.",Va !\n',
+                    '{"source": "Go.", "target": "Va !"}\n'):  # fmt: skip
+        stdin = io.TextIOWrapper(io.BytesIO(content.encode()))
+        monkeypatch.setattr("sys.stdin", stdin)
+        read = datasets.read_pairs("-")
+        assert list(zip(read.sources, read.targets)) == [("Go.", "Va !")]
 
 
 def test_a_header_is_asked_for_by_name(write):
@@ -121,6 +163,18 @@ def test_no_text_is_in_both_parts(chained, seed):
         config(chained, validation_fraction=0.5, seed=seed)
     )
     assert again.validation_texts == held_out and again.digest == data.digest
+
+
+@pytest.mark.parametrize("targets", [1, 5])
+def test_that_nothing_validates_is_said_or_refused(write, targets, capsys):
+    rows = [f"s{number}\tt{number % targets}" for number in range(100)]
+    path = write("a.tsv", "source\ttarget\n" + "\n".join(rows))
+    assert datasets.load_pair_data(config(path)).validation is None
+    said = capsys.readouterr().err
+    assert "nothing validates: of 100 pairs, those with" in said
+    assert said.count("\n") == 1
+    with pytest.raises(UserError, match="--early_stopping=1: no text to valid"):
+        datasets.load_pair_data(config(path, early_stopping=1))
 
 
 def test_batches(write):

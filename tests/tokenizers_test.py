@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stacked_rnn import configs, tokenizers
@@ -73,15 +73,8 @@ def test_characters_outside_the_vocabulary_are_unknown():
 
 
 @property_test
-@given(
-    st.lists(
-        st.text(
-            alphabet=st.characters(
-                exclude_categories=("Cs",), exclude_characters="\x1e"
-            )
-        )
-    )
-)
+@given(st.lists(st.text()))
+@example(["a\x1eb\x1e\x1ec"])
 def test_words_are_lossless_on_their_own_text(texts):
     encoded = [text.encode() for text in texts]
     tokenizer = tokenizers.build("word", b"".join(encoded), 10**6)
@@ -106,6 +99,25 @@ def test_a_word_vocabulary_keeps_the_commonest():
     tokenizer = tokenizers.build("word", b"a a a a b b b c", 3)
     assert tokenizer.vocabulary_size() == 3
     assert round_trip(tokenizer, [b" a b c"]) == [b" a b<unk>"]
+    with pytest.raises(configs.UserError, match="--vocabulary_size=1: "):
+        tokenizers.build("word", b"a a b", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "string", "missing"),
+    [
+        ("char", {}, "cat\n", ["\n"]),
+        ("char", {}, "dog, dog", ["d", "o", "g", ","]),
+        ("char", {"letters_only": True}, "a.", ["."]),
+        ("char", {"document_separator": r"\t"}, "a\tx", []),
+        ("word", {}, "a cat sat", []),
+        ("word", {}, "tas at!", ["!"]),
+        ("byte", {}, "dog\n", []),
+    ],
+)
+def test_what_no_text_of_a_model_can_hold(kind, options, string, missing):
+    tokenizer = tokenizers.build(kind, b"a cat sat", 50, **options)
+    assert tokenizer.missing_characters(string) == missing
 
 
 def test_letters_only_is_the_normalization_of_d2l():

@@ -7,7 +7,11 @@ from stacked_rnn.datasets.classification import (
 from stacked_rnn.datasets.corpora import Corpus
 from stacked_rnn.datasets.examples import Examples, Pairs
 from stacked_rnn.datasets.labelled import LabelledTexts, read_labelled_texts
-from stacked_rnn.datasets.language import LanguageData, load_language_data
+from stacked_rnn.datasets.language import (
+    LanguageData,
+    load_language_data,
+    read_text,
+)
 from stacked_rnn.datasets.pairs import (
     PairData,
     TextPairs,
@@ -39,4 +43,5 @@ __all__ = [
     "load_pair_data",
     "read_labelled_texts",
     "read_pairs",
+    "read_text",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets.examples import Examples
+from stacked_rnn.datasets import examples, tokens
 from stacked_rnn.datasets.labelled import LabelledTexts, read_labelled_texts
 
 
@@ -29,19 +30,21 @@ class ClassificationData:
         num_empty: texts that were left out, as there was nothing in them.
         unknown_parts: see `LanguageData`.
         digest: of texts and labels; equal ones have the same.
+        unknown_share: of the tokens of all texts.
     """
 
     tokenizer: tokenizers.Tokenizer
     labels: Sequence[str]
     several_labels: bool
-    training: Examples
-    validation: Examples | None
+    training: examples.Examples
+    validation: examples.Examples | None
     validation_texts: LabelledTexts | None
     class_weights: np.ndarray
     num_truncated: int = 0
     num_empty: int = 0
     unknown_parts: Sequence[str] = ()
     digest: str = ""
+    unknown_share: float = 0.0
 
 
 def load_classification_data(
@@ -65,7 +68,16 @@ def load_classification_data(
     several = any(len(names) != 1 for names in read.labels)
     _check_labels(config, read, labels, several)
     targets = _targets_of(read, labels, several)
-    held_out = _held_out(targets, config.validation_fraction, config.seed)
+    held_out = _held_out(
+        read.texts, targets, config.validation_fraction, config.seed
+    )
+    examples.check_validation(
+        config,
+        held_out.any(),
+        f"each class has too few texts, of {len(held_out):,} in all, to hold "
+        f"out {config.validation_fraction:.0%} of them; equal ones stay "
+        "together",
+    )
     texts = [text.encode("utf-8", "replace") for text in read.texts]
     if tokenizer is None:
         # Shuffled: where the vocabulary is full, of the words that are equally
@@ -89,8 +101,8 @@ def load_classification_data(
     )
     limit = config.sequence_length
 
-    def examples(rows, seed):
-        return Examples(
+    def examples_of(rows, seed):
+        return examples.Examples(
             [token_ids[row][:limit] for row in rows],
             targets[rows],
             config.batch_size,
@@ -102,16 +114,17 @@ def load_classification_data(
     validation_rows = np.flatnonzero(held_out)
     validation = validation_texts = None
     if len(validation_rows):
-        validation = examples(validation_rows, None)
+        validation = examples_of(validation_rows, None)
         validation_texts = LabelledTexts(
             [read.texts[row] for row in validation_rows],
             [read.labels[row] for row in validation_rows],
         )
+        _warn_of_unvalidated(labels, validation_texts)
     return ClassificationData(
         tokenizer,
         labels,
         several,
-        examples(training_rows, config.seed),
+        examples_of(training_rows, config.seed),
         validation,
         validation_texts,
         _class_weights(
@@ -121,6 +134,23 @@ def load_classification_data(
         read.num_empty,
         unknown_parts,
         _digest(read),
+        tokens.count_unknown(tokenizer, ragged.flat_values.numpy())
+        / max(1, ragged.flat_values.shape[0]),
+    )
+
+
+def _warn_of_unvalidated(labels, validation_texts) -> None:
+    """Names the classes that are so rare that none of their texts validates."""
+    missing = [name for name in labels if name not in validation_texts.counts]
+    if not missing:
+        return
+    shown = ", ".join(map(repr, missing[:5]))
+    if len(missing) > 5:
+        shown += f" and {len(missing) - 5:,} more"
+    print(
+        f"warning: no text validates of the class {shown}: what is said of the "
+        "validation leaves them out",
+        file=sys.stderr,
     )
 
 
@@ -161,17 +191,29 @@ def _check_labels(config, read, labels, several):
         )
 
 
-def _held_out(targets, fraction, seed) -> np.ndarray:
+def _held_out(texts, targets, fraction, seed) -> np.ndarray:
     """Which texts validate, bool [texts]: of each class the same part.
 
-    With several labels a class is a set of labels.
+    With several labels a class is a set of labels. Equal texts stay together,
+    so that no text of the validation is in the training; what is no more equal
+    than by the white space around it is so too.
     """
+    groups = {}
+    for row, text in enumerate(texts):
+        groups.setdefault(text.strip(), []).append(row)
+    groups = list(groups.values())
     held_out = np.zeros(len(targets), bool)
     rng = np.random.default_rng(seed)
+    # Of texts that are equal the first one says of which class they are.
     _, classes = np.unique(targets, axis=0, return_inverse=True)
+    classes = classes.reshape(-1)[[rows[0] for rows in groups]]
     for number in range(classes.max() + 1):
-        rows = rng.permutation(np.flatnonzero(classes == number))
-        held_out[rows[: int(len(rows) * fraction)]] = True
+        members = rng.permutation(np.flatnonzero(classes == number))
+        left = int(sum(len(groups[member]) for member in members) * fraction)
+        for member in members[:-1]:  # one at least is for the training
+            if len(groups[member]) <= 2 * left:
+                held_out[groups[member]] = True
+                left -= len(groups[member])
     return held_out
 
 

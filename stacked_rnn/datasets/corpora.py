@@ -3,30 +3,23 @@
 Pieces are byte strings, as TensorFlow's string ops want them.
 """
 
-import codecs
-import contextlib
 import dataclasses
-import functools
-import glob
-import gzip
 import hashlib
 import io
 import os
-import pathlib
 import pydoc_data.topics
 import re
-import shutil
 import sys
-import tempfile
-import zlib
 from collections.abc import Iterator
 
 import keras
 
+from stacked_rnn import text_files
 from stacked_rnn.configs import UserError
 
 PIECE = 2**20  # characters of a piece
-_REMEDY = "convert it to UTF-8, or take --tokenizer=byte for any file"
+_LEAVE_OUT = "take --skip_bad_files, which leaves such files out"
+_ANY_BYTES = f"take --tokenizer=byte, which reads any file, or {_LEAVE_OUT}"
 # Before this white space every tokenizer begins a new token.
 _BOUNDARY = re.compile(r"(?<=[A-Za-z])[ \n](?=\w)")
 
@@ -56,192 +49,177 @@ DOWNLOADS = {
 
 
 class Corpus:
-    """The text that `--corpus` names.
+    r"""The text that `--corpus` names.
 
     It is read once to the end here, and checked, and again for its pieces.
+
+    Files are ended before the next one is joined to them: by the separator of
+    documents where there is one, else by a line break. Where line breaks alone
+    separate documents, more of them in a row do so once.
 
     Args:
         corpus: "pydoc", a name in `DOWNLOADS`, a path, a directory with all
             that is below it, a glob, "-" for standard input, or several of
-            these separated by commas, whose texts are joined in order. Files
-            that end in .gz are unpacked.
-        binary: take files of any bytes; otherwise only UTF-8 text.
+            these separated by commas, whose texts are joined in order. See
+            `text_files`.
+        binary: take files of any bytes, as they are; otherwise only UTF-8 text,
+            each of whose lines ends in a line break alone.
         skip_bad_files: leave those out, with a warning each, that cannot be
             read, are empty or not text.
+        document_separator: what stands between the documents, itself; empty:
+            the text is one.
+        flag: what an error calls the corpus.
+        keep_line_ends: leave \r\n and \r as they are.
 
     Attributes:
         num_characters: of the text; a byte that is not UTF-8 counts as one.
+        has_separator: whether the separator is in the text.
         digest: of the text, hexadecimal.
 
     Raises:
         UserError: naming the file that is missing, empty or not text.
     """
 
-    def __init__(self, corpus, binary=False, skip_bad_files=False):
-        self._binary = binary
-        self._files = []
+    def __init__(
+        self,
+        corpus,
+        binary=False,
+        skip_bad_files=False,
+        document_separator="",
+        flag="corpus",
+        keep_line_ends=False,
+    ):
+        self._binary, self._flag = binary, flag
+        self._options = {"keep_line_ends": keep_line_ends}
+        self._separator = document_separator
+        if flag == "corpus":
+            self._options |= {"any_bytes": _ANY_BYTES, "leave_out": _LEAVE_OUT}
+        self._files = []  # and what stands before the text of each
         self.num_characters = 0
+        self.has_separator = False
         digest = hashlib.sha256()
-        for source in corpus.split(","):
-            for name, open_file in _find(source.strip()):
-                with_file, count = digest.copy(), 0
-                try:
-                    for text in self._read(name, open_file):
-                        with_file.update(_encoded(text))
-                        count += len(text)
-                    if not count:
-                        raise UserError(f"--corpus: {name} is empty")
-                except UserError as error:
-                    if not skip_bad_files:
-                        raise
-                    print(f"warning: skipped: {error}", file=sys.stderr)
-                else:
-                    self._files.append((name, open_file))
-                    self.num_characters += count
-                    digest = with_file
+        end = ""  # of the text so far
+        for file in _find(corpus, flag):
+            joint = self._joint(end) if self._files else ""
+            with_file, new_end = digest.copy(), end + joint
+            with_file.update(_encoded(joint))
+            has_separator, count = False, 0
+            try:
+                for text in self._read(file):
+                    with_file.update(_encoded(text))
+                    count += len(text)
+                    last = new_end + text
+                    has_separator = has_separator or self._separator in last
+                    new_end = last[-max(64, len(self._separator)) :]
+                if not count:
+                    raise UserError(f"--{flag}: {file.name} is empty")
+            except UserError as error:
+                if not skip_bad_files:
+                    raise
+                print(f"warning: skipped: {error}", file=sys.stderr)
+            else:
+                self._files.append((file, joint))
+                self.num_characters += len(joint) + count
+                self.has_separator |= has_separator and bool(self._separator)
+                digest, end = with_file, new_end
         if not self._files:
-            raise UserError(f"--corpus={corpus}: none of its files can be read")
+            raise UserError(f"--{flag}={corpus}: none of its files can be read")
         self.digest = digest.hexdigest()
 
     def pieces(self, first=0, last=None) -> Iterator[bytes]:
         """The characters from `first` to before `last`, a piece at a time.
 
-        A piece ends between two words where it can, so that its tokens are
-        those of the whole text.
+        A piece ends between two words where it can, and never in a separator,
+        so that its tokens are those of the whole text.
         """
         last = self.num_characters if last is None else last
         position, text = 0, ""
-        for name, open_file in self._files:
-            for part in self._read(name, open_file):
-                text += part[max(0, first - position) : max(0, last - position)]
-                position += len(part)
-                while len(text) > PIECE:
-                    cut = _find_boundary(text)
-                    yield _encoded(text[:cut])
-                    text = text[cut:]
-                if position >= last:
-                    break
+        for part in self._parts():
+            text += part[max(0, first - position) : max(0, last - position)]
+            position += len(part)
+            while len(text) > PIECE:
+                cut = _find_boundary(text, self._separator)
+                yield _encoded(text[:cut])
+                text = text[cut:]
             if position >= last:
                 break
         if text:
             yield _encoded(text)
 
-    def _read(self, name, open_file) -> Iterator[str]:
+    def _parts(self) -> Iterator[str]:
+        """All the text, some of it at a time."""
+        for file, joint in self._files:
+            yield joint
+            yield from self._read(file)
+
+    def _joint(self, end) -> str:
+        """What is to stand between a text and the next file."""
+        separator = self._separator or "\n"
+        if not separator.strip("\n"):
+            there = len(end) - len(end.rstrip("\n"))
+            return separator[min(there, len(separator)) :]
+        core, text = separator.rstrip(), end.rstrip()
+        if not text.endswith(core):
+            return separator
+        space = separator[len(core) :]
+        return "" if end[len(text) :].startswith(space) else space
+
+    def _read(self, file) -> Iterator[str]:
         """The text of a file, some of it at a time."""
-        decoder = codecs.getincrementaldecoder("utf-8")(
-            "surrogateescape" if self._binary else "strict"
-        )
-        position = 0  # of the first byte that is not decoded yet
-        with named_errors(name), open_file() as file:
-            content = file.read(PIECE)
-            if not self._binary:
-                content = content.removeprefix(codecs.BOM_UTF8)
-            while content:
-                text = _decoded(decoder, content, name, position)
-                if b"\0" in content and not self._binary:
-                    raise UserError(
-                        f"--corpus: {name} is a binary file (zero byte at "
-                        f"{position + content.index(0)}): {_REMEDY}"
-                    )
-                yield text
-                position += len(content)
-                content = file.read(PIECE)
-            yield _decoded(decoder, b"", name, position, final=True)
+        parts = text_files.read(file, self._flag, self._binary, **self._options)
+        if self._separator and not self._separator.strip("\n"):
+            return _with_short_runs(parts, len(self._separator))
+        return parts
 
 
-def _decoded(decoder, content, name, position, final=False) -> str:
-    pending = len(decoder.getstate()[0])
-    try:
-        return decoder.decode(content, final)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--corpus: {name} is not UTF-8 text (byte "
-            f"{position - pending + error.start}): {_REMEDY}"
-        ) from None
+def _with_short_runs(parts, length) -> Iterator[str]:
+    """A text in parts, with at most so many line breaks in a row."""
+    held = None  # line breaks at the end, which may go on; None: the beginning
+    for part in parts:
+        if held is None:
+            part = part.lstrip("\n")
+            if not part:
+                continue
+        text = (held or "") + part
+        kept = text.rstrip("\n")
+        held = text[len(kept) :]
+        yield re.sub(f"\n{{{length + 1},}}", "\n" * length, kept)
+    yield (held or "")[:length]
 
 
 def _encoded(text) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _find_boundary(text) -> int:
+def _find_boundary(text, separator="") -> int:
     """Where a piece at the beginning of a text ends."""
     boundaries = [
         match.start()
         for match in _BOUNDARY.finditer(text, PIECE - 2**10, PIECE + 1)
     ]
-    return boundaries[-1] if boundaries else PIECE
+    cut = boundaries[-1] if boundaries else PIECE
+    # A separator that begins before the cut and ends behind it stays whole.
+    within = text.find(
+        separator, max(1, cut - len(separator) + 1), cut + len(separator) - 1
+    )
+    return within if len(separator) > 1 and within > 0 else cut
 
 
-@contextlib.contextmanager
-def named_errors(name, flag="corpus"):
-    """Errors of reading name the file."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--{flag}: cannot read {name}: {reason}") from error
-
-
-def _find(source):
-    """Yields (name, function that opens) of each file that a source names."""
-    if source == "pydoc":
-        yield source, lambda: io.BytesIO(_pydoc_text())
-    elif source in DOWNLOADS:
-        yield source, functools.partial(open, _download(source), "rb")
-    elif source == "-":
-        yield "standard input", _keep_standard_input()
-    else:
-        for path in _find_paths(source):
-            open_file = gzip.open if path.endswith(".gz") else open
-            yield path, functools.partial(open_file, path, "rb")
-
-
-def _find_paths(source) -> list[str]:
-    if os.path.isdir(source):
-        below = pathlib.Path(source).rglob("*")
-        # What begins with a dot is of a tool, as .git is.
-        paths = sorted(
-            str(path)
-            for path in below
-            if path.is_file()
-            and not any(
-                part.startswith(".") for part in path.relative_to(source).parts
-            )
-        )
-        if not paths:
-            raise UserError(f"--corpus={source}: no files in this directory")
-        return paths
-    paths = expand(source)
-    if not paths:
-        raise UserError(
-            f"--corpus={source}: no such file, and no corpus of that name "
-            f"(there are pydoc, {', '.join(DOWNLOADS)})"
-        )
-    return paths
-
-
-def expand(source) -> list[str]:
-    """The paths that a path or a glob stands for, none where there are none."""
-    # A path may hold the signs of a glob; as a path it comes first.
-    return [source] if os.path.exists(source) else sorted(glob.glob(source))
+def _find(corpus, flag):
+    """Yields the `TextFile`s that a corpus consists of."""
+    names = ("pydoc", *DOWNLOADS)
+    for source in text_files.parts(corpus):
+        if source == "pydoc":
+            yield text_files.TextFile(source, lambda: io.BytesIO(_pydoc_text()))
+        elif source in DOWNLOADS:
+            yield text_files.text_file(_download(source))
+        else:
+            yield from text_files.find(source, flag, names)
 
 
 def _pydoc_text() -> bytes:
     topics = pydoc_data.topics.topics
     return "\n\n".join(topics[name].strip() for name in sorted(topics)).encode()
-
-
-def _keep_standard_input():
-    """A function that opens a copy of standard input: that ends only once."""
-    copy = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as its opener
-    shutil.copyfileobj(sys.stdin.buffer, copy)
-
-    def open_copy():
-        copy.seek(0)
-        return contextlib.nullcontext(copy)
-
-    return open_copy
 
 
 def _download(name) -> str:

@@ -1,9 +1,12 @@
 """Batches of whole texts, each batch of texts of about one length."""
 
 import functools
+import sys
 
 import numpy as np
 import tensorflow as tf
+
+from stacked_rnn.configs import UserError
 
 _BUCKETS = 4  # most lengths that texts are padded to: each is a graph
 _MULTIPLE = 8  # of which these lengths are
@@ -185,6 +188,28 @@ class Pairs(_Batches):
             "target_ids": tf.maximum(before, 0),
         }
         return inputs, targets
+
+
+def check_validation(config, is_there, why) -> None:
+    """Says, or with --early_stopping refuses, that nothing validates.
+
+    Args:
+        config: a `TrainConfig`.
+        is_there: whether there is a text to validate on.
+        why: the reason where there is none.
+    """
+    if is_there or not config.validation_fraction:
+        return
+    if config.early_stopping:
+        raise UserError(
+            f"--early_stopping={config.early_stopping}: no text to validate "
+            f"on: {why}: give more texts, a larger --validation_fraction, or "
+            "leave it out"
+        )
+    print(
+        f"warning: nothing validates: {why}: the last epoch is exported",
+        file=sys.stderr,
+    )
 
 
 def _bucket_lengths(lengths, batch_size) -> list[int]:

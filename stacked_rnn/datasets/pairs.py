@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import made_pairs, tables
-from stacked_rnn.datasets.examples import Pairs
+from stacked_rnn.datasets import made_pairs, tables, tokens
+from stacked_rnn.datasets.examples import Pairs, check_validation
 
 # Between the texts of the tokenizer's vocabulary: its one token ends a text.
 _SEPARATOR = "\0"
@@ -52,6 +52,7 @@ class PairData:
         num_empty: pairs that were left out, as one of them was empty.
         longest_target: tokens of it.
         digest: of the texts; equal ones have the same.
+        unknown_share: of the tokens of all texts.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -62,6 +63,7 @@ class PairData:
     num_empty: int
     longest_target: int
     digest: str
+    unknown_share: float = 0.0
 
 
 def read_pairs(
@@ -84,11 +86,7 @@ def read_pairs(
         return TextPairs(*zip(*made_pairs.MADE[source]()))
     fields = (source_field, target_field)
     pairs = itertools.chain(
-        *(
-            _read_file(path, fields, flag)
-            for part in source.split(",")
-            for path in tables.find(part.strip(), flag)
-        )
+        *(_read_file(file, fields, flag) for file in tables.find(source, flag))
     )
     sources, targets, num_empty = [], [], 0
     for one, other in pairs:
@@ -102,14 +100,14 @@ def read_pairs(
     return TextPairs(sources, targets, num_empty)
 
 
-def _read_file(path, fields, flag):
-    if not tables.kind(path):
+def _read_file(file, fields, flag):
+    if not tables.kind(file, flag):
         raise UserError(
-            f"--{flag}={path}: pairs of texts are in .tsv, .csv or .jsonl "
+            f"--{flag}={file.name}: pairs of texts are in .tsv, .csv or .jsonl "
             f"files (or made: {', '.join(made_pairs.MADE)})"
         )
     header = _HEADER if fields == _HEADER else None
-    for where, values in tables.read_fields(path, fields, flag, _HINT, header):
+    for where, values in tables.read_fields(file, fields, flag, _HINT, header):
         for value, name in zip(values, fields):
             tables.check_string(value, name, where, flag, _HINT)
         yield values
@@ -165,6 +163,13 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
             f"{len(fits):,} there are {np.sum(~fits):,} longer than "
             f"--sequence_length={limit} tokens"
         )
+    check_validation(
+        config,
+        len(validation_rows),
+        f"of {len(held_out):,} pairs, those with a text in common stay "
+        f"together, and none of them are {config.validation_fraction:.0%} or "
+        "less of all",
+    )
     validation = validation_texts = None
     if len(validation_rows):
         validation = pairs(validation_rows, None)
@@ -181,6 +186,13 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
         read.num_empty,
         max(len(targets[row]) for row in training_rows),
         _digest(read),
+        np.mean(
+            [
+                tokens.count_unknown(tokenizer, np.concatenate(side))
+                / sum(map(len, side))
+                for side in (sources, targets)
+            ]
+        ),
     )
 
 

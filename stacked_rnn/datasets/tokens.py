@@ -48,11 +48,13 @@ class TokenizedCorpus:
             `TokenFile`.
         unknown_parts: see `Tokenizer.unknown_parts`; of a tokenizer that was
             not built from this corpus.
+        num_unknown: tokens of each split that stand for something unknown.
     """
 
     tokenizer: tokenizers.Tokenizer
     token_ids: Mapping[str, Sequence]
     unknown_parts: Sequence[str] = ()
+    num_unknown: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class TokenFile:
@@ -114,7 +116,7 @@ def tokenize_corpus(corpus, splits, tokenizer, build, settings, cache_dir):
     if corpus.num_characters < LARGE:
         return _tokenize_in_memory(corpus, splits, tokenizer, build)
     made_from = tokenizer.to_dict() if tokenizer else settings
-    key = json.dumps([1, corpus.digest, splits, made_from])
+    key = json.dumps([2, corpus.digest, splits, made_from])
     name = "tokens-" + hashlib.sha256(key.encode()).hexdigest()[:16]
     cache_dir = cache_dir or f"{corpora.keras_cache()}/stacked_rnn"
     cache_dir = pathlib.Path(cache_dir).expanduser()
@@ -147,7 +149,17 @@ def _tokenize_in_memory(corpus, splits, tokenizer, build):
                 unknown_parts |= _unknown_parts(tokenizer, piece, cut)
             parts.append(cut)
         token_ids[name] = np.concatenate(parts)
-    return TokenizedCorpus(tokenizer, token_ids, [*unknown_parts])
+    num_unknown = {
+        name: count_unknown(tokenizer, part) for name, part in token_ids.items()
+    }
+    return TokenizedCorpus(tokenizer, token_ids, [*unknown_parts], num_unknown)
+
+
+def count_unknown(tokenizer, token_ids) -> int:
+    """How many of some token ids stand for what the vocabulary lacks."""
+    if tokenizer.unknown_id is None:
+        return 0
+    return int(np.count_nonzero(token_ids == tokenizer.unknown_id))
 
 
 def _cut(tokenize, piece, vocabulary_size):
@@ -203,7 +215,9 @@ def _read(directory):
     if {n: len(file) for n, file in token_ids.items()} != index["lengths"]:
         raise ValueError("a file of another length")
     tokenizer = tokenizers.from_dict(index["tokenizer"])
-    return TokenizedCorpus(tokenizer, token_ids, index["unknown_parts"])
+    return TokenizedCorpus(
+        tokenizer, token_ids, index["unknown_parts"], index["num_unknown"]
+    )
 
 
 def _fill(directory, corpus, splits, tokenizer, build):
@@ -234,7 +248,7 @@ def _fill(directory, corpus, splits, tokenizer, build):
                 )
         return path
 
-    lengths, unknown_parts = {}, {}
+    lengths, unknown_parts, num_unknown = {}, {}, {}
     for name, split in splits.items():
         pieces = _shown(corpus.pieces(*split), split, f"{name} text to tokens")
         paths = _in_parallel(
@@ -244,12 +258,15 @@ def _fill(directory, corpus, splits, tokenizer, build):
                 for number, piece in enumerate(pieces)
             ),
         )
-        lengths[name] = 0
+        lengths[name] = num_unknown[name] = 0
         with files.whole_file(directory / f"{name}.tokens") as file:
             for path in paths:
                 with np.load(path) as part:
                     file.write(part["token_ids"].tobytes())
                     lengths[name] += part["token_ids"].size
+                    num_unknown[name] += count_unknown(
+                        tokenizer, part["token_ids"]
+                    )
                     unknown_parts |= dict.fromkeys(
                         part["unknown_parts"].tolist()
                     )
@@ -257,6 +274,7 @@ def _fill(directory, corpus, splits, tokenizer, build):
         "lengths": lengths,
         "dtype": _dtype(tokenizer.vocabulary_size()).name,
         "unknown_parts": [*unknown_parts],
+        "num_unknown": num_unknown,
         "tokenizer": tokenizer.to_dict(),
     }
     with files.whole_file(directory / _INDEX) as file:

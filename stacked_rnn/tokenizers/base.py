@@ -2,16 +2,14 @@
 
 import tensorflow as tf
 
+from stacked_rnn.configs import unescaped
+
 
 def split_documents(text, document_separator) -> list[bytes]:
     """The documents of a byte string."""
     if not document_separator:
         return [text]
-    return text.split(_unescaped(document_separator).encode())
-
-
-def _unescaped(document_separator):
-    return document_separator.replace("\\n", "\n").replace("\\t", "\t")
+    return text.split(unescaped(document_separator).encode())
 
 
 class Tokenizer(tf.Module):
@@ -22,8 +20,8 @@ class Tokenizer(tf.Module):
         letters_only: reduce text to lower-case a-z and single spaces first,
             as D2L section 9.2 does.
         document_separator: what stands between the documents of a text, with
-            \n and \t written so; it becomes one token, the last id, which has
-            no text of its own. Empty: there is no such token.
+            \n, \t and \r written so; it becomes one token, the last id, which
+            has no text of its own. Empty: there is no such token.
         unknown_id: the id that stands for what the vocabulary lacks; None
             where nothing can be unknown.
     """
@@ -83,8 +81,24 @@ class Tokenizer(tf.Module):
         unknown = tf.unique(parts[is_unknown]).y.numpy().tolist()
         return [part.decode("utf-8", "replace") for part in unknown]
 
+    def missing_characters(self, text) -> list[str]:
+        """The characters of a string that no token has, each once.
+
+        Where there is one, no generated text can hold the string. (What comes
+        after a document's end is none: a string that begins with the separator
+        ends a text just as well.)
+        """
+        return []
+
+    def _missing_from(self, vocabulary, text):
+        separator = unescaped(self.document_separator)
+        if separator:
+            text = text.partition(separator)[0]
+        known = set().union(*vocabulary)
+        return [one for one in dict.fromkeys(text) if one not in known]
+
     def _documents(self, texts):
-        return tf.strings.split(texts, _unescaped(self.document_separator))
+        return tf.strings.split(texts, unescaped(self.document_separator))
 
     def _num_parts(self) -> int:
         """Number of token ids that stand for parts of a text: the first."""

@@ -12,7 +12,7 @@ from stacked_rnn.tokenizers.base import Tokenizer
 UNKNOWN_CHARACTER = "\ufffd"  # what UTF-8 decoders put for what they can't read
 UNKNOWN_WORD = "<unk>"
 DEFAULT_WORDS = 10_000
-_SEPARATOR = "\x1e"  # ASCII "record separator": between the words of a text
+_MARK = b"\xff"  # between the words of a text; no byte of UTF-8
 
 
 class ByteTokenizer(Tokenizer):
@@ -113,6 +113,9 @@ class CharTokenizer(Tokenizer):
             tf.gather(tf.constant(self._code_points), token_ids), "UTF-8"
         )
 
+    def missing_characters(self, text):
+        return self._missing_from(self._vocabulary, text)
+
     def to_dict(self):
         return super().to_dict() | {"vocabulary": self._vocabulary}
 
@@ -149,6 +152,11 @@ class WordTokenizer(Tokenizer):
         for texts in batches:
             words = no_words._split(no_words._standardize(tf.constant(texts)))
             counts.update(words.flat_values.numpy().tolist())
+        if vocabulary_size == 1:
+            raise UserError(
+                "--vocabulary_size=1: --tokenizer=word takes 2 or more, since "
+                "the first stands for all words that are unknown"
+            )
         kept = counts.most_common((vocabulary_size or DEFAULT_WORDS) - 1)
         return cls(
             [UNKNOWN_WORD, *(word.decode() for word, _ in kept)], **options
@@ -169,9 +177,9 @@ class WordTokenizer(Tokenizer):
         sign = r" ?[^\s\p{L}\p{M}\p{N}_']"
         # A group, \1 for \0, would take twelve times as long.
         marked = tf.strings.regex_replace(
-            texts, rf"{word}|{sign}|\s", rf"\0{_SEPARATOR}"
+            texts, rf"{word}|{sign}|\s", rb"\0" + _MARK
         )
-        words = tf.strings.split(marked, _SEPARATOR)
+        words = tf.strings.split(marked, _MARK)
         return tf.ragged.boolean_mask(words, tf.strings.length(words) > 0)
 
     def _tokenize(self, texts):
@@ -180,6 +188,9 @@ class WordTokenizer(Tokenizer):
     def _detokenize(self, token_ids):
         words = tf.gather(tf.constant(self._vocabulary), token_ids)
         return tf.strings.reduce_join(words, axis=-1)
+
+    def missing_characters(self, text):
+        return self._missing_from(self._vocabulary, text)
 
     def to_dict(self):
         return super().to_dict() | {"vocabulary": list(self._vocabulary)}
