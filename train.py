@@ -18,7 +18,7 @@ import pathlib
 import shlex
 import sys
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import command_line, configs, text_files
 
 _ENDINGS = (".gz", ".txt", ".text", ".md", ".tsv", ".csv", ".jsonl")
 
@@ -65,8 +65,7 @@ def train(model_config, train_config, strategy):
 
 def _name_of(corpus) -> str:
     """A name for what is learned from: that of its first file."""
-    first = corpus if pathlib.Path(corpus).exists() else corpus.split(",")[0]
-    path = pathlib.PurePath(first)
+    path = pathlib.PurePath(next(text_files.parts(corpus)))
     while path.suffix.lower() in _ENDINGS:
         path = path.with_suffix("")
     return path.name.strip("-*?[]. ") or "corpus"

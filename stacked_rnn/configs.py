@@ -19,12 +19,26 @@ class UserError(ValueError):
     """
 
 
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "s": " ", "\\": "\\"}
 
 
 def unescaped(text) -> str:
-    r"""A string of the text, as a flag writes it: with \n, \t, \r and \\."""
-    return re.sub(r"\\([ntr\\])", lambda match: _ESCAPES[match[1]], text)
+    r"""A string of the text, as a flag has it: with \n, \t, \r, \s and \\."""
+    return re.sub(r"\\([ntrs\\])", lambda match: _ESCAPES[match[1]], text)
+
+
+def escaped(text) -> str:
+    r"""What a flag says, in the one way that a line of a flag file holds.
+
+    Line breaks and tabs are \n, \t and \r, blanks at the ends \s.
+    """
+    text = unescaped(text).replace("\\", "\\\\")
+    for letter in "ntr":
+        text = text.replace(_ESCAPES[letter], f"\\{letter}")
+    inner = text.lstrip(" ")
+    before = len(text) - len(inner)
+    after = len(inner) - len(inner.rstrip(" "))
+    return r"\s" * before + inner.rstrip(" ") + r"\s" * after
 
 
 def check_encodable(name, text) -> None:
@@ -481,6 +495,8 @@ class TrainConfig(Config):
         super().__post_init__()
         for name in ("document_separator", "label_separator"):
             check_encodable(name, getattr(self, name))
+            # One way to write it: in records, flag files and tokenizers.
+            object.__setattr__(self, name, escaped(getattr(self, name)))
         validates = self.validation_fraction
         if self.train_windows:
             validates = self.validation_windows

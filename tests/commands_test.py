@@ -290,13 +290,16 @@ def test_the_next_commands_run_as_they_stand(tmp_path):
     assert run(tmp_path, *words[1:]).returncode == 0
 
 
-@pytest.mark.parametrize("size", [40, 0])
-def test_config_flags_repeat_a_run_of_words_with_ends(size, tmp_path):
-    """The token that ends a document is not among those asked for."""
+@pytest.mark.parametrize(("size", "separator"), [(40, "\n"), (0, " ")])
+def test_config_flags_repeat_a_run_of_words_with_ends(
+    size, separator, tmp_path
+):
+    """The token that ends a document is not among those asked for, and the
+    separator may be what a line of a flag file loses."""
     (tmp_path / "cats.txt").write_text(TEXT)
     flags = (
-        *SMALL, "--epochs=1", "--tokenizer=word", "--document_separator=\\n",
-        f"--vocabulary_size={size}",
+        *SMALL, "--epochs=1", "--tokenizer=word",
+        f"--document_separator={separator}", f"--vocabulary_size={size}",
     )  # fmt: skip
     first = run(tmp_path, "train.py", *flags)
     assert first.returncode == 0, first.stderr

@@ -7,6 +7,8 @@ import pathlib
 import re
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from stacked_rnn import command_line, configs, console, tokenizers
 
@@ -167,3 +169,20 @@ def test_strings_of_the_text_are_checked():
         with pytest.raises(configs.UserError, match="--.*: .*") as error:
             make()
         assert str(error.value).isprintable()
+
+
+@given(st.text())
+@example(" \n ")
+@example("\\n")
+@example("  ")
+@example("a # b")
+def test_separators_are_written_in_one_way(text):
+    """On one line, and without blanks at its ends, which a flag file loses."""
+    config = configs.TrainConfig(document_separator=text, label_separator=text)
+    written = config.document_separator
+    assert written == config.label_separator
+    assert configs.unescaped(written) == configs.unescaped(text)
+    assert not set("\n\r\t") & set(written)
+    assert written == written.strip(" ")
+    again = configs.TrainConfig(document_separator=written)
+    assert again.document_separator == written
