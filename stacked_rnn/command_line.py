@@ -75,11 +75,11 @@ def _prepare_streams() -> None:
     Output to a file or a pipe is UTF-8, unless PYTHONIOENCODING says otherwise;
     what an encoding lacks is written as an escape.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started this process
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
             is_asked_for = stream.isatty() or "PYTHONIOENCODING" in os.environ
             stream.reconfigure(
                 encoding=None if is_asked_for else "utf-8",
