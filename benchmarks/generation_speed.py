@@ -26,7 +26,14 @@ from concurrent import futures
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
 
-from measuring import Calm, interleaved, machine, timed, write_report
+from measuring import (
+    Calm,
+    interleaved,
+    machine,
+    thousands,
+    timed,
+    write_report,
+)
 
 from stacked_rnn import command_line, configs
 from stacked_rnn.configs import UserError, setting
@@ -258,11 +265,6 @@ print(json.dumps([b - a for a, b in zip(marks, marks[1:])]))
     parts = [min(values) for values in zip(*runs)]
     names = ("import TensorFlow", "import this", "load", "first characters")
     return dict(zip(names, parts))
-
-
-def thousands(speed):
-    """12,345 as 12.3k."""
-    return f"{speed / 1e3:,.1f}k"
 
 
 def table(results):

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 
-from measuring import machine, timed, write_report
+from measuring import machine, matmul, thousands, timed, write_report
 
 from stacked_rnn import command_line, configs
 from stacked_rnn.configs import UserError, setting
@@ -40,6 +40,7 @@ SIZES = {
 }
 GENERATED = {"cell": "lstm", "units": 512, "num_layers": 2}
 TOKENS = 256  # that each text gets
+MATMUL_SIZE = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,21 +202,6 @@ def cudnn_alone(cell, dtype, num_layers, units, batch_size):
     def run(steps):
         for _ in range(steps):
             result = step()
-        float(result)
-
-    return run
-
-
-def matmul(dtype, size=8192):
-    """TensorFlow's product of two large matrices."""
-    import tensorflow as tf
-
-    a = tf.cast(tf.random.normal((size, size)), dtype)
-    product = tf.function(lambda a: tf.reduce_max(a @ a))
-
-    def run(steps):
-        for _ in range(steps):
-            result = product(a)
         float(result)
 
     return run
@@ -425,16 +411,11 @@ def ratio(speeds, ours, other):
     return f"{speeds[ours] / speeds[other]:.2f}" if other in speeds else ""
 
 
-def thousands(speed):
-    """12,345 as 12.3k."""
-    return f"{speed / 1e3:,.1f}k"
-
-
 def report(gpu, peaks, trained, generated):
     """The lines of the report."""
     lines = [
         f"# On a GPU\n\n{gpu}; {machine()}.\n",
-        "Product of two matrices of 8192: "
+        f"Product of two matrices of {MATMUL_SIZE}: "
         + ", ".join(f"{d} {t:.0f} TFLOP/s" for d, t in peaks.items())
         + ".\n",
         "## Training\n\nTokens per second of a full step (forward, backward, "
@@ -565,9 +546,9 @@ def main(config):
         for contender in contenders.values():
             on.callback(contender.close)
         for dtype in config.dtypes.split(","):
-            request = {"make": "matmul", "dtype": dtype}
+            request = {"make": "matmul", "dtype": dtype, "size": MATMUL_SIZE}
             seconds = in_turn(contenders, {OURS: request}, 50, 1)[OURS]
-            peaks[dtype] = 2 * 8192**3 / seconds / 1e12
+            peaks[dtype] = 2 * MATMUL_SIZE**3 / seconds / 1e12
         for _ in training(contenders, config, trained):
             write()
         if config.generation:

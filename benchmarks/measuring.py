@@ -40,6 +40,26 @@ def interleaved(runs, repetitions, seconds):
     return times
 
 
+def matmul(size, dtype="float32"):
+    """TensorFlow's product of two large matrices, some steps of it."""
+    import tensorflow as tf
+
+    a = tf.cast(tf.random.normal((size, size)), dtype)
+    product = tf.function(lambda a: tf.reduce_max(a @ a))
+
+    def run(steps):
+        for _ in range(steps):
+            result = product(a)
+        float(result)
+
+    return run
+
+
+def thousands(speed):
+    """12,345 as 12.3k."""
+    return f"{speed / 1e3:,.1f}k"
+
+
 def fit(trainer, windows, every, patience=math.inf):
     """Trains, scores windows on the way, and keeps the weights of the best.
 

@@ -25,7 +25,14 @@ from concurrent import futures
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
 
-from measuring import Calm, interleaved, machine, write_report
+from measuring import (
+    Calm,
+    interleaved,
+    machine,
+    matmul,
+    thousands,
+    write_report,
+)
 
 from stacked_rnn import command_line, configs
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
@@ -236,21 +243,6 @@ CONTENDERS = {
 MATMUL_SIZE = 2048
 
 
-def matmul():
-    """TensorFlow's product of two large matrices, float32."""
-    import tensorflow as tf
-
-    a = tf.random.normal((MATMUL_SIZE, MATMUL_SIZE))
-    product = tf.function(lambda a: tf.reduce_max(a @ a))
-
-    def run(steps):
-        for _ in range(steps):
-            result = product(a)
-        float(result)
-
-    return run
-
-
 # Measuring --------------------------------------------------------------------
 
 
@@ -263,7 +255,7 @@ def compare(work, cell, config):
         name: CONTENDERS[name](work, cell)
         for name in (OURS, OURS_BFLOAT16, "PyTorch")
     }
-    runs |= {best: stock[best], "matmul": matmul()}
+    runs |= {best: stock[best], "matmul": matmul(MATMUL_SIZE)}
     times = interleaved(runs, config.repetitions, config.seconds)
     medians = {name: statistics.median(t) for name, t in times.items()}
     peak = 2 * MATMUL_SIZE**3 / medians.pop("matmul")
@@ -326,11 +318,6 @@ def growth(cell, config):
 
 
 # The report -------------------------------------------------------------------
-
-
-def thousands(speed):
-    """12,345 as 12.3k."""
-    return f"{speed / 1e3:,.1f}k"
 
 
 def table(results):
