@@ -141,11 +141,6 @@ def test_another_learning_rate_is_another_run(tmp_path):
         "(learning_rate: 0.004, not 0.02)"
     ) in other.stdout
     assert "Exported saved_models/cats/2" in other.stdout
-    (tmp_path / "cats.txt").write_text(TEXT.replace("cat", "tac"))
-    edited = run(
-        tmp_path, "train.py", *flags, "--learning_rate=0.02", "--resume"
-    )
-    assert_fails(edited, "--resume", "the text has changed")
 
 
 def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
@@ -159,8 +154,6 @@ def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
         for line in first.stdout:
             if line.startswith("Epoch"):
                 break
-        second = run(tmp_path, "train.py", *flags)
-        assert_fails(second, "--model_dir=runs/cats: another process")
         second = run(tmp_path, "train.py", *flags, "--units=17")
         assert_fails(second, "--model_dir=runs/cats: another process")
     finally:
@@ -172,32 +165,26 @@ def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cats"]
 
 
-@pytest.mark.parametrize(
-    ("environment", "flags"),
-    [
-        ({"PYTHONIOENCODING": "cp1252", "KERAS_BACKEND": "jax",
-          "TF_USE_LEGACY_KERAS": "1"}, ()),
-        ({"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-         ("--document_separator=\u3002",)),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_no_environment_stops_a_training(environment, flags, tmp_path):
+def test_no_environment_stops_a_training(tmp_path):
+    """Output that lacks the letters, arguments in ASCII, another Keras."""
     text = "\u043a\u043e\u0442 \u0441\u043f\u0438\u0442\u3002" * 80
     (tmp_path / "cats.txt").write_text(text, encoding="utf-8")
-    ran = subprocess.run(
-        [sys.executable, ROOT / "train.py", *SMALL, "--epochs=1", *flags],
-        cwd=tmp_path, capture_output=True, check=False,
-        env=os.environ | environment,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    assert b"sample: " in ran.stdout and b"Exported" in ran.stdout
-    generated = subprocess.run(
-        [sys.executable, ROOT / "generate.py", "--prompt=\u043a\u043e"],
-        cwd=tmp_path, capture_output=True, check=False,
-        env=os.environ | environment,
-    )  # fmt: skip
-    assert generated.returncode == 0, generated.stderr
+    environment = os.environ | {
+        "PYTHONIOENCODING": "cp1252", "LC_ALL": "POSIX", "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0", "KERAS_BACKEND": "jax",
+        "TF_USE_LEGACY_KERAS": "1",
+    }  # fmt: skip
+    for words, expected in (
+        (["train.py", *SMALL, "--epochs=1", "--document_separator=\u3002"],
+         b"Exported"),
+        (["generate.py", "--prompt=\u043a\u043e"], rb"\u043a\u043e"),
+    ):  # fmt: skip
+        ran = subprocess.run(
+            [sys.executable, ROOT / words[0], *words[1:]],
+            cwd=tmp_path, capture_output=True, check=False, env=environment,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        assert expected in ran.stdout
 
 
 def test_other_floats_in_keras_json_change_nothing(tmp_path):

@@ -158,7 +158,7 @@ def test_training_by_cudnn_is_training_by_scan(
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("task", small_tasks.TASKS)
+@pytest.mark.parametrize("task", ["language_model", "classifier"])
 def test_float16_by_cudnn_learns(task, tmp_path, monkeypatch):
     """As on a GPU from before bfloat16."""
     simulated_gpu.plug_in(monkeypatch, devices.Gpu("Old", (7, 5)))
