@@ -87,7 +87,7 @@ def _train(start, task, strategy, model_dir, export_dir):
     if not trainer.is_chief:
         trainer.fit()
         return
-    exported = training.find_export(model_dir, trainer.step)
+    exported = training.find_export(model_dir, trainer.step, export_dir)
     if trainer.is_finished and exported:
         print(
             f"Nothing is left to do: the run in {model_dir} ended with step "
@@ -142,7 +142,7 @@ def _train(start, task, strategy, model_dir, export_dir):
 
 def _ways_on(trainer) -> str:
     """What lets a finished run go on, as a sentence without its end."""
-    epochs = trainer.config.epochs
+    epochs = max(trainer.config.epochs, len(trainer.history))
     if trainer.step < trainer.total_steps:
         return (
             f"It stopped {trainer.config.early_stopping} epochs after its "

@@ -39,8 +39,8 @@ def whole_file(path, **options):
 def locked(path):
     """Holds a lock that the system takes back from a process that dies.
 
-    The file is removed at the end. Where the file system has no locks, there
-    is none.
+    The file is removed at the end. Where none can be written, or the file
+    system has no locks, nothing is locked.
 
     Args:
         path: of a file that is made for it.
@@ -50,7 +50,12 @@ def locked(path):
     """
     is_held = False
     while not is_held:
-        with open(path, "w") as file:
+        try:
+            file = open(path, "w")  # noqa: SIM115
+        except OSError:
+            yield
+            return
+        with file:
             _lock(file)
             with contextlib.suppress(FileNotFoundError):
                 # Or its last holder has removed it in between.

@@ -125,9 +125,10 @@ def test_a_finished_run_says_so_and_exports_nothing_new(tmp_path):
         assert words in again.stdout
     versions = tmp_path / "saved_models/cats"
     assert [path.name for path in versions.iterdir()] == ["1"]
-    # Where the export is gone, it is made again.
+    # Where the export is gone, or asked for elsewhere, it is made again.
     shutil.rmtree(versions)
-    assert "Exported" in run(tmp_path, "train.py", *flags).stdout
+    elsewhere = run(tmp_path, "train.py", *flags, "--export_dir=elsewhere")
+    assert "Exported elsewhere/1" in elsewhere.stdout
 
 
 def test_another_learning_rate_is_another_run(tmp_path):

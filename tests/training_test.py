@@ -575,6 +575,21 @@ def test_a_run_goes_on_only_with_what_it_began_with(
     assert f"run.1 ({message})" in capsys.readouterr().out
 
 
+def test_a_lock_that_cannot_be_written_is_none(tmp_path, monkeypatch):
+    """As beside the root of a volume; and a directory may be named `.`"""
+    monkeypatch.chdir(tmp_path)
+    with runs.alone_in(pathlib.Path(".")):
+        assert tmp_path.with_name(f"{tmp_path.name}.lock").exists()
+        with (
+            pytest.raises(configs.UserError, match="another process"),
+            runs.alone_in(tmp_path),
+        ):
+            pass
+    assert not tmp_path.with_name(f"{tmp_path.name}.lock").exists()
+    with runs.alone_in(pathlib.Path("/proc/self")):
+        pass
+
+
 def test_how_long_and_how_fast_may_change(tmp_path):
     run = tmp_path / "run"
     make_trainer(model_dir=run).fit(verbose=0)

@@ -193,14 +193,19 @@ def note_export(model_dir, step, version) -> None:
     )
 
 
-def find_export(model_dir, step) -> pathlib.Path | None:
-    """What the run was exported as after this step, if it is still there."""
+def find_export(model_dir, step, export_dir) -> pathlib.Path | None:
+    """The version that the run was exported as after this step.
+
+    None where it was not, or not to this directory, or is there no more.
+    """
     try:
         noted = json.loads((model_dir / _EXPORTED).read_text())
-        version = pathlib.Path(noted["version"])
-        return version if noted["step"] == step and version.is_dir() else None
+        version = pathlib.Path(export_dir, pathlib.Path(noted["version"]).name)
+        if noted == {"step": step, "version": str(version.resolve())}:
+            return version if version.is_dir() else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        pass
+    return None
 
 
 @contextlib.contextmanager
@@ -210,7 +215,8 @@ def alone_in(model_dir):
     Raises:
         UserError: one does already.
     """
-    path = model_dir.with_name(f"{model_dir.name}.lock")
+    path = model_dir.resolve()
+    path = path.with_name(f"{path.name}.lock")
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(files.locked(path))
