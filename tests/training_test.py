@@ -555,6 +555,7 @@ def test_a_run_in_the_way_is_moved_aside(tmp_path, changes, capsys):
         ({"batch_size": 2}, "batch_size: 4, not 2"),
         ({"sequence_length": 7}, "sequence_length: 100, not 7"),
         ({"carry_state": True}, "carry_state: False, not True"),
+        ({"tokenizer": "byte"}, "tokenizer: 'char', not 'byte'"),
         ({"mixed_precision": True}, "mixed_precision: False, not True"),
         ({}, "the text has changed"),
     ],

@@ -267,13 +267,15 @@ def _differences(old, new) -> list[str]:
         ModelConfig.from_dict(old["model"])
     )
     # Records were once written without some of this, and settings come and go.
-    before = {"init_from": ""} | old.get("settings", {}) | old
-    now = new["settings"] | new
-    for name in dict.fromkeys(("task", "labels", *now["settings"])):
-        if name in before and before[name] != now.get(name):
-            differences.append(
-                f"{name}: {before[name]!r}, not {now.get(name)!r}"
-            )
+    names = ("task", "init_from", "labels")
+    before, now = (
+        {name: record[name] for name in names if name in record}
+        | record.get("settings", {})
+        for record in ({"init_from": ""} | old, new)
+    )
+    for name in sorted(before.keys() & now.keys()):
+        if before[name] != now[name]:
+            differences.append(f"{name}: {before[name]!r}, not {now[name]!r}")
     if old.get("digest", new["digest"]) != new["digest"]:
         differences.append("the text has changed")
     if old["tokenizer"] != new["tokenizer"]:
