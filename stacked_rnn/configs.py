@@ -339,9 +339,9 @@ class TrainConfig(Config):
     document_separator: str = setting(
         "",
         "What stands between the documents of the text, such as <|endoftext|>, "
-        "or \\n (so written) for one document a line; \\t, \\r and \\\\ are a "
-        "tab, a carriage return and a backslash. It becomes one token, at "
-        "which the state starts anew; generating it ends a text.",
+        "or \\n (so written) for one document a line; \\t, \\r, \\s and \\\\ "
+        "are a tab, a carriage return, a blank and a backslash. It becomes one "
+        "token, at which the state starts anew; generating it ends a text.",
     )
     letters_only: bool = setting(
         False,

@@ -140,22 +140,29 @@ def test_mixed_precision_trains(task, policy, train, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=0.1)
 
 
-@pytest.mark.parametrize("before", ["", "tf.zeros(1); "])
-def test_memory_is_taken_as_it_is_needed(before):
-    """In a process of its own: it is decided when TensorFlow begins."""
+@pytest.mark.parametrize(
+    "before, growth", [("", ""), ("tf.zeros(1); ", "true")]
+)
+def test_memory_is_taken_as_it_is_needed(before, growth):
+    """In a process of its own: it is decided when TensorFlow begins.
+
+    Where it is at work already, a strategy is made all the same.
+    """
     program = (
         "import tensorflow as tf; from stacked_rnn import training; "
-        f"{before}training.make_strategy('one_device'); "
-        "print(tf.config.experimental.get_memory_growth("
-        "tf.config.list_physical_devices('GPU')[0]))"
+        f"{before}strategy = training.make_strategy('one_device'); "
+        "gpu = tf.config.list_physical_devices('GPU')[0]; "
+        "print(type(strategy).__name__, "
+        "tf.config.experimental.get_memory_growth(gpu))"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True,
-        text=True, check=True, env=os.environ | {
-            "TF_FORCE_GPU_ALLOW_GROWTH": "true" if before else ""
-        },
+        text=True, check=True,
+        env=os.environ | {"TF_FORCE_GPU_ALLOW_GROWTH": growth},
     )  # fmt: skip
-    assert before or ran.stdout.strip().endswith("True")
+    name, grows = ran.stdout.split()[-2:]
+    assert name == "OneDeviceStrategy"
+    assert before or grows == "True"
 
 
 # Layers

@@ -69,17 +69,6 @@ def make_trainer(
     return training.Trainer(model_config, config, data, model_dir, strategy)
 
 
-def exported(trainer):
-    """What is exported of a trained model."""
-    data, model = trainer.data, trainer.best_model()
-    task = trainer.config.task
-    if task == "classifier":
-        return export.TextClassifier(model, data.tokenizer, data.labels, 16)
-    if task == "seq2seq":
-        return export.TextTranslator(model, data.tokenizer, 20)
-    return export.TextGenerator(model, data.tokenizer)
-
-
 def untrained(task, config, tokenizer, use_cudnn):
     """What is exported of a model of random weights."""
     config = dataclasses.replace(
