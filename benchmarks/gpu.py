@@ -48,7 +48,8 @@ class BenchmarkConfig(configs.Config):
     """What to measure."""
 
     sizes: str = setting(
-        ",".join(SIZES), "Layers x units, of these, separated by commas."
+        ",".join(SIZES),
+        "Layers x units, of these, separated by commas ('': no training).",
     )
     cells: str = setting("lstm,gru", "gru, lstm, or both.")
     dtypes: str = setting("float32,bfloat16", "float32, bfloat16, or both.")
@@ -345,7 +346,7 @@ def in_turn(contenders, requests, steps, repetitions):
 
 def training(contenders, config, results):
     """Yields after each size, cell and dtype, its figures in `results`."""
-    for size in config.sizes.split(","):
+    for size in filter(None, config.sizes.split(",")):
         num_layers, units, batch_size = SIZES[size]
         for cell in config.cells.split(","):
             for dtype in config.dtypes.split(","):
@@ -504,7 +505,7 @@ def main(config):
         ("sizes", SIZES), ("cells", ("lstm", "gru")),
         ("dtypes", ("float32", "bfloat16")),
     ):  # fmt: skip
-        unknown = set(getattr(config, flag).split(",")) - set(known)
+        unknown = set(getattr(config, flag).split(",")) - {"", *known}
         if unknown:
             raise UserError(
                 f"--{flag}: no {', '.join(sorted(unknown))} among "

@@ -303,7 +303,7 @@ class Batcher:
             text.token_ids += token_ids.tolist()
             text.continuation.add(
                 self._model.token_bytes[token_ids].tolist(),
-                drawn["log_probs"][own].tolist(),
+                drawn["log_probs"][own],
                 finished and position < text.sampling.max_new_tokens,
             )
             reason = self._early_end(text)

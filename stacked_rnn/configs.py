@@ -610,6 +610,11 @@ class SamplingConfig(Config):
         below=2**63,
     )
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the temperature alone changes the distribution."""
+        return not self.top_k and self.top_p == self.repetition_penalty == 1.0
+
 
 @dataclasses.dataclass(frozen=True)
 class BeamConfig(Config):

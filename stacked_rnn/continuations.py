@@ -6,6 +6,8 @@ import codecs
 import itertools
 import statistics
 
+import numpy as np
+
 
 class Continuation:
     """The growing continuation of one prompt.
@@ -58,7 +60,7 @@ class Continuation:
         searched = len(self._content)
         self._content += b"".join(tokens)
         self.tokens += tokens
-        self.log_probs.extend(log_probs)
+        self.log_probs.frombytes(np.asarray(log_probs, np.float32).tobytes())
         self.stopped |= ended
         found = [
             self._content.find(string, max(0, searched - len(string) + 1))

@@ -81,17 +81,23 @@ def generate(
     allowed = np.zeros(vocabulary_size, np.float32)
     if never is not None:
         allowed[never] = -np.inf
-    penalizes = tf.reduce_any(options.repetition_penalty != 1.0)
+    penalty = options.repetition_penalty
+
+    def if_penalized(change, value):
+        if penalty is None:
+            return value
+        return tf.cond(
+            tf.reduce_any(penalty != 1.0), lambda: change(value), lambda: value
+        )
 
     def draw(step, carry, drawn, log_probs):
         logits, states = decode_step(carry["token_ids"], carry["states"])
         logits = tf.cast(logits, tf.float32)
-        penalized = tf.cond(
-            penalizes,
-            lambda: samplers.penalize_repetition(
-                logits, carry["seen"], options.repetition_penalty
+        penalized = if_penalized(
+            lambda logits: samplers.penalize_repetition(
+                logits, carry["seen"], penalty
             ),
-            lambda: logits,
+            logits,
         )
         token_ids = samplers.sample(
             penalized + allowed, uniforms[step], options, sorts=not compiled
@@ -100,15 +106,14 @@ def generate(
         if given is not None:
             is_drawn &= ~is_given[:, step]
             token_ids = tf.where(is_given[:, step], given[:, step], token_ids)
-        seen = tf.cond(
-            penalizes,
-            lambda: (
-                carry["seen"]
+        seen = if_penalized(
+            lambda seen: (
+                seen
                 | tf.one_hot(
                     token_ids, vocabulary_size, True, False, dtype=tf.bool
                 )
             ),
-            lambda: carry["seen"],
+            carry["seen"],
         )
         log_prob = -tf.nn.sparse_softmax_cross_entropy_with_logits(
             token_ids, logits

@@ -189,7 +189,7 @@ class SavedModel:
                     text = Continuation(texts.prompt, sampling.seed, stop)
                     text.add(
                         self.token_bytes[token_ids[:length]].tolist(),
-                        log_probs[:length].tolist(),
+                        log_probs[:length],
                         ended=bool(length < sampling.max_new_tokens),
                     )
                     texts.found.append(text)
@@ -227,15 +227,20 @@ class SavedModel:
         options = {
             "max_new_tokens": limits,
             "temperature": tf.cast(ones, tf.float32) * sampling.temperature,
-            "top_k": ones * sampling.top_k,
-            "top_p": tf.cast(ones, tf.float32) * sampling.top_p,
-            "repetition_penalty": (
-                tf.cast(ones, tf.float32) * sampling.repetition_penalty
-            ),
         }
-        chunk = self.functions.decode_chunk
-        if compiles:
-            chunk = self.functions.compiled_chunk
+        # An export of an older version has no plain one.
+        chunk = getattr(self.functions, "compiled_plain_chunk", None)
+        if not (chunk and compiles and sampling.is_plain):
+            chunk = self.functions.decode_chunk
+            if compiles:
+                chunk = self.functions.compiled_chunk
+            options |= {
+                "top_k": ones * sampling.top_k,
+                "top_p": tf.cast(ones, tf.float32) * sampling.top_p,
+                "repetition_penalty": (
+                    tf.cast(ones, tf.float32) * sampling.repetition_penalty
+                ),
+            }
         count, left = 16, sampling.max_new_tokens
         while left > 0 and not all(row.stopped for row in rows):
             drawn = chunk(carry, options, tf.constant(min(count, left)))
@@ -253,7 +258,7 @@ class SavedModel:
                 if not row.stopped:
                     row.add(
                         self.token_bytes[token_ids[:length]].tolist(),
-                        log_probs[:length].tolist(),
+                        log_probs[:length],
                         bool(row_ended),
                     )
             carry["finished"] |= stopped()

@@ -100,16 +100,27 @@ class _Scanned:
         input_masks, recurrent_masks = self._dropout_masks(
             sequences, initial_state, training
         )
+        padding = self._padding
         outputs, states = self._scan(
             tf.cast(self._project(x, input_masks), state_dtype),
-            tuple(tf.cast(state, state_dtype) for state in initial_state),
-            recurrent_kernel=self._weight(self.cell.recurrent_kernel),
+            tuple(
+                rnn_ops.widths.pad(tf.cast(state, state_dtype), padding)
+                for state in initial_state
+            ),
+            recurrent_kernel=rnn_ops.widths.pad(
+                self._padded(self._weight(self.cell.recurrent_kernel)),
+                padding,
+                axis=0,
+            ),
             mask=mask,
             keeps_state=None
             if keeps_state is None
             else tf.cast(keeps_state, state_dtype),
             dropout_masks=recurrent_masks
-            and [tf.cast(m, state_dtype) for m in recurrent_masks],
+            and [
+                rnn_ops.widths.pad(tf.cast(mask, state_dtype), padding)
+                for mask in recurrent_masks
+            ],
             jit_compile=(
                 self.jit_compile
                 and bool(training)
@@ -118,6 +129,10 @@ class _Scanned:
             ),
             custom_gradient=bool(training),
         )
+        if padding:
+            outputs, *states = (
+                value[..., : self.units] for value in (outputs, *states)
+            )
         if mask is not None:
             # A masked step repeats the output before it, at first zeros.
             shown = mask
@@ -191,8 +206,21 @@ class _Scanned:
             map(self._weight, (cell.kernel, cell.recurrent_kernel, cell.bias))
         )
 
+    @property
+    def _padding(self):
+        """Units that the scan has more than the layer, in bfloat16."""
+        if self.cell.compute_dtype != "bfloat16":
+            return 0
+        return rnn_ops.widths.missing(self.units)
+
     def _weight(self, variable):
         return tf.cast(tf.convert_to_tensor(variable), self.cell.compute_dtype)
+
+    def _padded(self, weights):
+        """[..., gates * units], as the scan has them."""
+        if not self._padding:
+            return weights
+        return rnn_ops.widths.pad_gates(weights, self.units)
 
     def _input_bias(self):
         return self.cell.bias
@@ -213,7 +241,7 @@ class _Scanned:
 
     def _project(self, x, dropout_masks):
         """W x + b for all time steps in one product."""
-        kernel = self._weight(self.cell.kernel)
+        kernel = self._padded(self._weight(self.cell.kernel))
         if dropout_masks is None:
             products = _product(x, kernel)
         else:
@@ -223,9 +251,8 @@ class _Scanned:
                 axis=-1,
             )
         if self.cell.use_bias:
-            products = tf.nn.bias_add(
-                products, self._weight(self._input_bias())
-            )
+            bias = self._padded(self._weight(self._input_bias()))
+            products = tf.nn.bias_add(products, bias)
         shape = (*tf.unstack(tf.shape(x)[:2]), kernel.shape[1])
         products = tf.reshape(products, shape)
         return tf.ensure_shape(products, (*x.shape[:2], kernel.shape[1]))
@@ -257,8 +284,8 @@ class GRU(_Scanned, keras.layers.GRU):
     def _scan(self, x, states, **options):
         recurrent_bias = None
         if self.cell.use_bias and self.cell.reset_after:
-            recurrent_bias = tf.cast(
-                tf.convert_to_tensor(self.cell.bias)[1], x.dtype
+            recurrent_bias = self._padded(
+                tf.cast(tf.convert_to_tensor(self.cell.bias)[1], x.dtype)
             )
         return rnn_ops.gru(
             x,

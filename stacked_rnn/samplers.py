@@ -16,15 +16,16 @@ class SamplingOptions(typing.NamedTuple):
 
     Attributes:
         temperature: float32; 0 takes the likeliest token.
-        top_k: int32; 0 keeps all tokens.
-        top_p: float32; 1 keeps all tokens.
-        repetition_penalty: float32; 1 has no effect.
+        top_k: int32; 0 keeps all tokens. None: as 0 and 1 in all rows, for
+            less work.
+        top_p: float32; 1 keeps all tokens. None where top_k is.
+        repetition_penalty: float32; 1 has no effect. None: as 1.
     """
 
     temperature: tf.Tensor
-    top_k: tf.Tensor
-    top_p: tf.Tensor
-    repetition_penalty: tf.Tensor
+    top_k: tf.Tensor | None = None
+    top_p: tf.Tensor | None = None
+    repetition_penalty: tf.Tensor | None = None
 
 
 def uniforms(seeds, positions):
@@ -182,12 +183,13 @@ def sample(logits, uniform, options, sorts=True):
     # The least divisor is one with which no logit becomes infinite.
     divisor = tf.where(greedy, 1.0, tf.maximum(options.temperature, 1e-30))
     scaled = logits / divisor[:, None]
-    truncates = (options.top_k > 0) | (options.top_p < 1.0)
-    scaled = tf.cond(  # the sort is the dearest part
-        tf.reduce_any(truncates),
-        lambda: truncate(scaled, options.top_k, options.top_p, sorts),
-        lambda: scaled,
-    )
+    if options.top_k is not None:
+        truncates = (options.top_k > 0) | (options.top_p < 1.0)
+        scaled = tf.cond(  # the sort is the dearest part
+            tf.reduce_any(truncates),
+            lambda: truncate(scaled, options.top_k, options.top_p, sorts),
+            lambda: scaled,
+        )
     # float64: two float32 sums of the same numbers, in batches of different
     # sizes, would put some borders on the other side of the uniform number.
     probabilities = tf.cast(tf.nn.softmax(scaled), tf.float64)

@@ -273,6 +273,38 @@ def test_bfloat16_is_as_close_to_float32_as_the_stock_layer_is(name):
         assert error < max(0.02, 1.5 * stock_error)
 
 
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("SimpleRNN", {"dropout": 0.3, "recurrent_dropout": 0.4}),
+        ("GRU", {"recurrent_dropout": 0.4}),
+        ("GRU", {"reset_after": False, "go_backwards": True}),
+        ("LSTM", {"dropout": 0.3, "recurrent_dropout": 0.4}),
+    ],
+    ids=str,
+)
+def test_units_that_are_padded_change_nothing(name, options, monkeypatch):
+    """In float32, where no more than rounding may."""
+    stock, ours = pair(name, **options)
+    monkeypatch.setattr(layers._Scanned, "_padding", 3)
+    assert_all_close(in_graph(ours, mask=MASK), in_graph(stock, mask=MASK))
+
+
+@names
+@pytest.mark.parametrize("dtype, width", [("mixed_bfloat16", 8), (None, UNITS)])
+def test_in_bfloat16_the_units_are_padded(name, dtype, width, monkeypatch):
+    _, layer = pair(name, dtype)
+    widths, scan = [], type(layer)._scan
+
+    def spy(self, x, states, **options):
+        widths.extend(state.shape[-1] for state in states)
+        return scan(self, x, states, **options)
+
+    monkeypatch.setattr(type(layer), "_scan", spy)
+    in_graph(layer)
+    assert set(widths) == {width}
+
+
 @names
 def test_float64_is_exact(name):
     stock, ours = (

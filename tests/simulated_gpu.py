@@ -54,6 +54,8 @@ def _cudnn_rnn(
 def _run(input, input_h, input_c, params, sequence_lengths, rnn_mode):
     """The equations, time first: outputs, and the last states."""
     assert input.dtype in (tf.float32, tf.float16)
+    # What tensor cores like.
+    assert input.shape[-1] % 8 == input_h.shape[-1] % 8 == 0
     gates = {"gru": 3, "lstm": 4}[rnn_mode]
     num_layers, _, units = input_h.shape
     time = tf.shape(input)[0]

@@ -32,7 +32,6 @@ _OPTIONS = (  # of `generate`, one value for each prompt
     _rows(tf.int64, "seed"),
 )
 
-
 def _checks(temperature, top_k, top_p, repetition_penalty):
     """Assertions that the options are in the ranges of `SamplingConfig`."""
     finite = np.finfo(np.float32).max
@@ -64,6 +63,9 @@ class TextGenerator(tf.Module):
         decode_chunk    carry, options, count -> up to `count` tokens more
         compiled_chunk  the same, compiled by XLA: much faster, seconds late;
                         at most `generation.CHUNK` tokens
+        compiled_plain_chunk
+                        the same where `SamplingConfig.is_plain`, without the
+                        other options: on a GPU twice as fast again
         beam_search     carry, num_beams, max_new_tokens, length_penalty,
                         end_ids -> what `beams.search` finds
         score_window    token ids, targets, states -> nats, states
@@ -123,10 +125,16 @@ class TextGenerator(tf.Module):
         self.decode_chunk = _function(
             self._decode_chunk, input_signature=[carry, options, count]
         )
-        self.compiled_chunk = _function(
-            functools.partial(self._decode_chunk, size=generation.CHUNK),
-            input_signature=[carry, options, count],
-            jit_compile=True,
+        self.compiled_chunk, self.compiled_plain_chunk = (
+            _function(
+                functools.partial(self._decode_chunk, size=generation.CHUNK),
+                input_signature=[carry, known, count],
+                jit_compile=True,
+            )
+            for known in (
+                options,
+                {k: options[k] for k in ("max_new_tokens", "temperature")},
+            )
         )
         self.beam_search = _function(
             self._beam_search,

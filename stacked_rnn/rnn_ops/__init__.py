@@ -29,7 +29,7 @@ for inference does without them.
 Second-order gradients are right: the saved values are outputs of ordinary ops.
 """
 
-from stacked_rnn.rnn_ops import cudnn
+from stacked_rnn.rnn_ops import cudnn, widths
 from stacked_rnn.rnn_ops.scans import gru, lstm, simple_rnn
 
-__all__ = ["cudnn", "gru", "lstm", "simple_rnn"]
+__all__ = ["cudnn", "gru", "lstm", "simple_rnn", "widths"]

@@ -8,6 +8,8 @@ exists on a GPU only: a graph that holds it runs nowhere else.
 
 import tensorflow as tf
 
+from stacked_rnn.rnn_ops import widths
+
 CELLS = ("gru", "lstm")
 
 
@@ -30,6 +32,12 @@ def stack(cell, x, states, weights, lengths=None):
         The outputs of the top layer, [batch, time, units], zero beyond the
         length of a row, and the new states.
     """
+    units = states[0][0].shape[-1]
+    x, weights = _widened(x, weights, units)
+    states = [
+        [widths.pad(part, widths.missing(units)) for part in parts]
+        for parts in states
+    ]
     # Time first is the faster way. But an op that has seen a batch of full rows
     # fails at the first other one, unless the batch comes first: it keeps the
     # descriptor that it has made, which is of full rows.
@@ -63,10 +71,34 @@ def stack(cell, x, states, weights, lengths=None):
         new = [tf.where(is_empty, old, part) for old, part in zip((h, c), new)]
     outputs = tf.ensure_shape(outputs, (*x.shape[:2], h.shape[-1]))
     new = [
-        tf.unstack(tf.ensure_shape(part, h.shape), len(states), axis)
+        tf.unstack(
+            tf.ensure_shape(part, h.shape)[..., :units], len(states), axis
+        )
         for part in new
     ]
-    return outputs, tuple(zip(*new))
+    return outputs[..., :units], tuple(zip(*new))
+
+
+def _widened(x, weights, units):
+    """The inputs and the weights of layers as `widths` has them."""
+    wide = []
+    x = widths.pad(x, widths.missing(x.shape[-1]))
+    inputs = x.shape[-1]
+    for kernel, recurrent_kernel, bias in weights:
+        rows = inputs - kernel.shape[0]
+        wide.append(
+            (
+                widths.pad(widths.pad_gates(kernel, units), rows, axis=0),
+                widths.pad(
+                    widths.pad_gates(recurrent_kernel, units),
+                    widths.missing(units),
+                    axis=0,
+                ),
+                widths.pad_gates(bias, units),
+            )
+        )
+        inputs = units + widths.missing(units)
+    return x, wide
 
 
 def _parameters(cell, weights):
