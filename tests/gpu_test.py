@@ -193,7 +193,7 @@ def layer_pair(name, dtype, **options):
     made = []
     for use_cudnn in (False, True):
         layer = getattr(layers, name)(
-            8,
+            6,
             use_cudnn=use_cudnn,
             return_sequences=True,
             return_state=True,
