@@ -442,6 +442,29 @@ def test_in_chunks_it_is_the_text_of_the_signature(loaded, compiled):
     assert carry["finished"].numpy().all()
 
 
+def test_a_plain_chunk_is_one_whose_other_options_change_nothing(loaded):
+    functions = loaded.functions
+    carry = functions.begin(tf.constant(PROMPTS), tf.range(5, dtype=tf.int64))
+    options = {
+        "max_new_tokens": tf.fill([5], 20),
+        "temperature": tf.constant([0.0, 0.5, 1.0, 1.5, 1.0]),
+    }
+    neutral = {
+        "top_k": tf.zeros(5, tf.int32),
+        "top_p": tf.ones(5),
+        "repetition_penalty": tf.ones(5),
+    }
+    plain = functions.compiled_plain_chunk(carry, options, tf.constant(20))
+    full = functions.compiled_chunk(carry, options | neutral, tf.constant(20))
+    tf.nest.map_structure(
+        lambda a, b: np.testing.assert_allclose(
+            tf.cast(a, tf.float64), tf.cast(b, tf.float64), atol=1e-5
+        ),
+        plain,
+        full,
+    )
+
+
 def test_a_text_read_in_two_parts_is_the_text_read_whole(loaded):
     functions = loaded.functions
     seeds = tf.zeros(2, tf.int64)

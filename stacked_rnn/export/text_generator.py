@@ -32,6 +32,7 @@ _OPTIONS = (  # of `generate`, one value for each prompt
     _rows(tf.int64, "seed"),
 )
 
+
 def _checks(temperature, top_k, top_p, repetition_penalty):
     """Assertions that the options are in the ranges of `SamplingConfig`."""
     finite = np.finfo(np.float32).max

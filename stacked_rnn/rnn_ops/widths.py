@@ -1,9 +1,9 @@
 """Layers of any width as layers of a width that tensor cores like.
 
-They take matrices of multiples of 8; XLA and cuDNN pad others time step by time
-step, which takes half as long again (benchmarks/results/gpu.md). A layer with
-some units more, all of whose weights are zero, gives the same: a unit of theirs
-begins at zero and stays there, tanh(0) = 0 being all that it takes up.
+They take sizes that are multiples of 8, and others only by slow ways: 1,150
+units take half as long again as 1,152 (benchmarks/results/gpu.md). A layer with
+a few units more whose weights are all zero gives the same: a unit that begins
+at zero stays there, as tanh(0) = 0 is all that its state takes up.
 """
 
 import tensorflow as tf
