@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, datasets, tokenizers
+from stacked_rnn.datasets import corpora, tokens
 
 WINDOWS = [datasets.RandomWindows, datasets.SlidingWindows, datasets.Streams]
 
@@ -521,3 +522,13 @@ def test_nothing_counts_in_rows_that_a_batch_does_not_have(kind):
     assert np.all(targets[3:] == -1)
     for got, expected in zip((inputs, targets), batch(windows, 1)):
         assert np.array_equal(got[:3], expected)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10**6])
+def test_many_texts_are_cut_some_at_a_time(piece, monkeypatch):
+    texts = [b"ab", b"", b"a longer one", b"c", b""]
+    tokenizer = tokenizers.build("char", b"\n".join(texts))
+    monkeypatch.setattr(corpora, "PIECE", piece)
+    cut = tokens.cut_texts(tokenizer, texts)
+    whole = tokenizer.tokenize(tf.constant(texts)).to_list()
+    assert [ids.tolist() for ids in cut] == whole

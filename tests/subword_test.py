@@ -217,3 +217,21 @@ def test_bad_input_is_one_line(monkeypatch):
         tokenizers.build("subword", b"text")
     # What was learned is used without the library.
     assert tokenizers.SubwordTokenizer(["a b"]).tokenize(["ab"]).shape[0] == 1
+
+
+def test_words_of_many_letters_are_learned_from_in_part(monkeypatch):
+    """DNA, say: five million letters took the library a minute."""
+    monkeypatch.setattr(subword, "_LEARNED_OF_LONG_WORDS", 1000)
+    texts = [
+        TEXT,
+        "ACGT" * 100 + " and " + "1" * 300,
+        "\u3042" * 600,
+        "_" * 900,
+    ]
+    learned = list(subword._with_words_cut(texts))
+    assert learned[0] == TEXT
+    dna, ones = learned[1].split(" and ")
+    assert dna.split("\n") == ["ACGT" * 8] * 12 + ["ACGT" * 4]
+    assert ones.split("\n") == ["1" * 32] * 9 + ["1" * 12]
+    assert learned[2].replace("\n", "") == "\u3042" * 300
+    assert learned[3] == ""

@@ -38,6 +38,16 @@ def test_bytes_are_lossless_on_anything(texts):
     assert token_ids.to_list() == [list(text) for text in texts]
 
 
+def test_bytes_make_no_matrix_as_wide_as_the_longest_text():
+    """25,000 texts and one of 10 MB would take 250 GB."""
+    tokenize = tf.function(tokenizers.ByteTokenizer().tokenize)
+    texts = tf.TensorSpec([None], tf.string)
+    operations = tokenize.get_concrete_function(texts).graph.get_operations()
+    assert any("Decode" in operation.type for operation in operations)
+    for operation in operations:
+        assert all(output.shape.rank <= 1 for output in operation.outputs)
+
+
 @property_test
 @given(st.lists(st.text(), min_size=1, max_size=4))
 def test_characters_are_lossless_on_their_alphabet(texts):

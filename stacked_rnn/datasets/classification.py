@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
@@ -95,10 +94,7 @@ def load_classification_data(
         unknown_parts = ()
     else:
         unknown_parts = tokenizer.unknown_parts(texts)
-    ragged = tokenizer.tokenize(tf.constant(texts))
-    token_ids = np.split(
-        ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1]
-    )
+    token_ids = tokens.cut_texts(tokenizer, texts)
     limit = config.sequence_length
 
     def examples_of(rows, seed):
@@ -134,8 +130,8 @@ def load_classification_data(
         read.num_empty,
         unknown_parts,
         _digest(read),
-        tokens.count_unknown(tokenizer, ragged.flat_values.numpy())
-        / max(1, ragged.flat_values.shape[0]),
+        sum(tokens.count_unknown(tokenizer, ids) for ids in token_ids)
+        / max(1, sum(map(len, token_ids))),
     )
 
 

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
@@ -198,10 +197,10 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
 
 def _token_ids(tokenizer, texts) -> list[np.ndarray]:
     """The ids of each text, with the one that ends it."""
-    ragged = tokenizer.tokenize(tf.constant(texts))
-    ends = np.full((len(texts), 1), tokenizer.end_id, np.int32)
-    ragged = tf.concat([ragged, ends], axis=1)
-    return np.split(ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1])
+    return [
+        np.append(ids, np.int32(tokenizer.end_id))
+        for ids in tokens.cut_texts(tokenizer, texts)
+    ]
 
 
 def _held_out(read, fraction, seed) -> np.ndarray:

@@ -155,6 +155,26 @@ def _tokenize_in_memory(corpus, splits, tokenizer, build):
     return TokenizedCorpus(tokenizer, token_ids, [*unknown_parts], num_unknown)
 
 
+def cut_texts(tokenizer, texts) -> list[np.ndarray]:
+    """The token ids of each of many texts, int32 [tokens]; a bar on a terminal.
+
+    Some at a time: what lies between a text and its tokens takes many times the
+    memory of both.
+    """
+    token_ids, batch, waiting = [], [], 0
+    with command_line.progress_bar(len(texts), "text") as progress:
+        for number, text in enumerate(texts, 1):
+            batch.append(text)
+            waiting += len(text)
+            if waiting >= corpora.PIECE or number == len(texts):
+                ragged = tokenizer.tokenize(tf.constant(batch))
+                ends = ragged.row_splits.numpy()[1:-1]
+                token_ids += np.split(ragged.flat_values.numpy(), ends)
+                batch, waiting = [], 0
+                progress(number)
+    return token_ids
+
+
 def count_unknown(tokenizer, token_ids) -> int:
     """How many of some token ids stand for what the vocabulary lacks."""
     if tokenizer.unknown_id is None:

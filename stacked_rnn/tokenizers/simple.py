@@ -29,11 +29,11 @@ class ByteTokenizer(Tokenizer):
         return ord("\n")
 
     def _tokenize(self, texts):
-        lengths = tf.strings.length(texts)
-        longest = tf.reduce_max(tf.concat([lengths, [1]], axis=0))
-        token_ids = tf.io.decode_raw(texts, tf.uint8, fixed_length=longest)
-        return tf.RaggedTensor.from_tensor(
-            tf.cast(token_ids, tf.int32), lengths=lengths
+        # All in one string: a matrix of texts would have the longest's width.
+        token_ids = tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8)
+        return tf.RaggedTensor.from_row_lengths(
+            tf.cast(token_ids, tf.int32),
+            tf.cast(tf.strings.length(texts), tf.int64),
         )
 
     def _detokenize(self, token_ids):

@@ -19,6 +19,7 @@ can be seen, the 68 others as U+0100 and following, in their order: a space is
 
 import itertools
 import json
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +31,13 @@ DEFAULT_SUBWORDS = 1024
 LONGEST_WORD = 256  # bytes; the parts of a longer one are merged on their own,
 _PART = 32  # since merging takes time with the square of the length
 _CHUNK = 2**16  # characters that the library gets at once: it takes much memory
+# Letters without a space between, such as DNA, which take the library minutes:
+# it learns from so many characters of them, in parts as they are merged later.
+_LONG_WORD = re.compile(
+    rf"[^\W\d_]{{{LONGEST_WORD},}}|\d{{{LONGEST_WORD},}}"
+    rf"|(?:[^\w\s]|_){{{LONGEST_WORD},}}"
+)
+_LEARNED_OF_LONG_WORDS = 2**21
 _NO_RANK = 2**31
 _PAIR = 2**32  # a pair of ids as one number: left * _PAIR + right
 
@@ -236,7 +244,9 @@ def _learn_merges(pieces, vocabulary_size):
             f"--tokenizer=subword: {error.name} is missing: "
             "pip install --editable '.[subword]'"
         ) from error
-    texts = (piece.decode("utf-8", "replace") for piece in pieces)
+    texts = _with_words_cut(
+        piece.decode("utf-8", "replace") for piece in pieces
+    )
     learner = tokenizers.Tokenizer(tokenizers.models.BPE())
     by_bytes = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     learner.pre_tokenizer = by_bytes
@@ -256,3 +266,19 @@ def _learn_merges(pieces, vocabulary_size):
     )
     merges = json.loads(learner.to_str())["model"]["merges"]
     return [" ".join(pair) for pair in merges]
+
+
+def _with_words_cut(texts):
+    """The texts, line breaks within long words, and of those not all."""
+    left = _LEARNED_OF_LONG_WORDS
+
+    def cut(match):
+        nonlocal left
+        word = match[0][:left]
+        left -= len(word)
+        return "\n".join(
+            word[i : i + _PART] for i in range(0, len(word), _PART)
+        )
+
+    for text in texts:
+        yield _LONG_WORD.sub(cut, text)
