@@ -52,7 +52,7 @@ def main(where, config, beam_config):
     texts = console.Lines(config.text, config.texts_file, "texts_file")
     if not len(texts):
         raise UserError("--text or --texts_file is missing: what to read?")
-    path = artifact.find(where.saved_model)
+    path = artifact.find(where.saved_model, ("classifier", "seq2seq"))
     if artifact.read_description(path).task == "seq2seq":
         lines = translated(path, texts, config, beam_config)
     else:

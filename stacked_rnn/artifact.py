@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
 
 import tensorflow as tf
 
@@ -114,7 +115,7 @@ def find_of_task(saved_model, task) -> Description:
     Raises:
         UserError: there is none, or one of another task.
     """
-    description = read_description(find(saved_model))
+    description = read_description(find(saved_model, (task,)))
     if description.task != task:
         raise UserError(
             f"--saved_model={description.path}: {_USES[description.task]}, and "
@@ -145,22 +146,25 @@ def load_functions(path):
         ) from error
 
 
-def find(saved_model) -> pathlib.Path:
+def find(saved_model, tasks=tuple(_USES)) -> pathlib.Path:
     """The version directory that `--saved_model` means.
 
     Args:
         saved_model: a version directory, or its parent: the highest version;
-            empty: the newest under saved_models/.
+            empty: the newest of a task under saved_models/, which is named on
+            standard error.
+        tasks: those that the caller has a use for.
     """
     if not saved_model:
-        found = pathlib.Path("saved_models").glob("*/[0-9]*/saved_model.pb")
-        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-        if newest is None:
+        path = _newest(tasks)
+        if path is None:
+            names = " or ".join(_USES[task].partition(":")[0] for task in tasks)
             raise UserError(
-                "no SavedModel under saved_models/: run train.py first, or "
-                "name one with --saved_model=DIR"
+                f"nothing under saved_models/ is {names}: run train.py first, "
+                "or name one with --saved_model=DIR"
             )
-        return newest.parent
+        print(f"the newest model: --saved_model={path}", file=sys.stderr)
+        return path
     path = pathlib.Path(saved_model)
     if not path.is_dir():
         raise UserError(f"--saved_model={path}: no such directory")
@@ -171,6 +175,19 @@ def find(saved_model) -> pathlib.Path:
             "its versions: there is no saved_model.pb in it"
         )
     return version
+
+
+def _newest(tasks) -> pathlib.Path | None:
+    """The version that was exported last, of the models of some tasks."""
+    found = [
+        path
+        for path in pathlib.Path("saved_models").glob("*/*/saved_model.pb")
+        if path.parent.name.isdecimal()
+    ]
+    for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True):
+        if read_description(path.parent).task in tasks:
+            return path.parent
+    return None
 
 
 def find_version(path) -> pathlib.Path | None:
@@ -188,5 +205,7 @@ def find_version(path) -> pathlib.Path | None:
 def versions(export_dir) -> list[int]:
     """The versions in a directory: its entries whose names are numbers."""
     return [
-        int(path.name) for path in export_dir.iterdir() if path.name.isdigit()
+        int(path.name)
+        for path in export_dir.iterdir()
+        if path.name.isdecimal() and path.name.isascii()
     ]

@@ -2,9 +2,10 @@
 
 Every step has candidates: all texts that are a live one and a token more. Of
 the `num_beams` best, those that end are finished; the `num_beams` best of the
-others live on, and are finished after the last step. Of equal candidates the
-one with the better beginning comes first, then the one with the lower id; of
-equal finished texts, the one that finished first.
+others live on. Those that still live after the last step are cut off: they come
+after all finished ones, since a text without an end may score well by repeating
+itself. Of equal candidates the one with the better beginning comes first, then
+the one with the lower id; of equal finished texts, the one that finished first.
 
 The score of a finished text is log p / length ** length_penalty ("Dive into
 Deep Learning", D2L, section 10.8; Wu et al. 2016, section 7, go on to ((5 +
@@ -48,8 +49,8 @@ def search(
             the others are then not the best; None: all `num_beams`.
 
     Returns:
-        token_ids: int32 [batch, num_beams, max_new_tokens], the best text
-            first; 0 beyond its length.
+        token_ids: int32 [batch, num_beams, max_new_tokens], the best finished
+            text first; 0 beyond its length.
         log_probs: float32 of that shape, log p of each token.
         lengths: int32 [batch, num_beams]; less than max_new_tokens where an end
             follows.
@@ -172,13 +173,21 @@ def search(
             ),
         ),
     )
-    scores, lengths, beams = keep_best(
-        finished,
+    cut_off = (
         tf.where(
             steps == max_new_tokens, score(log_prob, max_new_tokens), -np.inf
         ),
         tf.fill(tf.shape(none), max_new_tokens),
         tf.repeat(tf.range(num_beams)[None, :], batch_size, axis=0),
+    )
+    scores, lengths, beams = (
+        tf.concat(pair, axis=1) for pair in zip(finished, cut_off)
+    )
+    # Both are sorted: what exists keeps its order, in front of what does not.
+    is_missing = tf.cast(scores == -np.inf, tf.int32)
+    kept = tf.argsort(is_missing, axis=1, stable=True)[:, :num_beams]
+    scores, lengths, beams = (
+        tf.gather(x, kept, batch_dims=1) for x in (scores, lengths, beams)
     )
     parents, token_ids, log_probs = (array.stack() for array in history)
 

@@ -651,7 +651,8 @@ class SavedModelConfig(Config):
     saved_model: str = setting(
         "",
         "Directory of an exported model: a version, or the parent of several "
-        "(the highest is taken). Empty: the newest under saved_models/.",
+        "(the highest is taken). Empty: the newest under saved_models/ that "
+        "this command has a use for.",
     )
 
 

@@ -142,7 +142,8 @@ class SavedModel:
         """Yields the best continuations that `beams.search` finds, in order.
 
         A stop string that tokens begin with ends a text while it is searched
-        for; one that takes several tokens cuts the text that was found.
+        for; one that takes several tokens cuts the text that was found. Texts
+        that have an end come before those that were cut off.
 
         Args:
             prompts: iterable of strings, any number of them.
@@ -178,11 +179,11 @@ class SavedModel:
                 tf.zeros(len(batch), tf.int64),
             )
             found = self.functions.beam_search(carry, **options)
-            best = [
-                found[name][:, :num_samples].numpy()
+            found = [
+                found[name].numpy()
                 for name in ("token_ids", "log_probs", "lengths", "scores")
             ]
-            for texts, *rows in zip(batch, *best):
+            for texts, *rows in zip(batch, *found):
                 for token_ids, log_probs, length, score in zip(*rows):
                     if score == -np.inf:
                         continue
@@ -193,6 +194,9 @@ class SavedModel:
                         ended=bool(length < sampling.max_new_tokens),
                     )
                     texts.found.append(text)
+                # Some may have come to a stop string of several tokens.
+                texts.found.sort(key=lambda text: not text.stopped)
+                del texts.found[num_samples:]
 
         searched = (_Searched(prompt, []) for prompt in prompts)
         with futures.ThreadPoolExecutor(_CORES) as pool:

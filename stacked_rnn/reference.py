@@ -212,8 +212,8 @@ def beam_search(
         never: an id that no text holds.
 
     Returns:
-        Tuples (score, token_ids, log_probs), the best first, `num_beams` at
-        most.
+        Tuples (score, token_ids, log_probs), `num_beams` at most: the texts
+        that have an end, the best first, then those that were cut off.
     """
     live = [(0.0, [], [], states)]  # log p, token ids, log p of each, states
     finished = []
@@ -245,8 +245,9 @@ def beam_search(
                 score = total / length**length_penalty
                 finished.append((score, token_ids, log_probs))
         live = live[:num_beams]
-    for total, token_ids, log_probs, _ in live:
-        score = total / max_new_tokens**length_penalty
-        finished.append((score, token_ids, log_probs))
     finished.sort(key=lambda text: -text[0])
-    return finished[:num_beams]
+    cut_off = [
+        (total / max_new_tokens**length_penalty, token_ids, log_probs)
+        for total, token_ids, log_probs, _ in live
+    ]
+    return (finished[:num_beams] + cut_off)[:num_beams]

@@ -125,14 +125,16 @@ def test_with_room_for_all_texts_it_misses_none(length_penalty, end_ids):
         return score, list(ids), log_probs
 
     letters = [i for i in range(3) if i not in end_ids]
-    expected = [text(ids, 0) for ids in itertools.product(letters, repeat=4)]
-    if end_ids:
-        expected += [
-            text(ids, 1)
-            for length in range(4)
-            for ids in itertools.product(letters, repeat=length)
-        ]
-    expected.sort(key=lambda text: -text[0])
+    cut_off = [text(ids, 0) for ids in itertools.product(letters, repeat=4)]
+    ended = [
+        text(ids, 1)
+        for length in range(4 if end_ids else 0)
+        for ids in itertools.product(letters, repeat=length)
+    ]
+    expected = [
+        *sorted(ended, key=lambda text: -text[0]),
+        *sorted(cut_off, key=lambda text: -text[0]),
+    ]
     found = search(
         step, [token_id], h, num_beams=3**4, max_new_tokens=4,
         length_penalty=length_penalty, end_ids=end_ids,
@@ -243,7 +245,21 @@ def test_the_length_penalty_weighs_long_texts_against_short_ones():
     short, p = best(step, length_penalty=0.0, **values)
     assert short == [] and p == pytest.approx(0.3, rel=1e-4)
     long, p = best(step, length_penalty=1.0, **values)
-    assert long == [1] * 6 and p == pytest.approx(0.7, rel=1e-4)
+    assert long == [1] * 5  # an end follows
+    assert p == pytest.approx((0.7**5 * 0.3) ** (1 / 6), rel=1e-4)
+
+
+def test_a_text_with_an_end_comes_before_a_better_one_without():
+    """1 1 1 ... is likelier than any end, and goes on for ever."""
+    step, _ = bigrams([[0.0, 0.9, 0.1]] * 3)
+    found = beams.search(
+        step, tf.constant([0]), (), num_beams=3, max_new_tokens=2,
+        length_penalty=0.0, end_ids=[2],
+    )  # fmt: skip
+    assert [ids for _, ids, _ in texts(found)] == [[], [1], [1, 1]]
+    np.testing.assert_allclose(
+        np.exp(found["scores"][0]), [0.1, 0.09, 0.81], 1e-4
+    )
 
 
 def test_several_ends_are_one_and_their_probabilities_add_up():
@@ -280,9 +296,8 @@ def test_it_stops_when_nothing_can_get_better_and_not_before():
     assert len(calls) == 2
     # The mean log p may rise for as long as a text grows.
     step, calls = bigrams([[0.0, 0.4, 0.6], [0.0, 0.99, 0.01], [0, 0, 1.0]])
-    values |= {"num_beams": 1}
     ids, _ = best(step, length_penalty=1.0, **values)
-    assert ids == [1] * 50 and len(calls) == 50
+    assert ids == [1] * 49 and len(calls) == 50
 
 
 @pytest.mark.parametrize("seed", [0, 2, 3])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -641,7 +642,7 @@ def test_what_is_no_saved_model_of_this_project_is_said(tmp_path, monkeypatch):
 
 
 def test_the_newest_under_saved_models_is_the_default(
-    generator, tmp_path, monkeypatch
+    generator, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     generator.save("saved_models/first")
@@ -649,3 +650,19 @@ def test_the_newest_under_saved_models_is_the_default(
     assert (
         inference.load().path == newest == pathlib.Path("saved_models/second/1")
     )
+    # Of another task, no version (though of digits), and a half copied one.
+    for name in ("third/1", "third/\u00b2", "third/3.partial"):
+        path = pathlib.Path("saved_models", name)
+        shutil.copytree(newest, path)
+        config = json.loads((path / artifact.CONFIG_FILE).read_text())
+        config |= {"task": "classifier", "labels": [], "several_labels": False}
+        (path / artifact.CONFIG_FILE).write_text(json.dumps(config))
+        os.utime(path / "saved_model.pb", (2**31, 2**31))
+    capsys.readouterr()
+    assert artifact.find("", ("language_model",)) == newest
+    assert capsys.readouterr().err == (
+        "the newest model: --saved_model=saved_models/second/1\n"
+    )
+    assert artifact.find("") == pathlib.Path("saved_models/third/1")
+    with pytest.raises(configs.UserError, match="saved_models/ is a seq2seq "):
+        artifact.find("", ("seq2seq",))

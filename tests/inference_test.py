@@ -296,3 +296,15 @@ def test_beam_search_cuts_at_a_stop_string_of_several_tokens(loaded):
     (cut,) = search(loaded, ["abc"], stop=(stop,))
     assert cut.text == whole.text[: whole.text.index(stop)]
     assert cut.finish_reason == "stop" and len(cut.log_probs) == len(cut.text)
+
+
+def test_beam_search_puts_a_text_with_an_end_first(loaded):
+    """Of several tokens: the search itself does not know of it."""
+    best, *_, last = search(loaded, ["abc"], num_samples=3)
+    stop = next(
+        last.text[i : i + 2]
+        for i in range(11)
+        if last.text[i : i + 2] not in best.text
+    )
+    (found,) = search(loaded, ["abc"], stop=(stop,))
+    assert found.finish_reason == "stop"
