@@ -301,7 +301,8 @@ def test_generate_needs_no_further_flags(trained):
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("The ") and len(ran.stdout) == 45
-    assert ran.stderr == ""
+    named = "the newest model: --saved_model=saved_models/cats/1\n"
+    assert ran.stderr == named
 
 
 def test_generate_warns_once_of_unknown_characters(trained):
@@ -346,7 +347,7 @@ def test_prompts_come_from_files_of_all_kinds(trained):
     (trained / "prompts.txt.gz").write_bytes(
         gzip.compress(b"\xef\xbb\xbfThe \r\nthe dog")
     )
-    flags = "--output=jsonl --max_new_tokens=5"
+    flags = "--saved_model=saved_models/cats --output=jsonl --max_new_tokens=5"
     command = f"{sys.executable} {ROOT}/generate.py {flags} --prompts_file="
     for source in ("prompts.txt.gz", "<(cat prompts.txt.gz)",
                    "- < prompts.txt.gz"):  # fmt: skip
@@ -362,7 +363,7 @@ def test_prompts_come_from_files_of_all_kinds(trained):
 def test_lines_that_are_entered_are_read_as_text(trained):
     command = [
         sys.executable, ROOT / "generate.py", "--interactive",
-        "--max_new_tokens=1", "--stop=\n",
+        "--saved_model=saved_models/cats", "--max_new_tokens=1", "--stop=\n",
     ]  # fmt: skip
     for entered, code, words in (
         (b"\xef\xbb\xbfThe \r\nthe dog\n", 0, ""),
