@@ -8,8 +8,11 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
+import shutil
 import sys
 import tempfile
+import textwrap
 
 from absl import app, flags, logging
 
@@ -44,8 +47,18 @@ def run(main, *config_classes) -> None:
         for field in dataclasses.fields(config_class):
             _define_flag(field)
 
+    def parse(arguments):
+        with _errors_in_a_line(program):
+            if {"-h", "-help", "--help"} & set(arguments[1:]):
+                print(_help(script.__doc__, config_classes), flush=True)
+                sys.exit(0)
+            try:
+                return flags.FLAGS(arguments)
+            except (flags.Error, ValueError) as error:
+                raise UserError(_in_words(error)) from error
+
     def guarded(arguments):
-        try:
+        with _errors_in_a_line(program):
             if len(arguments) > 1:
                 raise UserError(
                     f"{arguments[1]!r} is not a flag: every option is one, "
@@ -56,17 +69,77 @@ def run(main, *config_classes) -> None:
             if not flags.FLAGS["verbosity"].present:  # absl says INFO
                 logging.set_verbosity(logging.WARNING)
             main(*values)
-        except UserError as error:
-            print(f"{program}: error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print(f"\n{program}: interrupted", file=sys.stderr)
-            sys.exit(130)
-        except BrokenPipeError:  # the reader of a pipe has left, as head does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _errors_in_a_line(program):
+    """Ends the process in one line where that is all there is to say."""
+    try:
+        yield
+    except UserError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has left, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _help(text, config_classes) -> str:
+    """What `--help` says: the script's own text, then its flags in groups."""
+    width = min(shutil.get_terminal_size().columns, 100)
+
+    def wrapped(text, indent):
+        return textwrap.fill(
+            text, width, initial_indent=indent, subsequent_indent=indent
+        )
+
+    lines = [text.strip()]
+    for config_class in config_classes:
+        lines += ["", wrapped(config_class.__doc__.split("\n\n")[0], "")]
+        for field in dataclasses.fields(config_class):
+            rules, default = field.metadata, field.default
+            if rules["is_internal"]:
+                continue
+            if _is_switch(field):
+                name, shown = f"--[no]{field.name}", str(default).lower()
+            else:
+                values = "|".join(rules["choices"] or ["..."])
+                name, shown = f"--{field.name}={values}", default
+            if default not in ("", (), None):
+                name += f"  ({shown})"
+            lines += [f"  {name}", wrapped(rules["help"], " " * 6)]
+    lines += [
+        "",
+        "--flagfile=FILE reads flags from a file, one a line. --helpfull lists "
+        "those of the libraries, too.",
+    ]
+    return "\n".join(lines)
+
+
+def _in_words(error) -> str:
+    """A mistake that absl found, as the commands' own messages are."""
+    message = " ".join(str(error).replace("ERROR::", "").split())
+    flag = r"^flag (--\w+=.*): "
+    for found, meant in (
+        (r"^Unknown command line flag '(\w+)'", r"--\1: there is no such flag"),
+        (r"Did you mean: (\w+) \?$", r"Did you mean --\1?"),
+        (flag + "invalid literal for int.*", r"\1: not a whole number"),
+        (flag + "could not convert .*", r"\1: not a number"),
+        (flag + ".*Non-boolean.*", r"\1: true or false?"),
+        (flag + "value should be one of <(.*)>", r"\1: choose from \2"),
+        (r"^Unable to open flagfile: .*\] (.*): '(.*)'", r"--flagfile=\2: \1"),
+    ):
+        message = re.sub(found, meant, message)
+    return message
+
+
+def _is_switch(field) -> bool:
+    return field.type in (bool, bool | None)
 
 
 def _prepare_streams() -> None:
@@ -129,7 +202,7 @@ def _define_flag(field) -> None:
     name, default, rules = field.name, field.default, field.metadata
     if rules["choices"]:
         flags.DEFINE_enum(name, default, rules["choices"], rules["help"])
-    elif field.type in (bool, bool | None):
+    elif _is_switch(field):
         flags.DEFINE_bool(name, default, rules["help"])
     elif field.type is int:
         flags.DEFINE_integer(name, default, rules["help"])

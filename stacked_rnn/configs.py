@@ -59,6 +59,7 @@ def setting(
     minimum=-math.inf,
     maximum=math.inf,
     below=math.inf,
+    is_internal=False,
 ):
     """A dataclass field with its help and its check.
 
@@ -69,6 +70,7 @@ def setting(
         choices: the allowed strings; None: any.
         minimum, maximum: the range of a number, ends included.
         below: a number must be less than this.
+        is_internal: what other settings bring about: `--help` leaves it out.
     """
     metadata = {
         "help": help,
@@ -76,6 +78,7 @@ def setting(
         "minimum": minimum,
         "maximum": maximum,
         "below": below,
+        "is_internal": is_internal,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -129,10 +132,10 @@ def _check(field, value) -> None:
                 f"--{name}={value!r}: expected a {field.type.__name__}"
             )
         if not (low <= value <= high and value < below):  # catches NaN too
-            upper = f"< {below}" if below < math.inf else f"<= {high}"
-            raise UserError(
-                f"--{name}={value}: expected {low} <= {name} {upper}"
-            )
+            lower = f"{low} <= " if low > -math.inf else ""
+            upper = f" <= {high}" if high < math.inf else ""
+            upper = f" < {below}" if below < math.inf else upper
+            raise UserError(f"--{name}={value}: expected {lower}{name}{upper}")
     elif rules["choices"] and value not in rules["choices"]:
         raise UserError(
             f"--{name}={value!r}: expected one of "
@@ -214,7 +217,8 @@ class ModelConfig(Config):
     end_of_text: bool = setting(
         False,
         "The last token of the vocabulary ends a document, and the state "
-        "starts anew with it: what --document_separator asks for; not by hand.",
+        "starts anew with it: what --document_separator asks for.",
+        is_internal=True,
     )
     bidirectional: bool = setting(
         False,

@@ -5,6 +5,8 @@ import json
 import math
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -101,6 +103,33 @@ def test_every_help_is_a_sentence(kind):
     for field in dataclasses.fields(kind):
         assert len(field.metadata["help"]) > 15, field.name
         assert field.metadata["help"].endswith("."), field.name
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--units=64,64", "--units=64,64: not a whole number"),
+        ("--dropout=hot", "--dropout=hot: not a number"),
+        ("--cell=gruu", "--cell=gruu: choose from gru|lstm|simple_rnn"),
+        ("--residual=maybe", "--residual=maybe: true or false?"),
+        ("--noresidual=3", "--noresidual=3 does not take an argument"),
+        ("--unit=3", "--unit: there is no such flag. Did you mean --units?"),
+        ("--flagfile=no.flags", "--flagfile=no.flags: No such file or"),
+        ("--num_layers=9", "--num_layers=9: expected 1 <= num_layers <= 8"),
+        ("--vocabulary_size=-1", "-1: expected 0 <= vocabulary_size\n"),
+    ],
+)
+def test_what_is_no_flag_is_one_line(argument, words):
+    program = (
+        "from stacked_rnn import command_line, configs\n"
+        "command_line.run(lambda model_config: None, configs.ModelConfig)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, argument], check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 2 and ran.stdout == ""
+    assert words in ran.stderr and ran.stderr.count("\n") == 1
 
 
 def test_directories_are_made_and_tried(tmp_path):

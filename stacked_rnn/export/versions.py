@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import tensorflow as tf
@@ -35,7 +36,7 @@ def save(module, export_dir, signatures, description, requests) -> pathlib.Path:
         _write(module, partial, signatures, description)
         warmup.write(partial / warmup.FILE, requests)
         partial.chmod(0o755)
-        return _take_next_number(partial, export_dir)
+        path = _take_next_number(partial, export_dir)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError | tf.errors.OpError):
@@ -45,6 +46,8 @@ def save(module, export_dir, signatures, description, requests) -> pathlib.Path:
                 "free some space, and the same command exports the run"
             ) from error
         raise
+    _warn_where_worse(path, description["training"])
+    return path
 
 
 def _take_next_number(partial, export_dir) -> pathlib.Path:
@@ -57,6 +60,29 @@ def _take_next_number(partial, export_dir) -> pathlib.Path:
         except OSError:
             if not path.exists():
                 raise
+
+
+def _warn_where_worse(path, training) -> None:
+    """Compares a version's validation with that of the version before it."""
+    before = [n for n in artifact.versions(path.parent) if n < int(path.name)]
+    if not before:
+        return
+    try:
+        config = path.parent / str(max(before)) / artifact.CONFIG_FILE
+        old = json.loads(config.read_text(encoding="utf-8"))["training"]
+        name = "bits_per_character"
+        if name not in old["validation"]:
+            name = "loss"
+        new, old = training["validation"][name], old["validation"][name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # one of them has none
+    if new > 1.01 * old:
+        print(
+            f"warning: {path} takes the place of version {max(before)}, and "
+            f"its validation is worse: {name.replace('_', ' ')} {new:.3f}, not "
+            f"{old:.3f}; another --export_dir keeps two models apart",
+            file=sys.stderr,
+        )
 
 
 def _write(module, directory, signatures, description):
