@@ -81,14 +81,14 @@ def prepare(model_config, train_config, model_dir, given=()) -> Start:
             f"--init_from={path} is the --model_dir of this run too: name "
             "another one, or leave --init_from out to go on with that run"
         )
+    named = f"--init_from={path}"
     has_begun = _has_begun(model_config, train_config, model_dir)
     if has_begun:
         path = model_dir  # whatever has become of --init_from since then
     path, task, trained_config, tokenizer, checkpoint = _find(path)
     if task != "language_model" and not has_begun:
         raise UserError(
-            f"--init_from={path}: a {task}: only a language model can be "
-            "begun with"
+            f"{named}: a {task}: only a language model can be begun with"
         )
     free = _FREE[train_config.task]
     kept = {
@@ -104,8 +104,8 @@ def prepare(model_config, train_config, model_dir, given=()) -> Start:
     ]
     if contrary:
         raise UserError(
-            f"--init_from={path}: the architecture and the tokenizer of a "
-            f"trained model are kept: leave out {', '.join(contrary)}"
+            f"{named}: the architecture and the tokenizer of a trained model "
+            f"are kept: leave out {', '.join(contrary)}"
         )
     return Start(
         dataclasses.replace(

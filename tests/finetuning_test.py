@@ -208,7 +208,7 @@ def test_what_was_asked_for_must_not_contradict():
     with pytest.raises(configs.UserError) as error:
         prepare("models", given=given, **asked)
     assert str(error.value) == (
-        "--init_from=models/1: the architecture and the tokenizer of a trained "
+        "--init_from=models: the architecture and the tokenizer of a trained "
         "model are kept: leave out --units=7 (it has 6), --letters_only=True "
         "(it has False)"
     )
@@ -305,6 +305,9 @@ def test_the_same_command_goes_on_without_the_trained_model():
     again = make_trainer("old", "new")
     assert again.step == 11
     assert_weights(again, trainer.model.get_weights())
+    # Found in "new" by now; said of what the command has.
+    with pytest.raises(configs.UserError, match="^--init_from=old: the arch"):
+        prepare("old", "new", model={"units": 7}, given={"units"})
 
 
 def test_a_run_without_a_checkpoint_begins_again():
