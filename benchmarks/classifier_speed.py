@@ -5,10 +5,10 @@
 The same model for both: an embedding, bidirectional layers, the maximum over
 time, one output; texts of random lengths with masks; forward, backward,
 clipping by the global norm and Adam. Each is a process of its own; they run in
-turn, several times over, and sleep while another runs. The medians are compared.
-This project's part is the real thing, `Trainer.fit`, as train.py runs it; stock
-Keras gets the best of XLA and none, one thread and all, found for each size by a
-short trial.
+turn, several times over, and sleep while another runs. The medians count. This
+project's part is the real thing, `Trainer.fit`, as train.py runs it. Stock
+Keras gets the best of XLA and none, one thread and all, found for each size by
+a short trial.
 
 Writes classifier_speed.md and .json to --output_dir, and prints the first.
 """
@@ -165,10 +165,11 @@ def main(config):
     lines = [
         "# Bidirectional classifiers, texts per second\n",
         f"{machine()}; {calm}.\n",
-        f"Batches of {BATCH_SIZE} texts, padded to {config.time} tokens; medians "
-        f"of {config.repetitions} turns of about {config.seconds:g} s, taken in "
-        "turn, each contender in a process of its own that sleeps while another "
-        "runs. Spread: the slowest turn less the fastest, in % of the median.\n",
+        f"Batches of {BATCH_SIZE} texts, padded to {config.time} tokens; "
+        f"medians of {config.repetitions} turns of about {config.seconds:g} s, "
+        "taken in turn, each contender in a process of its own that sleeps "
+        "while another runs. Spread: the slowest turn less the fastest, in % "
+        "of the median.\n",
         f"| | {OURS} | {KERAS} | ratio | setting of Keras | spread |",
         "|---|---|---|---|---|---|",
     ]
@@ -189,8 +190,8 @@ def main(config):
     lines.append(
         "\nWhat may flatter whom: stock Keras runs at the fastest setting of a "
         "short trial, for stacked_rnn nothing is tried; it pays for all of "
-        "`Trainer.fit`, batches padded anew, where stock Keras takes bare steps "
-        "on one batch that it keeps. Compiling is not counted."
+        "`Trainer.fit`, batches padded anew, where stock Keras takes bare "
+        "steps on one batch that it keeps. Compiling is not counted."
     )
     write_report(output, "classifier_speed", lines, rows)
 

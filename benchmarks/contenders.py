@@ -148,6 +148,8 @@ class Contender:
         self._asked -= 1
         if not self._asked:
             self._process.send_signal(signal.SIGSTOP)
+            with contextlib.suppress(ChildProcessError):  # has ended
+                os.waitpid(self._process.pid, os.WUNTRACED)  # until it sleeps
         answer = json.loads(line)
         if "failed" in answer:
             raise ContenderError(answer["failed"])
