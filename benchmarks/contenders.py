@@ -142,9 +142,8 @@ class Contender:
         """
         line = self._process.stdout.readline()
         if not line:
-            raise ContenderError(
-                self.last_words() or f"ended with {self._process.wait()}"
-            )
+            reason = f"its process ended with {self._process.wait()}"
+            raise ContenderError(f"{reason}: {self.last_words()}".rstrip(": "))
         self._asked -= 1
         if not self._asked:
             self._process.send_signal(signal.SIGSTOP)
@@ -156,10 +155,9 @@ class Contender:
         return answer
 
     def last_words(self):
-        """The last line that it wrote on standard error."""
+        """The last line that it wrote on standard error, or ""."""
         self._log.seek(0)
-        lines = self._log.read().strip().splitlines()
-        return lines[-1] if lines else ""
+        return self._log.read().strip().rpartition("\n")[2]
 
     def close(self):
         """Ends the process."""

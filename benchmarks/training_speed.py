@@ -325,7 +325,9 @@ def growth(cell, config, rivals):
     for field, values in GROWTH.items():
         works = {v: GROWTH_FROM._replace(**{field: v}) for v in values}
         entries = {}
-        for work in set(works.values()) - {work for work, _ in micros}:
+        for work in works.values():
+            if (work, OURS) in micros:
+                continue
             arguments = {"work": work, "cell": cell}
             layer = arguments | {"kind": "layer", "jit_compile": False}
             entries |= {

@@ -119,8 +119,9 @@ def test_one_that_fails_is_named_and_the_others_go_on(capsys):
     assert list(results) == ["idle"]
     assert capsys.readouterr().err.splitlines() == [
         "raising failed: ValueError: no such size",
-        "dying failed: ended with 3",
-        "missing failed: ModuleNotFoundError: No module named 'no_library'",
+        "dying failed: its process ended with 3",
+        "missing failed: its process ended with 1: ModuleNotFoundError: "
+        "No module named 'no_library'",
     ]
 
 
@@ -252,6 +253,33 @@ def test_training_report_where_this_project_failed(measured):
     assert row["stacked_rnn"] == "not there"
     assert row["PyTorch"] == "25.0k"
     assert row["ratio to PyTorch"] == row["of the matmul peak"] == ""
+
+
+def test_growth_takes_the_best_setting_of_pytorch_at_each_size(monkeypatch):
+    """Each size once, though it is in several of the panels."""
+    seen = []
+
+    def in_turn(entries, *args, **kwargs):
+        seen.extend(entries)
+        seconds = {"1 thread, passive": 0.02, "2 threads, active": 0.01}
+        return {
+            name: {"seconds_a_step": [seconds.get(name[-1], 0.03)]}
+            for name in entries
+        }
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(training_speed, "in_turn", in_turn)
+    rows = training_speed.growth(
+        "gru", training_speed.BenchmarkConfig(), RIVALS
+    )
+    sizes = sum(map(len, training_speed.GROWTH.values()))
+    assert len(rows) == 3 * sizes
+    assert len(seen) == len(set(seen)) == (2 + 4) * (sizes - 3)
+    tokens = training_speed.GROWTH_FROM.tokens
+    for _, field, value, name, micros in rows:
+        if (field, value) == ("units", 128):
+            seconds = 0.01 if name == training_speed.PYTORCH else 0.03
+            assert micros == pytest.approx(1e6 * seconds / tokens)
 
 
 @pytest.mark.parametrize("with_pytorch", [True, False])
