@@ -226,14 +226,27 @@ def in_turn(entries, repetitions, seconds, shared=False, alone=()):
     return {name: results[name] for name in entries if name in steps}
 
 
-def fastest(entries, seconds):
-    """The entry that a short trial finds the fastest.
+def fastest(contender, entries, seconds):
+    """The setting of a contender that a short trial finds the fastest.
+
+    Args:
+        contender: its name.
+        entries: name of a setting -> `Entry`.
+        seconds: length of a turn, about.
 
     Returns:
         Its name, None where all have failed, and name -> seconds a step of all.
     """
-    results = in_turn(entries, TRIAL_TURNS, seconds, shared=True)
-    tried = {n: min(r["seconds_a_step"]) for n, r in results.items()}
+    results = in_turn(
+        {f"{contender}, {name}": entry for name, entry in entries.items()},
+        TRIAL_TURNS,
+        seconds,
+        shared=True,
+    )
+    tried = {
+        name.removeprefix(f"{contender}, "): min(result["seconds_a_step"])
+        for name, result in results.items()
+    }
     return min(tried, key=tried.get, default=None), tried
 
 

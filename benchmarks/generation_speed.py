@@ -270,7 +270,9 @@ def compare(cell, units, batch_size, path, config, with_pytorch):
         }
     chosen, trials = {}, {}
     for name, candidates in rivals.items():
-        chosen[name], trials[name] = fastest(candidates, config.seconds / 3)
+        chosen[name], trials[name] = fastest(
+            name.removeprefix("best "), candidates, config.seconds / 3
+        )
         if chosen[name]:
             entries[name] = candidates[chosen[name]]
     results = in_turn(

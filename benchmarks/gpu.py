@@ -391,6 +391,14 @@ def report(gpu, peaks, trained, generated):
             + ("" if share is None else f"{share:.0%}")
             + " |"
         )
+    lines.append(
+        "\nWhat may flatter whom: PyTorch has its fused Adam and autocast, but "
+        "neither `torch.compile` nor CUDA graphs, which were not tried; in "
+        "generation it and stacked_rnn without XLA take a step at a time from "
+        "Python. stacked_rnn and Keras run by their `fit`, windows and logs "
+        "included; PyTorch takes bare steps on one batch that it keeps. "
+        "Compiling is not counted."
+    )
     if generated:
         lines += [
             f"\n## Generation\n\nTokens per second, LSTM 2x512, {TOKENS} "

@@ -76,15 +76,18 @@ needs_linux = pytest.mark.skipif(
 )
 
 
-def test_a_trial_finds_the_fastest_setting():
+def test_a_trial_finds_the_fastest_setting(capsys):
     best, tried = contenders.fastest(
+        "dozing",
         {
             "slow": entry(dozing, variables={"DOZE": "0.03"}),
             "fast": entry(dozing, variables={"DOZE": "0.003"}),
+            "wrong": entry(dozing),
         },
         0.0,
     )
     assert best == "fast"
+    assert "dozing, wrong failed: KeyError: 'DOZE'" in capsys.readouterr().err
     assert 0.003 <= tried["fast"] < 0.03 <= tried["slow"]
 
 
