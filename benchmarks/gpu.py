@@ -394,9 +394,9 @@ def report(gpu, peaks, trained, generated):
     lines.append(
         "\nWhat may flatter whom: PyTorch has its fused Adam and autocast, but "
         "neither `torch.compile` nor CUDA graphs, which were not tried; in "
-        "generation it and stacked_rnn without XLA take a step at a time from "
-        "Python. stacked_rnn and Keras run by their `fit`, windows and logs "
-        "included; PyTorch takes bare steps on one batch that it keeps. "
+        "generation it takes a step at a time from Python, where stacked_rnn "
+        "has its loop in the graph. stacked_rnn and Keras run by their `fit`; "
+        "PyTorch takes bare steps on one batch that it keeps. "
         "Compiling is not counted."
     )
     if generated:
