@@ -6,40 +6,50 @@
 Vocabulary 65, embedding 128, two layers, drawn at temperature 1. This project's
 part is what generate.py calls: a SavedModel that another process wrote, loaded,
 without XLA and with it. PyTorch's is the better of a loop over `nn.GRU` or
-`nn.LSTM` and one over the cells, in inference mode. The bound is what reading
+`nn.LSTM` and one over the cells, in inference mode. Each contender is a process
+of its own; they run in turn and sleep while another runs. The rivals get the
+best of their settings, found for each row by a short trial: one thread or all,
+and for PyTorch whether they spin or sleep while they wait. Without PyTorch the
+others are measured. The bound is what reading
 every weight once a token takes, measured as NumPy's product of a matrix of that
 size and a vector, again and again: from the cache, where the weights fit there.
 
-Writes generation_speed.md and .json to --output_dir, and prints the tables.
+Takes some 15 minutes on two cores. Writes generation_speed.md and .json to
+--output_dir, and prints the tables.
 """
 
 import dataclasses
 import json
 import multiprocessing
 import os
-import pathlib
-import statistics
 import subprocess
 import sys
 import tempfile
 from concurrent import futures
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads
-
+from contenders import (
+    Entry,
+    fastest,
+    has_pytorch,
+    in_turn,
+    median,
+    settings,
+    spread,
+)
 from measuring import (
     Calm,
-    interleaved,
     machine,
+    percentages,
     thousands,
     timed,
     write_report,
 )
 
 from stacked_rnn import command_line, configs
-from stacked_rnn.configs import UserError, setting
+from stacked_rnn.configs import setting
 
 VOCABULARY, EMBEDDING, LAYERS = 65, 128, 2
-TOKENS = 256  # of one step of a contender
+TOKENS = 64  # of one step of a contender
 OPTIONS = {"temperature": 0.9, "top_k": 40, "top_p": 0.95}
 
 
@@ -84,27 +94,31 @@ def export(cell, units, directory):
     return str(generator.save(directory))
 
 
-def this_project(model, batch_size, compiles, **options):
-    """`decode`, as `SavedModel.generate` and generate.py call it."""
+def this_project(path, batch_size, compiles, **options):
+    """`SavedModel.generate`, as generate.py calls it."""
     from stacked_rnn import inference
+
+    inference.WORTH_COMPILING = 0 if compiles else 10**9
+    model = inference.load(path)
 
     def run(steps):
         sampling = configs.SamplingConfig(
             **{"max_new_tokens": TOKENS * steps, "temperature": 1.0} | options
         )
-        inference.WORTH_COMPILING = 0 if compiles else 10**9
         samples = model.generate(["A"], sampling, num_samples=batch_size)
         assert all(len(s.tokens) == TOKENS * steps for s in samples)
 
     return run
 
 
-def streaming(model):
+def streaming(path):
     """The same, a piece at a time to somebody who reads."""
     from stacked_rnn import inference
 
+    inference.WORTH_COMPILING = 0
+    model = inference.load(path)
+
     def run(steps):
-        inference.WORTH_COMPILING = 0
         sampling = configs.SamplingConfig(
             max_new_tokens=TOKENS * steps, temperature=1.0
         )
@@ -137,23 +151,24 @@ def keras_from_python(cell, units, batch_size):
     return run
 
 
-def pytorch(cell, units, batch_size, cells):
+def pytorch(cell, units, batch_size, kind):
     """A step at a time of `nn.GRU` or `nn.LSTM`, or of their cells."""
     import torch
 
     name = {"gru": "GRU", "lstm": "LSTM"}[cell]
     embedding = torch.nn.Embedding(VOCABULARY, EMBEDDING)
     readout = torch.nn.Linear(units, VOCABULARY)
-    if cells:
-        kind = getattr(torch.nn, f"{name}Cell")
-        stack = [kind(EMBEDDING, units)]
-        stack += [kind(units, units) for _ in range(LAYERS - 1)]
+    if kind == "cells":
+        one = getattr(torch.nn, f"{name}Cell")
+        stack = [one(EMBEDDING, units)]
+        stack += [one(units, units) for _ in range(LAYERS - 1)]
     else:
-        kind = getattr(torch.nn, name)
-        stack = kind(EMBEDDING, units, LAYERS, batch_first=True)
+        stack = getattr(torch.nn, name)(
+            EMBEDDING, units, LAYERS, batch_first=True
+        )
 
     def advance(x, states):
-        if not cells:
+        if kind == "layer":
             outputs, states = stack(x[:, None], states)
             return outputs[:, 0], states
         states = states or [None] * LAYERS
@@ -200,41 +215,98 @@ def bound(cell, units):
     return 1 / seconds, matrix.nbytes / seconds / 1e9
 
 
-def compare(cell, units, batch_size, path, config):
-    """Tokens a second of each contender."""
-    from stacked_rnn import inference
+WITHOUT_XLA, WITH_XLA = "without XLA", "with XLA"
+OPTIONS_TOO, STREAMED = "with XLA, options", "streamed"
+KERAS, PYTORCH = "Keras from Python", "best PyTorch"
+FAIRNESS = """
+## What may flatter whom
 
-    model = inference.load(path)
-    runs = {
-        "without XLA": this_project(model, batch_size, compiles=False),
-        "with XLA": this_project(model, batch_size, compiles=True),
-        "with XLA, options": this_project(model, batch_size, True, **OPTIONS),
-        "PyTorch, layer": pytorch(cell, units, batch_size, cells=False),
-        "PyTorch, cells": pytorch(cell, units, batch_size, cells=True),
-        "Keras from Python": keras_from_python(cell, units, batch_size),
+- The rivals run at the fastest setting of a short trial for each row: PyTorch
+  of eight (its layer or its cells; one thread or all, which spin, *active*, or
+  sleep, *passive*, while they wait), Keras of two (one thread or all). Near
+  ties, a trial may name either. For stacked_rnn nothing is tried: it runs as
+  `generate.py` does.
+- stacked_rnn has its whole loop compiled, and its compiling is not in these
+  speeds: see from how many steps it pays. The loops of PyTorch and Keras are
+  Python, as most people write them, without `torch.compile`, which was not
+  tried.
+- stacked_rnn also gives the log probability of each token, and makes text of
+  them; the others only draw.
+- At temperature 1 stacked_rnn takes a loop without options. "Options cost" is
+  what another one adds: temperature 0.9, top-k 40, top-p 0.95.
+- The weights are random and no text ends early: with texts of many lengths the
+  rows of a batch wait for the longest.
+"""
+
+
+def compare(cell, units, batch_size, path, config, with_pytorch):
+    """Tokens per second of each contender, its setting and spread."""
+
+    def ours(maker, **arguments):
+        return Entry("tensorflow", maker, {"path": path} | arguments)
+
+    shape = {"cell": cell, "units": units, "batch_size": batch_size}
+    sizes = {"batch_size": batch_size, "compiles": True}
+    entries = {
+        WITHOUT_XLA: ours(this_project, batch_size=batch_size, compiles=False),
+        WITH_XLA: ours(this_project, **sizes),
+        OPTIONS_TOO: ours(this_project, **sizes, **OPTIONS),
     }
     if batch_size == 1:
-        runs["streamed"] = streaming(model)
-    compiling = timed(runs["with XLA"], 1)
-    times = interleaved(runs, config.repetitions, config.seconds)
+        entries[STREAMED] = ours(streaming)
+    rivals = {
+        KERAS: {
+            name: Entry("tensorflow", keras_from_python, shape, setting)
+            for name, setting in settings("tensorflow").items()
+        }
+    }
+    if with_pytorch:
+        rivals[PYTORCH] = {
+            f"{kind}, {name}": Entry(
+                "torch", pytorch, shape | {"kind": kind}, setting
+            )
+            for kind in ("layer", "cells")
+            for name, setting in settings("torch").items()
+        }
+    chosen, trials = {}, {}
+    for name, candidates in rivals.items():
+        chosen[name], trials[name] = fastest(
+            name.removeprefix("best "), candidates, config.seconds / 3
+        )
+        if chosen[name]:
+            entries[name] = candidates[chosen[name]]
+    results = in_turn(
+        entries,
+        config.repetitions,
+        config.seconds,
+        alone=(WITHOUT_XLA, WITH_XLA),
+    )
     tokens = batch_size * TOKENS
-    speeds = {n: tokens / statistics.median(t) for n, t in times.items()}
-    torch = max(speeds["PyTorch, layer"], speeds["PyTorch, cells"])
-    plain, fast = speeds["without XLA"], speeds["with XLA"]
-    gain = batch_size * (1 / plain - 1 / fast)  # seconds a step
+    speeds = {n: tokens / median(result) for n, result in results.items()}
+    compiling = pays_from = None
+    if {WITHOUT_XLA, WITH_XLA} <= set(results):
+        late = {
+            name: results[name]["first_step"] - median(results[name])
+            for name in (WITHOUT_XLA, WITH_XLA)
+        }
+        compiling = late[WITH_XLA] - late[WITHOUT_XLA]
+        # Seconds that it saves a token of each row.
+        gain = batch_size * (1 / speeds[WITHOUT_XLA] - 1 / speeds[WITH_XLA])
+        if gain > 0:
+            pays_from = compiling / gain
     roofline, bandwidth = bound(cell, units)
     return {
         "tokens_per_second": speeds,
-        "against_pytorch": fast / torch,
-        "options_cost": 1 - speeds["with XLA, options"] / fast,
-        "streamed": speeds.get("streamed", float("nan")) / fast,
-        "compile_seconds": compiling - tokens / fast,
-        "break_even_steps": (
-            (compiling - tokens / fast) / gain if gain > 0 else float("inf")
-        ),
+        "chosen": chosen,
+        "spread": {name: spread(result) for name, result in results.items()},
+        "compile_seconds": compiling,
+        "break_even_steps": pays_from,
         "bound": roofline,
         "bandwidth": bandwidth,
-        "seconds_a_step": times,
+        "seconds_a_step": {
+            name: result["seconds_a_step"] for name, result in results.items()
+        },
+        "trials": trials,
     }
 
 
@@ -271,39 +343,44 @@ def table(results):
     """The comparison as a Markdown table."""
     lines = [
         "| model, batch | without XLA | with XLA | best PyTorch | Keras from "
-        "Python | ratio to PyTorch | options cost | streamed | compiling | "
-        "pays from | bound |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "Python | ratio to PyTorch | setting of PyTorch | setting of Keras | "
+        "spread | options cost | streamed | compiling | pays from | bound |",
+        "|---" * 14 + "|",
     ]
     for name, result in results.items():
-        speeds = result["tokens_per_second"]
-        torch = max(("PyTorch, layer", "PyTorch, cells"), key=speeds.get)
-        streamed = result["streamed"]
-        lines.append(
-            f"| {name} | {thousands(speeds['without XLA'])} | "
-            f"{thousands(speeds['with XLA'])} | {thousands(speeds[torch])} "
-            f"({torch.split(', ')[1]}) | "
-            f"{thousands(speeds['Keras from Python'])} | "
-            f"{result['against_pytorch']:.2f} | "
-            f"{100 * result['options_cost']:.0f} % | "
-            + (f"{100 * streamed:.0f} %" if streamed == streamed else "")
-            + f" | {result['compile_seconds']:.1f} s | "
-            f"{result['break_even_steps']:,.0f} steps | "
-            f"{thousands(result['bound'])} ({result['bandwidth']:.0f} GB/s) |"
-        )
+        speeds, chosen = result["tokens_per_second"], result["chosen"]
+        fast, compiling = speeds.get(WITH_XLA), result["compile_seconds"]
+        pays_from = result["break_even_steps"]
+        spreads = [result["spread"].get(n) for n in (WITH_XLA, PYTORCH, KERAS)]
+
+        def of_fast(name, text, speeds=speeds, fast=fast):
+            share = speeds[name] / fast if fast and name in speeds else None
+            return "" if share is None else text(share)
+
+        cells = [
+            name,
+            *(
+                thousands(speeds[key]) if key in speeds else "not there"
+                for key in (WITHOUT_XLA, WITH_XLA, PYTORCH, KERAS)
+            ),
+            of_fast(PYTORCH, lambda share: f"{1 / share:.2f}"),
+            chosen.get(PYTORCH) or "",
+            chosen.get(KERAS) or "",
+            percentages(spreads),
+            of_fast(OPTIONS_TOO, lambda share: f"{100 - 100 * share:.0f} %"),
+            of_fast(STREAMED, lambda share: f"{100 * share:.0f} %"),
+            "" if compiling is None else f"{compiling:.1f} s",
+            "" if pays_from is None else f"{pays_from:,.0f} steps",
+            f"{thousands(result['bound'])} ({result['bandwidth']:.0f} GB/s)",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main(config):
     """Measures, prints and writes the report."""
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "torch is missing: pip install --editable '.[bench]'"
-        ) from error
-    output = pathlib.Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
+    output = command_line.writable_directory("output_dir", config.output_dir)
+    with_pytorch = has_pytorch()
     results, starts, calm = {}, {}, Calm()
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as scratch:
@@ -316,18 +393,22 @@ def main(config):
                 for batch_size in map(int, config.batches.split(",")):
                     name = f"{cell.upper()} {units}, {batch_size}"
                     results[name] = compare(
-                        cell, units, batch_size, path, config
+                        cell, units, batch_size, path, config, with_pytorch
                     )
                     row = table({name: results[name]}).splitlines()[-1]
                     print(row, flush=True)
     names = list(next(iter(starts.values())))
     report = [
         f"# Generation speed\n\n{machine()}; {calm}.\n",
-        "Tokens a second, medians of "
-        f"{config.repetitions} turns of about {config.seconds:g} s, in turn.\n",
+        f"Tokens per second, medians of {config.repetitions} turns of about "
+        f"{config.seconds:g} s, taken in turn, each contender in a process of "
+        "its own that sleeps while another runs. Spread: the slowest turn less "
+        "the fastest, in % of the median, of stacked_rnn with XLA, PyTorch and "
+        "Keras.\n",
         table(results),
-        "\nOptions: temperature 0.9, top-k 40, top-p 0.95. A step is one token "
-        "of every row; compiling pays from so many steps in one process.\n",
+        "\nA step is one token of every row; compiling pays from so many steps "
+        "in one process.\n",
+        FAIRNESS,
         "\n## From start to first characters\n\nSeconds, the best of three new "
         "processes.\n",
         f"| model | {' | '.join(names)} |",

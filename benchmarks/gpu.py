@@ -4,12 +4,12 @@
   python benchmarks/gpu.py --sizes=2x512 --dtypes=float32 --nogeneration
 
 A step is forward, backward, clipping by the global norm and Adam, on random
-tokens, vocabulary 65. Each contender is a process of its own, and they take
-turns: this project by `Trainer.fit`, as train.py calls it; stock Keras by
-`Model.fit`, with the layers of that name (cuDNN); PyTorch by `nn.GRU` and
-`nn.LSTM` (cuDNN), fused Adam, autocast. TensorFloat-32 is as each framework has
-it: TensorFlow takes it for all products, PyTorch for cuDNN's alone. Without
-PyTorch the others are measured.
+tokens, vocabulary 65. Each contender is a process of its own; they take turns,
+and sleep while another runs: this project by `Trainer.fit`, as train.py calls
+it; stock Keras by `Model.fit`, with the layers of that name (cuDNN); PyTorch by
+`nn.GRU` and `nn.LSTM` (cuDNN), fused Adam, autocast. TensorFloat-32 is as each
+framework has it: TensorFlow takes it for all products, PyTorch for cuDNN's
+alone. Without PyTorch the others are measured.
 
 Takes some five minutes on an H100. Writes gpu.md, .json and .png to
 --output_dir as it goes.
@@ -18,15 +18,13 @@ Takes some five minutes on an H100. Writes gpu.md, .json and .png to
 import contextlib
 import dataclasses
 import importlib.util
-import json
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 
-from measuring import machine, matmul, thousands, timed, write_report
+from contenders import Contender, answer, has_pytorch
+from measuring import machine, matmul, thousands, write_report
 
 from stacked_rnn import command_line, configs
 from stacked_rnn.configs import UserError, setting
@@ -63,7 +61,7 @@ class BenchmarkConfig(configs.Config):
     )
 
 
-# The contenders, each in a process: size -> a function that runs some steps ---
+# Contenders, each in a process: a size -> a function that runs some steps -----
 
 
 def this_project(cell, dtype, num_layers, units, batch_size):
@@ -258,86 +256,35 @@ def pytorch_generates(batch_size):
     return run
 
 
-MAKERS = {
-    maker.__name__: maker
-    for maker in (
-        this_project, keras_fit, pytorch, cudnn_alone, matmul,
-        this_project_generates, pytorch_generates,
-    )
-}  # fmt: skip
+def start(name):
+    """The process of a contender."""
+    if name == PYTORCH:  # brings libraries of its own
+        return Contender("torch", {"LD_LIBRARY_PATH": None})
+    return Contender("tensorflow", {"TF_FORCE_GPU_ALLOW_GROWTH": "true"})
 
 
-def work():
-    """A contender's process: a line of JSON in, a line out."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints
-    run = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "make" in request:
-            run = MAKERS[request.pop("make")](**request)
-            run(2)  # builds, compiles
-            answer = timed(run, 2)
-        else:
-            answer = timed(run, request["run"])
-        print(json.dumps(answer), file=answers, flush=True)
+def in_turn(contenders, makers, arguments, steps, repetitions):
+    """Median seconds a step of each contender, built at the same time.
 
-
-class Contender:
-    """A process that answers one request after the other."""
-
-    def __init__(self, name, directory):
-        environment = os.environ | {
-            "TF_CPP_MIN_LOG_LEVEL": "3", "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        }  # fmt: skip
-        if name == PYTORCH:  # brings libraries of its own
-            environment.pop("LD_LIBRARY_PATH", None)
-        self._log = pathlib.Path(directory, name.split()[0] + ".log")
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, name], env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._log.open("w"),
-        )  # fmt: skip
-
-    def ask(self, **request):
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-
-    def answer(self):
-        """Seconds; raises `RuntimeError` where the process has failed."""
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(self._log.read_text()[-2000:])
-        return json.loads(line)
-
-    def last_words(self):
-        """The last line that it wrote on standard error."""
-        lines = self._log.read_text().strip().splitlines()
-        return lines[-1] if lines else ""
-
-    def close(self):
-        self._process.kill()
-        self._process.wait()
-
-
-def in_turn(contenders, requests, steps, repetitions):
-    """Median seconds a step of each contender, made at the same time.
+    One that fails is named on standard error and left out.
 
     Args:
         contenders: name -> `Contender`.
-        requests: name -> what to make.
+        makers: name -> what to build; it replaces what was there before.
+        arguments: of all makers.
         steps: of a turn.
         repetitions: turns of each.
     """
-    for name, request in requests.items():
-        contenders[name].ask(**request)
-    for name in requests:
-        contenders[name].answer()
-    times = {name: [] for name in requests}
+    for name, maker in makers.items():
+        contenders[name].build("", maker, arguments)
+    times = {name: [] for name in makers if answer(name, contenders[name])}
     for _ in range(repetitions):
-        for name in requests:
-            contenders[name].ask(run=steps)
-            times[name].append(contenders[name].answer() / steps)
+        for name in list(times):
+            contenders[name].run("", steps)
+            if ran := answer(name, contenders[name]):
+                times[name].append(ran["seconds_a_step"])
+            else:
+                del times[name]
     return {name: statistics.median(t) for name, t in times.items()}
 
 
@@ -355,14 +302,12 @@ def training(contenders, config, results):
                     "units": units, "batch_size": batch_size,
                 }  # fmt: skip
                 makers = {
-                    OURS: "this_project", KERAS: "keras_fit", PYTORCH: "pytorch"
+                    OURS: this_project, KERAS: keras_fit, PYTORCH: pytorch
                 }  # fmt: skip
                 seconds = in_turn(
                     contenders,
-                    {
-                        name: shape | {"make": makers[name]}
-                        for name in contenders
-                    },
+                    {name: makers[name] for name in contenders},
+                    shape,
                     config.steps,
                     config.repetitions,
                 )
@@ -374,14 +319,12 @@ def training(contenders, config, results):
                     },
                     "decided": decided,
                 }
-                if decided.endswith("cuDNN"):
+                if OURS in seconds and decided.endswith("cuDNN"):
                     alone = in_turn(
-                        contenders,
-                        {OURS: shape | {"make": "cudnn_alone"}},
-                        config.steps,
-                        1,
+                        contenders, {OURS: cudnn_alone}, shape, config.steps, 1
                     )
-                    row["outside_cudnn"] = 1 - alone[OURS] / seconds[OURS]
+                    if OURS in alone:
+                        row["outside_cudnn"] = 1 - alone[OURS] / seconds[OURS]
                 results[f"{cell.upper()} {size}, {dtype}"] = row
                 yield
 
@@ -389,27 +332,33 @@ def training(contenders, config, results):
 def generation(contenders, directory, results):
     """Yields after each batch size, its figures in `results`."""
     for batch_size in (1, 64, 1024):
-        speeds = {}
-        for compiles in (False, True):
-            request = {
-                "make": "this_project_generates", "batch_size": batch_size,
-                "compiles": compiles, "directory": directory,
-            }  # fmt: skip
-            name = "with XLA" if compiles else "without XLA"
-            steps = 4 if compiles else 1
-            seconds = in_turn(contenders, {OURS: request}, steps, 1)
-            speeds[name] = batch_size * TOKENS / seconds[OURS]
+        plans = {
+            (OURS, "without XLA"): (this_project_generates, 1),
+            (OURS, "with XLA"): (this_project_generates, 4),
+        }
         if PYTORCH in contenders:
-            request = {"make": "pytorch_generates", "batch_size": batch_size}
-            seconds = in_turn(contenders, {PYTORCH: request}, 2, 1)
-            speeds[PYTORCH] = batch_size * TOKENS / seconds[PYTORCH]
+            plans[PYTORCH, PYTORCH] = (pytorch_generates, 2)
+        speeds = {}
+        for (contender, name), (maker, steps) in plans.items():
+            arguments = {"batch_size": batch_size}
+            if contender == OURS:
+                arguments |= {
+                    "compiles": name == "with XLA", "directory": directory
+                }  # fmt: skip
+            seconds = in_turn(
+                contenders, {contender: maker}, arguments, steps, 1
+            )
+            for value in seconds.values():
+                speeds[name] = batch_size * TOKENS / value
         results[batch_size] = speeds
         yield
 
 
 def ratio(speeds, ours, other):
     """How many times the speed of the other, in words."""
-    return f"{speeds[ours] / speeds[other]:.2f}" if other in speeds else ""
+    if ours not in speeds or other not in speeds:
+        return ""
+    return f"{speeds[ours] / speeds[other]:.2f}"
 
 
 def report(gpu, peaks, trained, generated):
@@ -442,6 +391,14 @@ def report(gpu, peaks, trained, generated):
             + ("" if share is None else f"{share:.0%}")
             + " |"
         )
+    lines.append(
+        "\nWhat may flatter whom: PyTorch has its fused Adam and autocast, but "
+        "neither `torch.compile` nor CUDA graphs, which were not tried; in "
+        "generation it takes a step at a time from Python, where stacked_rnn "
+        "has its loop in the graph. stacked_rnn and Keras run by their `fit`; "
+        "PyTorch takes bare steps on one batch that it keeps. "
+        "Compiling is not counted."
+    )
     if generated:
         lines += [
             f"\n## Generation\n\nTokens per second, LSTM 2x512, {TOKENS} "
@@ -480,7 +437,7 @@ def draw(trained, path):
         axes.bar(
             [i + 0.27 * (place - 1) for i in range(len(names))],
             [
-                trained[name]["tokens_per_second"][contender]
+                trained[name]["tokens_per_second"].get(contender, 0.0)
                 / trained[name]["tokens_per_second"][PYTORCH]
                 for name in names
             ],
@@ -521,10 +478,8 @@ def main(config):
     output = pathlib.Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     names = [OURS, KERAS]
-    if importlib.util.find_spec("torch"):
+    if has_pytorch():
         names.append(PYTORCH)
-    else:
-        print("PyTorch is missing: measured without it", file=sys.stderr)
     peaks, trained, generated = {}, {}, {}
 
     def write():
@@ -543,13 +498,16 @@ def main(config):
             )
 
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as on:
-        contenders = {name: Contender(name, scratch) for name in names}
+        contenders = {name: start(name) for name in names}
         for contender in contenders.values():
             on.callback(contender.close)
+        for contender in contenders.values():
+            contender.wait_until_loaded()
         for dtype in config.dtypes.split(","):
-            request = {"make": "matmul", "dtype": dtype, "size": MATMUL_SIZE}
-            seconds = in_turn(contenders, {OURS: request}, 50, 1)[OURS]
-            peaks[dtype] = 2 * MATMUL_SIZE**3 / seconds / 1e12
+            product = {"dtype": dtype, "size": MATMUL_SIZE}
+            seconds = in_turn(contenders, {OURS: matmul}, product, 50, 1)
+            for value in seconds.values():
+                peaks[dtype] = 2 * MATMUL_SIZE**3 / value / 1e12
         for _ in training(contenders, config, trained):
             write()
         if config.generation:
@@ -561,7 +519,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in (OURS, KERAS, PYTORCH):
-        work()
-    else:
-        command_line.run(main, BenchmarkConfig)
+    command_line.run(main, BenchmarkConfig)

@@ -18,8 +18,18 @@ def timed(run, steps):
     return time.perf_counter() - started
 
 
+def steps_for(run, seconds):
+    """The number of steps that take about so long, found by running some."""
+    steps = 1
+    while (taken := timed(run, steps)) < seconds / 4:
+        steps *= max(2, min(10, round(seconds / taken)))
+    return max(1, round(steps * seconds / taken))
+
+
 def interleaved(runs, repetitions, seconds):
-    """Seconds a step of each of several contenders, measured in turn.
+    """Seconds a step of variants in this process, measured in turn.
+
+    For what this project compares with itself; `contenders` is for rivals.
 
     Args:
         runs: name -> function that runs a number of steps.
@@ -32,7 +42,7 @@ def interleaved(runs, repetitions, seconds):
     steps = {}
     for name, run in runs.items():
         run(2)  # builds, compiles
-        steps[name] = max(1, round(seconds / timed(run, 1)))
+        steps[name] = steps_for(run, seconds)
     times = {name: [] for name in runs}
     for _ in range(repetitions):
         for name, run in runs.items():
@@ -58,6 +68,13 @@ def matmul(size, dtype="float32"):
 def thousands(speed):
     """12,345 as 12.3k."""
     return f"{speed / 1e3:,.1f}k"
+
+
+def percentages(shares):
+    """[0.02, None, 0.1] as "2, -, 10 %"."""
+    return ", ".join("-" if s is None else f"{s * 100:.0f}" for s in shares) + (
+        " %"
+    )
 
 
 def fit(trainer, windows, every, patience=math.inf):
