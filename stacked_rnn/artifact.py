@@ -72,7 +72,7 @@ def read_description(path, flag="saved_model") -> Description:
         flag: what a `UserError` calls it.
     """
     try:
-        config = json.loads((path / CONFIG_FILE).read_text())
+        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
         tokenizer = json.loads(
             (path / TOKENIZER_FILE).read_text(encoding="utf-8")
         )

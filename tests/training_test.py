@@ -256,7 +256,7 @@ def test_a_batch_in_parts_is_the_batch():
     ],
 )
 def test_number_of_shards(units, rows, replicas, cores, expected, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(devices, "cores", lambda: cores)
     decided = decisions.decide(
         small_config(units=units), configs.TrainConfig(),
         rows, replicas, replicas, (),
