@@ -153,8 +153,12 @@ def find(saved_model) -> pathlib.Path:
             empty: the newest under saved_models/.
     """
     if not saved_model:
-        found = pathlib.Path("saved_models").glob("*/[0-9]*/saved_model.pb")
-        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+        found = pathlib.Path("saved_models").glob("*/*/saved_model.pb")
+        newest = max(
+            (path for path in found if _is_version(path.parent)),
+            key=lambda path: path.stat().st_mtime,
+            default=None,
+        )
         if newest is None:
             raise UserError(
                 "no SavedModel under saved_models/: run train.py first, or "
@@ -188,5 +192,10 @@ def find_version(path) -> pathlib.Path | None:
 def versions(export_dir) -> list[int]:
     """The versions in a directory: its entries whose names are numbers."""
     return [
-        int(path.name) for path in export_dir.iterdir() if path.name.isdigit()
+        int(path.name) for path in export_dir.iterdir() if _is_version(path)
     ]
+
+
+def _is_version(path) -> bool:
+    """Not what a copy or an export that was killed has left, such as 2.bak."""
+    return path.name.isascii() and path.name.isdecimal()

@@ -670,15 +670,18 @@ def labelled(tmp_path_factory):
 
 
 def test_predict(labelled):
+    """A line for each text, of three fields, whatever stands in it."""
     (labelled / "more.txt").write_text("so sad\n\n")
     ran = run(
-        labelled, "predict.py", "--text=a fine thing", "--texts_file=more.txt"
-    )
+        labelled, "predict.py", "--text=a fine\tthing\r\n",
+        "--texts_file=more.txt",
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     rows = [line.split("\t") for line in ran.stdout.splitlines()]
     assert [(row[0], row[2]) for row in rows[:2]] == [
-        ("good", "a fine thing"), ("bad", "so sad"),
+        ("good", r"a fine\tthing\r\n"), ("bad", "so sad"),
     ]  # fmt: skip
+    assert [len(row) for row in rows] == [3] * 3
     assert all(0.5 <= float(row[1]) <= 1 for row in rows)
     assert "1 text(s) are empty" in ran.stderr
     ran = run(labelled, "predict.py", "--text=so sad", "--output=jsonl")
