@@ -6,6 +6,7 @@ answer at once.
 
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import sys
@@ -19,13 +20,14 @@ _UNKNOWN_PARTS_SHOWN = 20
 # Of the tokens, from which on it is said. Words of English prose that were not
 # in the training text are up to a twelfth.
 _UNKNOWN_SHARE = 0.1
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(main, *config_classes) -> None:
     """Runs a command: flags in, one configuration of each class to `main`.
 
     Called from the script that holds `main`. A `UserError` becomes one line on
-    standard error and exit code 2; Ctrl-C, exit code 130.
+    standard error and exit code 2, as does a full disk; Ctrl-C, exit code 130.
 
     Args:
         main: called with one instance of each of `config_classes`, in order.
@@ -65,6 +67,16 @@ def run(main, *config_classes) -> None:
         except BrokenPipeError:  # the reader of a pipe has left, as head does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except OSError as error:
+            if error.errno not in _DISK_IS_FULL:
+                raise
+            print(
+                f"{program}: error: cannot write "
+                f"{error.filename or 'a file'}: {error.strerror}: free some "
+                "space, and give the same command again",
+                file=sys.stderr,
+            )
+            sys.exit(2)
 
     app.run(guarded)
 

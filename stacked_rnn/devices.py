@@ -96,10 +96,15 @@ def _can_load(name) -> bool:
 
 @contextlib.contextmanager
 def errors_explained():
-    """Turns TensorFlow's errors about memory and compilers into one line."""
+    """Turns TensorFlow's errors about memory and the like into one line."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
+        if "No space left on device" in str(error):
+            raise UserError(
+                "--model_dir: the disk is full: free some space, and the same "
+                "command goes on from the last checkpoint"
+            ) from error
         raise UserError(
             "the memory is too small for a step: take a smaller --batch_size, "
             "or compute it in parts, --accumulate_steps=2 or more"

@@ -30,8 +30,10 @@ def whole_file(path):
         with open(partial, "wb") as file:
             yield file
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # where a write fails it has none
         raise
 
 

@@ -2,10 +2,13 @@
 
 import ast
 import dataclasses
+import errno
 import json
 import math
+import os
 import pathlib
 import re
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -15,7 +18,7 @@ import evaluate
 import export
 import generate
 import predict
-from stacked_rnn import command_line, configs, console, tokenizers
+from stacked_rnn import command_line, configs, console, files, tokenizers
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = [configs.ModelConfig, configs.TrainConfig, configs.SamplingConfig]
@@ -134,6 +137,22 @@ def test_directories_are_made_and_tried(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(configs.UserError, match="--model_dir=.*file"):
         command_line.writable_directory("model_dir", tmp_path / "file" / "run")
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(
+    tmp_path, monkeypatch, capsys
+):
+    def main():
+        with files.whole_file(tmp_path / "curves.png"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(command_line.app, "run", lambda run: run(["train.py"]))
+    with pytest.raises(SystemExit, match="2"):
+        command_line.run(main)
+    said = capsys.readouterr().err
+    assert f"error: cannot write {tmp_path / 'curves.png'}: No space" in said
+    assert said.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -296,18 +296,21 @@ def test_a_run_says_which_library_is_missing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error, message",
+    "error, cause, message",
     [
-        (tf.errors.ResourceExhaustedError, "--accumulate_steps=2"),
-        (tf.errors.InternalError, "add --nojit_compile"),
+        (tf.errors.ResourceExhaustedError, "OOM", "--accumulate_steps=2"),
+        (tf.errors.ResourceExhaustedError,
+         "a/events.v2; No space left on device", "^--model_dir: the disk is"),
+        (tf.errors.InternalError, "libdevice not found at ./libdevice.10.bc",
+         "add --nojit_compile"),
     ],
-)
-def test_errors_of_a_gpu_are_one_line(error, message):
+)  # fmt: skip
+def test_errors_of_a_gpu_or_a_disk_are_one_line(error, cause, message):
     with (
         pytest.raises(configs.UserError, match=message),
         devices.errors_explained(),
     ):
-        raise error(None, None, "libdevice not found at ./libdevice.10.bc")
+        raise error(None, None, cause)
     with (
         pytest.raises(tf.errors.InternalError, match="something else"),
         devices.errors_explained(),
