@@ -1,12 +1,13 @@
 """The Trainer: one step by hand, many replicas, going on, and stopping."""
 
+import contextlib
 import csv
 import dataclasses
+import errno
 import json
 import os
 import pathlib
 import re
-import resource
 import signal
 
 import keras
@@ -535,6 +536,19 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(
         assert logs["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-6)
 
 
+def test_a_signal_within_a_print_stops_the_run_all_the_same(monkeypatch):
+    """The handler cannot print then; a stream refuses to be entered twice."""
+
+    class Busy:
+        def write(self, text):
+            raise RuntimeError("reentrant call")
+
+    monkeypatch.setattr("sys.stdout", Busy())
+    with runs.StopRequest() as stop_request:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop_request
+
+
 def test_another_model_is_not_resumed(tmp_path):
     make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
     with pytest.raises(configs.UserError, match=r"--resume.*units: 6, not 7"):
@@ -838,6 +852,7 @@ def test_where_all_checkpoints_are_damaged_the_newest_is_named(tmp_path):
 
 def test_a_full_disk_costs_no_checkpoint(tmp_path):
     """A limit of file sizes stands for the disk: an error of write(2)."""
+    resource = pytest.importorskip("resource")
     make_trainer(model_dir=tmp_path / "run", epochs=2).fit(verbose=0)
     trainer = make_trainer(model_dir=tmp_path / "run", epochs=3)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -856,6 +871,33 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path):
     assert resumed.step == 60
     resumed.fit(verbose=0)
     assert resumed.step == 90
+
+
+def test_a_disk_that_fills_with_the_history_costs_nothing(
+    tmp_path, monkeypatch
+):
+    """The checkpoint before it is whole; going on writes the history, too."""
+    whole_file = runs.files.whole_file
+
+    @contextlib.contextmanager
+    def full(path):
+        with whole_file(path) as file:
+            if path.name == "history.csv":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield file
+
+    trainer = make_trainer(model_dir=tmp_path / "run", epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.files, "whole_file", full)
+        with pytest.raises(
+            configs.UserError,
+            match="cannot write .*/history.csv .No space.*checkpoint is kept",
+        ):
+            trainer.fit(verbose=0)
+    assert not list((tmp_path / "run").glob("history*"))
+    resumed = make_trainer(model_dir=tmp_path / "run", epochs=2)
+    assert resumed.step == 30
+    assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 2
 
 
 def test_the_best_weights_are_kept(tmp_path):
