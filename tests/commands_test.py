@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import train
 from stacked_rnn import configs, console
+from tests import pages
 from tests.forked import run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -470,10 +471,13 @@ def test_export_writes_what_the_page_generates_with(trained, format, file):
     nats = re.search(r"cats.txt: (.*) nats .* SavedModel (.*): ", ran.stdout)
     assert nats[1] == nats[2]
 
-    page = (ROOT / "docs" / "runtimes.md").read_text(encoding="utf-8")
     example = f"generate_{format}.py"
-    code = page.split(f"<!-- {example}:")[1].split("```python\n")[1]
-    (trained / example).write_text(code.split("```")[0])
+    [code] = [
+        block.code
+        for block in pages.blocks("docs/runtimes.md")
+        if block.name == example
+    ]
+    (trained / example).write_text(code, encoding="utf-8")
     guarded = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys(("tensorflow", "keras", "stacked_rnn")))
