@@ -48,12 +48,12 @@ def run(main, *config_classes) -> None:
 
     def guarded(arguments):
         try:
+            values = [_from_flags(kind) for kind in config_classes]
             if len(arguments) > 1:
                 raise UserError(
                     f"{arguments[1]!r} is not a flag: every option is one, "
                     "such as --name=value (see --help)"
                 )
-            values = [_from_flags(kind) for kind in config_classes]
             _import_tensorflow_quietly()
             if not flags.FLAGS["verbosity"].present:  # absl says INFO
                 logging.set_verbosity(logging.WARNING)

@@ -4,13 +4,20 @@ Programs, which have a name there, are run by tests/commands_test.py.
 """
 
 import dataclasses
+import re
 import warnings
 
 import numpy as np
 import pytest
 
+import evaluate
+import export
+import generate
+import predict
+from stacked_rnn import configs, console
 from tests import pages
 from tests.export_test import build_generator
+from tests.forked import assert_flags_are_parsed
 
 BLOCKS = [
     block
@@ -68,6 +75,48 @@ def test_what_asks_the_server_gets_an_answer(directory, capsys):
             code = client.code.replace(SERVER, address)
             dataclasses.replace(client, code=code).run({})
     assert clients and len(capsys.readouterr().out) > 50
+
+
+def test_commands_have_flags_that_their_scripts_accept():
+    """Nothing runs; the values are checked, too."""
+    shown = {
+        command
+        for pattern in (
+            "*.md", "docs/**/*.md", "deploy/*.md", "recipes/*", "Makefile",
+            "*.py",
+        )
+        for path in pages.ROOT.glob(pattern)
+        for command in pages.commands(path.relative_to(pages.ROOT))
+    }  # fmt: skip
+    assert {script for script, *_ in shown} == {
+        path.name for path in pages.ROOT.glob("*.py")
+    }
+    for script, *arguments in sorted(shown):
+        assert_flags_are_parsed(script, arguments)
+
+
+def test_flags_that_are_named_exist():
+    """Anywhere on a page, also without a script before them."""
+    kinds = [
+        kind
+        for module in (configs, console, evaluate, export, generate, predict)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, configs.Config)
+    ]
+    known = {"flagfile", "help", "editable"}  # the last of pip
+    known.update(
+        name
+        for kind in kinds
+        for field in dataclasses.fields(kind)
+        for name in (field.name, f"no{field.name}")
+    )
+    for path in (
+        pages.ROOT / "README.md",
+        *pages.ROOT.glob("docs/**/*.md"),
+        *pages.ROOT.glob("recipes/*"),
+    ):
+        text = path.read_text(encoding="utf-8")
+        assert set(re.findall(r"(?<![\w-])--(\w+)", text)) <= known, path
 
 
 def test_programs_are_run_elsewhere():

@@ -1,8 +1,9 @@
-"""The blocks of Python on the pages of the documentation, to be run."""
+"""What the documentation shows: blocks of Python, and commands."""
 
 import dataclasses
 import pathlib
 import re
+import shlex
 import textwrap
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -11,6 +12,8 @@ _BLOCK = re.compile(
     r"(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
+# Up to the end of the line, of the code within a sentence, or of the columns.
+_COMMAND = re.compile(r"python (?P<script>\w+\.py)(?P<rest>(?:(?!   |`|\n).)*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,3 +51,18 @@ def blocks(page) -> list[Block]:
         )
         for match in _BLOCK.finditer(text)
     ]
+
+
+def commands(page) -> list[tuple[str, ...]]:
+    """The commands of this project on a page: a script and its arguments."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    text = re.sub(r"\\\n\s*", "", text)  # goes on in the next line
+    text = re.sub('@echo "(.*)"', r"\1", text)  # of the Makefile
+    found = []
+    for match in _COMMAND.finditer(text):
+        words = shlex.split(match["rest"], comments=True)
+        ends = [i for i, word in enumerate(words) if word in (">", "<", "|")]
+        arguments = words[: min(ends, default=None)]
+        if (ROOT / match["script"]).exists() and "--help" not in arguments:
+            found.append((match["script"], *arguments))
+    return found
