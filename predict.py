@@ -18,6 +18,7 @@ from stacked_rnn import command_line, configs, console
 from stacked_rnn.configs import UserError, setting
 
 _DRAWN = 4  # texts of a picture
+_ON_ONE_LINE = str.maketrans({"\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class PredictConfig(configs.Config):
     output: str = setting(
         "text",
         "text: a line for each, of a classifier label, probability and text, "
-        "with tabs between them, of a seq2seq model what it makes of the text; "
+        "with tabs between them, of a seq2seq model what it makes of the text, "
+        r"the line breaks and tabs of these written as \n and \t; "
         "jsonl: one JSON object a line, with text, label and scores, or with "
         "text, output and score.",
         choices=("text", "jsonl"),
@@ -99,7 +101,7 @@ def labelled(path, texts, config):
             scores = ",".join(
                 f"{one.scores[label]:.3f}" for label in one.labels
             )
-            yield f"{labels}\t{scores}\t{one.text}"
+            yield as_line(labels, scores, one.text)
 
 
 def translated(path, texts, config, beam_config):
@@ -116,11 +118,16 @@ def translated(path, texts, config, beam_config):
         if config.output == "jsonl":
             yield as_json(text=one.text, output=one.output, score=one.score)
         else:
-            yield one.output
+            yield as_line(one.output)
         if config.attention and len(maps) < _DRAWN:
             maps.append(model.align(one.text, one.output))
     if maps and not pictures.draw_attention(maps, config.attention):
         raise UserError("--attention needs matplotlib: pip install matplotlib")
+
+
+def as_line(*values) -> str:
+    """A line with tabs between values, in which there are none."""
+    return "\t".join(value.translate(_ON_ONE_LINE) for value in values)
 
 
 def as_json(**values) -> str:

@@ -122,13 +122,13 @@ def write_text(path, megabytes):
 
 def tokenization(kind, path, cores):
     """Megabytes a second that a tokenizer cuts on so many cores."""
-    from stacked_rnn import datasets
+    from stacked_rnn import datasets, devices
 
     with tempfile.TemporaryDirectory() as cache:
         config = configs.TrainConfig(
             corpus=str(path), tokenizer=kind, cache_dir=cache
         )
-        with mock.patch.object(os, "cpu_count", lambda: cores):
+        with mock.patch.object(devices, "cores", lambda: cores):
             start = time.perf_counter()
             datasets.load_language_data(config)
             return path.stat().st_size / 1e6 / (time.perf_counter() - start)

@@ -73,7 +73,7 @@ def read_description(path, flag="saved_model") -> Description:
         flag: what a `UserError` calls it.
     """
     try:
-        config = json.loads((path / CONFIG_FILE).read_text())
+        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
         tokenizer = json.loads(
             (path / TOKENIZER_FILE).read_text(encoding="utf-8")
         )
@@ -182,7 +182,7 @@ def _newest(tasks) -> pathlib.Path | None:
     found = [
         path
         for path in pathlib.Path("saved_models").glob("*/*/saved_model.pb")
-        if path.parent.name.isdecimal()
+        if _is_version(path.parent)
     ]
     for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True):
         if read_description(path.parent).task in tasks:
@@ -205,7 +205,10 @@ def find_version(path) -> pathlib.Path | None:
 def versions(export_dir) -> list[int]:
     """The versions in a directory: its entries whose names are numbers."""
     return [
-        int(path.name)
-        for path in export_dir.iterdir()
-        if path.name.isdecimal() and path.name.isascii()
+        int(path.name) for path in export_dir.iterdir() if _is_version(path)
     ]
+
+
+def _is_version(path) -> bool:
+    """Not what a copy or an export that was killed has left, such as 2.bak."""
+    return path.name.isascii() and path.name.isdecimal()

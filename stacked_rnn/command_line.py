@@ -6,6 +6,7 @@ answer at once.
 
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import re
@@ -22,13 +23,14 @@ _UNKNOWN_PARTS_SHOWN = 20
 # Of the tokens, from which on it is said. Words of English prose that were not
 # in the training text are up to a twelfth.
 _UNKNOWN_SHARE = 0.1
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(main, *config_classes) -> None:
     """Runs a command: flags in, one configuration of each class to `main`.
 
     Called from the script that holds `main`. A `UserError` becomes one line on
-    standard error and exit code 2; Ctrl-C, exit code 130.
+    standard error and exit code 2, as does a full disk; Ctrl-C, exit code 130.
 
     Args:
         main: called with one instance of each of `config_classes`, in order.
@@ -59,12 +61,12 @@ def run(main, *config_classes) -> None:
 
     def guarded(arguments):
         with _errors_in_a_line(program):
+            values = [_from_flags(kind) for kind in config_classes]
             if len(arguments) > 1:
                 raise UserError(
                     f"{arguments[1]!r} is not a flag: every option is one, "
                     "such as --name=value (see --help)"
                 )
-            values = [_from_flags(kind) for kind in config_classes]
             _import_tensorflow_quietly()
             if not flags.FLAGS["verbosity"].present:  # absl says INFO
                 logging.set_verbosity(logging.WARNING)
@@ -87,6 +89,16 @@ def _errors_in_a_line(program):
     except BrokenPipeError:  # the reader of a pipe has left, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _DISK_IS_FULL:
+            raise
+        print(
+            f"{program}: error: cannot write "
+            f"{error.filename or 'a file'}: {error.strerror}: free some "
+            "space, and give the same command again",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def _help(text, config_classes) -> str:
@@ -151,7 +163,7 @@ def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started this process
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
             is_asked_for = stream.isatty() or "PYTHONIOENCODING" in os.environ
             stream.reconfigure(

@@ -1,10 +1,12 @@
-"""The GPUs that TensorFlow uses, and why it uses none: asked here alone."""
+"""The cores and GPUs that a process may use: asked here alone."""
 
 import contextlib
 import ctypes
 import dataclasses
 import glob
+import math
 import os
+import pathlib
 
 import tensorflow as tf
 
@@ -20,6 +22,8 @@ _LIBRARIES = (
     "libcusparse.so.12",
     "libcudnn.so.9",
 )
+# Of a container (Linux): microseconds of all cores, in so many of the clock.
+_CPU_LIMIT = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,22 @@ class Gpu:
 
     name: str
     compute_capability: tuple[int, int]
+
+
+def cores() -> int:
+    """The CPU cores that this process may use, at least one.
+
+    Those of the machine, but for its affinity (taskset, Slurm) and the limit
+    of its container, rounded up, where the platform has these.
+    """
+    count = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    try:
+        limit, period = map(float, _CPU_LIMIT.read_text("utf-8").split())
+    except (OSError, ValueError):  # none, or "max"
+        return count
+    return max(1, min(count, math.ceil(limit / period)))
 
 
 def gpus() -> tuple[Gpu, ...]:
@@ -76,10 +96,15 @@ def _can_load(name) -> bool:
 
 @contextlib.contextmanager
 def errors_explained():
-    """Turns TensorFlow's errors about memory and compilers into one line."""
+    """Turns TensorFlow's errors about memory and the like into one line."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
+        if "No space left on device" in str(error):
+            raise UserError(
+                "--model_dir: the disk is full: free some space, and the same "
+                "command goes on from the last checkpoint"
+            ) from error
         raise UserError(
             "the memory is too small for a step: take a smaller --batch_size, "
             "or compute it in parts, --accumulate_steps=2 or more"

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import time
 
 try:
     import fcntl
@@ -16,27 +17,28 @@ except ImportError:  # everywhere else
 
 
 @contextlib.contextmanager
-def whole_file(path, **options):
-    """Opens a file that takes its name once the block is done.
+def whole_file(path):
+    """Opens a file of bytes that takes its name once the block is done.
 
     Args:
         path: of the file; what was there before stays until then, and for good
             where the block fails.
-        **options: for text, as `open` takes them; bytes without.
     """
     path = pathlib.Path(path)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with open(partial, "w" if options else "wb", **options) as file:
+        with open(partial, "wb") as file:
             yield file
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # where a write fails it has none
         raise
 
 
 @contextlib.contextmanager
-def locked(path):
+def locked(path, waits=False):
     """Holds a lock that the system takes back from a process that dies.
 
     The file is removed at the end. Where none can be written, or the file
@@ -44,6 +46,7 @@ def locked(path):
 
     Args:
         path: of a file that is made for it.
+        waits: until no other process holds it.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -51,12 +54,12 @@ def locked(path):
     is_held = False
     while not is_held:
         try:
-            file = open(path, "w")  # noqa: SIM115
+            file = open(path, "wb")  # noqa: SIM115
         except OSError:
             yield
             return
         with file:
-            _lock(file)
+            _lock(file, waits)
             with contextlib.suppress(FileNotFoundError):
                 # Or its last holder has removed it in between.
                 is_held = os.path.samestat(
@@ -70,12 +73,17 @@ def locked(path):
                         os.unlink(path)
 
 
-def _lock(file) -> None:
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        elif msvcrt:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            raise BlockingIOError(*error.args) from error
+def _lock(file, waits) -> None:
+    while True:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            elif msvcrt:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                return  # a file system without locks
+            if not waits:
+                raise BlockingIOError(*error.args) from error
+        time.sleep(0.1)

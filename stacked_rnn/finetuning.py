@@ -171,7 +171,7 @@ def _find(path):
 def _read_run(path):
     """As `_find`, but for the directory: the best of a run if it has one."""
     try:
-        record = json.loads((path / runs.RECORD).read_text())
+        record = json.loads((path / runs.RECORD).read_text(encoding="utf-8"))
         model_config = ModelConfig.from_dict(record["model"])
         tokenizer = tokenizers.from_dict(record["tokenizer"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -7,7 +7,6 @@ import collections
 import dataclasses
 import functools
 import itertools
-import os
 import pathlib
 from concurrent import futures
 
@@ -25,7 +24,6 @@ from stacked_rnn import (
 from stacked_rnn.configs import ModelConfig, SamplingConfig, UserError
 from stacked_rnn.continuations import Continuation
 
-_CORES = os.cpu_count() or 1
 _ROWS = 64  # most texts that are generated together
 _ROWS_ON_GPU = 1024  # a step costs about the same for one text and for many
 # From so many units on, a batch of fewer texts uses both cores better than two
@@ -105,7 +103,7 @@ class SavedModel:
         if devices.gpus():
             workers, most, fewest = 1, _ROWS_ON_GPU, _ROWS_ON_GPU
         else:
-            workers, most = _CORES, _ROWS
+            workers, most = devices.cores(), _ROWS
             fewest = _ROWS if self.model_config.units >= _WIDE else 1
         with futures.ThreadPoolExecutor(workers) as pool:
             for group, batches in _in_batches(rows, workers, most, fewest):
@@ -199,9 +197,10 @@ class SavedModel:
                 del texts.found[num_samples:]
 
         searched = (_Searched(prompt, []) for prompt in prompts)
-        with futures.ThreadPoolExecutor(_CORES) as pool:
+        workers = devices.cores()
+        with futures.ThreadPoolExecutor(workers) as pool:
             for group, batches in _in_batches(
-                searched, _CORES, max(1, _ROWS // num_beams)
+                searched, workers, max(1, _ROWS // num_beams)
             ):
                 list(pool.map(search, batches))
                 for texts in group:

@@ -332,6 +332,22 @@ def test_the_best_epoch(corpus):
     assert min(epochs, key=objective.cost) == epochs[2]
 
 
+@pytest.mark.parametrize("several_labels", [False, True])
+def test_texts_count_once_whatever_they_weigh(several_labels, rng):
+    data = datasets.ClassificationData(
+        tokenizer=None, labels=("a", "b"), several_labels=several_labels,
+        training=None, validation=None, validation_texts=None,
+        class_weights=np.array([0.2, 3.0], np.float32),
+    )  # fmt: skip
+    objective = objectives.ClassificationObjective(data)
+    inputs = {"token_ids": token_ids_of(rng), "mask": MASK}
+    targets = np.ones([len(MASK), 2 if several_labels else 1], np.int32)
+    targets[-1] = -1  # a row that the batch does not have
+    model = build(rng, num_classes=2, several_labels=several_labels)
+    sums, _ = objective.sums(model, inputs, targets, ())
+    assert objective.count(sums.numpy()) == len(MASK) - 1
+
+
 def test_a_run_of_other_labels_is_another_run(corpus, tmp_path):
     make_trainer(corpus, tmp_path / "run").fit(verbose=0)
     corpus = corpus.with_name("b.tsv")

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import train
 from stacked_rnn import configs, console
+from tests import pages
 from tests.forked import run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -471,10 +472,13 @@ def test_export_writes_what_the_page_generates_with(trained, format, file):
     nats = re.search(r"cats.txt: (.*) nats .* SavedModel (.*): ", ran.stdout)
     assert nats[1] == nats[2]
 
-    page = (ROOT / "docs" / "runtimes.md").read_text(encoding="utf-8")
     example = f"generate_{format}.py"
-    code = page.split(f"<!-- {example}:")[1].split("```python\n")[1]
-    (trained / example).write_text(code.split("```")[0])
+    [code] = [
+        block.code
+        for block in pages.blocks("docs/runtimes.md")
+        if block.name == example
+    ]
+    (trained / example).write_text(code, encoding="utf-8")
     guarded = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys(("tensorflow", "keras", "stacked_rnn")))
@@ -673,15 +677,18 @@ def labelled(tmp_path_factory):
 
 
 def test_predict(labelled):
+    """A line for each text, of three fields, whatever stands in it."""
     (labelled / "more.txt").write_text("so sad\n\n")
     ran = run(
-        labelled, "predict.py", "--text=a fine thing", "--texts_file=more.txt"
-    )
+        labelled, "predict.py", "--text=a fine\tthing\r\n",
+        "--texts_file=more.txt",
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     rows = [line.split("\t") for line in ran.stdout.splitlines()]
     assert [(row[0], row[2]) for row in rows[:2]] == [
-        ("good", "a fine thing"), ("bad", "so sad"),
+        ("good", r"a fine\tthing\r\n"), ("bad", "so sad"),
     ]  # fmt: skip
+    assert [len(row) for row in rows] == [3] * 3
     assert all(0.5 <= float(row[1]) <= 1 for row in rows)
     assert "1 text(s) are empty" in ran.stderr
     ran = run(labelled, "predict.py", "--text=so sad", "--output=jsonl")

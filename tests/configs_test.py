@@ -1,8 +1,11 @@
 """Every knob is checked, is a flag, and is read by somebody."""
 
+import ast
 import dataclasses
+import errno
 import json
 import math
+import os
 import pathlib
 import re
 import subprocess
@@ -12,7 +15,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stacked_rnn import command_line, configs, console, tokenizers
+import evaluate
+import export
+import generate
+import predict
+from stacked_rnn import command_line, configs, console, files, tokenizers
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = [configs.ModelConfig, configs.TrainConfig, configs.SamplingConfig]
@@ -78,24 +85,45 @@ def test_flags_file_holds_every_setting():
     assert "resume" not in command_line.to_flags(configs.TrainConfig())
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        (kind, field.name)
-        for kind in CONFIGS
-        for field in dataclasses.fields(kind)
-    ],
-)
-def test_no_knob_is_dead(kind, name):
-    """Somebody outside configs.py reads the field, or passes it on by name."""
+def attributes_read(path):
+    """Owner and name of what a source reads: self._config.port is a read of
+    "port" from "_config"."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            yield ast.unparse(node.value).split(".")[-1], node.attr
+
+
+def test_no_knob_is_dead():
+    """Each is read from something that is called a configuration.
+
+    By name it is copied, compared and written, which is no use of it.
+    """
+    commands = (console, evaluate, export, generate, predict)
+    kinds = {
+        kind
+        for module in (configs, *commands)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, configs.Config)
+    }
     sources = [*ROOT.glob("*.py"), *(ROOT / "stacked_rnn").rglob("*.py")]
-    readers = [
-        path.name
+    read = {
+        (owner == "self", name)
         for path in sources
         if path.name != "configs.py"
-        and re.search(rf'\.{name}\b|"{name}"', path.read_text())
-    ]
-    assert readers
+        for owner, name in attributes_read(path)
+        if re.search("config$|sampling$|^defaults$|^where$|^self$", owner)
+    }
+    dead = [
+        f"{kind.__name__}.{field.name}"
+        for kind in kinds
+        for field in dataclasses.fields(kind)
+        if (False, field.name) not in read
+        # Those of a command may be read in a property of its own.
+        and (kind.__module__ == "stacked_rnn.configs"
+             or (True, field.name) not in read)
+    ]  # fmt: skip
+    assert {configs.TrainConfig, predict.PredictConfig} < kinds
+    assert dead == []
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -137,6 +165,24 @@ def test_directories_are_made_and_tried(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(configs.UserError, match="--model_dir=.*file"):
         command_line.writable_directory("model_dir", tmp_path / "file" / "run")
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(
+    tmp_path, monkeypatch, capsys
+):
+    def main():
+        with files.whole_file(tmp_path / "curves.png"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(
+        command_line.app, "run", lambda run, **_: run(["train.py"])
+    )
+    with pytest.raises(SystemExit, match="2"):
+        command_line.run(main)
+    said = capsys.readouterr().err
+    assert f"error: cannot write {tmp_path / 'curves.png'}: No space" in said
+    assert said.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -362,16 +362,6 @@ def test_the_split_of_the_book(tmp_path):
         assert starts == [*range(first, first + count)]
 
 
-def test_bits_per_character_count_the_original_characters(tmp_path):
-    config = configs.TrainConfig(
-        corpus=write_corpus(tmp_path, "\u00e9" * 200),
-        tokenizer="byte", sequence_length=4, batch_size=2,
-    )  # fmt: skip
-    data = datasets.load_language_data(config)
-    assert data.training.characters_per_token == 0.5
-    assert data.validation.characters_per_token == 0.5
-
-
 @pytest.mark.parametrize("kind", ["byte", "word"])
 def test_windows_of_the_book_know_their_characters(kind, tmp_path):
     config = configs.TrainConfig(

@@ -13,6 +13,7 @@ import yaml
 
 from stacked_rnn import configs
 from tests.distributed_test import FLAGS, ROOT, TEXT
+from tests.forked import assert_flags_are_parsed
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = ("serving.yaml", "tfjob.yaml")
@@ -57,15 +58,6 @@ def containers():
 def by_name(named):
     """Parameters of a test: pairs of a name and a value."""
     return [pytest.param(value, id=name) for name, value in named]
-
-
-def assert_flags_are_parsed(script, arguments):
-    """By the script itself, which reaches the last argument, that is none."""
-    ended = subprocess.run(
-        [sys.executable, ROOT / script, *arguments, "the end"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert "'the end' is not a flag" in ended.stderr, ended.stderr
 
 
 def entry_point():

@@ -1,6 +1,7 @@
 """What a run does on a GPU, with a simulated one; what it exports, anywhere."""
 
 import ctypes
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,35 @@ from tests import simulated_gpu, small_tasks
 from tests.conftest import CELLS
 
 TEXTS = ["", "abc", "a", "hgfedcbahgfe"]
+
+
+@pytest.mark.parametrize(
+    "limit, expected",
+    [
+        ("max 100000", 6), ("150000 100000", 2), ("50000 100000", 1),
+        ("1600000 100000", 6), ("garbage", 6), (None, 6),
+    ],
+)  # fmt: skip
+def test_cores_are_those_that_the_process_may_use(
+    limit, expected, tmp_path, monkeypatch
+):
+    """Of 64: six by its affinity, or fewer by the limit of its container."""
+    monkeypatch.setattr(devices, "_CPU_LIMIT", tmp_path / "cpu.max")
+    if limit:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n", encoding="utf-8")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(
+        os, "sched_getaffinity", lambda pid: set(range(6)), raising=False
+    )
+    assert devices.cores() == expected
+
+
+def test_cores_without_an_affinity_are_those_of_the_machine(monkeypatch):
+    """As on macOS and Windows."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for count, expected in ((64, 64), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        assert devices.cores() == expected
 
 
 def saved_graph(path):
@@ -266,18 +296,21 @@ def test_a_run_says_which_library_is_missing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error, message",
+    "error, cause, message",
     [
-        (tf.errors.ResourceExhaustedError, "--accumulate_steps=2"),
-        (tf.errors.InternalError, "add --nojit_compile"),
+        (tf.errors.ResourceExhaustedError, "OOM", "--accumulate_steps=2"),
+        (tf.errors.ResourceExhaustedError,
+         "a/events.v2; No space left on device", "^--model_dir: the disk is"),
+        (tf.errors.InternalError, "libdevice not found at ./libdevice.10.bc",
+         "add --nojit_compile"),
     ],
-)
-def test_errors_of_a_gpu_are_one_line(error, message):
+)  # fmt: skip
+def test_errors_of_a_gpu_or_a_disk_are_one_line(error, cause, message):
     with (
         pytest.raises(configs.UserError, match=message),
         devices.errors_explained(),
     ):
-        raise error(None, None, "libdevice not found at ./libdevice.10.bc")
+        raise error(None, None, cause)
     with (
         pytest.raises(tf.errors.InternalError, match="something else"),
         devices.errors_explained(),

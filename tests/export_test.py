@@ -668,6 +668,8 @@ def test_the_newest_under_saved_models_is_the_default(
     monkeypatch.chdir(tmp_path)
     generator.save("saved_models/first")
     newest = generator.save("saved_models/second")
+    for name in ("2.partial", "2.bak", "\u00b2"):  # no versions
+        shutil.copytree(newest, newest.with_name(name))
     assert (
         inference.load().path == newest == pathlib.Path("saved_models/second/1")
     )

@@ -47,6 +47,15 @@ def run(directory, script, *arguments) -> subprocess.CompletedProcess:
     )
 
 
+def assert_flags_are_parsed(script, arguments):
+    """By the script itself: names and values, and nothing else happens.
+
+    It reaches the last argument, which is no flag.
+    """
+    ended = run(ROOT, script, *arguments, "the end")
+    assert "'the end' is not a flag" in ended.stderr, ended.stderr
+
+
 def _run(arguments, directory, stdout, stderr):
     for number, duplicate in ((1, stdout), (2, stderr)):
         os.dup2(duplicate.detach(), number)

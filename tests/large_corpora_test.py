@@ -128,8 +128,12 @@ def test_the_digest_is_of_the_text(tmp_path):
 
 
 @pytest.mark.parametrize("lead", range(12))
-def test_a_separator_is_never_cut(tmp_path, small_pieces, lead):
+@pytest.mark.parametrize("read_at_once", [7, 2000])
+def test_a_separator_is_never_cut(
+    tmp_path, small_pieces, monkeypatch, lead, read_at_once
+):
     """Also where it has a letter, a space and a letter in it."""
+    monkeypatch.setattr(text_files, "PIECE", read_at_once)
     path = tmp_path / "a.txt"
     text = "x" * lead + "END OF DOC".join(f"{n} word" for n in range(999))
     path.write_text(text)

@@ -464,7 +464,7 @@ def test_clients_that_vanish_leave_no_texts_behind(running, client):
 def test_a_slow_reader_does_not_stop_the_others(running):
     body = json.dumps(
         {
-            "model": "letters", "prompt": "abc", "max_tokens": 4096, "n": 8,
+            "model": "letters", "prompt": "abc", "max_tokens": 4096, "n": 32,
             "stream": True, "logprobs": 0,
         }
     )  # fmt: skip
@@ -475,8 +475,10 @@ def test_a_slow_reader_does_not_stop_the_others(running):
             b"content-type: application/json\r\n"
             + f"content-length: {len(body)}\r\n\r\n{body}".encode()
         )
+        wait_until(lambda: active(running) > 0)
         for _ in range(5):
             assert completion(running, max_tokens=30)[0] == 200
+        assert active(running) > 0  # the slow one's texts were there all along
     wait_until(lambda: active(running) == 0)
 
 

@@ -1,12 +1,13 @@
 """The Trainer: one step by hand, many replicas, going on, and stopping."""
 
+import contextlib
 import csv
 import dataclasses
+import errno
 import json
 import os
 import pathlib
 import re
-import resource
 import signal
 
 import keras
@@ -96,6 +97,14 @@ class StopAt(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self.trainer.step == self.at:
             os.kill(os.getpid(), signal.SIGINT)
+
+
+class Forget(keras.callbacks.Callback):
+    """After the first epoch the model knows nothing any more."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.set_weights([0 * w for w in self.model.get_weights()])
 
 
 # One step
@@ -256,7 +265,7 @@ def test_a_batch_in_parts_is_the_batch():
     ],
 )
 def test_number_of_shards(units, rows, replicas, cores, expected, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(devices, "cores", lambda: cores)
     decided = decisions.decide(
         small_config(units=units), configs.TrainConfig(),
         rows, replicas, replicas, (),
@@ -525,6 +534,19 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(
     ):
         assert logs["loss"] == pytest.approx(expected["loss"], abs=1e-6)
         assert logs["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-6)
+
+
+def test_a_signal_within_a_print_stops_the_run_all_the_same(monkeypatch):
+    """The handler cannot print then; a stream refuses to be entered twice."""
+
+    class Busy:
+        def write(self, text):
+            raise RuntimeError("reentrant call")
+
+    monkeypatch.setattr("sys.stdout", Busy())
+    with runs.StopRequest() as stop_request:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop_request
 
 
 def test_another_model_is_not_resumed(tmp_path):
@@ -830,6 +852,7 @@ def test_where_all_checkpoints_are_damaged_the_newest_is_named(tmp_path):
 
 def test_a_full_disk_costs_no_checkpoint(tmp_path):
     """A limit of file sizes stands for the disk: an error of write(2)."""
+    resource = pytest.importorskip("resource")
     make_trainer(model_dir=tmp_path / "run", epochs=2).fit(verbose=0)
     trainer = make_trainer(model_dir=tmp_path / "run", epochs=3)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -850,19 +873,37 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path):
     assert resumed.step == 90
 
 
-def test_the_best_weights_are_kept(tmp_path):
-    class Spoil(keras.callbacks.Callback):
-        """After the first epoch the model forgets all."""
+def test_a_disk_that_fills_with_the_history_costs_nothing(
+    tmp_path, monkeypatch
+):
+    """The checkpoint before it is whole; going on writes the history, too."""
+    whole_file = runs.files.whole_file
 
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                self.model.set_weights(
-                    [0 * w for w in self.model.get_weights()]
-                )
+    @contextlib.contextmanager
+    def full(path):
+        with whole_file(path) as file:
+            if path.name == "history.csv":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield file
 
     trainer = make_trainer(model_dir=tmp_path / "run", epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.files, "whole_file", full)
+        with pytest.raises(
+            configs.UserError,
+            match="cannot write .*/history.csv .No space.*checkpoint is kept",
+        ):
+            trainer.fit(verbose=0)
+    assert not list((tmp_path / "run").glob("history*"))
+    resumed = make_trainer(model_dir=tmp_path / "run", epochs=2)
+    assert resumed.step == 30
+    assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 2
+
+
+def test_the_best_weights_are_kept(tmp_path):
+    trainer = make_trainer(model_dir=tmp_path / "run", epochs=2)
     history = History()
-    trainer.fit([Spoil(), history], verbose=0)
+    trainer.fit([Forget(), history], verbose=0)
     first, second = (epoch["val_loss"] for epoch in history.epochs)
     assert first < second
     best = trainer.best_model()
@@ -872,13 +913,17 @@ def test_the_best_weights_are_kept(tmp_path):
 
 
 def test_without_its_best_checkpoint_a_run_exports_the_last(tmp_path, capsys):
-    trainer = make_trainer(model_dir=tmp_path / "run", epochs=1)
-    trainer.fit(verbose=0)
-    (data,) = (tmp_path / "run/checkpoints/best").glob("*.data*")
-    damage(data, "cut")
+    """Of which the second epoch is worse than the first."""
+    trainer = make_trainer(model_dir=tmp_path / "run", epochs=2)
+    trainer.fit([Forget()], verbose=0)
     best = trainer.best_model()
+    assert not np.array_equal(best.get_weights()[0], weights(trainer)[0])
+    (data,) = (tmp_path / "run/checkpoints/best").glob("ckpt-30.data*")
+    damage(data, "cut")
+    last = trainer.best_model()
     assert "best/ckpt-30 is damaged" in capsys.readouterr().err
-    assert np.isfinite(best.get_weights()[0]).all()
+    for got, expected in zip(last.get_weights(), weights(trainer)):
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_without_validation_the_last_weights_are_exported(tmp_path):
@@ -937,17 +982,14 @@ def test_keras_callbacks_are_honoured(tmp_path):
     with open(tmp_path / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
-    for name in (
-        "loss",
-        "perplexity",
-        "bits_per_character",
-        "tokens_per_second",
-    ):
-        assert float(rows[0][name]) > 0
-        assert name == "tokens_per_second" or float(rows[0][f"val_{name}"]) > 0
-    assert float(rows[0]["perplexity"]) == pytest.approx(
-        np.exp(float(rows[0]["loss"]))
-    )
+    assert float(rows[0]["tokens_per_second"]) > 0
+    for split in ("", "val_"):
+        loss, perplexity, bits = (
+            float(rows[0][f"{split}{name}"])
+            for name in ("loss", "perplexity", "bits_per_character")
+        )
+        assert perplexity == pytest.approx(np.exp(loss))
+        assert bits == pytest.approx(loss / np.log(2))  # a token is one
     for split in ("train", "validation"):
         assert list((tmp_path / "board" / split).glob("events*"))
 

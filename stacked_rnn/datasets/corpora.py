@@ -137,7 +137,8 @@ class Corpus:
         for part in self._parts():
             text += part[max(0, first - position) : max(0, last - position)]
             position += len(part)
-            while len(text) > PIECE:
+            # So far beyond that a separator at the cut is seen whole.
+            while len(text) > PIECE + len(self._separator):
                 cut = _find_boundary(text, self._separator)
                 yield _encoded(text[:cut])
                 text = text[cut:]

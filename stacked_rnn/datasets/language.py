@@ -54,8 +54,7 @@ def load_language_data(
         tokenizer: that of a trained model, of the kind that `config` names;
             None: built from the text.
     """
-    separator = tokenizer or config
-    separator = separator.document_separator
+    separator = (tokenizer or config).document_separator
     if not tokenizer and config.tokenizer != "byte":
         separator = _with_line_breaks(separator)
     corpus = corpora.Corpus(

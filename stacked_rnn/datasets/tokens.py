@@ -12,7 +12,6 @@ of all that decides its tokens:
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -25,14 +24,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import command_line, files, tokenizers
+from stacked_rnn import command_line, devices, files, tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.datasets import corpora
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes may do the same work there
-    fcntl = None
 
 LARGE = 2**24  # characters; a corpus with fewer is kept in memory
 _INDEX = "index.json"
@@ -123,7 +117,8 @@ def tokenize_corpus(corpus, splits, tokenizer, build, settings, cache_dir):
     directory = cache_dir / name
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _alone_in(directory):
+        # One process at a time makes them; the others wait.
+        with files.locked(directory / "lock", waits=True):
             found = _load(directory)
             if not found:
                 _fill(directory, corpus, splits, tokenizer, build)
@@ -202,15 +197,6 @@ def _unknown_parts(tokenizer, piece, token_ids) -> dict:
 # The cache --------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _alone_in(directory):
-    """Lets one process in at a time; the others wait."""
-    with open(directory / "lock", "w") as file:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _load(directory) -> TokenizedCorpus | None:
     """What a directory holds; None where it is to be made, or made anew."""
     if not (directory / _INDEX).exists():
@@ -227,7 +213,7 @@ def _load(directory) -> TokenizedCorpus | None:
 
 
 def _read(directory):
-    index = json.loads((directory / _INDEX).read_text())
+    index = json.loads((directory / _INDEX).read_text(encoding="utf-8"))
     token_ids = {
         name: TokenFile(directory / f"{name}.tokens", index["dtype"])
         for name in index["lengths"]
@@ -306,7 +292,9 @@ def _build_once(directory, corpus, split, build):
     """The tokenizer of a split; that of a killed process where there is one."""
     path = directory / "tokenizer.json"
     if path.exists():
-        return tokenizers.from_dict(json.loads(path.read_text()))
+        return tokenizers.from_dict(
+            json.loads(path.read_text(encoding="utf-8"))
+        )
     tokenizer = build(_shown(corpus.pieces(*split), split, "vocabulary"))
     with files.whole_file(path) as file:
         file.write(json.dumps(tokenizer.to_dict()).encode())
@@ -326,7 +314,7 @@ def _shown(pieces, split, what):
 
 def _in_parallel(function, items):
     """`function` of each item, in order, of some at the same time."""
-    workers = os.cpu_count() or 1
+    workers = devices.cores()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         running = collections.deque()
         for item in items:

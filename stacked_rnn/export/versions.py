@@ -98,4 +98,6 @@ def _write(module, directory, signatures, description):
         tf.saved_model.save(module, str(directory), signatures=signatures)
     config_json = directory / artifact.CONFIG_FILE
     config_json.parent.mkdir()
-    config_json.write_text(json.dumps(description, indent=2) + "\n")
+    config_json.write_text(
+        json.dumps(description, indent=2) + "\n", encoding="utf-8"
+    )

@@ -1,7 +1,6 @@
 """What a run does on the devices that there are, decided before it begins."""
 
 import dataclasses
-import os
 
 from stacked_rnn import devices, rnn_ops
 
@@ -77,7 +76,7 @@ def decide(
         if gpus and (is_old or not compiles):
             dtype_policy = "mixed_float16"
     use_cudnn = bool(gpus) and _can_use_cudnn(model_config, dtype_policy)
-    cores = max(1, (os.cpu_count() or 1) // local_replicas)
+    cores = max(1, devices.cores() // local_replicas)
     # The products of wide layers fill the cores by themselves.
     is_whole = gpus or model_config.units >= 512
     shards = 1 if is_whole else max(1, min(cores, rows // 8))

@@ -20,7 +20,7 @@ class LanguageObjective:
     """
 
     num_sums = 2  # nats, tokens
-    unit = "tokens"  # of the second sum
+    unit = "tokens"  # of `count`
     has_logits_at_each_token = True
 
     def __init__(self, data):
@@ -49,6 +49,10 @@ class LanguageObjective:
         nats = tf.reduce_sum(evaluation.token_nats(new["logits"], targets))
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
         return tf.stack([nats, count]), new["states"]
+
+    def count(self, sums) -> float:
+        """How many tokens the sums are of."""
+        return sums[1]
 
     def score(self, sums, windows) -> evaluation.Score:
         """What sums of any number of batches of some windows say."""
@@ -137,6 +141,11 @@ class ClassificationObjective:
             states,
         )
 
+    def count(self, sums) -> float:
+        """How many texts the sums are of, whatever they weigh."""
+        answers = len(self._data.labels) if self._data.several_labels else 1
+        return sums[3] / answers
+
     def score(self, sums, windows) -> evaluation.ClassificationScore:
         """What sums of any number of batches of some texts say."""
         return evaluation.ClassificationScore(*sums)
@@ -202,6 +211,10 @@ class Seq2SeqObjective:
             ),
             states,
         )
+
+    def count(self, sums) -> float:
+        """How many tokens the sums are of."""
+        return sums[1]
 
     def score(self, sums, windows) -> evaluation.Seq2SeqScore:
         """What sums of any number of batches of some pairs say."""

@@ -199,7 +199,7 @@ def find_export(model_dir, step, export_dir) -> pathlib.Path | None:
     None where it was not, or not to this directory, or is there no more.
     """
     try:
-        noted = json.loads((model_dir / _EXPORTED).read_text())
+        noted = json.loads((model_dir / _EXPORTED).read_text(encoding="utf-8"))
         version = pathlib.Path(export_dir, pathlib.Path(noted["version"]).name)
         if noted == {"step": step, "version": str(version.resolve())}:
             return version if version.is_dir() else None
@@ -237,12 +237,14 @@ def _write_json(path, values) -> None:
 def write_history(model_dir, history) -> None:
     """Writes history.csv, a line for each epoch, whole or not at all."""
     names = dict.fromkeys(name for row in history for name in row)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
     path = model_dir / "history.csv"
     try:
-        with files.whole_file(path, newline="") as file:
-            writer = csv.DictWriter(file, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(history)
+        with files.whole_file(path) as file:
+            file.write(table.getvalue().encode())
     except OSError as error:
         raise UserError(
             f"--model_dir: cannot write {path} ({error.strerror}): the "
@@ -254,7 +256,7 @@ def read_record(model_dir) -> dict:
     """What `open_run` wrote down of the run in a directory."""
     record = model_dir / RECORD
     try:
-        return json.loads(record.read_text())
+        return json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"--model_dir: {record} is damaged: start over with --noresume"

@@ -357,7 +357,7 @@ class Trainer:
             self._check_finite("loss", sums[0] / sums[1])
             if not self._scales_loss:  # else such a step changes nothing
                 self._check_finite("norm of the gradient", float(norm))
-            done += int(sums[1])
+            done += self._objective.count(sums)
             progress.step += count
             progress.sums = [*map(operator.add, progress.sums, sums)]
             speed = done / (time.perf_counter() - started)
