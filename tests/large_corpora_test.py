@@ -167,6 +167,8 @@ def test_documents_go_one_way_wherever_a_piece_ends(
             assert max(map(len, pieces)) <= 2000 < len(b"".join(pieces))
             texts.append(b"".join(pieces).decode())
             assert len(texts[-1]) == part.num_characters
+        counts = [part.num_documents for part in parts.values()]
+        assert sum(counts) == len(documents) + 1
         found.append(texts)
     assert found[0] == found[1] == found[2]
     training, validation = (text.split(separator) for text in found[0])
