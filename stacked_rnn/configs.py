@@ -354,9 +354,9 @@ class TrainConfig(Config):
     )
     sequence_length: int = setting(
         100,
-        "Tokens of one window: the gradient flows back so far. A classifier "
-        "reads so many of a text, and not what comes after them; seq2seq "
-        "leaves out pairs with a longer text.",
+        "Tokens of one window, or all of a shorter text: the gradient flows "
+        "back so far. A classifier reads so many of a text, and not what comes "
+        "after them; seq2seq leaves out pairs with a longer text.",
         minimum=1,
     )
     batch_size: int = setting(
@@ -395,7 +395,9 @@ class TrainConfig(Config):
     )
     validation_fraction: float = setting(
         0.1,
-        "Part of the text, from its end, held out to measure progress.",
+        "Part of the text held out to measure progress: its end, or with "
+        "document_separator whole documents, chosen by their text and the "
+        "seed. Of a classifier or seq2seq: of the texts, chosen by the seed.",
         minimum=0.0,
         below=1.0,
     )
@@ -428,7 +430,8 @@ class TrainConfig(Config):
     )
     seed: int = setting(
         0,
-        "Seed of the initial weights, the order of the windows, the dropout.",
+        "Seed of the initial weights, the order of the windows, the dropout, "
+        "and of which documents or labelled texts are held out.",
         minimum=0,
         below=2**31,
     )

@@ -57,6 +57,8 @@ class LanguageModelTask:
                 "the text, which is one document: no generated text will end",
                 file=sys.stderr,
             )
+        for note in data.notes:
+            print(note, file=sys.stderr)
 
     def product(self, model):
         """What is exported of a model."""

@@ -534,7 +534,7 @@ def test_help_teaches_without_loading_tensorflow(tmp_path):
         (["--corpus=nowhere.txt"], ["nowhere.txt"]),
         (["--corpus=empty.txt"], ["empty.txt", "empty"]),
         (["--corpus=binary.txt"], ["binary.txt", "--tokenizer=byte"]),
-        (["--sequence_length=5000"], ["tokens", "--sequence_length"]),
+        (["--corpus=letter.txt"], ["letter.txt", "1 ", "2 are needed"]),
         (["--model_dir=cats.txt/run"], ["--model_dir", "cats.txt/run"]),
         (["--export_dir=cats.txt/out"], ["--export_dir", "cats.txt/out"]),
         (["--bidirectional"], ["--bidirectional", "classifier"]),
@@ -544,6 +544,7 @@ def test_help_teaches_without_loading_tensorflow(tmp_path):
 def test_bad_input_to_train_is_one_line(tmp_path, flags, words):
     (tmp_path / "cats.txt").write_text(TEXT)
     (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "letter.txt").write_text("a")
     (tmp_path / "binary.txt").write_bytes(b"\x7fELF\0\xff")
     assert_fails(run(tmp_path, "train.py", *SMALL, *flags), *words)
     assert not list(tmp_path.rglob("saved_model.pb"))

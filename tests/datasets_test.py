@@ -383,28 +383,210 @@ def test_windows_of_the_book_know_their_characters(kind, tmp_path):
     assert ratios[0] != ratios[1]
 
 
-def test_a_corpus_shorter_than_a_window_is_refused(tmp_path):
-    def load(text, **changes):
-        datasets.load_language_data(
-            configs.TrainConfig(corpus=write_corpus(tmp_path, text), **changes)
-        )
+def load(tmp_path, text, **changes):
+    return datasets.load_language_data(
+        configs.TrainConfig(corpus=write_corpus(tmp_path, text), **changes)
+    )
 
+
+@pytest.mark.parametrize("length", [60, 300, 900, 2000])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tokenizer": "word"},
+        {"tokenizer": "byte"},
+        {"carry_state": True},
+        {"train_windows": 20, "validation_windows": 10},
+    ],
+)
+def test_short_texts_train_with_the_defaults(tmp_path, length, changes):
+    text = ("We saw a cat, and it ran; how it ran! " * 60)[:length]
+    data = load(tmp_path, text, **changes)
+    training, validation = data.training, data.validation
+    assert training.sequence_length == min(
+        100, training.num_tokens - changes.get("train_windows", 1)
+    )
+    assert len(epoch_targets(training)) >= min(100, training.num_tokens - 1)
+    if not changes.get("train_windows"):
+        held_out = text[int(0.9 * length) :]
+        tokens = data.tokenizer.tokenize([held_out]).flat_values.numpy()
+        # Whole, whatever the length of a window.
+        assert epoch_targets(validation) == tokens[1:].tolist()
+        assert validation.characters == len(held_out)
+
+
+def test_one_line_says_what_a_short_text_has_cut_down(tmp_path):
+    for text, changes, notes in (
+        ("a" * 60, {}, ["windows of 53 token(s) (not 100), 6 tokens held out, "
+                        "too few to say much"]),
+        ("a" * 900, {}, ["90 tokens held out, too few to say much"]),
+        ("a" * 1001, {}, []),
+        ("a" * 1001, {"carry_state": True}, ["8 stream(s) (not 32)"]),
+        ("a" * 5000, {"carry_state": True}, []),
+        ("a" * 450, {"sequence_length": 500, "validation_fraction": 0.0},
+         ["windows of 449 token(s) (not 500)"]),
+    ):  # fmt: skip
+        assert load(tmp_path, text, **changes).notes == [
+            f"warning: the text is short: {note}" for note in notes
+        ]
+
+
+def test_texts_too_short_are_refused_with_what_would_do(tmp_path):
     for text, changes, message in (
-        ("a" * 100, {}, "90 tokens to train on and 10 to validate on, and one "
-         "window takes 101: give more text, or --sequence_length=9 or less$"),
-        ("a" * 500, {}, "450 tokens .* 50 .*sequence_length=49 or less, or "
-         "--validation_fraction=0$"),
-        ("a" * 50, {"validation_fraction": 0.0}, "50 tokens to train on, and"),
-        ("a", {}, "--validation_fraction=0.1: of 1 characters in .* none is"),
-        ("a" * 9, {"validation_fraction": 0.99999}, "none is left to train on"),
+        ("a", {}, r"has 1 --tokenizer=char token\(s\) .*, and 2 are needed"),
+        ("abc.", {"tokenizer": "word"}, "1 --.* or --validation_fraction=0$"),
         ("\u043f" * 500, {"letters_only": True}, "--letters_only leaves next"),
+        ("a" * 9, {"early_stopping": 1},
+         "--early_stopping=1: .*of 9 tokens 1 are held out, and 2 are needed"),
+        ("a" * 20, {"train_windows": 15, "validation_windows": 5},
+         "take 21 tokens or more, and the text has 20"),
     ):  # fmt: skip
         with pytest.raises(configs.UserError, match=message):
-            load(text, **changes)
-    with pytest.raises(configs.UserError, match="take 12 windows.* has 10"):
-        load(
-            "a" * 20, sequence_length=10, train_windows=10, validation_windows=2
+            load(tmp_path, text, **changes)
+
+
+def test_that_nothing_validates_is_said(tmp_path, capsys):
+    for text, changes, message in (
+        ("aa", {}, "of 2 tokens 0 are held out, and 2 are needed"),
+        ("a" * 9, {}, "of 9 tokens 1 are held out, and 2 are needed"),
+        ("a" * 9, {"validation_fraction": 0.0}, ""),
+        ("aa|" * 9, {"document_separator": "|"}, "documents are the same"),
+    ):  # fmt: skip
+        assert load(tmp_path, text, **changes).validation is None
+        warnings = capsys.readouterr().err
+        assert bool(message) == warnings.startswith(
+            "warning: nothing validates: "
         )
+        assert message in warnings
+
+
+# Documents
+
+
+def sorted_names(count=500):
+    """A list as of first names, each letter of the alphabet as frequent."""
+    rng = np.random.default_rng(0)
+    names = {
+        chr(97 + n % 26) + "".join(rng.choice([*"aeilnorst"], 5))
+        for n in range(count)
+    }
+    return sorted(names)
+
+
+def documents_of(windows, tokenizer):
+    """The lines that a stream of tokens stands for."""
+    token_ids = np.asarray(windows.token_ids[:])
+    ends = np.flatnonzero(token_ids == tokenizer.end_id)
+    rows = np.split(token_ids, ends + 1)
+    lines = tokenizer.detokenize(tf.ragged.constant(rows, dtype=tf.int32))
+    return [line.decode() for line in lines.numpy() if line]
+
+
+@pytest.mark.parametrize("carry_state", [False, True])
+def test_of_documents_some_validate_and_not_the_last_ones(
+    tmp_path, carry_state
+):
+    names = sorted_names()
+    text = "".join(f"{name}\n" for name in [*names, *names[:50]])
+    options = {"document_separator": r"\n", "carry_state": carry_state}
+    data = load(tmp_path, text, **options)
+    training, validation = (
+        documents_of(windows, data.tokenizer)
+        for windows in (data.training, data.validation)
+    )
+    assert not set(training) & set(validation)
+    assert sorted(training + validation) == sorted([*names, *names[:50]])
+    assert training == sorted(training[:-45]) + training[-45:]  # their order
+    assert len({name[0] for name in validation}) > 13
+    characters = sum(len(name) + 1 for name in validation)
+    assert data.validation.characters == characters
+    assert characters == pytest.approx(0.1 * len(text), rel=0.05)
+    assert data.notes[0] == (
+        f"note: {len(validation)} of {len(names) + 50} documents validate, "
+        f"{characters / len(text):.1%} of the text; --seed chooses them"
+    )
+    again = load(tmp_path, text, **options)
+    assert documents_of(again.validation, again.tokenizer) == validation
+    other = load(tmp_path, text, seed=1, **options)
+    other = set(documents_of(other.validation, other.tokenizer))
+    assert len(other & set(validation)) < 20
+
+
+def test_which_documents_validate_hangs_on_their_text_and_the_seed(tmp_path):
+    """Runs that are gone on with depend on it: built anew from the text."""
+    names = sorted_names(200)
+    hashes = tf.strings.to_hash_bucket_strong(names, 2**16, [5, 0]).numpy()
+    assert hashes[:3].tolist() == [49895, 16574, 56860]
+    left, expected = 0.1 * sum(len(name) + 1 for name in names), []
+    for name in [names[i] for i in np.argsort(hashes)[:-1]]:
+        if len(name) + 1 <= 2 * left:
+            expected.append(name)
+            left -= len(name) + 1
+
+    def held_out(text):
+        corpus = datasets.Corpus(
+            write_corpus(tmp_path, text), document_separator="\n"
+        )
+        part = datasets.split(corpus, 0.1, 5)["validation"]
+        text = b"".join(corpus.pieces(part)).decode()
+        assert len(text) == part.num_characters
+        assert len(text.split()) == part.num_documents
+        return text.split()
+
+    assert held_out("\n".join(names)) == sorted(expected)
+    for changed in (
+        [*names, "new"], names[1:], [f" {name}\t" for name in names]
+    ):  # fmt: skip
+        found = held_out("\n".join(changed) + "\n")
+        assert len(set(found) ^ set(expected)) < 4
+
+
+@pytest.mark.parametrize(
+    ("documents", "fraction", "num_held_out"),
+    [
+        (["abc"], 0.1, 0),  # the end
+        (["abc", " "], 0.1, 0),
+        (["abc", "def"], 0.1, 0),
+        (["abc", "def", "ghi"], 0.1, 0),
+        (["abc", "def", "ghi", "jkl"], 0.1, 1),
+        (["abc", "def", "ghi", "jkl"], 0.01, 1),
+        (["abc", "def", "ghi", "jkl"], 0.99, 3),
+        (["abc", "def", "ghi" * 9], 0.1, 1),
+        (["abc"] * 9, 0.1, None),  # nothing
+        (["abc"] * 9 + ["abd"], 0.1, 1),
+        (["abc"] * 9 + ["", " ", "\t"], 0.1, None),
+        ([f"{n}" for n in range(100, 120)], 0.1, 2),
+    ],
+)
+def test_few_documents(tmp_path, documents, fraction, num_held_out):
+    text = "|".join(documents)
+    corpus = datasets.Corpus(
+        write_corpus(tmp_path, text), document_separator="|"
+    )
+    for seed in range(5):
+        parts = datasets.split(corpus, fraction, seed)
+        if num_held_out is None:
+            assert "validation" not in parts
+        else:
+            assert parts["validation"].num_documents == num_held_out
+        texts = {
+            name: b"".join(corpus.pieces(part)).decode()
+            for name, part in parts.items()
+        }
+        assert all(texts.values())
+        if not num_held_out:
+            assert "".join(texts.values()) == text
+        else:
+            assert sorted("".join(texts.values())) == sorted(text)
+
+
+def test_the_vocabulary_is_of_the_documents_that_train(tmp_path):
+    text = "".join(f"{chr(0x4E00 + n)}\n" for n in range(200))
+    data = load(tmp_path, text, document_separator=r"\n")
+    validation = np.asarray(data.validation.token_ids)
+    assert set(validation.tolist()) == {0, data.tokenizer.end_id}
+    assert 0 not in np.asarray(data.training.token_ids)
 
 
 # Windows

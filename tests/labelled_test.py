@@ -354,7 +354,7 @@ def test_texts_of_their_own_are_split_as_ever():
 def test_that_nothing_validates_is_said_or_refused(lines, capsys):
     assert split_of(lines)[1] is None
     said = capsys.readouterr().err
-    assert "warning: nothing validates: each class has too few" in said
+    assert "no class has the 10 different ones that it takes to hold" in said
     assert said.count("\n") == 1
     split_of(lines, validation_fraction=0.0)
     assert capsys.readouterr().err == ""
@@ -410,8 +410,11 @@ def test_the_same_words_whatever_the_order_of_the_classes():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a\tx\nb\tx\n", "all 2 texts have the label 'x'"),
-        ("".join(f"a\t{n}\n" for n in range(9)), "9 labels for 9 texts"),
+        ("a\tx\nb\tx\n", "all 2 .* have the label 'x', and 2 labels are nee"),
+        (
+            "".join(f"a\t{n}\n" for n in range(9)),
+            "9 labels for 9 texts, and 18 are needed",
+        ),
     ],
 )
 def test_bad_labels(content, message):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stacked_rnn import configs, datasets, text_files, tokenizers
-from stacked_rnn.datasets import corpora, tokens, windows
+from stacked_rnn.datasets import corpora, splits, tokens, windows
 from tests.datasets_test import batch, batches, epoch_targets
 
 WORDS = ["the", "Time", "traveller", "smiled", "round", "at", "us.", "It", "is"]
@@ -68,8 +68,9 @@ def test_pieces_of_a_part_are_counted_in_characters(book, small_pieces, cut):
     text = book.read_text(encoding="utf-8")
     corpus = datasets.Corpus(str(book))
     assert corpus.num_characters == 30_000
-    assert b"".join(corpus.pieces(0, cut)).decode() == text[:cut]
-    assert b"".join(corpus.pieces(cut)).decode() == text[cut:]
+    for first, last in ((0, cut), (cut, 30_000)):
+        part = splits.Stretch(first, last)
+        assert b"".join(corpus.pieces(part)).decode() == text[first:last]
 
 
 def test_a_text_without_spaces_is_cut_anywhere(tmp_path, small_pieces):
@@ -86,7 +87,10 @@ def test_any_bytes_are_a_corpus_of_bytes(tmp_path, small_pieces):
     corpus = datasets.Corpus(str(path), binary=True)
     assert b"".join(corpus.pieces()) == content
     cut = corpus.num_characters // 3
-    parts = [*corpus.pieces(0, cut), *corpus.pieces(cut)]
+    parts = [
+        *corpus.pieces(splits.Stretch(0, cut)),
+        *corpus.pieces(splits.Stretch(cut, corpus.num_characters)),
+    ]
     assert b"".join(parts) == content
 
 
@@ -144,6 +148,40 @@ def test_a_separator_is_never_cut(
     assert not [d for d in documents if "END" in d or "DOC" in d]
 
 
+@pytest.mark.parametrize("separator", ["\n", "<|end|>", "END OF DOC"])
+def test_documents_go_one_way_wherever_a_piece_ends(
+    tmp_path, monkeypatch, small_pieces, separator
+):
+    """Also those that are longer than a piece, or about as long."""
+    rng = np.random.default_rng(0)
+    documents = [
+        "".join(rng.choice([*"abc <|END"], length))
+        for length in (*range(1990, 2011), *[7] * 400, 5000, 4000, 1, 30_000)
+    ]
+    path = tmp_path / "a.txt"
+    path.write_text(separator.join([*documents, documents[0]]))
+    found = []
+    for piece in (100, 777, 10**6):
+        monkeypatch.setattr(text_files, "PIECE", piece)
+        corpus = datasets.Corpus(str(path), document_separator=separator)
+        parts = datasets.split(corpus, 0.3, 7)
+        texts = []
+        for part in parts.values():
+            pieces = [*corpus.pieces(part)]
+            assert max(map(len, pieces)) <= 2000 < len(b"".join(pieces))
+            texts.append(b"".join(pieces).decode())
+            assert len(texts[-1]) == part.num_characters
+        counts = [part.num_documents for part in parts.values()]
+        assert sum(counts) == len(documents) + 1
+        found.append(texts)
+    assert found[0] == found[1] == found[2]
+    training, validation = (text.split(separator) for text in found[0])
+    assert sorted([*training, *validation, *[""]]) == sorted(
+        [*documents, documents[0], "", ""]
+    )
+    assert not set(training) & set(validation) - {""}
+
+
 # Token files
 
 
@@ -195,11 +233,14 @@ def test_what_decides_the_tokens_has_files_of_its_own(
     for settings in (
         {}, {"letters_only": True}, {"validation_fraction": 0.2},
         {"tokenizer": "byte"}, {"train_windows": 100}, {"seed": 5},
+        {"document_separator": "us. "},
+        {"document_separator": "us. ", "seed": 5},
     ):  # fmt: skip
         load(book, tmp_path, **settings)
     book.write_text(book.read_text().replace("smiled", "cried"))
     load(book, tmp_path)
-    assert len([*tmp_path.glob("tokens-*")]) == 6  # the seed decides nothing
+    # Of a running text the seed decides nothing.
+    assert len([*tmp_path.glob("tokens-*")]) == 8
 
 
 def test_an_interrupted_run_goes_on_where_it_was(

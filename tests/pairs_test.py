@@ -172,7 +172,8 @@ def test_that_nothing_validates_is_said_or_refused(write, targets, capsys):
     path = write("a.tsv", "source\ttarget\n" + "\n".join(rows))
     assert datasets.load_pair_data(config(path)).validation is None
     said = capsys.readouterr().err
-    assert "nothing validates: of 100 pairs, those with" in said
+    assert "nothing validates: of 100 pair(s) those with" in said
+    assert "and 10 without one are needed" in said
     assert said.count("\n") == 1
     with pytest.raises(UserError, match="--early_stopping=1: no text to valid"):
         datasets.load_pair_data(config(path, early_stopping=1))
@@ -232,7 +233,7 @@ def test_long_texts_are_left_out_and_counted(write):
     )
     assert data.num_too_long == 2 and len(data.training) == 2
     assert data.longest_target == 4  # with its end
-    with pytest.raises(UserError, match="of 4 there are 4 longer than --seq"):
+    with pytest.raises(UserError, match="4 longer than --seq.* shortest has 2"):
         datasets.load_pair_data(
             config(path, sequence_length=1, validation_fraction=0.0)
         )

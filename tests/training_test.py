@@ -487,7 +487,7 @@ def test_validation_scores_every_token_with_carried_state():
     windows = trainer.data.validation
     score = trainer.evaluate(windows)
     assert score.tokens == windows.num_tokens - 1
-    whole = datasets.Streams(windows.token_ids, 99, 2)
+    whole = datasets.Streams(windows.token_ids, 49, 2)
     assert trainer.evaluate(whole).nats == pytest.approx(score.nats, rel=1e-5)
 
 
@@ -637,12 +637,24 @@ def test_a_record_from_before_the_settings_is_gone_on_from(tmp_path):
     path = tmp_path / "run" / runs.RECORD
     record = json.loads(path.read_text())
     del record["settings"], record["digest"], record["init_from"]
+    del record["held_out"]
     path.write_text(json.dumps(record))
     assert make_trainer(model_dir=tmp_path / "run", seed=3).step == 60
+    # Once the end validated, whatever the documents.
+    data = dataclasses.replace(load_data(), held_out="documents")
+    with pytest.raises(
+        configs.UserError, match="held_out: 'the end', not 'documents'"
+    ):
+        make_trainer(data, model_dir=tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("kind", ["char", "byte", "word", "subword"])
-def test_bits_per_character_are_those_of_the_validation_text(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "separator"),
+    [("char", ". "), ("byte", ""), ("word", ""), ("subword", "")],
+)
+def test_bits_per_character_are_those_of_the_validation_text(
+    kind, separator, tmp_path
+):
     """As evaluate.py has them of the same text, and not by the ratio of the
     training text: its words are twice as long."""
     if kind == "subword":
@@ -651,14 +663,24 @@ def test_bits_per_character_are_those_of_the_validation_text(kind, tmp_path):
         "abcdef ghijkl \u00e9\u00e9\u00e9\u00e9\u00e9\u00e9 " * 60
         + "ab cd ef g " * 20
     )
+    if separator:
+        words = ["abcdef", "gh", "ijkl", "\u00e9\u00e9\u00e9"]
+        text = separator.join(
+            " ".join(words[n // 4**place % 4] for place in range(4))
+            for n in range(99)
+        )
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     config = configs.TrainConfig(
         corpus=str(tmp_path / "a.txt"), tokenizer=kind, sequence_length=20,
         batch_size=4, epochs=1, jit_compile=False,
+        document_separator=separator,
     )  # fmt: skip
     data = datasets.load_language_data(config, 300 if kind == "subword" else 0)
     trainer = training.Trainer(
-        small_config(vocabulary_size=data.tokenizer.vocabulary_size()),
+        small_config(
+            vocabulary_size=data.tokenizer.vocabulary_size(),
+            end_of_text=bool(separator),
+        ),
         config,
         data,
         tmp_path / "run",
@@ -669,6 +691,11 @@ def test_bits_per_character_are_those_of_the_validation_text(kind, tmp_path):
         tmp_path / "model"
     )
     held_out = text[int(len(text) * 0.9) :].encode()
+    if separator:
+        corpus = datasets.Corpus(config.corpus, document_separator=separator)
+        part = datasets.split(corpus, 0.1, config.seed)["validation"]
+        held_out = b"".join(corpus.pieces(part))
+        assert held_out not in text.encode()
     result = inference.load(version).evaluate(held_out)
     assert row["val_loss"] == pytest.approx(result["nats_per_token"], rel=1e-4)
     # The first token is given to both, and counted by one.
@@ -676,6 +703,28 @@ def test_bits_per_character_are_those_of_the_validation_text(kind, tmp_path):
     assert row["val_bits_per_character"] == pytest.approx(
         result["bits_per_character"] * (tokens + 1) / tokens, rel=1e-3
     )
+
+
+def test_twenty_lines_train_with_the_defaults(tmp_path):
+    """Also in more streams and shards than there are windows."""
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"line {n}\n" for n in range(20)))
+    config = configs.TrainConfig(
+        corpus=str(path), document_separator=r"\n", carry_state=True,
+        jit_compile=False,
+    )  # fmt: skip
+    data = datasets.load_language_data(config)
+    assert data.training.num_streams == 1
+    model = small_config(
+        vocabulary_size=data.tokenizer.vocabulary_size(), end_of_text=True
+    )
+    run = tmp_path / "run"
+    trainer = training.Trainer(model, config, data, run)
+    trainer.fit(verbose=0)
+    first, *_, last = trainer.history
+    assert last["loss"] < first["loss"]
+    assert last["val_loss"] < first["val_loss"]
+    assert training.Trainer(model, config, data, run).is_finished
 
 
 @pytest.mark.parametrize(

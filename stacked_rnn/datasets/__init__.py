@@ -18,6 +18,7 @@ from stacked_rnn.datasets.pairs import (
     load_pair_data,
     read_pairs,
 )
+from stacked_rnn.datasets.splits import split
 from stacked_rnn.datasets.windows import (
     RandomWindows,
     SlidingWindows,
@@ -44,4 +45,5 @@ __all__ = [
     "read_labelled_texts",
     "read_pairs",
     "read_text",
+    "split",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import sys
 from collections.abc import Sequence
 
@@ -70,13 +71,13 @@ def load_classification_data(
     held_out = _held_out(
         read.texts, targets, config.validation_fraction, config.seed
     )
-    examples.check_validation(
-        config,
-        held_out.any(),
-        f"each class has too few texts, of {len(held_out):,} in all, to hold "
-        f"out {config.validation_fraction:.0%} of them; equal ones stay "
-        "together",
-    )
+    if config.validation_fraction and not held_out.any():
+        examples.do_without_validation(
+            config,
+            f"of {len(held_out):,} text(s) no class has the "
+            f"{math.ceil(1 / config.validation_fraction):,} different ones "
+            f"that it takes to hold out {config.validation_fraction:.0%}",
+        )
     texts = [text.encode("utf-8", "replace") for text in read.texts]
     if tokenizer is None:
         # Shuffled: where the vocabulary is full, of the words that are equally
@@ -175,15 +176,16 @@ def _check_labels(config, read, labels, several):
     what = f"--corpus={config.corpus}"
     if len(labels) < 2 - several:
         raise UserError(
-            f"{what}: all {len(read.texts)} texts have the label "
-            f"{labels[0]!r}: there is nothing to tell apart"
+            f"{what}: all {len(read.texts)} text(s) have the label "
+            f"{labels[0]!r}, and 2 labels are needed"
             if labels
             else f"{what}: no text has a label"
         )
     if len(labels) > max(2, len(read.texts) // 2):
         raise UserError(
-            f"{what}: {len(labels)} labels for {len(read.texts)} texts: is "
-            f"--label_field={config.label_field} a column of classes?"
+            f"{what}: {len(labels)} labels for {len(read.texts)} texts, and "
+            f"{2 * len(labels)} are needed: is --label_field="
+            f"{config.label_field} a column of classes?"
         )
 
 

@@ -126,32 +126,52 @@ class Corpus:
             raise UserError(f"--{flag}={corpus}: none of its files can be read")
         self.digest = digest.hexdigest()
 
-    def pieces(self, first=0, last=None) -> Iterator[bytes]:
-        """The characters from `first` to before `last`, a piece at a time.
+    def pieces(self, part=None) -> Iterator[bytes]:
+        """The text, or a part of it, a piece at a time.
 
         A piece ends between two words where it can, and never in a separator,
         so that its tokens are those of the whole text.
+
+        Args:
+            part: of `splits`; None: all the text.
         """
-        last = self.num_characters if last is None else last
-        position, text = 0, ""
-        for part in self._parts():
-            text += part[max(0, first - position) : max(0, last - position)]
-            position += len(part)
+        text = ""
+        for more in part.texts(self) if part else self.texts():
+            text += more
             # So far beyond that a separator at the cut is seen whole.
             while len(text) > PIECE + len(self._separator):
                 cut = _find_boundary(text, self._separator)
                 yield _encoded(text[:cut])
                 text = text[cut:]
-            if position >= last:
-                break
         if text:
             yield _encoded(text)
 
-    def _parts(self) -> Iterator[str]:
+    def texts(self) -> Iterator[str]:
         """All the text, some of it at a time."""
         for file, joint in self._files:
             yield joint
             yield from self._read(file)
+
+    def documents(self) -> Iterator[tuple[bool, list[str], str]]:
+        """The documents, some at a time, and a long one in parts.
+
+        Yields:
+            Whether the first of them begins, or goes on; what stands between
+            the separators; and the separator, where it comes after each. A part
+            of a document comes alone, and the first one has `PIECE` characters.
+        """
+        begins, text = True, ""
+        for more in self.texts():
+            *documents, text = (text + more).split(self._separator)
+            if documents:
+                yield begins, documents, self._separator
+                begins = True
+            # What comes next may be the rest of a separator.
+            while len(text) >= PIECE + len(self._separator):
+                yield begins, [text[:PIECE]], ""
+                begins, text = False, text[PIECE:]
+        if text:
+            yield begins, [text], ""
 
     def _joint(self, end) -> str:
         """What is to stand between a text and the next file."""

@@ -190,20 +190,17 @@ class Pairs(_Batches):
         return inputs, targets
 
 
-def check_validation(config, is_there, why) -> None:
+def do_without_validation(config, why) -> None:
     """Says, or with --early_stopping refuses, that nothing validates.
 
     Args:
         config: a `TrainConfig`.
-        is_there: whether there is a text to validate on.
-        why: the reason where there is none.
+        why: the reason, with the number that is needed.
     """
-    if is_there or not config.validation_fraction:
-        return
     if config.early_stopping:
         raise UserError(
             f"--early_stopping={config.early_stopping}: no text to validate "
-            f"on: {why}: give more texts, a larger --validation_fraction, or "
+            f"on: {why}: give more text, a larger --validation_fraction, or "
             "leave it out"
         )
     print(

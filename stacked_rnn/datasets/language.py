@@ -9,12 +9,15 @@ import tensorflow as tf
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError, unescaped
 from stacked_rnn.datasets import corpora, tokens
+from stacked_rnn.datasets.examples import do_without_validation
 from stacked_rnn.datasets.windows import (
     RandomWindows,
     SlidingWindows,
     Streams,
     Windows,
 )
+
+_FEW = 100  # tokens; of fewer the mean loss is off by a tenth of a nat and more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,9 @@ class LanguageData:
             unknown; of the part where they are more.
         has_separator: whether the separator of documents is in the text, where
             there is one.
+        held_out: what validates, "the end" of the text or "documents".
+        notes: lines on how the text was split and cut, where it is short or has
+            documents.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -41,6 +47,8 @@ class LanguageData:
     digest: str = ""
     unknown_share: float = 0.0
     has_separator: bool = True
+    held_out: str = "the end"
+    notes: Sequence[str] = ()
 
 
 def load_language_data(
@@ -70,10 +78,11 @@ def load_language_data(
         "letters_only": config.letters_only,
         "document_separator": separator,
     }
-    splits = _splits(config, corpus.num_characters)
     tokenized = tokens.tokenize_corpus(
         corpus,
-        splits,
+        # The windows of the book overlap, and are split as tokens.
+        0.0 if config.train_windows else config.validation_fraction,
+        config.seed,
         tokenizer,
         lambda pieces: tokenizers.build(texts=pieces, **settings),
         settings,
@@ -84,7 +93,7 @@ def load_language_data(
             config, tokenized.token_ids["training"], tokenized.tokenizer
         )
     else:
-        windows = _cut_windows(config, tokenized.token_ids, splits)
+        windows = _cut_windows(config, tokenized)
     return LanguageData(
         tokenized.tokenizer,
         *windows,
@@ -95,6 +104,8 @@ def load_language_data(
             for name, part in tokenized.token_ids.items()
         ),
         corpus.has_separator or tokenized.tokenizer.end_id is None,
+        "documents" if tokenized.num_documents["training"] else "the end",
+        [*_notes(config, corpus, tokenized, *windows)],
     )
 
 
@@ -131,97 +142,111 @@ def _knows_returns(tokenizer) -> bool:
     )
 
 
-def _splits(config, num_characters) -> dict:
-    """(first, last) character of each part of the text.
-
-    The end of the text validates; the windows of the book overlap, and are
-    split as tokens.
-    """
-    if config.train_windows:
-        return {"training": (0, num_characters)}
-    cut = int(num_characters * (1 - config.validation_fraction))
-    if not cut:
-        raise UserError(
-            f"--validation_fraction={config.validation_fraction}: of "
-            f"{num_characters:,} characters in --corpus={config.corpus} none "
-            "is left to train on: give more text"
-        )
-    splits = {"training": (0, cut), "validation": (cut, num_characters)}
-    return {
-        name: split for name, split in splits.items() if split[0] < split[1]
-    }
-
-
-def _cut_windows(config, token_ids, splits):
+def _cut_windows(config, tokenized):
     """The `Windows` for training and for validation."""
-    _check_lengths(config, token_ids)
+    token_ids = tokenized.token_ids
+    training, validation = token_ids["training"], token_ids.get("validation")
+    num_held_out = 0 if validation is None else len(validation)
+    if len(training) < 2:
+        raise UserError(_why_too_short(config, len(training), num_held_out))
     kind = Streams if config.carry_state else RandomWindows
-    training = kind(
-        token_ids["training"],
-        config.sequence_length,
+    windows = kind(
+        training,
+        min(config.sequence_length, len(training) - 1),
         config.batch_size,
         config.seed,
-        _length(splits["training"]),
+        tokenized.num_characters["training"],
     )
-    if "validation" not in token_ids:
-        return training, None
+    if num_held_out < 2:
+        if config.validation_fraction:
+            do_without_validation(
+                config,
+                "all documents are the same"
+                if tokenized.num_documents["training"] and not num_held_out
+                else f"of {len(training) + num_held_out:,} tokens "
+                f"{num_held_out} are held out, and 2 are needed",
+            )
+        return windows, None
+    length = min(config.sequence_length, num_held_out - 1)
     # Few enough streams that their cold starts hardly count.
-    num_streams = len(token_ids["validation"]) // (8 * config.sequence_length)
-    validation = Streams(
-        token_ids["validation"],
-        config.sequence_length,
+    num_streams = num_held_out // (8 * length)
+    return windows, Streams(
+        validation,
+        length,
         max(1, min(config.batch_size, num_streams)),
-        characters=_length(splits["validation"]),
+        characters=tokenized.num_characters["validation"],
     )
-    return training, validation
 
 
-def _check_lengths(config, token_ids) -> None:
-    """Refuses texts that are shorter than a window, with what would do."""
-    lengths = [len(part) for part in token_ids.values()]
-    window = config.sequence_length + 1
-    if min(lengths) >= window:
-        return
-    ways = ["give more text"]
-    if min(lengths) > 1:
-        ways.append(f"--sequence_length={min(lengths) - 1} or less")
-    if len(lengths) > 1 and lengths[0] >= window:
-        ways.append("--validation_fraction=0")
-    held_out = f" and {lengths[1]:,} to validate on" if len(lengths) > 1 else ""
+def _why_too_short(config, num_tokens, num_held_out) -> str:
+    """Why there is nothing to train on, and what would do."""
+    ways = "give more text"
+    if num_tokens + num_held_out > 1:
+        ways += ", or --validation_fraction=0"
     nothing_left = (
         "--letters_only leaves next to nothing of this text: "
-        if config.letters_only and max(lengths) < 3
+        if config.letters_only
         else ""
     )
-    raise UserError(
-        f"--sequence_length={config.sequence_length}: {nothing_left}the text "
-        f"has {lengths[0]:,} tokens to train on{held_out}, and one window "
-        f"takes {window:,}: {', or '.join(ways)}"
+    return (
+        f"--corpus={config.corpus}: {nothing_left}it has {num_tokens} "
+        f"--tokenizer={config.tokenizer} token(s) to train on, and 2 are "
+        f"needed: {ways}"
     )
 
 
-def _length(split):
-    first, last = split
-    return last - first
+def _notes(config, corpus, tokenized, training, validation):
+    """Yields lines on how a text was split and cut."""
+    documents = tokenized.num_documents
+    if validation and documents["training"]:
+        share = tokenized.num_characters["validation"] / corpus.num_characters
+        yield (
+            f"note: {documents['validation']:,} of "
+            f"{sum(documents.values()):,} documents validate, {share:.1%} of "
+            "the text; --seed chooses them"
+        )
+    elif validation and corpus.has_separator and not config.train_windows:
+        yield (
+            "note: the end of the text validates: it has less than two "
+            "documents, or each is more than a quarter of it"
+        )
+    short = []
+    if training.sequence_length < config.sequence_length:
+        short.append(
+            f"windows of {training.sequence_length:,} token(s) (not "
+            f"{config.sequence_length:,})"
+        )
+    if config.carry_state and training.num_streams < config.batch_size:
+        short.append(
+            f"{training.num_streams:,} stream(s) (not {config.batch_size:,})"
+        )
+    if validation and validation.num_tokens < _FEW:
+        short.append(
+            f"{validation.num_tokens:,} tokens held out, too few to say much"
+        )
+    if short:
+        yield f"warning: the text is short: {', '.join(short)}"
 
 
 def _cut_sliding_windows(config, token_ids, tokenizer):
     """The split of D2L section 9.3: the first windows, and the next ones."""
     windows = config.train_windows + config.validation_windows
-    if len(token_ids) < windows + config.sequence_length:
+    length = min(config.sequence_length, len(token_ids) - windows)
+    if length < 1:
         raise UserError(
             f"--train_windows={config.train_windows} and --validation_windows="
-            f"{config.validation_windows} take {windows} windows, and the text "
-            f"has {max(0, len(token_ids) - config.sequence_length)}"
+            f"{config.validation_windows} take {windows + 1:,} tokens or more, "
+            f"and the text has {len(token_ids):,}: ask for fewer windows, or "
+            "give more text"
         )
 
     def cut(first, count):
-        part = token_ids[first : first + count + config.sequence_length]
+        part = token_ids[first : first + count + length]
         row = tf.constant(np.asarray(part, np.int32)[None])
         (text,) = tokenizer.detokenize(tf.RaggedTensor.from_tensor(row))
         return SlidingWindows(
             part,
-            config.sequence_length,
+            length,
             config.batch_size,
             config.seed,
             len(text.numpy().decode("utf-8", "replace")),

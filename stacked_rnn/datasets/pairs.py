@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.datasets import made_pairs, tables, tokens
-from stacked_rnn.datasets.examples import Pairs, check_validation
+from stacked_rnn.datasets.examples import Pairs, do_without_validation
 
 # Between the texts of the tokenizer's vocabulary: its one token ends a text.
 _SEPARATOR = "\0"
@@ -137,12 +138,11 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
     )
     sources, targets = (_token_ids(tokenizer, side) for side in texts)
     limit = config.sequence_length
-    fits = np.array(
-        [
-            max(len(source), len(target)) <= limit + 1
-            for source, target in zip(sources, targets)
-        ]
-    )
+    lengths = [  # without what ends a text
+        max(len(source), len(target)) - 1
+        for source, target in zip(sources, targets)
+    ]
+    fits = np.array(lengths) <= limit
 
     def pairs(rows, seed):
         return Pairs(
@@ -160,15 +160,16 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
         raise UserError(
             f"--corpus={config.corpus}: no pair to train on: of "
             f"{len(fits):,} there are {np.sum(~fits):,} longer than "
-            f"--sequence_length={limit} tokens"
+            f"--sequence_length={limit} tokens, and the shortest has "
+            f"{min(lengths):,}"
         )
-    check_validation(
-        config,
-        len(validation_rows),
-        f"of {len(held_out):,} pairs, those with a text in common stay "
-        f"together, and none of them are {config.validation_fraction:.0%} or "
-        "less of all",
-    )
+    if config.validation_fraction and not len(validation_rows):
+        do_without_validation(
+            config,
+            f"of {len(held_out):,} pair(s) those with a text in common stay "
+            f"together, and {math.ceil(1 / config.validation_fraction):,} "
+            "without one are needed",
+        )
     validation = validation_texts = None
     if len(validation_rows):
         validation = pairs(validation_rows, None)

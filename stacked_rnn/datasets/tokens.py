@@ -5,7 +5,7 @@ of all that decides its tokens:
 
     tokenizer.json            as soon as the vocabulary is known
     parts/training-000007.npz a piece of text that is done, until all are
-    training.tokens           the token ids of a split, in one width
+    training.tokens           the token ids of a part, in one width
     index.json                last of all: what there is
     lock                      held by the process that makes them
 """
@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from stacked_rnn import command_line, devices, files, tokenizers
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import corpora
+from stacked_rnn.datasets import corpora, splits
 
 LARGE = 2**24  # characters; a corpus with fewer is kept in memory
 _INDEX = "index.json"
@@ -38,15 +38,18 @@ class TokenizedCorpus:
 
     Attributes:
         tokenizer: what cut it.
-        token_ids: of each split by its name, integers [tokens]: an array or a
+        token_ids: of each part by its name, integers [tokens]: an array or a
             `TokenFile`.
+        num_characters, num_documents: of each part, see `splits`.
         unknown_parts: see `Tokenizer.unknown_parts`; of a tokenizer that was
             not built from this corpus.
-        num_unknown: tokens of each split that stand for something unknown.
+        num_unknown: tokens of each part that stand for something unknown.
     """
 
     tokenizer: tokenizers.Tokenizer
     token_ids: Mapping[str, Sequence]
+    num_characters: Mapping[str, int]
+    num_documents: Mapping[str, int]
     unknown_parts: Sequence[str] = ()
     num_unknown: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -89,14 +92,16 @@ class TokenFile:
         return token_ids
 
 
-def tokenize_corpus(corpus, splits, tokenizer, build, settings, cache_dir):
+def tokenize_corpus(
+    corpus, fraction, seed, tokenizer, build, settings, cache_dir
+):
     """The tokens of a corpus, from the cache where it is large.
 
     Args:
         corpus: a `Corpus`.
-        splits: name -> (first, last) character.
+        fraction, seed: what `splits.split` takes.
         tokenizer: that of a trained model, or None.
-        build: makes a tokenizer from the pieces of the split "training"; called
+        build: makes a tokenizer from the pieces of the part "training"; called
             where there is none.
         settings: dict of what decides the vocabulary that `build` makes.
         cache_dir: a directory, or "" for the one beside those of Keras.
@@ -108,9 +113,11 @@ def tokenize_corpus(corpus, splits, tokenizer, build, settings, cache_dir):
         UserError: the cache cannot be read or written.
     """
     if corpus.num_characters < LARGE:
-        return _tokenize_in_memory(corpus, splits, tokenizer, build)
+        parts = splits.split(corpus, fraction, seed)
+        return _tokenize_in_memory(corpus, parts, tokenizer, build)
     made_from = tokenizer.to_dict() if tokenizer else settings
-    key = json.dumps([2, corpus.digest, splits, made_from])
+    split_by = [fraction, seed] if corpus.has_separator else [fraction]
+    key = json.dumps([3, corpus.digest, split_by, made_from])
     name = "tokens-" + hashlib.sha256(key.encode()).hexdigest()[:16]
     cache_dir = cache_dir or f"{corpora.keras_cache()}/stacked_rnn"
     cache_dir = pathlib.Path(cache_dir).expanduser()
@@ -121,7 +128,8 @@ def tokenize_corpus(corpus, splits, tokenizer, build, settings, cache_dir):
         with files.locked(directory / "lock", waits=True):
             found = _load(directory)
             if not found:
-                _fill(directory, corpus, splits, tokenizer, build)
+                parts = splits.split(corpus, fraction, seed)
+                _fill(directory, corpus, parts, tokenizer, build)
                 found = _read(directory)
         return found
     except OSError as error:
@@ -131,23 +139,33 @@ def tokenize_corpus(corpus, splits, tokenizer, build, settings, cache_dir):
         ) from error
 
 
-def _tokenize_in_memory(corpus, splits, tokenizer, build):
+def _tokenize_in_memory(corpus, parts, tokenizer, build):
     is_given = tokenizer is not None
     if not is_given:
-        tokenizer = build(corpus.pieces(*splits["training"]))
+        tokenizer = build(corpus.pieces(parts["training"]))
     token_ids, unknown_parts = {}, {}
-    for name, split in splits.items():
-        parts = []
-        for piece in corpus.pieces(*split):
+    for name, part in parts.items():
+        pieces = []
+        for piece in corpus.pieces(part):
             cut = _cut(tokenizer.tokenize, piece, tokenizer.vocabulary_size())
             if is_given:
                 unknown_parts |= _unknown_parts(tokenizer, piece, cut)
-            parts.append(cut)
-        token_ids[name] = np.concatenate(parts)
+            pieces.append(cut)
+        token_ids[name] = np.concatenate(pieces)
     num_unknown = {
-        name: count_unknown(tokenizer, part) for name, part in token_ids.items()
+        name: count_unknown(tokenizer, ids) for name, ids in token_ids.items()
     }
-    return TokenizedCorpus(tokenizer, token_ids, [*unknown_parts], num_unknown)
+    return TokenizedCorpus(
+        tokenizer, token_ids, *_sizes(parts), [*unknown_parts], num_unknown
+    )
+
+
+def _sizes(parts):
+    """The characters and the documents of each part."""
+    return (
+        {name: part.num_characters for name, part in parts.items()},
+        {name: part.num_documents for name, part in parts.items()},
+    )
 
 
 def cut_texts(tokenizer, texts) -> list[np.ndarray]:
@@ -222,16 +240,21 @@ def _read(directory):
         raise ValueError("a file of another length")
     tokenizer = tokenizers.from_dict(index["tokenizer"])
     return TokenizedCorpus(
-        tokenizer, token_ids, index["unknown_parts"], index["num_unknown"]
+        tokenizer,
+        token_ids,
+        index["num_characters"],
+        index["num_documents"],
+        index["unknown_parts"],
+        index["num_unknown"],
     )
 
 
-def _fill(directory, corpus, splits, tokenizer, build):
+def _fill(directory, corpus, parts, tokenizer, build):
     """Makes the files, or those of them that a killed process did not."""
     print(f"The tokens are made once, and kept in {directory}", file=sys.stderr)
     is_given = tokenizer is not None
     if not is_given:
-        tokenizer = _build_once(directory, corpus, splits["training"], build)
+        tokenizer = _build_once(directory, corpus, parts["training"], build)
     (directory / "parts").mkdir(exist_ok=True)
     tokenize = tf.function(
         tokenizer.tokenize,
@@ -255,8 +278,8 @@ def _fill(directory, corpus, splits, tokenizer, build):
         return path
 
     lengths, unknown_parts, num_unknown = {}, {}, {}
-    for name, split in splits.items():
-        pieces = _shown(corpus.pieces(*split), split, f"{name} text to tokens")
+    for name, part in parts.items():
+        pieces = _shown(corpus, part, f"{name} text to tokens")
         paths = _in_parallel(
             make_part,
             (
@@ -267,17 +290,20 @@ def _fill(directory, corpus, splits, tokenizer, build):
         lengths[name] = num_unknown[name] = 0
         with files.whole_file(directory / f"{name}.tokens") as file:
             for path in paths:
-                with np.load(path) as part:
-                    file.write(part["token_ids"].tobytes())
-                    lengths[name] += part["token_ids"].size
+                with np.load(path) as piece:
+                    file.write(piece["token_ids"].tobytes())
+                    lengths[name] += piece["token_ids"].size
                     num_unknown[name] += count_unknown(
-                        tokenizer, part["token_ids"]
+                        tokenizer, piece["token_ids"]
                     )
                     unknown_parts |= dict.fromkeys(
-                        part["unknown_parts"].tolist()
+                        piece["unknown_parts"].tolist()
                     )
+    num_characters, num_documents = _sizes(parts)
     index = {
         "lengths": lengths,
+        "num_characters": num_characters,
+        "num_documents": num_documents,
         "dtype": _dtype(tokenizer.vocabulary_size()).name,
         "unknown_parts": [*unknown_parts],
         "num_unknown": num_unknown,
@@ -288,26 +314,26 @@ def _fill(directory, corpus, splits, tokenizer, build):
     shutil.rmtree(directory / "parts")
 
 
-def _build_once(directory, corpus, split, build):
-    """The tokenizer of a split; that of a killed process where there is one."""
+def _build_once(directory, corpus, part, build):
+    """The tokenizer of a part; that of a killed process where there is one."""
     path = directory / "tokenizer.json"
     if path.exists():
         return tokenizers.from_dict(
             json.loads(path.read_text(encoding="utf-8"))
         )
-    tokenizer = build(_shown(corpus.pieces(*split), split, "vocabulary"))
+    tokenizer = build(_shown(corpus, part, "vocabulary"))
     with files.whole_file(path) as file:
         file.write(json.dumps(tokenizer.to_dict()).encode())
     return tokenizer
 
 
-def _shown(pieces, split, what):
-    """The pieces of a split, with a bar on a terminal and a line elsewhere."""
-    first, last = split
-    print(f"{what}: {(last - first) / 1e6:,.0f} M characters", file=sys.stderr)
-    pieces_in_all = -(-(last - first) // corpora.PIECE)
+def _shown(corpus, part, what):
+    """The pieces of a part, with a bar on a terminal and a line elsewhere."""
+    length = part.num_characters
+    print(f"{what}: {length / 1e6:,.0f} M characters", file=sys.stderr)
+    pieces_in_all = -(-length // corpora.PIECE)
     with command_line.progress_bar(pieces_in_all, "piece") as progress:
-        for done, piece in enumerate(pieces):
+        for done, piece in enumerate(corpus.pieces(part)):
             yield piece
             progress(min(done + 1, pieces_in_all))
 

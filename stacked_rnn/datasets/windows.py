@@ -266,7 +266,8 @@ class SlidingWindows(_ShuffledWindows):
 class Streams(Windows):
     """Parallel streams: row i of a batch continues row i of the one before.
 
-    Every token but the first is a target once an epoch.
+    Every token but the first is a target once an epoch. A short text has fewer
+    streams than a batch has rows, so that each is as long as a window.
 
         stream 0:  0 1 2 | 3 4 5 | 6 7 8
         stream 1:  9 . . | . . . | . . .
@@ -275,9 +276,15 @@ class Streams(Windows):
     carries_state = True
 
     @property
+    def num_streams(self):
+        """Rows of a batch that have a stream."""
+        num_windows = (self.num_tokens - 1) // self.sequence_length
+        return min(self.batch_size, num_windows)
+
+    @property
     def stream_length(self):
         """Targets of one stream, the last one perhaps fewer."""
-        return -(-(self.num_tokens - 1) // self.batch_size)
+        return -(-(self.num_tokens - 1) // self.num_streams)
 
     @property
     def steps_per_epoch(self):

@@ -24,7 +24,7 @@ class LanguageObjective:
     has_logits_at_each_token = True
 
     def __init__(self, data):
-        self.description = {}
+        self.description = {"held_out": data.held_out}
 
     def build(self, model_config, use_cudnn):
         """The model."""

@@ -269,11 +269,12 @@ def _differences(old, new) -> list[str]:
         ModelConfig.from_dict(old["model"])
     )
     # Records were once written without some of this, and settings come and go.
-    names = ("task", "init_from", "labels")
+    names = ("task", "init_from", "labels", "held_out")
+    once = {"init_from": "", "held_out": "the end"}
     before, now = (
         {name: record[name] for name in names if name in record}
         | record.get("settings", {})
-        for record in ({"init_from": ""} | old, new)
+        for record in (once | old, new)
     )
     for name in sorted(before.keys() & now.keys()):
         if before[name] != now[name]:
