@@ -33,7 +33,7 @@ def whole_file(path):
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = str(path)  # where a write fails it has none
+            error.filename = error.filename or str(path)  # a write has none
         raise
 
 
