@@ -2,6 +2,7 @@
 
   python train.py                                  a text that Python ships
   python train.py --corpus=mine.txt --epochs=20    your own
+  python train.py --corpus=mine.txt --max_minutes=10
   python train.py --flagfile=recipes/timemachine.flags
   python train.py --corpus=mine.txt --init_from=saved_models/pydoc
   python train.py --task=classifier --corpus=labelled.tsv
@@ -123,19 +124,18 @@ def _train(start, task, strategy, model_dir, export_dir):
     version = product.save(export_dir, trainer.summary())
     training.note_export(model_dir, trainer.step, version)
     task.report(version, model_dir)
-    curves = model_dir / "curves.png"
-    if trainer.history and not pictures.draw_curves(trainer.history, curves):
-        curves = "not drawn, matplotlib is missing: pip install matplotlib"
     if not trainer.is_finished:
         print(
             f"Stopped at {trainer.describe_place()}; the same command goes on "
             "from there."
         )
-    print(
-        f"\n{trainer.describe_best()}\n"
-        f"Curves: {curves}\n"
-        f"Exported {version}. Next:"
-    )
+    print(f"\n{trainer.describe_best()}")
+    curves = model_dir / "curves.png"
+    if trainer.history and not pictures.draw_curves(trainer.history, curves):
+        curves = "not drawn, matplotlib is missing: pip install matplotlib"
+    if trainer.history:
+        print(f"Curves: {curves}")
+    print(f"Exported {version}. Next:")
     for command in (
         *task.next_steps(version),
         f"{command_line.tool('tensorboard')} --logdir={shlex.quote(str(logs))}",

@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import re
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -133,6 +134,54 @@ def test_a_task_has_defaults_which_yield():
     )
     assert model_config.units == 100 and model_config.pooling == "max"
     assert train_config.tokenizer == "word"
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "epochs"),
+    [
+        ("language_model", {}, 4),
+        ("language_model", {"max_minutes": 3.0}, 0),
+        ("classifier", {}, 8),
+        ("classifier", {"max_minutes": 3.0}, 0),
+        ("seq2seq", {"max_minutes": 3.0, "epochs": 7}, 7),
+    ],
+)
+def test_time_alone_decides_the_epochs_where_they_are_not_given(
+    task, settings, epochs
+):
+    asked = configs.TrainConfig(task=task, **settings)
+    _, config = configs.with_task_defaults(
+        configs.ModelConfig(), asked, {"task", *settings}
+    )
+    assert config.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("started", "python", "path", "expected"),
+    [
+        ("train.py", "venv/bin/python", "venv/bin", "python generate.py"),
+        ("train.py", "venv/bin/python", "", "venv/bin/python generate.py"),
+        ("a b/train.py", "venv/bin/python", "other/bin",
+         "venv/bin/python 'a b/generate.py'"),
+        ("venv/bin/stacked-rnn-train", "venv/bin/python", "venv/bin",
+         "stacked-rnn-generate"),
+        ("venv/bin/stacked-rnn-train", "venv/bin/python", "other/bin",
+         "venv/bin/stacked-rnn-generate"),
+    ],
+)  # fmt: skip
+def test_other_scripts_are_called_as_this_one_was(
+    started, python, path, expected, tmp_path, monkeypatch
+):
+    for name in ("venv/bin", "other/bin"):
+        for program in ("python", "stacked-rnn-generate"):
+            file = tmp_path / name / program
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [started])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / python))
+    monkeypatch.setenv("PATH", str(tmp_path / path))
+    assert command_line.script("generate") == expected
 
 
 def test_every_default_of_a_task_is_a_setting():

@@ -327,6 +327,7 @@ class Trainer:
             self.config.max_minutes,
             self.seconds if self._is_timed else 0.0,
         )
+        self._pass_time(self.seconds / self._clock.seconds)
         self.model.stop_training = False
         callbacks.on_train_begin()
         try:
@@ -336,7 +337,6 @@ class Trainer:
             callbacks.on_train_end()
 
     def _fit(self, callbacks) -> None:
-        self._pass_time(self._workers.largest(self._clock.share()))
         while not self._is_over():
             wishes = self._wishes(math.inf)
             interrupts, stops, *_ = map(self._workers.largest, wishes)
