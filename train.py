@@ -146,7 +146,7 @@ def _train(start, task, strategy, model_dir, export_dir):
 def _way_on(trainer) -> str:
     """What lets a finished run go on."""
     config = trainer.config
-    if trainer.has_converged:
+    if trainer.has_converged and trainer.step < trainer.total_steps:
         return (
             f"It stopped {config.early_stopping} epochs after its best: a "
             "larger --early_stopping"

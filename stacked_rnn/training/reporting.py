@@ -20,7 +20,7 @@ class EpochLines(keras.callbacks.Callback):
     Args:
         trainer: the `Trainer`.
         objective: its objective, whose `figure` is shown.
-        verbose: 1 with the bar, 2 without.
+        verbose: as of `Trainer.fit`, and not 0.
     """
 
     def __init__(self, trainer, objective, verbose):
