@@ -12,19 +12,11 @@ BIN := $(VENV)/bin
 .PHONY: demo test drill soak lint format bench clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python train.py --max_minutes=2
+	$(BIN)/python train.py --epochs=4 --max_minutes=2
 	@echo
 	@echo "A text that it generates:"
 	@echo
 	$(BIN)/python generate.py --prompt="The "
-	@echo
-	@echo "Try next, in the environment of this project:"
-	@echo
-	@echo "  . $(BIN)/activate"
-	@echo "  python generate.py --prompt='A class is ' --temperature=0.5 --num_samples=3"
-	@echo "  python evaluate.py --text=README.md"
-	@echo "  python train.py --corpus=YOUR_TEXT.txt"
-	@echo "  tensorboard --logdir=runs"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder

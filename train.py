@@ -2,6 +2,7 @@
 
   python train.py                                  a text that Python ships
   python train.py --corpus=mine.txt --epochs=20    your own
+  python train.py --corpus=mine.txt --max_minutes=10
   python train.py --flagfile=recipes/timemachine.flags
   python train.py --corpus=mine.txt --init_from=saved_models/pydoc
   python train.py --task=classifier --corpus=labelled.tsv
@@ -92,7 +93,7 @@ def _train(start, task, strategy, model_dir, export_dir):
         print(
             f"Nothing is left to do: the run in {model_dir} ended with step "
             f"{trainer.step}, and {exported} holds its best model.\n"
-            f"{_ways_on(trainer)}; --noresume starts over."
+            f"{_way_on(trainer)} goes on; --noresume starts over."
         )
         return
     task.warn()
@@ -123,32 +124,36 @@ def _train(start, task, strategy, model_dir, export_dir):
     version = product.save(export_dir, trainer.summary())
     training.note_export(model_dir, trainer.step, version)
     task.report(version, model_dir)
+    if not trainer.is_finished:
+        print(
+            f"Stopped at {trainer.describe_place()}; the same command goes on "
+            "from there."
+        )
+    print(f"\n{trainer.describe_best()}")
     curves = model_dir / "curves.png"
     if trainer.history and not pictures.draw_curves(trainer.history, curves):
         curves = "not drawn, matplotlib is missing: pip install matplotlib"
-    if not trainer.is_finished:
-        print(
-            f"Stopped at step {trainer.step} of {trainer.total_steps}; the "
-            "same command goes on from there."
-        )
-    print(
-        f"\n{trainer.describe_best()}\n"
-        f"Exported {version}. Next:\n"
-        f"{task.next_steps(version)}\n"
-        f"  tensorboard --logdir={shlex.quote(str(logs))}\n"
-        f"Curves: {curves}"
-    )
+    if trainer.history:
+        print(f"Curves: {curves}")
+    print(f"Exported {version}. Next:")
+    for command in (
+        *task.next_steps(version),
+        f"{command_line.tool('tensorboard')} --logdir={shlex.quote(str(logs))}",
+    ):
+        print(f"  {command}")
 
 
-def _ways_on(trainer) -> str:
-    """What lets a finished run go on, as a sentence without its end."""
-    epochs = max(trainer.config.epochs, len(trainer.history))
-    if trainer.step < trainer.total_steps:
+def _way_on(trainer) -> str:
+    """What lets a finished run go on."""
+    config = trainer.config
+    if trainer.has_converged and trainer.step < trainer.total_steps:
         return (
-            f"It stopped {trainer.config.early_stopping} epochs after its "
-            "best: a larger --early_stopping goes on"
+            f"It stopped {config.early_stopping} epochs after its best: a "
+            "larger --early_stopping"
         )
-    return f"--epochs={2 * epochs} goes on"
+    if not config.epochs:
+        return f"--max_minutes={2 * config.max_minutes:g}"
+    return f"--epochs={2 * max(config.epochs, len(trainer.history))}"
 
 
 def run():

@@ -71,7 +71,7 @@ def tokens_per_second(count, units):
             for index in range(count)
         ]  # fmt: skip
         chief, *_ = [process.communicate()[0] for process in started]
-    return float(re.findall(r"tokens_per_second: ([0-9.]+)", chief)[-1])
+    return float(re.findall(r"([0-9,]+) tokens/s", chief)[-1].replace(",", ""))
 
 
 def checkpoint(units, repetitions):
@@ -154,7 +154,7 @@ def trained_corpus(path, scratch):
         )  # fmt: skip
         status = pathlib.Path(f"/proc/{process.pid}/status")
         for line in process.stdout:
-            if line.startswith("Epoch"):
+            if " parameters, " in line:
                 seconds.append(time.perf_counter() - start)
             elif line.startswith("Exported"):
                 # What `wait4` tells would be the least of this process's own.

@@ -10,6 +10,7 @@ import errno
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -263,6 +264,30 @@ def to_flags(*values) -> str:
             elif value is not None:
                 lines.append(f"--{field.name}={value}")
     return "\n".join(lines) + "\n"
+
+
+def script(name) -> str:
+    """What a shell calls another script by, as this one was called.
+
+    Args:
+        name: as `generate`.
+    """
+    program = pathlib.Path(sys.argv[0])
+    if program.suffix != ".py":  # it is installed
+        return tool(f"stacked-rnn-{name}")
+    path = shlex.quote(str(program.with_name(f"{name}.py")))
+    return f"{tool(pathlib.Path(sys.executable).name)} {path}"
+
+
+def tool(name) -> str:
+    """What a shell calls a program beside this Python by."""
+    path = pathlib.Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if not path.exists() or (found and pathlib.Path(found) == path):
+        return name
+    if path.is_relative_to(pathlib.Path.cwd()):
+        path = path.relative_to(pathlib.Path.cwd())
+    return shlex.quote(str(path))
 
 
 def writable_directory(flag, path) -> pathlib.Path:

@@ -368,11 +368,18 @@ class TrainConfig(Config):
         "their gradients: the same step with less memory.",
         minimum=1,
     )
-    epochs: int = setting(4, "Passes over the training text.", minimum=1)
+    epochs: int = setting(
+        4,
+        "Passes over the training text (0: as many as fit in --max_minutes; "
+        "the default where that is given).",
+        minimum=0,
+    )
     max_minutes: float = setting(
         0.0,
-        "Stop after so many minutes of training, wherever it is, and export "
-        "what there is (0: no limit).",
+        "Without --epochs: train for so many minutes in all, the learning rate "
+        "falling until then; a faster machine gets further, so that no two "
+        "runs are quite the same. With --epochs: stop after so many minutes, "
+        "wherever it is, and the same command goes on (0: no limit).",
         minimum=0.0,
     )
     carry_state: bool = setting(
@@ -412,7 +419,7 @@ class TrainConfig(Config):
     learning_rate_schedule: str = setting(
         "cosine",
         "constant, or cosine: a short linear warm-up, then down to a "
-        "hundredth at the end of the last epoch.",
+        "hundredth at the end of the last epoch, or of the time.",
         choices=("constant", "cosine"),
     )
     gradient_clip_norm: float = setting(
@@ -504,6 +511,11 @@ class TrainConfig(Config):
             check_encodable(name, getattr(self, name))
             # One way to write it: in records, flag files and tokenizers.
             object.__setattr__(self, name, escaped(getattr(self, name)))
+        if not (self.epochs or self.max_minutes):
+            raise UserError(
+                "--epochs=0: as many as fit in --max_minutes: give that, or "
+                "their number"
+            )
         validates = self.validation_fraction
         if self.train_windows:
             validates = self.validation_windows
@@ -561,10 +573,11 @@ def with_task_defaults(model_config, train_config, given):
                 and getattr(config, field.name) != field.default
             ):
                 raise UserError(f"--{field.name}: of no use with --task={task}")
+    defaults = dict(TASK_DEFAULTS[task])
+    if train_config.max_minutes:
+        defaults["epochs"] = 0  # as many as fit
     defaults = {
-        name: value
-        for name, value in TASK_DEFAULTS[task].items()
-        if name not in given
+        name: value for name, value in defaults.items() if name not in given
     }
     return tuple(
         dataclasses.replace(

@@ -2,10 +2,12 @@
 
 import dataclasses
 import random
+import re
 import shlex
 import sys
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import (
@@ -23,6 +25,7 @@ from stacked_rnn.configs import unescaped
 
 _SCORED = 1000  # pairs of the validation that are reported on
 _DRAWN = 3  # of these
+_LONGEST_TEXT = 60  # characters of one in a command to try
 
 
 class LanguageModelTask:
@@ -79,13 +82,21 @@ class LanguageModelTask:
     def report(self, version, model_dir) -> None:
         """Nothing: the curves say all."""
 
-    def next_steps(self, version) -> str:
+    def next_steps(self, version) -> list[str]:
         """Commands to try."""
-        version = shlex.quote(str(version))
-        return (
-            f'  python generate.py --saved_model={version} --prompt="The "\n'
-            f"  python evaluate.py --saved_model={version} --text=FILE"
-        )
+        start = "--num_samples=3"
+        if self.data.tokenizer.end_id is None:  # else each begins a document
+            windows = self.data.validation or self.data.training
+            token_ids = np.asarray(windows.token_ids[:1000], np.int32)
+            (text,) = self.data.tokenizer.detokenize(
+                tf.RaggedTensor.from_tensor(token_ids[None])
+            )
+            words = _some_words(text.numpy().decode("utf-8", "replace"))
+            start = f"--prompt={shlex.quote(words)}" if words else start
+        return [
+            _command("generate", version, start),
+            _command("evaluate", version, "--text=FILE"),
+        ]
 
 
 class ClassifierTask:
@@ -179,13 +190,14 @@ class ClassifierTask:
         if pictures.draw_classification(result, self.data.labels, picture):
             print(f"Drawn: {picture}")
 
-    def next_steps(self, version) -> str:
+    def next_steps(self, version) -> list[str]:
         """Commands to try."""
-        version = shlex.quote(str(version))
-        return (
-            f'  python predict.py --saved_model={version} --text="..."\n'
-            f"  python evaluate.py --saved_model={version} --text=LABELLED_FILE"
-        )
+        texts = self.data.validation_texts
+        text = _in_one_line(texts.texts[0] if texts else "...")
+        return [
+            _command("predict", version, f"--text={text}"),
+            _command("evaluate", version, "--text=LABELLED_FILE"),
+        ]
 
 
 class Seq2SeqTask:
@@ -269,13 +281,33 @@ class Seq2SeqTask:
         if pictures.draw_attention(maps, picture):
             print(f"Drawn: {picture}")
 
-    def next_steps(self, version) -> str:
+    def next_steps(self, version) -> list[str]:
         """Commands to try."""
-        version = shlex.quote(str(version))
-        return (
-            f'  python predict.py --saved_model={version} --text="..."\n'
-            f"  python evaluate.py --saved_model={version} --text=PAIRS.tsv"
-        )
+        pairs = self.data.validation_texts
+        text = _in_one_line(pairs.sources[0] if pairs else "...")
+        return [
+            _command("predict", version, f"--text={text}"),
+            _command("evaluate", version, "--text=PAIRS.tsv"),
+        ]
+
+
+def _command(script, version, flag) -> str:
+    """What a shell runs to try an exported model."""
+    version = shlex.quote(str(version))
+    return f"{command_line.script(script)} --saved_model={version} {flag}"
+
+
+def _in_one_line(text) -> str:
+    """A text, or its beginning, as a word of a shell."""
+    return shlex.quote(" ".join(text.split())[:_LONGEST_TEXT])
+
+
+def _some_words(text) -> str:
+    """Words that follow each other in a text; empty where it has none."""
+    for words in (r"(?<=\s)[^\W\d_]+( [^\W\d_]+){2}(?=\W)", r"[^\W\d_]{2,9}"):
+        if found := re.search(words, text):
+            return found[0]
+    return ""
 
 
 def _warn_of_unknown(data):

@@ -95,10 +95,12 @@ def test_tensorboard_has_curves_samples_and_settings(trained):
 def test_train_says_what_it_does_and_what_comes_next(trained):
     log = (trained / "train.log").read_text()
     for words in (
-        "parameters", "Epoch 2/2", "val_perplexity", "tokens_per_second",
-        "sample:", "Exported saved_models/cats/1", "python generate.py",
+        "parameters", "Epoch 2/2  loss ", "  val_loss ", " bits/char  ",
+        " tokens/s  ", "sample:", "Exported saved_models/cats/1",
+        "generate.py --saved_model=saved_models/cats/1 --prompt='",
     ):  # fmt: skip
         assert words in log
+    assert max(map(len, re.findall("^Epoch.*", log, re.MULTILINE))) < 80
     assert "WARNING" not in log and "I0000" not in log
 
 
@@ -273,10 +275,13 @@ def test_the_next_commands_run_as_they_stand(tmp_path):
               "--epochs=1")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     lines = [line for line in ran.stdout.splitlines() if "generate.py" in line]
-    words = shlex.split(lines[0])
-    flag = "--saved_model=saved_models/it's (my) novel/1"
-    assert words[2] == flag
-    assert run(tmp_path, *words[1:]).returncode == 0
+    _, script, flag, prompt = shlex.split(lines[0])
+    assert flag == "--saved_model=saved_models/it's (my) novel/1"
+    begin = prompt.removeprefix("--prompt=")
+    assert begin in TEXT and not begin.endswith(" ")
+    generated = run(tmp_path, script, flag, prompt)
+    assert generated.returncode == 0
+    assert generated.stdout.startswith(begin)
 
 
 @pytest.mark.parametrize(("size", "separator"), [(40, "\n"), (0, " ")])
@@ -292,6 +297,7 @@ def test_config_flags_repeat_a_run_of_words_with_ends(
     )  # fmt: skip
     first = run(tmp_path, "train.py", *flags)
     assert first.returncode == 0, first.stderr
+    assert "--prompt" not in first.stdout  # a text begins with its document
     again = run(tmp_path, "train.py", "--flagfile=runs/cats/config.flags")
     assert "Nothing is left to do" in again.stdout, again.stdout + again.stderr
 
@@ -671,7 +677,8 @@ def labelled(tmp_path_factory):
     assert "warning: 1 text(s) empty: left out" in ran.stderr
     assert "warning: 1 text(s) of more than --sequence_length=20" in ran.stderr
     assert "On the validation: accuracy 1.000" in ran.stdout
-    assert "bad" in ran.stdout and "python predict.py" in ran.stdout
+    assert "bad" in ran.stdout and "  accuracy 1.000  " in ran.stdout
+    assert re.search(r"predict.py .*/days/1 --text='a \w+ day \d'", ran.stdout)
     for name in ("classification.png", "curves.png", "history.csv"):
         assert (directory / "runs/days" / name).exists()
     return directory
@@ -781,7 +788,7 @@ def paired(tmp_path_factory):
     assert ran.returncode == 0, ran.stderr
     assert "warning: 1 pair(s) have an empty text: left out" in ran.stderr
     assert "1 pair(s) have a text of more than --sequence_len" in ran.stderr
-    assert "python predict.py" in ran.stdout
+    assert re.search(r"predict.py .*/pairs/1 --text=\.\.\.\n", ran.stdout)
     return directory
 
 

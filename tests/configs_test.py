@@ -42,7 +42,8 @@ def test_json_round_trip(kind):
         (configs.ModelConfig, {"dropout": math.nan}, "--dropout=nan"),
         (configs.TrainConfig, {"learning_rate": -1.0}, "learning_rate=-1"),
         (configs.TrainConfig, {"learning_rate": math.inf}, "learning_rate=inf"),
-        (configs.TrainConfig, {"epochs": 0}, "expected 1 <= epochs"),
+        (configs.TrainConfig, {"epochs": 0}, "--epochs=0.*--max_minutes"),
+        (configs.TrainConfig, {"epochs": -1}, "expected 0 <= epochs"),
         (configs.TrainConfig, {"optimizer": "adm"}, "adam, adamw"),
         (configs.SamplingConfig, {"temperature": math.inf}, "temperature=inf"),
         (configs.SamplingConfig, {"top_p": 1.5}, "--top_p=1.5"),
@@ -207,6 +208,54 @@ def test_a_task_has_defaults_which_yield():
     )
     assert model_config.units == 100 and model_config.pooling == "max"
     assert train_config.tokenizer == "word"
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "epochs"),
+    [
+        ("language_model", {}, 4),
+        ("language_model", {"max_minutes": 3.0}, 0),
+        ("classifier", {}, 8),
+        ("classifier", {"max_minutes": 3.0}, 0),
+        ("seq2seq", {"max_minutes": 3.0, "epochs": 7}, 7),
+    ],
+)
+def test_time_alone_decides_the_epochs_where_they_are_not_given(
+    task, settings, epochs
+):
+    asked = configs.TrainConfig(task=task, **settings)
+    _, config = configs.with_task_defaults(
+        configs.ModelConfig(), asked, {"task", *settings}
+    )
+    assert config.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("started", "python", "path", "expected"),
+    [
+        ("train.py", "venv/bin/python", "venv/bin", "python generate.py"),
+        ("train.py", "venv/bin/python", "", "venv/bin/python generate.py"),
+        ("a b/train.py", "venv/bin/python", "other/bin",
+         "venv/bin/python 'a b/generate.py'"),
+        ("venv/bin/stacked-rnn-train", "venv/bin/python", "venv/bin",
+         "stacked-rnn-generate"),
+        ("venv/bin/stacked-rnn-train", "venv/bin/python", "other/bin",
+         "venv/bin/stacked-rnn-generate"),
+    ],
+)  # fmt: skip
+def test_other_scripts_are_called_as_this_one_was(
+    started, python, path, expected, tmp_path, monkeypatch
+):
+    for name in ("venv/bin", "other/bin"):
+        for program in ("python", "stacked-rnn-generate"):
+            file = tmp_path / name / program
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [started])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / python))
+    monkeypatch.setenv("PATH", str(tmp_path / path))
+    assert command_line.script("generate") == expected
 
 
 def test_every_default_of_a_task_is_a_setting():

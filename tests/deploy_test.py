@@ -321,7 +321,7 @@ def test_slurm_script_trains_and_exports(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
     ended = run_slurm_script(tmp_path, *FLAGS, "--epochs=1")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "2 device(s)" in ended.stdout
+    assert "On 2 devices: " in ended.stdout
     for index in range(2):
         assert f"worker {index}: waiting for all of localhost:" in ended.stderr
     assert (tmp_path / "runs/cats/history.csv").exists()

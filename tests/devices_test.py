@@ -290,7 +290,7 @@ def test_a_run_says_which_library_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "missing_libraries", lambda: ["libcudnn.so.9"])
     trainer = small_tasks.make_trainer("classifier", tmp_path)
     assert (
-        "no GPU; TensorFlow found a card but not libcudnn.so.9, float32"
+        "(no GPU; TensorFlow found a card but not libcudnn.so.9), float32"
         in trainer.describe()
     )
 

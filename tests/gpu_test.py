@@ -322,7 +322,7 @@ def history(directory):
 def test_a_run_says_what_it_runs_on(runs):
     _, (gpu, cpu, killed) = runs
     assert f"{devices.gpus()[0].name}, float32, cuDNN" in gpu
-    assert "no GPU, float32, the scans" in cpu
+    assert "the CPU (no GPU), float32, compiled by XLA" in cpu
     assert "going on from step" in killed
 
 

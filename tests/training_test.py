@@ -9,6 +9,8 @@ import os
 import pathlib
 import re
 import signal
+import time
+import types
 
 import keras
 import numpy as np
@@ -338,11 +340,11 @@ def test_what_is_decided_for_the_devices(model, train, gpus, expected):
 @pytest.mark.parametrize(
     "mixed_precision, gpus, expected",
     [
-        (False, (), "no GPU, float32, the scans of rnn_ops, XLA compiles"),
-        (True, (), "no GPU, products in bfloat16, the scans"),
+        (False, (), "the CPU (no GPU), float32, compiled by XLA"),
+        (True, (), "the CPU (no GPU), products in bfloat16, compiled by XLA"),
         (False, (H100,), "H100, float32, cuDNN"),
-        (True, (H100, A100), "H100, A100, products in bfloat16, the scans"),
-        (True, (T4, T4), "T4, products in float16, the loss scaled, cuDNN"),
+        (True, (H100, A100), "H100, A100, products in bfloat16, compiled"),
+        (True, (T4, T4), "T4, products in float16, cuDNN"),
     ],
 )
 def test_a_run_says_what_was_decided(mixed_precision, gpus, expected):
@@ -1043,15 +1045,95 @@ def test_keras_callbacks_are_honoured(tmp_path):
         assert list((tmp_path / "board" / split).glob("events*"))
 
 
-def test_the_time_limit_stops_within_an_epoch():
-    trainer = make_trainer(epochs=1000, max_minutes=1e-9)
+@pytest.fixture
+def a_second_a_step(monkeypatch):
+    """Time is the steps of the trainer that one calls this with."""
+    trainers = []
+    clock = types.SimpleNamespace(
+        monotonic=lambda: float(trainers[-1].step if trainers else 0),
+        perf_counter=time.perf_counter,
+    )
+    for module in ("schedules", "trainer"):
+        monkeypatch.setattr(f"stacked_rnn.training.{module}.time", clock)
+    return trainers.append
+
+
+def test_the_time_limit_stops_within_an_epoch(a_second_a_step):
+    trainer = make_trainer(epochs=1000, max_minutes=0.75)
+    a_second_a_step(trainer)
     trainer.fit(verbose=0)
-    assert trainer.step == 0
-    trainer = make_trainer(epochs=1000, max_minutes=0.05)
+    assert trainer.step in (45, 46) and not trainer.is_finished
+    assert [row["epoch"] for row in trainer.history] == [0, 1]
+    assert "val_loss" in trainer.history[-1]
+    trainer.fit(verbose=0)  # goes on as long
+    assert 90 <= trainer.step <= 93
+
+
+@pytest.mark.parametrize(("replicas", "steps_of_a_call"), [(2, 1), (1, 4)])
+def test_as_many_epochs_as_fit_end_with_the_schedule(
+    replicas, steps_of_a_call, tmp_path, monkeypatch, a_second_a_step
+):
+    """75 seconds are 2.5 epochs, also where the run is stopped on the way."""
+    decide = decisions.decide
+    monkeypatch.setattr(
+        decisions,
+        "decide",
+        lambda *args: dataclasses.replace(
+            decide(*args),
+            steps_per_call=steps_of_a_call,
+            compiles_update=steps_of_a_call > 1,  # as on a GPU
+        ),
+    )
+
+    def make(minutes):
+        trainer = make_trainer(
+            model_dir=tmp_path / "run",
+            strategy=mirrored() if replicas == 2 else None,
+            learning_rate_schedule="cosine", epochs=0, max_minutes=minutes,
+        )  # fmt: skip
+        a_second_a_step(trainer)
+        return trainer
+
+    stopped = make(1.25)
+    stopped.fit([StopAt(stopped, 38)], verbose=0)
+    assert stopped.interrupted and not stopped.is_finished
+    assert 30 < stopped.step < 50
+    assert f"step {stopped.step}, after 0." in stopped.describe_place()
+    trainer = make(1.25)
     history = History()
     trainer.fit([history], verbose=0)
-    assert 0 < trainer.step < trainer.total_steps
-    assert "val_loss" in history.epochs[-1]
+    # A step learns of the time when the next one begins.
+    assert 75 <= trainer.step <= 75 + 3 * steps_of_a_call
+    assert trainer.is_finished and make(1.25).is_finished
+    assert not make(2.0).is_finished
+    assert [row["epoch"] for row in trainer.history] == [0, 1, 2]
+    assert len(history.epochs) == 2 and "val_loss" in history.epochs[-1]
+    rates = [logs["learning_rate"] for logs in history.steps]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.004 and rates[-1] < 0.0004
+
+
+def test_a_run_by_time_goes_on_by_epochs_and_the_other_way(
+    tmp_path, a_second_a_step
+):
+    run = tmp_path / "run"
+    for settings, step in (
+        ({"epochs": 0, "max_minutes": 0.6}, 37),
+        ({"epochs": 2}, 60),
+        ({"epochs": 0, "max_minutes": 1.0}, 85),
+    ):
+        trainer = make_trainer(
+            model_dir=run, learning_rate_schedule="cosine", **settings
+        )
+        a_second_a_step(trainer)
+        # Ctrl-C in the last step of the first: what is over is validated.
+        trainer.fit([StopAt(trainer, 36)], verbose=0)
+        assert trainer.step == pytest.approx(step, abs=1)
+        assert trainer.is_finished and not trainer.interrupted
+        assert "val_loss" in trainer.history[-1]
+    # Then the chief is gone already: the other processes ask for no word of it.
+    trainer._workers = None
+    trainer.fit(verbose=0)
 
 
 def test_the_cosine_rises_and_falls():
@@ -1076,7 +1158,13 @@ def test_every_optimizer_learns(name):
     assert history.epochs[1]["loss"] < history.epochs[0]["loss"]
 
 
-def test_one_line_says_what_is_trained():
+def test_two_lines_say_what_is_trained(monkeypatch):
     what, how = make_trainer().describe().splitlines()
-    assert "tokens, 30 steps an epoch" in what
-    assert "1 device(s) (OneDeviceStrategy), no GPU, float32" in how
+    assert "600 tokens to learn from, 2 epoch(s) of 30 steps" in what
+    assert how == "On the CPU (no GPU), float32, without XLA"
+    monkeypatch.setattr(decisions, "estimated_bytes", lambda *_: 2e9)
+    trainer = make_trainer(strategy=mirrored(), epochs=0, max_minutes=3.0)
+    what, how = trainer.describe().splitlines()
+    assert "epochs of 30 steps, as many as fit in 3 minutes" in what
+    assert how.startswith("On 2 devices: the CPU (no GPU), float32")
+    assert how.endswith(", about 2.0 GB of memory on each device")

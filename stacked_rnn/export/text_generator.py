@@ -476,13 +476,13 @@ class TextGenerator(tf.Module):
         return self.model.initial_states(batch_size)
 
     def sample(self, max_new_tokens, seed=0) -> str:
-        """A short text by the exported defaults, in one line."""
+        """A short text by the exported defaults."""
         options = self._default_options() | {
             "max_new_tokens": tf.constant([max_new_tokens]),
             "seed": tf.constant([seed], tf.int64),
         }
         text = self.generate(tf.constant([""]), **options)["texts"].numpy()[0]
-        return repr(text.decode())[1:-1]
+        return text.decode()
 
     def save(self, export_dir, training=None) -> pathlib.Path:
         """Writes the next version of the SavedModel, whole or not at all.

@@ -34,14 +34,13 @@ class Decisions:
         precision = {
             "float32": "float32",
             "mixed_bfloat16": "products in bfloat16",
-            "mixed_float16": "products in float16, the loss scaled",
+            "mixed_float16": "products in float16",
         }[self.dtype_policy]
         if self.use_cudnn:
-            return f"{_describe(self.gpus)}, {precision}, cuDNN"
-        return (
-            f"{_describe(self.gpus)}, {precision}, the scans of rnn_ops, XLA "
-            f"compiles {self.xla}, {self.shards} shard(s) at a time"
-        )
+            by = "cuDNN"
+        else:
+            by = "without XLA" if self.xla == "nothing" else "compiled by XLA"
+        return f"{_describe(self.gpus)}, {precision}, {by}"
 
 
 def _describe(gpus) -> str:
@@ -50,8 +49,8 @@ def _describe(gpus) -> str:
         return ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
     missing = ", ".join(devices.missing_libraries())
     if missing:
-        return f"no GPU; TensorFlow found a card but not {missing}"
-    return "no GPU"
+        missing = f"; TensorFlow found a card but not {missing}"
+    return f"the CPU (no GPU{missing})"
 
 
 def decide(

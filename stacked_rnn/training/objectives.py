@@ -17,10 +17,12 @@ class LanguageObjective:
 
     Attributes:
         description: what a run of this objective is, besides its model.
+        figure: the result that says most to people, and how it is written.
     """
 
     num_sums = 2  # nats, tokens
     unit = "tokens"  # of `count`
+    figure = ("bits_per_character", "{:.3f} bits/char")
     has_logits_at_each_token = True
 
     def __init__(self, data):
@@ -75,6 +77,7 @@ class ClassificationObjective:
 
     num_sums = 4  # weighted nats, weights; right answers, answers
     unit = "texts"
+    figure = ("accuracy", "accuracy {:.3f}")
     has_logits_at_each_token = False
 
     def __init__(self, data):
@@ -171,6 +174,7 @@ class Seq2SeqObjective:
 
     num_sums = 4  # nats, tokens; targets all right, targets
     unit = "tokens"
+    figure = ("exact_match", "{:.1%} exact")
     has_logits_at_each_token = True
 
     def __init__(self, data):

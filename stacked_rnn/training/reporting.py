@@ -1,8 +1,104 @@
-"""Sample texts while a model is trained."""
+"""What a run prints while it trains: a line an epoch, and sample texts."""
+
+import shutil
+import sys
+import time
 
 import keras
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
+
+_BAR = 20  # characters
+_REPAINT_SECONDS = 0.1
+
+
+class EpochLines(keras.callbacks.Callback):
+    """A line after each epoch, and a progress bar within it.
+
+    All other results are in history.csv and in TensorBoard.
+
+    Args:
+        trainer: the `Trainer`.
+        objective: its objective, whose `figure` is shown.
+        verbose: as of `Trainer.fit`, and not 0.
+    """
+
+    def __init__(self, trainer, objective, verbose):
+        super().__init__()
+        self._trainer, self._objective = trainer, objective
+        if verbose == "auto":
+            verbose = 1 if sys.stdout.isatty() else 2
+        self._has_bar = verbose == 1
+        self._painted = 0  # characters of the bar that are on the screen
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._started = epoch, time.monotonic()
+        self._next_paint = 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.monotonic()
+        if self._has_bar and now >= self._next_paint:
+            self._next_paint = now + _REPAINT_SECONDS
+            self._paint(batch + 1, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._clear()
+        print(self._line(logs), flush=True)
+
+    def on_train_end(self, logs=None):
+        self._clear()
+
+    def _paint(self, step, logs):
+        steps = self.params["steps"]
+        done = _BAR * step // steps
+        text = (
+            f"{self._name()} [{'=' * done}{' ' * (_BAR - done)}] "
+            f"{step:,}/{steps:,}  loss {logs['loss']:.4f}  {self._speed(logs)}"
+        )[: shutil.get_terminal_size().columns - 1]
+        print(f"\r{text:<{self._painted}}", end="", flush=True)
+        self._painted = len(text)
+
+    def _clear(self):
+        """Leaves the line of the bar to whatever comes next."""
+        if self._painted:
+            print(f"\r{' ' * self._painted}\r", end="", flush=True)
+            self._painted = 0
+
+    def _name(self):
+        epochs = self.params["epochs"]
+        return f"Epoch {self._epoch + 1}" + (f"/{epochs}" if epochs else "")
+
+    def _speed(self, logs):
+        unit = self._objective.unit
+        return f"{logs[f'{unit}_per_second']:,.0f} {unit}/s"
+
+    def _line(self, logs):
+        steps = self.params["steps"]
+        done = self._trainer.step - self._epoch * steps
+        figure, text = self._objective.figure
+        parts = [
+            self._name() + (f", {done:,} of {steps:,} steps" * (done < steps)),
+            f"loss {logs['loss']:.4f}",
+        ]
+        if "val_loss" in logs:
+            parts.append(f"val_loss {logs['val_loss']:.4f}")
+        parts += [
+            text.format(logs.get(f"val_{figure}", logs[figure])),
+            self._speed(logs),
+        ]
+        if self.params["epochs"]:
+            parts.append(_minutes(time.monotonic() - self._started))
+        else:
+            total = 60 * self._trainer.config.max_minutes
+            parts.append(
+                f"{_minutes(self._trainer.seconds)} of {_minutes(total)}"
+            )
+        return "  ".join(parts)
+
+
+def _minutes(seconds) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02}"
 
 
 class SampleTexts(keras.callbacks.Callback):
@@ -30,10 +126,26 @@ class SampleTexts(keras.callbacks.Callback):
             hparams.hparams(self._settings)
 
     def on_epoch_end(self, epoch, logs=None):
-        text = self._sample(epoch)
-        print("  sample: " + text)
+        text = _printable(self._sample(epoch))
+        print(_indented("  sample: ", text.rstrip()), flush=True)
         with self._writer.as_default(step=epoch):
-            tf.summary.text("sample", text)
+            # TensorBoard takes it for Markdown, and this for a block of code.
+            tf.summary.text("sample", _indented("    ", text))
 
     def on_train_end(self, logs=None):
         self._writer.close()
+
+
+def _printable(text) -> str:
+    """A text with its line breaks, and escapes for what moves a cursor."""
+    return "".join(
+        one
+        if one.isprintable() or one in "\n\t"
+        else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+def _indented(title, text) -> str:
+    """A text after its title, each line of it where the first one begins."""
+    return title + text.replace("\n", "\n" + " " * len(title))

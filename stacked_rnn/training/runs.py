@@ -79,6 +79,8 @@ class Progress(tf.train.experimental.PythonState):
         step: training steps done.
         epoch: epochs that came to an end, validation included.
         sums: those of the objective, of the epoch so far.
+        seconds: of the time that `--max_minutes` gives to the run, those that
+            are over, where it alone ends the run.
         learning_rate, gradient_norm: those of the last step.
         best_cost: of the validation, the least so far.
         best_epoch: `epoch` after the one that reached it.
@@ -89,7 +91,7 @@ class Progress(tf.train.experimental.PythonState):
     def __init__(self):
         self.step = self.epoch = self.best_epoch = 0
         self.sums = []
-        self.learning_rate = self.gradient_norm = 0.0
+        self.seconds = self.learning_rate = self.gradient_norm = 0.0
         self.best_cost = math.inf
         self.history = []
         self.states = None
@@ -101,6 +103,7 @@ class Progress(tf.train.experimental.PythonState):
             step=self.step,
             epoch=self.epoch,
             sums=self.sums,
+            seconds=self.seconds,
             learning_rate=self.learning_rate,
             gradient_norm=self.gradient_norm,
             best_cost=self.best_cost,
@@ -121,6 +124,7 @@ class Progress(tf.train.experimental.PythonState):
             setattr(self, name, int(arrays[name]))
         for name in ("learning_rate", "gradient_norm", "best_cost"):
             setattr(self, name, float(arrays[name]))
+        self.seconds = float(arrays.get("seconds", 0.0))  # once it was not kept
         self.history = json.loads(str(arrays["history"]))
         self.sums = arrays["sums"].tolist()
         self.states = (

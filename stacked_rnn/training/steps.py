@@ -59,11 +59,11 @@ class Steps:
                 one only where `decisions` has more in a call.
             page: `Windows.page` of these steps, as tensors.
             states: of the replicas.
-            wishes: float32 [n], what this process would like, 0 or 1 each.
+            wishes: float32 [n], what this process has to tell the others.
 
         Returns:
-            The objective's sums of the batches and how many replicas have each
-            wish, in each step, float32 [num_sums + n]; the new states; of the
+            The objective's sums of the batches and those of the wishes, over
+            steps and replicas, float32 [num_sums + n]; the new states; of the
             last step the learning rate, which a schedule would take
             milliseconds to compute eagerly; and the norm of its gradient
             before it was clipped.

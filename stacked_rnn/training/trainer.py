@@ -9,7 +9,6 @@ import contextlib
 import math
 import operator
 import pathlib
-import sys
 import time
 
 import keras
@@ -21,13 +20,22 @@ from stacked_rnn.configs import UserError
 from stacked_rnn.training import (
     decisions,
     objectives,
+    reporting,
     runs,
+    schedules,
     steps,
     strategies,
 )
 from stacked_rnn.training.checkpoints import Checkpoints, describe
 
 _EPOCHS_OF_A_HINT = 3  # that were worse than the best one
+_GIGABYTES_TO_NAME = 0.5  # below, TensorFlow itself takes more
+_OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "rmsprop": keras.optimizers.RMSprop,
+    "sgd": keras.optimizers.SGD,
+}
 
 
 class Trainer:
@@ -89,7 +97,10 @@ class Trainer:
         self._objective = objectives.OBJECTIVES[train_config.task](data)
         resuming = self.model_dir is not None and self._open_run(model_config)
         keras.utils.set_random_seed(train_config.seed)
-        self.total_steps = train_config.epochs * data.training.steps_per_epoch
+        self._is_timed = not train_config.epochs  # by --max_minutes alone
+        self.total_steps = (
+            train_config.epochs * data.training.steps_per_epoch or math.inf
+        )
         self.decisions = decisions.decide(
             model_config,
             train_config,
@@ -107,7 +118,14 @@ class Trainer:
                 self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:
                 layer.jit_compile = self.decisions.xla == "loops"
-            self.optimizer = _optimizer(train_config, self.total_steps)
+            self._share = None
+            if self._is_timed:  # of the time: what moves the learning rate
+                self._share = tf.Variable(0.0, trainable=False)
+            self.optimizer = _OPTIMIZERS[train_config.optimizer](
+                schedules.learning_rate(
+                    train_config, self.total_steps, self._share
+                )
+            )
             self._scales_loss = dtype_policy == "mixed_float16"
             if self._scales_loss:
                 self.optimizer = keras.optimizers.LossScaleOptimizer(
@@ -117,6 +135,7 @@ class Trainer:
             self.model.compile(optimizer=self.optimizer)  # for the callbacks
         self.interrupted, self._stop_request = False, False
         self._progress = runs.Progress()
+        self._clock = schedules.Clock(train_config.max_minutes)
         self._steps = steps.Steps(
             self.model,
             self._objective,
@@ -146,9 +165,20 @@ class Trainer:
         return self._progress.step
 
     @property
+    def seconds(self) -> float:
+        """Of `--max_minutes`, where that ends the run, those that are over."""
+        return self._progress.seconds
+
+    @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to train, by `--epochs` or early stopping."""
+        """Whether nothing is left: no epoch, no time, or nothing to gain."""
         return self._is_over()
+
+    @property
+    def has_converged(self) -> bool:
+        """Whether `--early_stopping` epochs brought nothing better."""
+        progress, patience = self._progress, self.config.early_stopping
+        return 0 < patience <= progress.epoch - progress.best_epoch
 
     @property
     def history(self) -> list[dict]:
@@ -157,23 +187,45 @@ class Trainer:
 
     def describe(self) -> str:
         """Two lines: what is trained on what, and how."""
-        windows = self.data.training
+        config, windows = self.config, self.data.training
+        steps = f"{windows.steps_per_epoch:,} steps"
+        if self._is_timed:
+            plan = (
+                f"epochs of {steps}, as many as fit in "
+                f"{config.max_minutes:g} minutes"
+            )
+        else:
+            plan = f"{config.epochs:,} epoch(s) of {steps}"
         replicas = self.strategy.num_replicas_in_sync
-        parts = replicas * self.config.accumulate_steps
+        parts = replicas * config.accumulate_steps
         num_parameters = self.model.count_params()
-        megabytes = 1e-6 * decisions.estimated_bytes(
+        gigabytes = 1e-9 * decisions.estimated_bytes(
             self.model.config,
             num_parameters,
             windows.batch_size // parts * windows.sequence_length,
             self._objective.has_logits_at_each_token,
         )
         return (
-            f"{num_parameters:,} parameters, {windows.num_tokens:,} tokens, "
-            f"{windows.steps_per_epoch:,} steps an epoch, some "
-            f"{megabytes:,.1f} MB of memory a device"
+            f"{num_parameters:,} parameters, {windows.num_tokens:,} tokens to "
+            f"learn from, {plan}"
             + (f", going on from step {self.step:,}" if self.step else "")
-            + f"\n{replicas} device(s) ({type(self.strategy).__name__}), "
-            f"{self.decisions}"
+            + "\nOn "
+            + (f"{replicas} devices: " if replicas > 1 else "")
+            + str(self.decisions)
+            + (
+                f", about {gigabytes:.1f} GB of memory on each device"
+                if gigabytes >= _GIGABYTES_TO_NAME
+                else ""
+            )
+        )
+
+    def describe_place(self) -> str:
+        """How far the run is, in words."""
+        if not self._is_timed:
+            return f"step {self.step:,} of {self.total_steps:,}"
+        return (
+            f"step {self.step:,}, after {self.seconds / 60:.1f} of "
+            f"{self.config.max_minutes:g} minutes"
         )
 
     def describe_best(self) -> str:
@@ -255,76 +307,90 @@ class Trainer:
         a checkpoint; `interrupted` tells.
 
         Args:
-            callbacks: Keras callbacks, after the progress bar.
-            verbose: as in Keras: 0 silent, 1 a progress bar, 2 a line an
-                epoch; "auto": 1 on a terminal, otherwise 2.
+            callbacks: Keras callbacks, after the line of an epoch.
+            verbose: as in Keras: 0 silent, 1 a progress bar and a line an
+                epoch, 2 the line alone; "auto": 1 on a terminal, otherwise 2.
 
         Raises:
             UserError: the loss became NaN or infinite.
         """
-        if verbose == "auto":
-            verbose = 1 if sys.stdout.isatty() else 2
+        if self.is_chief and verbose:
+            lines = reporting.EpochLines(self, self._objective, verbose)
+            callbacks = [lines, *callbacks]
         callbacks = keras.callbacks.CallbackList(
-            [keras.callbacks.ProgbarLogger(), *callbacks],
+            callbacks,
             model=self.model,
             epochs=self.config.epochs,
             steps=self.data.training.steps_per_epoch,
-            verbose=verbose if self.is_chief else 0,
         )
-        deadline = math.inf
-        if self.config.max_minutes:
-            deadline = time.monotonic() + 60 * self.config.max_minutes
+        self._clock = schedules.Clock(
+            self.config.max_minutes,
+            self.seconds if self._is_timed else 0.0,
+        )
+        self._pass_time(self.seconds / self._clock.seconds)
         self.model.stop_training = False
         callbacks.on_train_begin()
         try:
             with runs.StopRequest() as self._stop_request:
-                self._fit(callbacks, deadline)
+                self._fit(callbacks)
         finally:
             callbacks.on_train_end()
 
-    def _fit(self, callbacks, deadline) -> None:
+    def _fit(self, callbacks) -> None:
         while not self._is_over():
-            wishes = self._wishes(deadline, math.inf)
-            interrupts, stops, _ = map(self._workers.largest, wishes)
+            wishes = self._wishes(math.inf)
+            interrupts, stops, *_ = map(self._workers.largest, wishes)
             self.interrupted = interrupts > 0
             if self.interrupted or stops:
                 break
             epoch = self._progress.epoch
             callbacks.on_epoch_begin(epoch)
-            logs = self._train_epoch(callbacks, deadline)
+            logs = self._train_epoch(callbacks)
             if not self.interrupted:  # else the epoch goes on later
                 logs |= self._end_epoch(logs)
+                self._pass_time(self._workers.largest(self._clock.share()))
                 callbacks.on_epoch_end(epoch, logs)
             self._save()
 
-    def _wishes(self, deadline, next_save) -> list[float]:
-        """What this process would like: be interrupted, stop, and save.
+    def _wishes(self, next_save) -> list[float]:
+        """Of this process: interrupt? stop? save? And the share of the time.
 
         Several processes have clocks and signals of their own, but stop and
         save together: a step tells each what all of them would like.
         """
-        now = time.monotonic()
-        stops = self.model.stop_training or now >= deadline
+        share = self._clock.share()
+        stops = self.model.stop_training or share >= 1
+        saves = time.monotonic() >= next_save
         return [
-            float(bool(wish))
-            for wish in (self._stop_request, stops, now >= next_save)
+            *map(float, map(bool, (self._stop_request, stops, saves))),
+            share,
         ]
 
-    def _is_over(self) -> bool:
-        is_done = self.step >= self.total_steps and not self._is_epoch_full()
-        return is_done or self._has_converged()
+    def _pass_time(self, share) -> None:
+        """Moves the learning rate, where the time ends the run.
 
-    def _has_converged(self) -> bool:
-        """Whether `--early_stopping` epochs brought nothing better."""
-        progress, patience = self._progress, self.config.early_stopping
-        return 0 < patience <= progress.epoch - progress.best_epoch
+        Args:
+            share: of the time that is over, the same for all processes.
+        """
+        if self._is_timed:
+            self._progress.seconds = share * self._clock.seconds
+            self._share.assign(share)
+
+    def _is_over(self) -> bool:
+        if self._is_timed:
+            is_done = self.seconds >= self._clock.seconds
+        else:
+            is_done = (
+                self.step >= self.total_steps and not self._is_epoch_full()
+            )
+        return is_done or self.has_converged
 
     def _is_epoch_full(self) -> bool:
         """Whether all steps of an epoch were done that has not ended yet."""
         steps_per_epoch = self.data.training.steps_per_epoch
         return self.step >= (self._progress.epoch + 1) * steps_per_epoch
 
-    def _train_epoch(self, callbacks, deadline) -> dict:
+    def _train_epoch(self, callbacks) -> dict:
         """Trains to the end of the epoch that `step` is in, or to a stop."""
         progress, windows = self._progress, self.data.training
         steps_per_epoch = windows.steps_per_epoch
@@ -349,9 +415,13 @@ class Trainer:
                 _as_tensors(np.int32(count)),
                 page,
                 states,
-                tf.constant(self._wishes(deadline, next_save)),
+                tf.constant(self._wishes(next_save)),
             )
-            *sums, interrupts, stops, saves = sums.numpy().tolist()
+            self._clock.start()
+            *sums, interrupts, stops, saves, shares = sums.numpy().tolist()
+            self._pass_time(
+                shares / (count * self.strategy.num_replicas_in_sync)
+            )
             progress.learning_rate = float(learning_rate)
             progress.gradient_norm = float(norm)
             self._check_finite("loss", sums[0] / sums[1])
@@ -364,7 +434,7 @@ class Trainer:
             callbacks.on_train_batch_end(
                 (self.step - 1) % steps_per_epoch, self._logs(speed)
             )
-            self.interrupted = interrupts > 0
+            self.interrupted = interrupts > 0 and not self._is_over()
             if self.interrupted or stops or self._is_over():
                 break
             if saves:
@@ -401,7 +471,9 @@ class Trainer:
         """
         progress, scores = self._progress, {}
         if self.data.validation:
+            started = time.monotonic()
             scores = self.evaluate(self.data.validation).logs("val_")
+            self._clock.reserve = time.monotonic() - started
             self._check_finite("loss of the validation", scores["val_loss"])
         row = {"epoch": progress.epoch} | logs | scores
         # The same run has the same history.
@@ -510,23 +582,3 @@ def _dtype_policy(name):
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _optimizer(config, total_steps) -> keras.optimizers.Optimizer:
-    learning_rate = config.learning_rate
-    if config.learning_rate_schedule == "cosine":
-        warmup_steps = min(100, total_steps // 20)
-        learning_rate = keras.optimizers.schedules.CosineDecay(
-            0.0,
-            max(1, total_steps - warmup_steps),
-            alpha=0.01,
-            warmup_target=config.learning_rate,
-            warmup_steps=warmup_steps,
-        )
-    kinds = {
-        "adam": keras.optimizers.Adam,
-        "adamw": keras.optimizers.AdamW,
-        "rmsprop": keras.optimizers.RMSprop,
-        "sgd": keras.optimizers.SGD,
-    }
-    return kinds[config.optimizer](learning_rate)

@@ -1,0 +1,67 @@
+"""The learning rate over steps and over time."""
+
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import configs
+from stacked_rnn.training import schedules
+
+
+@pytest.fixture
+def time(monkeypatch):
+    """A clock that stands where one sets `now`."""
+    clock = types.SimpleNamespace(now=1000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(schedules, "time", clock)
+    return clock
+
+
+def test_a_clock_goes_from_the_first_step_to_the_end(time):
+    clock = schedules.Clock(2.0)
+    time.now += 20  # to compile
+    assert clock.share() == 0.0
+    clock.start()
+    assert clock.share() == 0.0
+    time.now += 50
+    clock.start()
+    assert clock.share() == pytest.approx(0.5)
+    clock.reserve = 20.0  # 80 seconds are left of it
+    assert clock.share() == pytest.approx(50 / 80)
+    time.now += 30
+    assert clock.share() == 1.0
+
+
+def test_a_clock_goes_on_where_another_process_stood(time):
+    clock = schedules.Clock(2.0, 30.0)
+    time.now += 30
+    assert clock.share() == 0.25
+    clock.start()
+    time.now += 30
+    assert clock.share() == pytest.approx(0.625)
+    time.now += 30
+    assert clock.share() == 1.0
+
+
+def test_a_clock_that_is_over_or_has_no_end(time):
+    assert schedules.Clock(1.0, 60.0).share() == 1.0
+    clock = schedules.Clock(1.0)
+    time.now += 61  # within the first step
+    assert clock.share() == 1.0
+    endless = schedules.Clock(0.0)
+    endless.start()
+    time.now += 1e9
+    assert endless.share() == 0.0
+
+
+def test_time_walks_through_the_cosine_of_the_steps():
+    config = configs.TrainConfig(learning_rate=0.5)
+    share = tf.Variable(0.0)
+    by_steps = schedules.learning_rate(config, 1000)
+    by_time = schedules.learning_rate(config, 0, share)
+    for step in (0, 25, 50, 500, 1000):
+        share.assign(step / 1000)
+        np.testing.assert_allclose(by_time(7), by_steps(step), atol=1e-6)
+    assert float(by_time(7)) == pytest.approx(0.005)

@@ -1,0 +1,32 @@
+"""What the tasks print at the end."""
+
+import pytest
+
+from stacked_rnn import tasks
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ttle bird, and it sang of 3 ships. On the way", "and it sang"),
+        ("ch ein Lied\nvon Flüssen und Bergen.", "von Flüssen und"),
+        ("<unk> the <unk> cat sat on <unk> .", "cat sat on"),
+        ("Anna\nBert\nCaesar\n", "Anna"),
+        ("她走了。天黑了", "她走了"),
+        ("0x00 +---+ \ufffd\ufffd", ""),
+    ],
+)
+def test_words_to_begin_with(text, expected):
+    assert tasks._some_words(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("good", "good"),
+        ("it's\nfine ", "'it'\"'\"'s fine'"),
+        ("x" * 99, "x" * 60),
+    ],
+)
+def test_a_text_in_one_line(text, expected):
+    assert tasks._in_one_line(text) == expected
