@@ -163,6 +163,8 @@ def keep_top_k(logits, k):
 
 def keep_top_p(logits, p):
     """Nucleus (Holtzman et al. 2020): the smallest head that sums to >= p."""
+    if p >= 1:  # rounding must not cut a tail off
+        return logits
     order = np.argsort(-logits, kind="stable")
     probabilities = np.exp(log_softmax(logits))[order]
     before = np.cumsum(probabilities) - probabilities

@@ -203,10 +203,13 @@ def test_other_floats_in_keras_json_change_nothing(tmp_path):
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
 def test_signals_stop_a_training_with_an_export(name, tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
+    # Where nohup runs the tests, a process that they start would ignore it.
+    before = signal.signal(getattr(signal, name), signal.SIG_DFL)
     process = subprocess.Popen(
         [sys.executable, ROOT / "train.py", *SMALL, "--epochs=9999"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    signal.signal(getattr(signal, name), before)
     for line in process.stdout:
         if "sample:" in line:
             break
