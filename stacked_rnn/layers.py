@@ -118,8 +118,8 @@ class _Scanned:
             else tf.cast(keeps_state, state_dtype),
             dropout_masks=recurrent_masks
             and [
-                rnn_ops.widths.pad(tf.cast(mask, state_dtype), padding)
-                for mask in recurrent_masks
+                rnn_ops.widths.pad(tf.cast(m, state_dtype), padding)
+                for m in recurrent_masks
             ],
             jit_compile=(
                 self.jit_compile

@@ -193,11 +193,8 @@ class ClassifierTask:
     def next_steps(self, version) -> list[str]:
         """Commands to try."""
         texts = self.data.validation_texts
-        text = _in_one_line(texts.texts[0] if texts else "...")
-        return [
-            _command("predict", version, f"--text={text}"),
-            _command("evaluate", version, "--text=LABELLED_FILE"),
-        ]
+        text = texts.texts[0] if texts else "..."
+        return _commands_to_predict(version, text, "LABELLED_FILE")
 
 
 class Seq2SeqTask:
@@ -284,17 +281,28 @@ class Seq2SeqTask:
     def next_steps(self, version) -> list[str]:
         """Commands to try."""
         pairs = self.data.validation_texts
-        text = _in_one_line(pairs.sources[0] if pairs else "...")
-        return [
-            _command("predict", version, f"--text={text}"),
-            _command("evaluate", version, "--text=PAIRS.tsv"),
-        ]
+        text = pairs.sources[0] if pairs else "..."
+        return _commands_to_predict(version, text, "PAIRS.tsv")
 
 
 def _command(script, version, flag) -> str:
     """What a shell runs to try an exported model."""
     version = shlex.quote(str(version))
     return f"{command_line.script(script)} --saved_model={version} {flag}"
+
+
+def _commands_to_predict(version, text, file) -> list[str]:
+    """Commands to try a model that predict.py reads.
+
+    Args:
+        version: directory of the model.
+        text: what to predict for, of which the beginning is shown.
+        file: what stands for a file to score it on.
+    """
+    return [
+        _command("predict", version, f"--text={_in_one_line(text)}"),
+        _command("evaluate", version, f"--text={file}"),
+    ]
 
 
 def _in_one_line(text) -> str:
