@@ -44,6 +44,7 @@ SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
 PROMPT = "It was the best of tests, it was the worst of tests, it was new."
 NEW_TOKENS = 256
 CLIENTS = (1, 8, 64, 256)
+TURNS_OF_HARM = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,47 @@ def wrong_texts(path, texts):
 # The clients ------------------------------------------------------------------
 
 
+def _post(path, body, cut=None):
+    """The bytes of a request, or the first of them."""
+    if isinstance(body, dict):
+        body = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: "
+    return (head.encode() + b"%d\r\n\r\n" % len(body) + body)[:cut]
+
+
+_ASK, _PREDICT = "/v1/completions", "/v1/models/model:predict"
+HARM = (  # what a client sends that means it
+    _post(_ASK, {"model": "model", "prompt": [None] * 190_000}),
+    _post(_ASK, {"model": "model", "stop": "a" * 900_000}),
+    _post(_ASK, {str(number): 0 for number in range(90_000)}),
+    _post(_ASK, b"[" * 900_000),
+    _post(_ASK, b'{"model": ' * 90_000),
+    _post(_ASK, {"model": "model", "prompt": PROMPT}, cut=-5),
+    _post(_ASK, {"model": "model", "prompt": PROMPT * 10_000}, cut=300_000),
+    _post(_ASK, {"model": "model", "max_tokens": 4096, "n": 128}),
+    _post(_PREDICT, {"instances": [PROMPT] * 9_000}),
+    _post(_PREDICT, {"instances": ["a"] * 1_000 + ["a" * 800_000]}),
+    _post(_PREDICT, {"instances": [[[]]] * 90_000}),
+    b"GET /v1/models HTTP/1.1\r\nhost: evil.example\r\n\r\n",
+    b"\0" * 1_000,
+)
+
+
+def probe(port, seconds):
+    """Asks for the health and the metrics of a server; milliseconds of each."""
+    end, times = time.monotonic() + seconds, []
+    while time.monotonic() < end:
+        for path in ("healthz", "metrics"):
+            start = time.perf_counter()
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/{path}"
+            ) as got:
+                got.read()
+            times.append(1e3 * (time.perf_counter() - start))
+        time.sleep(0.05)
+    return times
+
+
 class Client:
     """Asks one server, and notes when what came."""
 
@@ -150,8 +192,8 @@ class Client:
         before = time.perf_counter()
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
-            b"content-type: application/json\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+            b"connection: close\r\ncontent-type: application/json\r\n"
             + f"content-length: {len(body)}\r\n\r\n{body}".encode()
         )
         status, events = await reader.readline(), []
@@ -177,17 +219,47 @@ class Client:
             self.failures.append((status, events[-2:]))
         self.texts[seed] = "".join(choice["text"] for choice in choices)
 
-    async def closed_loop(self, clients, requests) -> float:
-        """So many clients; tokens a second."""
-        seeds = iter(range(requests))
+    async def predict(self) -> None:
+        """A text by TensorFlow Serving's API."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        writer.write(_post(_PREDICT, {"instances": [PROMPT]}))
+        status = await reader.readline()
+        if b" 200 " not in status and b" 429 " not in status:
+            self.failures.append((status, []))
+        writer.close()
+
+    async def harm(self, message) -> None:
+        """Sends bytes, and leaves once something comes back, if it does."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        writer.write(message)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(1):
+                await reader.read(1)
+        writer.close()
+
+    async def closed_loop(self, clients, requests, harm_every=0) -> float:
+        """So many clients; tokens a second.
+
+        Args:
+            clients: that ask at the same time.
+            requests: of all of them.
+            harm_every: so many requests there is one more that means harm (0:
+                never), which is no client's.
+        """
+        seeds, harms = iter(range(requests)), []
 
         async def client():
             for seed in seeds:
+                if harm_every and seed % harm_every == 0:
+                    message = HARM[seed // harm_every % len(HARM)]
+                    harms.append(asyncio.create_task(self.harm(message)))
                 await self.ask(seed)
 
         start = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return requests * NEW_TOKENS / (time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        await asyncio.gather(*harms)
+        return requests * NEW_TOKENS / seconds
 
     def naive_loop(self, requests) -> float:
         """One call of the signature for each request; tokens a second."""
@@ -310,11 +382,45 @@ def measure(directory, path, config, pool):
             rows[f"open loop, {share:.0%} of 64 clients"] = [
                 raw, naive, a_second * NEW_TOKENS, *client.times(),
             ]  # fmt: skip
+        harm = measure_harm(server, rows["64 clients"][2], config, pool)
     wrong = pool.submit(wrong_texts, path, texts).result()
     return {
         "rows": rows, "texts": len(texts), "wrong": wrong,
-        "failures": failures,
+        "failures": failures, "harm": harm,
     }  # fmt: skip
+
+
+def measure_harm(server, speed, config, pool):
+    """What 1 % of requests that mean harm costs 64 honest clients.
+
+    Returns:
+        "shares": of the tokens a second that there are without them, of loops
+        in turn; "gaps": ms between events, p99, without and with; "failures"
+        of honest requests; "probes": ms, meanwhile.
+    """
+    requests = max(200, int(config.seconds * speed / NEW_TOKENS))
+    speeds, gaps, failures, probes = [], ([], []), 0, []
+    for turn in range(2 * TURNS_OF_HARM + 1):
+        client, is_harmed = Client(server.port), turn % 2
+        if is_harmed:
+            probing = pool.submit(probe, server.port, config.seconds)
+        speeds.append(
+            asyncio.run(client.closed_loop(64, requests, 100 * is_harmed))
+        )
+        gaps[is_harmed].append(client.times()[-1])
+        failures += len(client.failures)
+        if is_harmed:
+            probes += probing.result()
+    shares = [
+        2 * speeds[turn] / (speeds[turn - 1] + speeds[turn + 1])
+        for turn in range(1, len(speeds), 2)
+    ]
+    return {
+        "shares": shares,
+        "gaps": [*map(statistics.median, gaps)],
+        "failures": failures,
+        "probes": probes,
+    }
 
 
 def report(name, results):
@@ -338,6 +444,19 @@ def report(name, results):
         f"\nOf the {results['texts']:,} texts of {CLIENTS[-1]} clients "
         f"{results['failures']} failed, and {results['wrong']} differ from "
         "what generate.py makes of their seeds."
+    )
+    harm = results["harm"]
+    (clean, harmed), probes = harm["gaps"], harm["probes"]
+    lines.append(
+        "\nWhere 1 % of all requests mean harm, 64 honest clients have "
+        f"{statistics.median(harm['shares']):.0%} "
+        f"({min(harm['shares']):.0%} to {max(harm['shares']):.0%}) of the "
+        f"tokens a second that they have without, {harmed:.1f} ms between "
+        f"events (p99) instead of {clean:.1f}, and {harm['failures']} of their "
+        "requests fail. A probe is answered within "
+        f"{np.percentile(probes, 50):.0f} ms (p50), "
+        f"{np.percentile(probes, 99):.0f} ms (p99), {max(probes):.0f} ms (the "
+        f"slowest of {len(probes):,})."
     )
     return lines
 
@@ -375,16 +494,23 @@ async def soak(server, minutes):
     """Requests of all kinds, clients that leave among them.
 
     Returns:
-        The `Client`, how many left, and the server's MB along the way.
+        The `Client`, how many left, how many meant harm, and the server's MB
+        along the way.
     """
     client, rng = Client(server.port), random.Random(0)
-    end, memory, leavers = time.monotonic() + 60 * minutes, [], 0
+    end, memory = time.monotonic() + 60 * minutes, []
+    leavers = harms = 0
 
     async def one_after_the_other():
-        nonlocal leavers
+        nonlocal leavers, harms
         while time.monotonic() < end:
             leaves = rng.random() < 0.2
             leavers += leaves
+            if rng.random() < 0.05:
+                await client.harm(rng.choice(HARM))
+                harms += 1
+            if rng.random() < 0.02:
+                await client.predict()
             await client.ask(
                 rng.randrange(2**32),
                 patience=rng.randrange(1, 5) if leaves else np.inf,
@@ -406,17 +532,18 @@ async def soak(server, minutes):
     await asyncio.gather(watch(), *(one_after_the_other() for _ in range(100)))
     await asyncio.sleep(2)
     memory.append(server.resident)
-    return client, leavers, memory
+    return client, leavers, harms, memory
 
 
 def soak_report(server, minutes):
     """The lines on a soak, and its figures."""
-    client, leavers, memory = asyncio.run(soak(server, minutes))
+    client, leavers, harms, memory = asyncio.run(soak(server, minutes))
     requests = server.metric("stacked_rnn_requests_total")
     figures = {
         "minutes": minutes,
         "requests": requests,
         "left": leavers,
+        "harmful": harms,
         "failures": len(client.failures),
         "places still taken": server.metric("stacked_rnn_texts_active"),
         "texts still waiting": server.metric("stacked_rnn_texts_waiting"),
@@ -427,7 +554,7 @@ def soak_report(server, minutes):
     return figures, [
         f"{minutes:g} minutes, 100 clients: {requests:,.0f} requests, "
         f"{figures['tokens']:,.0f} tokens; {leavers:,} clients left before the "
-        f"end. {figures['failures']} failed; "
+        f"end, {harms:,} sent what means harm. {figures['failures']} failed; "
         f"{figures['places still taken']:.0f} places and "
         f"{figures['texts still waiting']:.0f} places in the queue were taken "
         "afterwards.\n",

@@ -85,6 +85,17 @@ class Text:
         self.token_ids = []  # drawn
         self.continuation = None  # until it is tokenized
 
+    def again(self, sampling) -> "Text":
+        """This text, which is tokenized, with another `SamplingConfig`."""
+        text = Text(
+            self.prompt, self.prompt_ids, sampling, self.stop, self.deadline
+        )
+        text.num_prompt_tokens = self.num_prompt_tokens
+        # What is left of the seed is that of the prompt.
+        seed = self.continuation.seed ^ self.sampling.seed ^ sampling.seed
+        text.continuation = Continuation("", seed, self.stop)
+        return text
+
 
 class Batcher:
     """Grows texts, many at a time, in a thread of its own.

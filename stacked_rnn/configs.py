@@ -691,21 +691,41 @@ class ServeConfig(Config):
     )
     host: str = setting(
         "127.0.0.1",
-        "Address to listen on. 0.0.0.0 lets other machines in: set "
-        "--api_keys_file then.",
+        "Address to listen on, or a name: localhost has one of IPv4 and one of "
+        "IPv6. 0.0.0.0 (or ::) lets other machines in: set --api_keys_file "
+        "then.",
     )
     port: int = setting(
         8501, "Port to listen on (0: any that is free).", minimum=0, below=65536
     )
     api_keys_file: str = setting(
         "",
-        "File with an API key a line; requests under /v1 then need one, "
-        "Authorization: Bearer KEY (empty: no keys).",
+        "File with an API key a line, # before comments; requests under /v1 "
+        "then need one, Authorization: Bearer KEY (empty: no keys).",
+    )
+    max_concurrent_per_key: int = setting(
+        0,
+        "Most requests of one API key at the same time; one beyond gets status "
+        "429 (0: any number).",
+        minimum=0,
+    )
+    max_per_minute_per_key: int = setting(
+        0,
+        "Most requests of one API key in a minute, which it may send at once; "
+        "one beyond gets status 429 (0: any number).",
+        minimum=0,
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        "A name that the server is reached by, such as models.example.org "
+        "(repeat for more); requests for others are refused. None: on a "
+        "loopback address localhost and addresses only, elsewhere any.",
     )
     cors_origins: tuple[str, ...] = setting(
         (),
         "An origin whose web pages may use the server, such as "
-        "https://example.org (repeat for more; none: no other site's).",
+        "https://example.org (repeat for more, * for all; none: no other "
+        "site's).",
     )
     max_tokens: int = setting(
         4096, "Most new tokens that a request may ask for.", minimum=1
@@ -738,3 +758,11 @@ class ServeConfig(Config):
     access_log: bool = setting(
         True, "Write a line of JSON for each request to standard error."
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("max_concurrent_per_key", "max_per_minute_per_key"):
+            if getattr(self, name) and not self.api_keys_file:
+                raise UserError(
+                    f"--{name} counts requests by key: give --api_keys_file"
+                )

@@ -3,6 +3,7 @@
 import array
 import bisect
 import codecs
+import functools
 import itertools
 import statistics
 
@@ -28,7 +29,7 @@ class Continuation:
         self.prompt, self.seed = prompt, seed
         self.tokens, self.log_probs = [], array.array("f")
         self.stopped = False
-        self._stop = [string.encode() for string in stop]
+        self._stops = [_Search(string.encode()) for string in stop]
         self._content = bytearray()
         self._shown = 0  # bytes
         self._shown_tokens, self._end_of_shown_tokens = 0, 0
@@ -57,18 +58,16 @@ class Continuation:
             log_probs: log p of each.
             ended: whether an end-of-text token follows them.
         """
-        searched = len(self._content)
-        self._content += b"".join(tokens)
+        before, new = len(self._content), b"".join(tokens)
+        self._content += new
         self.tokens += tokens
         self.log_probs.frombytes(np.asarray(log_probs, np.float32).tobytes())
         self.stopped |= ended
-        found = [
-            self._content.find(string, max(0, searched - len(string) + 1))
-            for string in self._stop
-        ]
-        end = min((place for place in found if place >= 0), default=None)
+        found = [stop.find(new) for stop in self._stops]
+        end = min((place for place in found if place is not None), default=None)
         if end is None:
             return
+        end += before
         self.stopped = True
         del self._content[end:]
         starts = [0, *itertools.accumulate(map(len, self.tokens))][:-1]
@@ -86,7 +85,8 @@ class Continuation:
         """
         end = len(self._content)
         if not (last or self.stopped):
-            end -= self._held_back()
+            # These bytes may prove to be the beginning of a stop string.
+            end -= max((stop.begun for stop in self._stops), default=0)
         new = self._content[self._shown : end]
         self._shown = max(end, self._shown)
         return self._decoder.decode(new, final=last)
@@ -106,14 +106,50 @@ class Continuation:
         self._end_of_shown_tokens = ends[count]
         return slice(first, self._shown_tokens)
 
-    def _held_back(self):
-        """Bytes at the end that are the beginning of a stop string."""
-        return max(
-            (
-                length
-                for string in self._stop
-                for length in range(1, len(string))
-                if self._content.endswith(string[:length])
-            ),
-            default=0,
-        )
+
+class _Search:
+    """Looks for a byte string in bytes that come in parts.
+
+    By Knuth, Morris and Pratt (1977): no byte is looked at twice, however long
+    the string is.
+
+    Attributes:
+        begun: how many bytes of the string those that came last are, at most.
+    """
+
+    def __init__(self, string):
+        self._string, self._borders = string, _borders(string)
+        self.begun = 0
+
+    def find(self, new) -> int | None:
+        """Where in the new bytes the string begins, if it ends in them.
+
+        Negative where it began in those before.
+        """
+        string, begun, place = self._string, self.begun, 0
+        while place < len(new):
+            if not begun:  # most bytes are passed over here
+                place = new.find(string[:1], place)
+                if place < 0:
+                    break
+            while begun and new[place] != string[begun]:
+                begun = self._borders[begun - 1]
+            begun += new[place] == string[begun]
+            place += 1
+            if begun == len(string):
+                self.begun = 0
+                return place - len(string)
+        self.begun = begun
+        return None
+
+
+@functools.lru_cache(64)  # the texts of a request have the same
+def _borders(string) -> list[int]:
+    """Of each beginning of a string: the longest that it ends with, but all."""
+    borders, length = [0], 0
+    for byte in string[1:]:
+        while length and byte != string[length]:
+            length = borders[length - 1]
+        length += byte == string[length]
+        borders.append(length)
+    return borders

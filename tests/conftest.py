@@ -3,6 +3,8 @@
 import functools
 import os
 import pathlib
+import signal
+import subprocess
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -26,6 +28,28 @@ LONGEST = (
 )  # fmt: skip
 CELLS = ("simple_rnn", "gru", "lstm")
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+# A shell has commands in its background ignore Ctrl-C, and so would all that
+# the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test(monkeypatch):
+    """Kills what a test that fails has started and not stopped."""
+    started = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    yield
+    for process in started:
+        if process.poll() is None:
+            process.kill()
 
 
 def pytest_collection_modifyitems(items):

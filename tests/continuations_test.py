@@ -1,5 +1,7 @@
 """A growing text: cut anywhere, it shows what it would show whole."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,12 @@ def expected_text(content, stop):
 @given(
     st.lists(st.sampled_from([b"a", b"b", b"ab", b"\xc3", b"\xa9", b"ba\n"])),
     st.lists(st.integers(1, 4), min_size=1, max_size=3),
-    st.lists(st.sampled_from(["ab", "ba\n", "aab", "\u00e9", "b"]), max_size=2),
+    st.lists(
+        st.sampled_from(
+            ["ab", "ba\n", "aab", "\u00e9", "b", "aaaa", "abab", "aabaaa"]
+        ),
+        max_size=2,
+    ),
 )
 def test_pieces_show_what_the_whole_text_is(tokens, sizes, stop):
     row, shown = grown(tokens, sizes, stop)
@@ -57,6 +64,36 @@ def test_what_may_be_a_stop_string_is_held_back():
     assert shown == ["a", "", "", "ENx", "", "", "", ""]
     _, shown = grown([b"a", b"E", b"N"], stop=["END"])
     assert shown[-1] == "EN"  # it was none
+
+
+@given(
+    st.lists(st.text("ab", min_size=1), min_size=1),
+    st.text("ab", min_size=1, max_size=9),
+)
+def test_no_more_is_held_back_than_may_be_a_stop_string(pieces, stop):
+    row, content = Continuation("", 0, [stop]), ""
+    for piece in pieces:
+        row.add([piece.encode()], [-1.0])
+        content += piece
+        if row.stopped:
+            break
+        shown = len(content) - max(
+            length
+            for length in range(len(stop))
+            if content.endswith(stop[:length])
+        )
+        row.show()
+        assert row._shown == shown
+
+
+def test_a_long_stop_string_costs_no_more_than_the_text():
+    """A server looks for it in the one thread that all texts grow in."""
+    row = Continuation("", 0, ["a" * 999_999 + "b"])
+    start = time.process_time()
+    for _ in range(20):
+        row.add([b"a" * 100], [-1.0])
+        assert row.show() == ""
+    assert time.process_time() - start < 3
 
 
 def test_how_it_ended():

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacked_rnn import configs, inference, reference
-from stacked_rnn.serving import server
+from stacked_rnn.serving import server, streams
 from tests.export_test import build_generator
 
 SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
@@ -270,6 +271,20 @@ def test_token_ids_are_a_prompt(client, model):
     assert len(texts) == 1
 
 
+def test_seeds_are_those_of_openai(client):
+    """The whole range of an int64."""
+    texts = [
+        client.completions.create(
+            model="letters", prompt="abc", max_tokens=30, seed=seed
+        )
+        .choices[0]
+        .text
+        for seed in (-1, 2**63 - 1, -(2**63), 0, -2)
+    ]
+    assert texts[0] == texts[1] and texts[2] == texts[3] != texts[0]
+    assert texts[4] not in texts[:4]
+
+
 def test_without_a_seed_texts_differ(client):
     texts = {
         client.completions.create(
@@ -302,7 +317,7 @@ def test_models_are_listed_with_their_cards(client, running):
         ({"max_tokens": "5"}, 400, "max_tokens"),
         ({"n": 0}, 400, "n"),
         ({"n": 100, "prompt": ["a", "b"]}, 400, "n"),
-        ({"seed": -1}, 400, "seed"),
+        ({"seed": -(2**63) - 1}, 400, "seed"),
         ({"seed": 2**63}, 400, "seed"),
         ({"stop": ["a", "b", "c", "d", "e"]}, 400, "stop"),
         ({"stop": ""}, 400, "stop"),
@@ -433,14 +448,113 @@ def test_probes_page_metrics_and_headers(running):
     assert "access-control-allow-origin" not in headers
 
 
-def test_a_failure_tells_a_client_nothing(running, monkeypatch):
+def test_a_failure_tells_a_client_nothing(running, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("stacked_rnn.serving.predict.metadata", fail)
-    status, _, content = request(running, "GET", "/v1/models/letters/metadata")
+    monkeypatch.setattr("stacked_rnn.serving.predict.predict", fail)
+    status, headers, content = request(
+        running, "POST", "/v1/models/letters:predict", {},
+        {"x-request-id": "mine-1"},
+    )  # fmt: skip
     assert status == 500 and b"secret" not in content
     assert json.loads(content)["error"]["type"] == "server_error"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-request-id"] == "mine-1"
+    assert "mine-1" in caplog.text and "secret" in caplog.text
+    _, _, content = request(running, "GET", "/metrics")
+    assert re.search(
+        r'requests_total{code="500",model_name="letters",'
+        r'path="/v1/models/{model}:predict"} 1.0',
+        content.decode(),
+    )
+
+
+def test_each_answer_has_an_id(running, client):
+    answer = client.completions.create(model="letters", prompt="abc")
+    assert len(answer._request_id) == 32
+    given = {"x-request-id": "trace-7/a"}
+    for path in ("/healthz", "/nothing", "/v1/models"):
+        _, headers, _ = request(running, "GET", path, headers=given)
+        assert headers["x-request-id"] == "trace-7/a"
+    for wrong in ("", "two words", "a" * 129, "\xe9"):
+        _, headers, _ = request(
+            running, "GET", "/healthz", headers={"x-request-id": wrong}
+        )
+        assert re.fullmatch("[0-9a-f]{32}", headers["x-request-id"])
+
+
+def test_a_connection_is_kept(running):
+    """Longer than proxies keep it: 60 seconds is what most of them do."""
+    assert running._uvicorn.config.timeout_keep_alive >= 75
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, 60)
+    for _ in range(2):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+        sock = connection.sock
+    assert connection.sock is sock
+    connection.close()
+
+
+def test_a_silent_stream_is_kept_alive(running, monkeypatch):
+    monkeypatch.setattr(streams, "_SILENCE", 0.05)
+    monkeypatch.setattr(
+        "stacked_rnn.batching.Batcher._grow", lambda _: time.sleep(0.02)
+    )
+    with socket.create_connection(("127.0.0.1", running.port)) as sock:
+        body = b'{"model": "letters", "stream": true}'
+        sock.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+            + b"content-length: %d\r\n\r\n" % len(body) + body
+        )  # fmt: skip
+        content = b""
+        while content.count(b": nothing new\n\n") < 3:
+            content += sock.recv(65_536)
+        assert b"x-accel-buffering: no\r\n" in content
+    wait_until(lambda: active(running) == 0)
+
+
+def test_pages_that_may_use_openais_client(directory):
+    """It sends a dozen headers of its own, which a browser asks about."""
+    with serving(
+        directory / "letters", cors_origins=("https://my.page",)
+    ) as running:
+        status, headers, _ = request(
+            running, "OPTIONS", "/v1/completions", headers={
+                "origin": "https://my.page",
+                "access-control-request-method": "POST",
+                "access-control-request-headers":
+                    "authorization,content-type,x-stainless-os",
+            },
+        )  # fmt: skip
+        assert status == 200
+        assert "x-stainless-os" in headers["access-control-allow-headers"]
+        status, headers, _ = request(
+            running, "POST", "/v1/completions", {"model": "letters"},
+            {"origin": "https://my.page"},
+        )  # fmt: skip
+        assert status == 200
+        assert headers["access-control-allow-origin"] == "https://my.page"
+        assert "x-request-id" in headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1", "::", "0.0.0.0"])
+def test_addresses_of_both_families(directory, host):
+    has_ipv6 = True
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        has_ipv6 = False
+    if host.startswith("::") and not has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    addresses = ["127.0.0.1"] * (host != "::1")
+    addresses += ["::1"] * (has_ipv6 and host != "0.0.0.0")
+    with serving(directory / "letters", host=host) as running:
+        for address in addresses:
+            connection = http.client.HTTPConnection(address, running.port, 60)
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
+            connection.close()
 
 
 # What goes wrong
@@ -471,7 +585,7 @@ def test_a_slow_reader_does_not_stop_the_others(running):
     with socket.create_connection(("127.0.0.1", running.port)) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
             b"content-type: application/json\r\n"
             + f"content-length: {len(body)}\r\n\r\n{body}".encode()
         )
@@ -498,11 +612,12 @@ def test_limits_keys_and_origins(directory, tmp_path):
                 running, "GET", "/v1/models", headers=headers
             )
             assert status == expected
+        status, headers, _ = request(running, "GET", "/v1/models")
+        assert status == 401 and headers["www-authenticate"] == "Bearer"
         assert request(running, "GET", "/healthz")[0] == 200
         client = openai_client(running, "first-key")
-        with pytest.raises(openai.RateLimitError) as caught:
+        with pytest.raises(openai.BadRequestError, match="more than 4 texts"):
             client.completions.create(model="mine", prompt="a", n=5)
-        assert caught.value.response.headers["retry-after"] == "1"
         assert client.completions.create(model="mine", prompt="a").usage
         authorized = {"authorization": "Bearer first-key"}
         for chunked in (False, True):
@@ -516,6 +631,29 @@ def test_limits_keys_and_origins(directory, tmp_path):
             running, "GET", "/healthz", headers={"origin": "https://my.page"}
         )
         assert headers["access-control-allow-origin"] == "https://my.page"
+
+
+def test_a_full_queue_is_told_of(directory):
+    body = b'{"model": "letters", "max_tokens": 4096, "n": 4}'
+    message = (
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+        b"content-length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    with (
+        serving(directory, max_waiting=4) as running,
+        contextlib.ExitStack() as stack,
+    ):
+        for count in range(4, 72, 4):  # 64 have a place, and 4 wait
+            sock = stack.enter_context(
+                socket.create_connection(("127.0.0.1", running.port))
+            )
+            sock.sendall(message)
+            wait_until(lambda count=count: active(running) == count)
+        with pytest.raises(openai.RateLimitError) as caught:
+            openai_client(running).completions.create(
+                model="letters", prompt="a"
+            )
+        assert caught.value.response.headers["retry-after"] == "1"
 
 
 def test_a_new_version_takes_over_and_a_broken_one_does_not(
@@ -575,6 +713,26 @@ def test_on_the_way_out_texts_end_and_new_ones_are_refused(directory):
             assert refused.status == 503 and refused.headers["retry-after"]
             leaving.join()
         assert [text.result()[0] for text in texts] == [200] * 3
+
+
+def test_on_the_way_out_predictions_end(directory, monkeypatch):
+    began = threading.Event()
+
+    def slow(*_):
+        began.set()
+        time.sleep(1)
+        return b"{}"
+
+    monkeypatch.setattr("stacked_rnn.serving.predict.predict", slow)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with serving(directory / "letters") as running:
+            answer = pool.submit(
+                request, running, "POST", "/v1/models/letters:predict", {}
+            )
+            began.wait()
+            # uvicorn alone would not wait for it.
+            monkeypatch.setattr(server, "_GOODBYE_SECONDS", 0)
+        assert answer.result()[0] == 200
 
 
 def test_what_does_not_end_in_time_is_told_so(directory):

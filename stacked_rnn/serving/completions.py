@@ -1,11 +1,13 @@
 """OpenAI's completions API as values: requests checked, answers put together.
 
 No HTTP in here. What OpenAI has and this server has not is refused, never
-ignored.
+ignored. Nothing that a client sends takes long to be refused: the first thing
+that is wrong is named, and the rest not looked at.
 """
 
 import codecs
 import dataclasses
+import json
 import secrets
 import time
 import uuid
@@ -13,59 +15,118 @@ from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
+from pydantic_core import PydanticCustomError
 
 from stacked_rnn.configs import SamplingConfig
 from stacked_rnn.serving import rankings
+from stacked_rnn.serving.errors import ApiError
 
 MAX_TEXTS = 128  # prompts times continuations of each, in one request
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 1_000  # characters of each
+_PROMPT = (
+    "a string, a list of token ids, or a list of either, none of them empty, "
+    f"of at most {MAX_TEXTS}"
+)
+_STOP = (
+    f"a string of 1 to {MAX_STOP_LENGTH:,} characters, or a list of at most "
+    f"{MAX_STOPS} of them"
+)
 
 
-class ApiError(Exception):
-    """An answer that is an error, as OpenAI writes it.
-
-    Attributes:
-        status: of HTTP.
-        body: what JSON can say.
-    """
-
-    def __init__(self, status, message, param=None, code=None):
-        super().__init__(message)
-        self.status = status
-        kinds = {401: "authentication_error", 429: "rate_limit_error"}
-        by_class = "invalid_request_error" if status < 500 else "server_error"
-        self.body = {
-            "error": {
-                "message": message,
-                "type": kinds.get(status, by_class),
-                "param": param,
-                "code": code,
-            }
-        }
-
-
-class StreamOptions(pydantic.BaseModel):
-    """How a stream ends."""
+class _Object(pydantic.BaseModel):
+    """A JSON object; null stands for a default."""
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _given(cls, values):
+        if not isinstance(values, dict):
+            return values
+        unknown = [name for name in values if name not in cls.model_fields]
+        return {
+            name: value
+            for name, value in values.items()
+            if name in cls.model_fields and value is not None
+        } | dict.fromkeys(unknown[:1])  # each would be an error of its own
+
+
+class StreamOptions(_Object):
+    """How a stream ends."""
 
     include_usage: bool = False
 
 
+def _is_unicode(text) -> bool:
+    """Whether a string can be written: JSON may have half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _are_token_ids(value) -> bool:
+    return {*map(type, value)} == {int} and min(value) >= 0
+
+
+def _are_prompts(value) -> bool:
+    """Whether a list is one of prompts."""
+    if len(value) > MAX_TEXTS:
+        return False
+    kinds = {*map(type, value)}
+    return (kinds == {str} and all(map(_is_unicode, value))) or (
+        kinds == {list} and all(map(_are_token_ids, value))
+    )
+
+
+def _checked_prompt(value):
+    is_right = isinstance(value, str) and _is_unicode(value)
+    if isinstance(value, list):
+        is_right = _are_token_ids(value) or _are_prompts(value)
+    if not is_right:
+        raise PydanticCustomError("prompt", f"expected {_PROMPT}")
+    return value
+
+
+def _checked_stop(value):
+    stops = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(stops, list)
+        or len(stops) > MAX_STOPS
+        or not all(
+            isinstance(stop, str)
+            and 1 <= len(stop) <= MAX_STOP_LENGTH
+            and _is_unicode(stop)
+            for stop in stops
+        )
+    ):
+        raise PydanticCustomError("stop", f"expected {_STOP}")
+    return value
+
+
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
-class CompletionRequest(pydantic.BaseModel):
+def _list_of(kind, most):
+    return Annotated[list[kind], Field(min_length=1, max_length=most)]
+
+
+class CompletionRequest(_Object):
     """The body of POST /v1/completions; null stands for a default."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
-
     model: str
-    prompt: (
+    # What is wrong with a union is told by each of its members, for each
+    # element: these two look for themselves first.
+    prompt: Annotated[
         str
         | TokenIds
-        | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[TokenIds], Field(min_length=1)]
-    ) = ""
+        | _list_of(str, MAX_TEXTS)
+        | _list_of(TokenIds, MAX_TEXTS),
+        pydantic.BeforeValidator(_checked_prompt),
+    ] = ""
     max_tokens: int = Field(16, ge=0)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
@@ -81,13 +142,11 @@ class CompletionRequest(pydantic.BaseModel):
         "prompts.",
     )
     echo: bool = False
-    stop: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[
-            list[Annotated[str, Field(min_length=1)]], Field(max_length=4)
-        ]
-    ) = []
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: Annotated[
+        _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)],
+        pydantic.BeforeValidator(_checked_stop),
+    ] = []
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     user: str = ""
     # Not of OpenAI:
     top_k: int = Field(0, ge=0, lt=2**31)
@@ -99,12 +158,15 @@ class CompletionRequest(pydantic.BaseModel):
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] = {}
     suffix: Literal[""] = ""
 
-    @pydantic.model_validator(mode="before")
+    @pydantic.field_validator(
+        "best_of", "frequency_penalty", "presence_penalty", "logit_bias",
+        "suffix", mode="before",
+    )  # fmt: skip
     @classmethod
-    def _null_is_the_default(cls, values):
-        if not isinstance(values, dict):
-            return values
-        return {name: one for name, one in values.items() if one is not None}
+    def _is_off(cls, value, about):
+        if value != cls.model_fields[about.field_name].default:
+            raise PydanticCustomError("off", "this server does not have it")
+        return value
 
     @property
     def prompts(self) -> list:
@@ -126,12 +188,40 @@ class CompletionRequest(pydantic.BaseModel):
             top_k=self.top_k,
             top_p=max(self.top_p, 1e-9),
             repetition_penalty=self.repetition_penalty,
-            seed=seed,
+            seed=seed % 2**63,
         )
         return [
             dataclasses.replace(first, seed=(seed + number) % 2**63)
             for number in range(self.n)
         ]
+
+
+def parse(body) -> CompletionRequest:
+    """Reads the body of a request, bytes, whatever its content type is.
+
+    Raises:
+        ApiError: naming the first thing that is wrong.
+    """
+    try:
+        values = json.loads(body.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ApiError(400, "The body is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        what = f"{error.msg}, character {error.pos}" if body else "it is empty"
+        raise ApiError(400, f"The body is not JSON: {what}") from None
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"The body is not JSON: {error}") from None
+    try:
+        return CompletionRequest.model_validate(values)
+    except pydantic.ValidationError as error:
+        [first, *_] = error.errors(include_url=False)
+        name = ".".join(map(str, first["loc"]))[:100] or None
+        message = {
+            "model_type": "expected a JSON object",
+            "extra_forbidden": "there is no such field",
+            "string_unicode": "not Unicode: half a character",
+        }.get(first["type"], first["msg"])
+        raise ApiError(400, f"{name or 'The body'}: {message}", name) from None
 
 
 class Answer:
@@ -201,34 +291,38 @@ class Answer:
             event["usage"] = usage
         return event
 
-    def whole(self, pieces, prompt_tokens) -> dict:
-        """The answer that all pieces add up to; `usage` takes the number."""
-        choices = []
-        for index in range(len(self._offsets)):
-            own = [piece for piece in pieces if piece["index"] == index]
-            choice = {
-                "index": index,
-                "text": "".join(piece["text"] for piece in own),
-                "logprobs": None,
-                "finish_reason": own[-1]["finish_reason"],
-            }
-            if self._request.logprobs is not None:
-                choice["logprobs"] = {
-                    name: [
-                        one for piece in own for one in piece["logprobs"][name]
-                    ]
-                    for name in ("tokens", "token_logprobs", "text_offset")
-                }
-                top = [
+    def whole(self, pieces, prompt_tokens):
+        """Yields the answer that all pieces add up to, as parts of its JSON.
+
+        Args:
+            pieces: of all texts, those of each in order.
+            prompt_tokens: for `usage`.
+        """
+        by_text = [[] for _ in self._offsets]
+        for piece in pieces:
+            by_text[piece["index"]].append(piece)
+        yield json.dumps(self._head)[:-1] + ', "choices": ['
+        for index, own in enumerate(by_text):
+            yield ", " * (index > 0) + json.dumps(self._choice(index, own))
+        yield f'], "usage": {json.dumps(self.usage(prompt_tokens))}}}'
+
+    def _choice(self, index, pieces):
+        logprobs = None
+        if self._request.logprobs is not None:
+            logprobs = {
+                name: [
                     one
-                    for piece in own
-                    for one in piece["logprobs"]["top_logprobs"] or ()
+                    for piece in pieces
+                    for one in piece["logprobs"][name] or ()
                 ]
-                choice["logprobs"]["top_logprobs"] = top or None
-            choices.append(choice)
-        return self._head | {
-            "choices": choices,
-            "usage": self.usage(prompt_tokens),
+                for name in pieces[0]["logprobs"]
+            }
+            logprobs["top_logprobs"] = logprobs["top_logprobs"] or None
+        return {
+            "index": index,
+            "text": "".join(piece["text"] for piece in pieces),
+            "logprobs": logprobs,
+            "finish_reason": pieces[-1]["finish_reason"],
         }
 
     def usage(self, prompt_tokens) -> dict:

@@ -22,7 +22,6 @@ import math
 import pathlib
 import re
 import sys
-import types
 import urllib.parse
 
 import numpy as np
@@ -56,6 +55,66 @@ _INTERNALS = re.compile(  # of a message
     r"|{{.*?}} *| *\[Op:\w+\]"  # the node, the operation
     r"|(?<![\w/])/(?:[^\s/]+/)+"  # the directories of a path
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one request may ask for at most.
+
+    Attributes:
+        new_tokens: `max_new_tokens` of a text.
+        beams: `num_beams` of a text.
+        rows: texts, or rows of any other input, times beams.
+        tokens: of all texts, each as long as the longest in bytes, plus those
+            that are to be generated for each, times beams.
+        numbers: that the answer may have.
+    """
+
+    new_tokens: int = sys.maxsize
+    beams: int = sys.maxsize
+    rows: int = sys.maxsize
+    tokens: int = sys.maxsize
+    numbers: int = sys.maxsize
+
+    def check(self, inputs) -> None:
+        """Looks at tensors by the names of inputs.
+
+        Raises:
+            ServingError: they are too much.
+        """
+        most = {}
+        for name, limit in (
+            ("max_new_tokens", self.new_tokens), ("num_beams", self.beams),
+        ):  # fmt: skip
+            values = inputs[name].numpy() if name in inputs else np.array([])
+            most[name] = int(values.max(initial=0))
+            if most[name] > limit:
+                raise ServingError(f"{name}: at most {limit}")
+        beams = max(1, most["num_beams"])
+        rows = max(
+            (tensor.shape[0] for tensor in inputs.values() if tensor.shape),
+            default=1,
+        )
+        if rows * beams > self.rows:
+            raise ServingError(
+                f"{rows} rows" + f" of {beams} beams" * (beams > 1)
+                + f": at most {self.rows} at once"
+            )  # fmt: skip
+        longest = max(
+            (
+                int(tf.reduce_max(tf.strings.length(tensor)))
+                for tensor in inputs.values()
+                if tensor.dtype == tf.string and rows
+            ),
+            default=0,
+        )
+        if rows * (longest + beams * most["max_new_tokens"]) > self.tokens:
+            raise ServingError(
+                f"{rows} rows, the longest of {longest} bytes, and up to "
+                f"{most['max_new_tokens']} new tokens for each of {beams} "
+                f"beam(s): more than {self.tokens} tokens at once: send fewer, "
+                "or long ones and short ones apart"
+            )
 
 
 class ServingError(Exception):
@@ -200,13 +259,13 @@ def metadata(path, model_name, version) -> bytes:
     return json.dumps(answer).encode()
 
 
-def predict(functions, body, limits=types.MappingProxyType({})) -> bytes:
+def predict(functions, body, limits=Limits()) -> bytes:
     """Runs a signature on the tensors that a request spells out.
 
     Args:
         functions: what `tf.saved_model.load` gave.
         body: the request, JSON.
-        limits: name of an input -> the largest value that it may have.
+        limits: what it may ask for.
 
     Returns:
         The answer, JSON.
@@ -239,10 +298,14 @@ def predict(functions, body, limits=types.MappingProxyType({})) -> bytes:
             )
     try:
         inputs = {key: _tensor(key, specs[key], values[key]) for key in values}
-        for key in limits.keys() & inputs.keys():
-            if tf.reduce_any(inputs[key] > limits[key]):
-                raise ServingError(f"{key}: at most {limits[key]}")
+        limits.check(inputs)
         outputs = function(**inputs)
+        numbers = sum(int(tf.size(output)) for output in outputs.values())
+        if numbers > limits.numbers:
+            raise ServingError(
+                f"The answer would have {numbers} numbers, and may have "
+                f"{limits.numbers}: send fewer rows"
+            )
         columns = {key: _to_json(key, outputs[key]) for key in sorted(outputs)}
     except tf.errors.OpError as error:
         raise from_tensorflow(error) from error
@@ -259,7 +322,7 @@ def predict(functions, body, limits=types.MappingProxyType({})) -> bytes:
         answer = {
             "predictions": [_bare(dict(zip(columns, row))) for row in rows]
         }
-    return json.dumps(answer, ensure_ascii=False).encode()
+    return _dumped(answer).encode()
 
 
 # From JSON --------------------------------------------------------------------
@@ -436,6 +499,16 @@ def _to_json(name, output):
     else:
         return values.tolist()
     return np.array(written, object).reshape(values.shape).tolist()
+
+
+def _dumped(value) -> str:
+    """JSON, made in parts: between two of them other threads have a turn."""
+    if isinstance(value, dict):
+        members = (f"{json.dumps(key)}: {_dumped(value[key])}" for key in value)
+        return "{" + ", ".join(members) + "}"
+    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
+        return "[" + ", ".join(map(_dumped, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _bare(values):

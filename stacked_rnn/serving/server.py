@@ -1,20 +1,34 @@
 """The server as a whole: models, application, socket, and their end."""
 
+import contextlib
+import errno
 import socket
 import threading
+import time
 
 import uvicorn
 
 from stacked_rnn import command_line
 from stacked_rnn.configs import UserError
-from stacked_rnn.serving import app, repository, streams
+from stacked_rnn.serving import (
+    access,
+    app,
+    connections,
+    guard,
+    repository,
+    streams,
+)
+
+# Longer than proxies keep idle connections: it is they who should close them.
+_KEEP_ALIVE_SECONDS = 75
+_GOODBYE_SECONDS = 5  # for the last bytes of answers
 
 
 class Server:
     """Serves in threads of its own while the `with` block lasts.
 
-    On the way out new requests are refused, and those that are here go on for
-    `drain_seconds`.
+    On the way out new requests are refused, and those that are here, of all
+    kinds, go on for `drain_seconds`.
 
     Args:
         config: a `ServeConfig`.
@@ -33,11 +47,7 @@ class Server:
             content = command_line.read_file(
                 "api_keys_file", config.api_keys_file
             )
-            keys = content.decode("utf-8", "replace").split()
-            if not keys:
-                raise UserError(
-                    f"--api_keys_file={config.api_keys_file}: no key in it"
-                )
+            keys = access.read_keys(content, config.api_keys_file)
         self._repository = repository.Repository(
             config.saved_model,
             config.model_name,
@@ -45,33 +55,27 @@ class Server:
             config.max_waiting,
             config.jit_compile,
         )
-        self._socket = self._listen()
-        self.port = self._socket.getsockname()[1]
+        _allow_many_connections()
+        self._sockets = _listen(config.host, config.port)
+        self.port = self._sockets[0].getsockname()[1]
         self._app = app.create_app(self._repository, config, keys)
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 self._app,
+                http=connections.Connection,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 lifespan="off",
-                timeout_graceful_shutdown=5,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_GOODBYE_SECONDS,
             )
         )
         # Not in the main thread uvicorn leaves the signals alone.
         self._thread = threading.Thread(
-            target=self._uvicorn.run, kwargs={"sockets": [self._socket]}
+            target=self._uvicorn.run, kwargs={"sockets": self._sockets}
         )
-
-    def _listen(self):
-        host, port = self._config.host, self._config.port
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            return socket.create_server((host, port), family=family)
-        except (OSError, OverflowError) as error:
-            raise UserError(
-                f"--host={host} --port={port}: {error}: take another"
-            ) from error
 
     def __enter__(self):
         self._thread.start()
@@ -86,8 +90,12 @@ class Server:
         return self
 
     def __exit__(self, *_):
-        self._app.state.is_draining = True
-        self._repository.close(self._config.drain_seconds)
+        state = self._app.state
+        state.is_draining = True
+        end = time.monotonic() + self._config.drain_seconds
+        while state.num_active and time.monotonic() < end:
+            time.sleep(0.02)
+        self._repository.close(max(0, end - time.monotonic()))
         self._stop()
 
     def _stop(self):
@@ -103,3 +111,59 @@ class Server:
             f"  OpenAI's API: base_url={base}/v1",
             f"  TensorFlow Serving's: {base}/v1/models/NAME:predict",
         ]
+
+
+def _allow_many_connections() -> None:
+    """Each is an open file, of which a shell allows few by default."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS: not without end
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _listen(host, port) -> list[socket.socket]:
+    """Sockets for all addresses of a host, on one port."""
+    sockets = []
+    try:
+        families = {
+            found[0]: found[4][0]
+            for found in socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        }
+        for family, address in families.items():
+            is_any = address == "::"
+            try:
+                listening = socket.create_server(
+                    (address, port),
+                    family=family,
+                    backlog=1024,
+                    dualstack_ipv6=is_any and socket.has_dualstack_ipv6(),
+                )
+            except OSError as error:
+                # `localhost` may have an IPv6 address and the machine no IPv6.
+                missing = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+                if error.errno in missing and len(families) > 1:
+                    continue
+                raise
+            # A connection whose other side takes nothing ends (Linux).
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                listening.setsockopt(
+                    socket.IPPROTO_TCP,
+                    socket.TCP_USER_TIMEOUT,
+                    int(1e3 * guard.STALL_SECONDS),
+                )
+            sockets.append(listening)
+            port = listening.getsockname()[1]  # the same one, if it was 0
+        if not sockets:
+            raise OSError("it has no address of this machine")
+    except (OSError, OverflowError, UnicodeError) as error:
+        for listening in sockets:
+            listening.close()
+        raise UserError(
+            f"--host={host} --port={port}: {error}: take another"
+        ) from error
+    return sockets

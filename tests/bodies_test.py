@@ -1,0 +1,113 @@
+"""Bodies as a server gets them: in parts, packed, too large, never whole."""
+
+import asyncio
+import gzip
+import json
+
+import pytest
+
+from stacked_rnn.serving import bodies
+from stacked_rnn.serving.errors import ApiError, ClientLeftError
+
+LIMIT = 1_000_000
+
+
+def read(*parts, reader=None, ends=True, **headers):
+    """What `Bodies.read` gives of parts that arrive one after the other."""
+    messages = [
+        {"type": "http.request", "body": part, "more_body": True}
+        for part in parts
+    ]
+    if ends:
+        messages[-1]["more_body"] = False
+    else:
+        messages.append({"type": "http.disconnect"})
+
+    async def receive():
+        return messages.pop(0)
+
+    async def run():
+        scope = {
+            "headers": [
+                (name.replace("_", "-").encode(), value.encode())
+                for name, value in headers.items()
+            ]
+        }
+        async with (reader or bodies.Bodies(LIMIT)).read(
+            scope, receive
+        ) as body:
+            return body
+
+    return asyncio.run(run())
+
+
+def status(*parts, **options):
+    with pytest.raises(ApiError) as caught:
+        read(*parts, **options)
+    return caught.value.status
+
+
+def test_parts_are_put_together():
+    assert read(b"ab", b"", b"c") == b"abc"
+    assert read(b"") == b""
+
+
+def test_gzip_is_unpacked():
+    packed = gzip.compress(b"text" * 1000)
+    for part in (packed[:7], packed):
+        read_body = read(part, packed[len(part) :], content_encoding="GZIP")
+        assert read_body == b"text" * 1000
+    assert read(b"as it is", content_encoding="identity") == b"as it is"
+    for damaged in (b"text", packed[:-4], packed + b"more", packed * 2):
+        assert status(damaged, content_encoding="gzip") == 400
+    assert status(packed, content_encoding="br") == 415
+
+
+def test_the_limit_holds_packed_and_unpacked():
+    assert status(b"a" * LIMIT, b"a") == 413
+    assert status(b"", content_length=str(10**30)) == 413
+    assert status(gzip.compress(bytes(10**8)), content_encoding="gzip") == 413
+    assert len(read(b"a" * LIMIT)) == LIMIT
+
+
+def test_an_upload_that_stops_is_refused(monkeypatch):
+    with pytest.raises(ClientLeftError):
+        read(b"a", ends=False)
+    monkeypatch.setattr(bodies, "SECONDS", 0.01)
+
+    async def run():
+        async def receive():
+            await asyncio.sleep(10)
+
+        async with bodies.Bodies(LIMIT).read({"headers": []}, receive):
+            pass
+
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(run())
+    assert caught.value.status == 408
+
+
+def test_all_bodies_together_have_a_limit(monkeypatch):
+    monkeypatch.setattr(bodies, "MOST_BYTES", 10)
+    reader = bodies.Bodies(LIMIT)
+    assert status(b"a" * 6, b"a" * 6, reader=reader) == 503
+    with pytest.raises(ClientLeftError):
+        read(b"a" * 6, ends=False, reader=reader)
+    assert read(b"a" * 10, reader=reader)  # nothing stayed of the others
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["[" * 30_000, "[" + "{}," * 30_000, '["",' * 30_000, '{"[[": [' * 30_000],
+)
+def test_many_small_parts_are_refused(body):
+    assert status(body.encode()) == 400
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 300_000, '\\"[{' * 100_000, "\\", '"' + "[" * 99_999, "{\\\n"],
+)
+def test_brackets_in_a_text_are_none(text):
+    body = json.dumps({"prompt": [text, "a"]}).encode()
+    assert read(body) == body

@@ -1,0 +1,385 @@
+"""Clients that mean harm, from outside, while an honest one has its texts.
+
+What each does is refused or comes to nothing; the honest client's stream goes
+on meanwhile, and probes are answered.
+"""
+
+import contextlib
+import gzip
+import itertools
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from stacked_rnn.serving import bodies, connections, guard, streams
+from tests.serving_test import (
+    active,
+    completion,
+    request,
+    serving,
+    wait_until,
+)
+from tests.serving_test import directory as directory
+
+PATIENCE = 3.0  # seconds: the faults that were found took 5 and more
+
+
+@pytest.fixture(scope="module")
+def running(directory):
+    with serving(directory) as running:
+        yield running
+
+
+@pytest.fixture
+def honest(running):
+    """Has a stream go on all the time; it ends whole, and never stood still."""
+    stop, gaps, failures = threading.Event(), [], []
+
+    def ask():
+        for seed in itertools.count():
+            if stop.is_set():
+                return
+            with connected(running) as sock:
+                sock.settimeout(60)
+                sock.sendall(
+                    post(
+                        "/v1/completions",
+                        model="others", prompt="abc", max_tokens=200,
+                        stream=True, seed=seed,
+                    )
+                )  # fmt: skip
+                content, before = b"", time.monotonic()
+                while b"data: [DONE]" not in content:
+                    part = sock.recv(65_536)
+                    if not part:
+                        failures.append(content[-300:])
+                        return
+                    now = time.monotonic()
+                    gaps.append(now - before)
+                    content, before = content + part, now
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+    assert not failures
+    assert max(gaps) < PATIENCE
+    for path in ("/healthz", "/metrics"):
+        before = time.monotonic()
+        assert request(running, "GET", path)[0] == 200
+        assert time.monotonic() - before < PATIENCE
+    wait_until(lambda: active(running) == 0)
+
+
+def connected(running):
+    return socket.create_connection(("127.0.0.1", running.port))
+
+
+def post(path, body=None, headers="", **values):
+    """The bytes of a request."""
+    body = json.dumps(values).encode() if body is None else body
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+# Bodies that are cheap to send and dear to look at
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"stop": "a" * 900_000}, "stop: expected a string of 1 to 1,000"),
+        ({"stop": ["a"] * 200_000}, "a list of at most 4"),
+        ({"prompt": [None] * 190_000}, "prompt: expected a string"),
+        ({"prompt": ["a"] * 190_000}, "prompt: expected a string"),
+        ({"prompt": [1] * 300_000 + [None]}, "prompt: expected a string"),
+        ({"prompt": [[1]] * 10_000 + [[]]}, "prompt: expected a string"),
+        ({"prompt": [[]] * 200_000}, "lists and objects"),
+        ({"prompt": [10**9] * 90_000, "n": 128}, "there is no token id"),
+        ({str(number): 1 for number in range(90_000)}, "no such field"),
+        (
+            {"stream_options": dict.fromkeys(map(str, range(90_000)))},
+            "stream_options.0: there is no such field",
+        ),
+        (
+            {"logit_bias": dict.fromkeys(map(str, range(90_000)))},
+            "logit_bias: this server does not have it",
+        ),
+        ({"user": {str(number): 1 for number in range(90_000)}}, "user: "),
+        ({"model": "m" * 900_000}, "does not exist"),
+        ({"prompt": "a" * 900_000, "echo": True}, "with echo at most"),
+        ({"prompt": "a" * 900, "echo": True, "n": 128}, "with echo at most"),
+        ({"n": 128, "max_tokens": 4096}, "more than 262,144 tokens at once"),
+        ({"prompt": "\ud83d"}, "prompt: expected a string"),
+        ({"stop": "\ud83d"}, "stop: expected a string"),
+        ({"model": "\ud83d"}, "model: not Unicode"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:30],
+)
+def test_what_cannot_be_is_refused_at_once(running, honest, body, message):
+    before = time.monotonic()
+    status, answer = completion(running, **body)
+    assert time.monotonic() - before < PATIENCE
+    assert status in (400, 404)
+    assert message in answer["error"]["message"]
+    assert len(answer["error"]["message"]) < 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "it is empty"),
+        (b'{"model": "m",}', "character 14"),
+        (b"[" * 100_000, "lists and objects"),
+        (b"[" * 15_000, "not JSON"),
+        (b'{"n": ' + b"1" * 100_000 + b"}", "not JSON"),
+        (b'{"model": "\xff"}', "not UTF-8"),
+        (b"null", "expected a JSON object"),
+        (b'"text"', "expected a JSON object"),
+    ],
+)
+def test_what_is_no_request_is_told_what_is_wrong(running, body, message):
+    for path in ("/v1/completions", "/v1/models/letters:predict"):
+        status, _, content = request(running, "POST", path, body)
+        assert status == 400
+        if path == "/v1/completions":
+            error = json.loads(content)["error"]
+            assert message in error["message"] and error["param"] is None
+
+
+def test_long_stop_strings_for_many_texts(running, honest):
+    """The text is made of what they begin with."""
+    _, answer = completion(running, max_tokens=300, temperature=0)
+    stop = answer["choices"][0]["text"][:300]
+    stops = [(stop * 4)[:999] + end for end in "\0\1\2\3"]
+    status, answer = completion(
+        running, max_tokens=300, temperature=0, n=64, stop=stops
+    )
+    assert status == 200
+    assert {one["finish_reason"] for one in answer["choices"]} == {"length"}
+
+
+def test_a_long_prompt_of_many_texts_is_looked_at_once(running, honest):
+    token_ids = [3, 4, 5] * 30_000
+    with connected(running) as sock:
+        sock.sendall(
+            post(
+                "/v1/completions", model="letters", prompt=token_ids, n=128,
+                max_tokens=1,
+            )
+        )  # fmt: skip
+        wait_until(lambda: active(running) > 100)
+    # It has left.
+
+
+def predict(running, **body):
+    status, headers, content = request(
+        running, "POST", "/v1/models/letters:predict", body
+    )
+    answer = json.loads(content)
+    return status, answer.get("error", ""), headers
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"prompts": ["a"] * 5_000}, "5000 rows: at most 1024"),
+        ({"prompts": ["a"] * 999 + ["a" * 900_000]}, "999 rows, the longest"),
+        (
+            {"prompts": ["a"] * 1_000, "max_new_tokens": [300] * 1_000},
+            "up to 300 new tokens",
+        ),
+        ({"prompts": ["a"], "max_new_tokens": [5_000]}, "at most 4096"),
+    ],
+)
+def test_a_prediction_has_limits(running, honest, inputs, message):
+    status, error, _ = predict(
+        running, signature_name="generate", inputs=inputs
+    )
+    assert status == 400 and message in error
+
+
+def test_a_large_answer_is_refused(running, honest):
+    status, error, _ = predict(
+        running, signature_name="score", inputs={"texts": ["a" * 250] * 1024}
+    )
+    assert status in (200, 400)
+    if status == 400:
+        assert "numbers" in error
+
+
+def test_predictions_wait_in_a_queue_of_their_own(running, honest):
+    body = json.dumps(
+        {
+            "signature_name": "generate",
+            "inputs": {"prompts": ["a"] * 64, "max_new_tokens": [4_000]},
+        }
+    ).encode()
+    message = post("/v1/models/letters:predict", body)
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(connected(running)) for _ in range(100)]
+        for sock in socks:
+            sock.sendall(message)
+        for path in ("/healthz", "/readyz", "/metrics", "/", "/v1/models"):
+            before = time.monotonic()
+            assert request(running, "GET", path)[0] == 200
+            assert time.monotonic() - before < PATIENCE
+        wait_until(lambda: "429" in codes(running, "predict"))
+        status, _, headers = predict(running, instances=["a"])
+        assert status == 429 and headers["retry-after"]
+    # Those that waited have left, and so have their calls.
+    wait_until(lambda: predict(running, instances=["a"])[0] == 200, 60)
+
+
+def codes(running, path):
+    """The statuses of requests, as /metrics counts them."""
+    _, _, content = request(running, "GET", "/metrics")
+    return {
+        line.split('code="')[1][:3]
+        for line in content.decode().splitlines()
+        if line.startswith("stacked_rnn_requests_total{") and path in line
+    }
+
+
+# Clients that leave, or never quite come
+
+
+def test_clients_that_leave_the_queue_free_it(running, honest):
+    """Whether they wait for a place, without a stream, or have one."""
+    values = {"model": "letters", "prompt": "abc", "max_tokens": 4000, "n": 64}
+    with contextlib.ExitStack() as stack:
+        for _ in range(16):
+            sock = stack.enter_context(connected(running))
+            sock.sendall(post("/v1/completions", **values))
+        wait_until(lambda: active(running) > 1000)
+        assert completion(running, n=128)[0] == 429
+    wait_until(lambda: active(running) == 0, 5)
+    assert completion(running, n=128)[0] == 200
+
+
+def test_an_upload_that_breaks_off_is_quiet(running, honest, capfd):
+    for path in ("/v1/completions", "/v1/models/letters:predict"):
+        whole = post(path, model="letters", prompt="abc")
+        for part in (whole[:-5], whole[:40]):
+            with connected(running) as sock:
+                sock.sendall(part)
+        wait_until(lambda path=path: active(running) == 0)
+    assert completion(running)[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_slow_upload_is_cut(running, honest, monkeypatch):
+    monkeypatch.setattr(bodies, "SECONDS", 0.3)
+    with connected(running) as sock:
+        sock.sendall(post("/v1/completions", model="letters")[:-5])
+        sock.settimeout(30)
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    "begin", [b"", b"POST /v1/compl", b"GET / HTTP/1.1\r\n"]
+)
+def test_a_head_that_never_ends_is_cut(running, honest, monkeypatch, begin):
+    monkeypatch.setattr(connections, "SECONDS", 0.3)
+    with connected(running) as sock:
+        sock.settimeout(30)
+        sock.sendall(begin)
+        assert ended(sock)
+
+
+def test_a_head_without_end_is_cut(running, honest):
+    with connected(running) as sock:
+        sock.settimeout(30)
+        sock.sendall(b"GET / HTTP/1.1\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                sock.sendall(b"x: y\r\n" * 1_000)
+        assert ended(sock)
+
+
+def ended(sock):
+    """Whether a connection ends, in one way or the other."""
+    try:
+        while sock.recv(65_536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_idle_connections_keep_nobody_out(running, honest):
+    with contextlib.ExitStack() as stack:
+        for _ in range(500):
+            stack.enter_context(connected(running))
+        assert completion(running)[0] == 200
+
+
+def slow_reader(running, **values):
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", running.port))
+    sock.sendall(
+        post(
+            "/v1/completions",
+            model="letters", prompt="abc", max_tokens=4000, n=64, stream=True,
+            logprobs=0, **values,
+        )
+    )  # fmt: skip
+    return sock
+
+
+def test_one_that_does_not_read_is_cut(running, honest, monkeypatch):
+    monkeypatch.setattr(guard, "STALL_SECONDS", 0.5)
+    with slow_reader(running):
+        wait_until(lambda: active(running) > 0)
+        wait_until(lambda: active(running) == 0)
+
+
+def test_what_is_not_read_has_a_limit(running, honest, monkeypatch):
+    monkeypatch.setattr(streams, "_MOST_UNREAD", 100)
+    with slow_reader(running):
+        wait_until(lambda: active(running) > 0)
+        wait_until(lambda: active(running) == 0)
+
+
+# Packed bodies
+
+
+def test_gzip_is_taken_and_a_bomb_is_not(running, honest):
+    body = gzip.compress(json.dumps({"instances": ["abc"]}).encode())
+    packed = {"content-encoding": "gzip"}
+    path = "/v1/models/letters:predict"
+    assert request(running, "POST", path, body, packed)[0] == 200
+    bomb = gzip.compress(b" " * 10**8)
+    assert request(running, "POST", path, bomb, packed)[0] == 413
+    packed["content-encoding"] = "br"
+    assert request(running, "POST", path, body, packed)[0] == 415
+
+
+# Web pages
+
+
+def test_pages_of_others_are_kept_out(running, honest):
+    body = {"instances": ["abc"]}
+    for path in ("/v1/models/letters:predict", "/v1/completions"):
+        for headers in (
+            {"origin": "https://evil.example", "content-type": "text/plain"},
+            {"origin": "null"},
+            {"host": "evil.example:8501"},
+        ):
+            status, _, content = request(running, "POST", path, body, headers)
+            assert status == 403 and json.loads(content)["error"]["message"]
+    status, _, _ = request(
+        running, "GET", "/v1/models", headers={"host": "evil.example"}
+    )
+    assert status == 403
+    own = {"origin": f"http://localhost:{running.port}",
+           "host": f"localhost:{running.port}"}  # fmt: skip
+    assert request(running, "POST", path, {"model": "letters"}, own)[0] == 200

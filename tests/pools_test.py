@@ -1,0 +1,45 @@
+"""Threads with a bounded queue: who waits, who leaves, and who is told no."""
+
+import asyncio
+import threading
+
+import pytest
+
+from stacked_rnn.serving import pools
+
+
+def run(scenario, workers=1, max_waiting=1):
+    asyncio.run(
+        asyncio.wait_for(scenario(pools.Pool("p", workers, max_waiting)), 30)
+    )
+
+
+def test_results_and_errors_come_back():
+    async def scenario(pool):
+        assert await pool.run(max, 1, 2) == 2
+        with pytest.raises(ZeroDivisionError):
+            await pool.run(divmod, 1, 0)
+        assert await pool.run(max, 3, 2) == 3
+
+    run(scenario)
+
+
+def test_one_too_many_is_told_so_and_places_come_back():
+    async def scenario(pool):
+        release = threading.Event()
+        running = asyncio.ensure_future(pool.run(release.wait))
+        await asyncio.sleep(0.05)
+        waiting = asyncio.ensure_future(pool.run(max, 1, 2))
+        await asyncio.sleep(0.05)
+        with pytest.raises(pools.BusyError):
+            await pool.run(max, 1, 2)
+        waiting.cancel()  # its place is free though nothing has run
+        await asyncio.sleep(0.05)
+        again = asyncio.ensure_future(pool.run(max, 5, 6))
+        running.cancel()  # a call that runs keeps its thread ...
+        await asyncio.sleep(0.05)
+        assert not again.done()
+        release.set()  # ... to its end
+        assert await again == 6
+
+    run(scenario)
