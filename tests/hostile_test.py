@@ -191,7 +191,7 @@ def predict(running, **body):
     ("inputs", "message"),
     [
         ({"prompts": ["a"] * 5_000}, "5000 rows: at most 1024"),
-        ({"prompts": ["a"] * 999 + ["a" * 900_000]}, "999 rows, the longest"),
+        ({"prompts": ["a"] * 998 + ["a" * 900_000]}, "999 rows, the longest"),
         (
             {"prompts": ["a"] * 1_000, "max_new_tokens": [300] * 1_000},
             "up to 300 new tokens",
@@ -204,15 +204,6 @@ def test_a_prediction_has_limits(running, honest, inputs, message):
         running, signature_name="generate", inputs=inputs
     )
     assert status == 400 and message in error
-
-
-def test_a_large_answer_is_refused(running, honest):
-    status, error, _ = predict(
-        running, signature_name="score", inputs={"texts": ["a" * 250] * 1024}
-    )
-    assert status in (200, 400)
-    if status == 400:
-        assert "numbers" in error
 
 
 def test_predictions_wait_in_a_queue_of_their_own(running, honest):

@@ -870,3 +870,72 @@ def test_the_official_messages_read_the_metadata(saved):
         (saved / "saved_model.pb").read_bytes()
     ).meta_graphs[0]
     assert dict(parsed.signature_def) == dict(graph.signature_def)
+
+
+# Limits -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "inputs", "message"),
+    [
+        ({"rows": 3}, {"prompts": ["a"] * 4}, "4 rows: at most 3"),
+        ({"tokens": 39}, {"prompts": ["a", "b" * 20]}, "the longest of 20"),
+        (
+            {"tokens": 43},
+            {"prompts": ["a", "bb"], "max_new_tokens": [1, 20]},
+            "up to 20 new tokens",
+        ),
+        (
+            {"new_tokens": 19},
+            {"prompts": ["a", "bb"], "max_new_tokens": [1, 20]},
+            "max_new_tokens: at most 19",
+        ),
+        ({"numbers": 5}, {"prompts": ["a"], "max_new_tokens": [9]}, "numbers"),
+    ],
+)
+def test_what_is_too_much_is_refused(functions, limits, inputs, message):
+    body = {"signature_name": "generate", "inputs": inputs}
+    [(name, value)] = limits.items()
+    for limit in (value, 1_000):
+        got = predict.Limits(**{name: limit})
+        content = json.dumps(body).encode()
+        if limit == 1_000:  # enough
+            assert predict.predict(functions, content, got)
+            continue
+        with pytest.raises(ServingError, match=message) as caught:
+            predict.predict(functions, content, got)
+        assert caught.value.status == 400
+
+
+def test_beams_count_as_rows_and_as_texts():
+    inputs = {
+        "texts": tf.constant(["a", "b"]), "num_beams": tf.constant(4),
+        "max_new_tokens": tf.constant(5),
+    }  # fmt: skip
+    predict.Limits(beams=4, rows=8, tokens=42, new_tokens=5).check(inputs)
+    for limits, message in (
+        ({"beams": 3}, "num_beams: at most 3"),
+        ({"rows": 7}, "2 rows of 4 beams: at most 7"),
+        ({"tokens": 41}, "more than 41 tokens"),
+    ):
+        with pytest.raises(ServingError, match=message):
+            predict.Limits(**limits).check(inputs)
+
+
+def test_no_rows_are_no_work():
+    predict.Limits(rows=1, tokens=1).check(
+        {"texts": tf.zeros([0], tf.string), "max_new_tokens": tf.zeros([0])}
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"outputs": {"a": [[1, 2], []], "b": ["\u00e9", None]}},
+        {"predictions": [{"a": [0.5, NAN]}, {"a": []}]},
+        {"outputs": []},
+        {"outputs": 3},
+    ],
+)
+def test_json_in_parts_is_json(value):
+    assert predict._dumped(value) == json.dumps(value, ensure_ascii=False)
