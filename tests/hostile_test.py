@@ -138,6 +138,7 @@ def test_what_cannot_be_is_refused_at_once(running, honest, body, message):
         (b"", "it is empty"),
         (b'{"model": "m",}', "character 14"),
         (b"[" * 100_000, "lists and objects"),
+        (b'"' + b'\\"' * 400_000 + b"[" * 90_000 + b"\\", "not JSON"),
         (b"[" * 15_000, "not JSON"),
         (b'{"n": ' + b"1" * 100_000 + b"}", "not JSON"),
         (b'{"model": "\xff"}', "not UTF-8"),

@@ -10,7 +10,8 @@ from stacked_rnn.serving.errors import ApiError, ClientLeftError
 SECONDS = 60.0  # that a client has to send a body
 MOST_BYTES = 2**26  # of all bodies that are here, until they are answered
 MOST_PARTS = 20_000  # lists and objects of a body: some hundred bytes each
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# One that is not closed ends where the body does: no byte is looked at twice.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)', re.DOTALL)
 
 
 class Bodies:
