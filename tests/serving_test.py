@@ -431,7 +431,8 @@ def test_probes_page_metrics_and_headers(running):
     completion(running)
     _, _, content = request(running, "GET", "/metrics")
     for line in (
-        'stacked_rnn_requests_total{code="200",path="/v1/completions"}',
+        'stacked_rnn_requests_total{code="200",model_name="letters",'
+        'path="/v1/completions"}',
         'stacked_rnn_generated_tokens_total{model_name="letters"}',
         'stacked_rnn_time_to_first_token_seconds_count{model_name="letters"}',
         'stacked_rnn_model_info{model_name="others",version="1"} 1.0',
@@ -511,6 +512,7 @@ def test_a_silent_stream_is_kept_alive(running, monkeypatch):
         while content.count(b": nothing new\n\n") < 3:
             content += sock.recv(65_536)
         assert b"x-accel-buffering: no\r\n" in content
+    monkeypatch.undo()
     wait_until(lambda: active(running) == 0)
 
 
@@ -633,7 +635,10 @@ def test_limits_keys_and_origins(directory, tmp_path):
         assert headers["access-control-allow-origin"] == "https://my.page"
 
 
-def test_a_full_queue_is_told_of(directory):
+def test_a_full_queue_is_told_of(directory, monkeypatch):
+    monkeypatch.setattr(
+        "stacked_rnn.batching.Batcher._grow", lambda _: time.sleep(0.01)
+    )
     body = b'{"model": "letters", "max_tokens": 4096, "n": 4}'
     message = (
         b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
@@ -643,17 +648,24 @@ def test_a_full_queue_is_told_of(directory):
         serving(directory, max_waiting=4) as running,
         contextlib.ExitStack() as stack,
     ):
+        batcher = running._repository["letters"].batcher
         for count in range(4, 72, 4):  # 64 have a place, and 4 wait
             sock = stack.enter_context(
                 socket.create_connection(("127.0.0.1", running.port))
             )
             sock.sendall(message)
-            wait_until(lambda count=count: active(running) == count)
+            wait_until(
+                lambda count=count: (
+                    (batcher.num_active, batcher.num_waiting)
+                    == (min(count, 64), max(count - 64, 0))
+                )
+            )
         with pytest.raises(openai.RateLimitError) as caught:
             openai_client(running).completions.create(
                 model="letters", prompt="a"
             )
         assert caught.value.response.headers["retry-after"] == "1"
+        monkeypatch.undo()
 
 
 def test_a_new_version_takes_over_and_a_broken_one_does_not(

@@ -53,6 +53,7 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
     policy = playground.content_security_policy(page)
     readers = pools.Pool("reader", devices.cores(), config.max_waiting)
     predictors = pools.Pool("predictor", devices.cores(), _MOST_PREDICTIONS)
+    app.state.pools = (readers, predictors)
     limits = predict.Limits(
         new_tokens=config.max_tokens,
         beams=_MOST_BEAMS,

@@ -20,7 +20,7 @@ class Pool:
     """
 
     def __init__(self, name, workers, max_waiting):
-        self._most = workers + max_waiting
+        self._workers, self._most = workers, workers + max_waiting
         self._count, self._lock = 0, threading.Lock()
         self._calls = queue.SimpleQueue()
         for number in range(workers):
@@ -46,13 +46,18 @@ class Pool:
         self._calls.put((future, function, arguments))
         return await asyncio.wrap_future(future)
 
+    def close(self) -> None:
+        """Ends the threads once they have done what was asked of them."""
+        for _ in range(self._workers):
+            self._calls.put(None)
+
     def _forget(self, future):
         with self._lock:
             self._count -= 1
 
     def _work(self):
-        while True:
-            future, function, arguments = self._calls.get()
+        while call := self._calls.get():
+            future, function, arguments = call
             if not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -60,4 +65,4 @@ class Pool:
             except Exception as error:
                 future.set_exception(error)
             # Or the last call's would stay until the next one comes.
-            del future, function, arguments
+            del call, future, function, arguments

@@ -22,6 +22,7 @@ from stacked_rnn.serving import (
 # Longer than proxies keep idle connections: it is they who should close them.
 _KEEP_ALIVE_SECONDS = 75
 _GOODBYE_SECONDS = 5  # for the last bytes of answers
+_LOCAL = ("127.0.0.1", "::1")  # what `localhost` may mean to a client
 
 
 class Server:
@@ -101,6 +102,8 @@ class Server:
     def _stop(self):
         self._uvicorn.should_exit = True
         self._thread.join()
+        for pool in self._app.state.pools:
+            pool.close()
 
     def urls(self) -> list[str]:
         """Lines that say where to find what."""
@@ -129,9 +132,10 @@ def _listen(host, port) -> list[socket.socket]:
     sockets = []
     try:
         families = {
-            found[0]: found[4][0]
-            for found in socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            family: address
+            for name in (_LOCAL if host == "localhost" else (host,))
+            for family, *_, (address, *_) in socket.getaddrinfo(
+                name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
         }
         for family, address in families.items():
@@ -144,7 +148,7 @@ def _listen(host, port) -> list[socket.socket]:
                     dualstack_ipv6=is_any and socket.has_dualstack_ipv6(),
                 )
             except OSError as error:
-                # `localhost` may have an IPv6 address and the machine no IPv6.
+                # A name may have an IPv6 address, and the machine no IPv6.
                 missing = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
                 if error.errno in missing and len(families) > 1:
                     continue
