@@ -44,12 +44,13 @@ class _Object(pydantic.BaseModel):
     def _given(cls, values):
         if not isinstance(values, dict):
             return values
-        unknown = [name for name in values if name not in cls.model_fields]
+        fields = cls.model_fields
+        given = {name: values[name] for name in fields if name in values}
+        # Each that is unknown would be an error of its own.
+        unknown = next((name for name in values if name not in fields), None)
         return {
-            name: value
-            for name, value in values.items()
-            if name in cls.model_fields and value is not None
-        } | dict.fromkeys(unknown[:1])  # each would be an error of its own
+            name: value for name, value in given.items() if value is not None
+        } | ({} if unknown is None else {unknown: None})
 
 
 class StreamOptions(_Object):
