@@ -1,0 +1,403 @@
+"""The OpenAPI document: what each route of the server takes and answers.
+
+`tests/openapi_test.py` compares it with a running server.
+"""
+
+from pydantic import json_schema
+
+import stacked_rnn
+from stacked_rnn.serving import completions, schemas
+
+_ABOUT = """\
+Recurrent language models, classifiers and seq2seq models: OpenAI's completions
+API for texts, TensorFlow Serving's REST API for every signature of every model.
+
+- A body is read as JSON whatever its content type is, and may be compressed
+  (`content-encoding: gzip`). HEAD is answered wherever GET is.
+- A path that is not listed here is answered with 404, another method with 405;
+  below `/v1/models/` both with 400, as TensorFlow Serving does.
+- An `x-request-id` that a request has comes back in the answer and is in the
+  log; a request without one is given one.
+"""
+_JSON = "application/json"
+_BODIES = (
+    completions.CompletionRequest,
+    schemas.Completion,
+    schemas.StreamEvent,
+    schemas.ModelList,
+    schemas.ModelStatus,
+    schemas.VersionStates,
+    schemas.Metadata,
+    schemas.PredictRequest,
+    schemas.Predictions,
+    schemas.Outputs,
+    schemas.Error,
+    schemas.PredictError,
+    schemas.Status,
+)
+
+# The statuses of errors, by the kind of the route.
+_EVERYWHERE = (403, 500)
+_OF_KEYS = (401, 429)
+_OF_STATES = (*_EVERYWHERE, 400, 404)
+_OF_MODELS = (*_OF_STATES, 429, 503)
+_OF_BODIES = (*_OF_MODELS, 408, 413, 415)
+# Where `:predict` itself refuses, the error has TensorFlow Serving's form;
+# where the request is refused before it gets there, it has OpenAI's.
+_BY_PREDICT = (404,)
+_BY_PREDICT_OR_BEFORE = (400, 429, 500, 503)
+
+_COMPLETION_EXAMPLES = {
+    "one text": {
+        "model": "pydoc",
+        "prompt": "The ",
+        "max_tokens": 50,
+        "temperature": 0.8,
+        "seed": 1,
+    },
+    "a stream": {
+        "model": "pydoc",
+        "prompt": "The ",
+        "max_tokens": 50,
+        "stop": ["\n"],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    },
+    "how likely texts are": {
+        "model": "pydoc",
+        "prompt": ["The end.", "End the."],
+        "max_tokens": 0,
+        "echo": True,
+        "logprobs": 0,
+    },
+}
+_PREDICT_EXAMPLES = {
+    "rows": {"instances": ["The ", "A "]},
+    "columns": {
+        "signature_name": "generate",
+        "inputs": {
+            "prompts": ["The ", "A "],
+            "max_new_tokens": [20, 30],
+            "temperature": [0.8, 0.0],
+            "top_k": [0, 0],
+            "top_p": [0.9, 1.0],
+            "repetition_penalty": [1.0, 1.1],
+            "seed": [1, 2],
+        },
+    },
+    "bytes": {"signature_name": "score", "instances": [{"b64": "VGhlIA=="}]},
+}
+
+
+def document(config, needs_key) -> dict:
+    """Describes all routes as OpenAPI 3.1.
+
+    Args:
+        config: a `ServeConfig`; the document names its limits.
+        needs_key: whether requests under /v1 need an API key.
+
+    Returns:
+        The whole document, as values that JSON can express.
+    """
+    components = {
+        "schemas": _schemas(config),
+        "responses": _errors(config),
+        "headers": _headers(),
+        "parameters": _parameters(),
+    }
+    described = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "stacked_rnn",
+            "version": stacked_rnn.__version__,
+            "description": _ABOUT,
+            "license": {
+                "name": "Apache License 2.0",
+                "identifier": "Apache-2.0",
+            },
+        },
+        "servers": [{"url": "/"}],
+        "paths": _open_paths() | _v1_paths(needs_key),
+        "components": components,
+    }
+    if needs_key:
+        described["security"] = [{"api_key": []}]
+        components["securitySchemes"] = {
+            "api_key": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "A key of --api_keys_file.",
+            }
+        }
+    return described
+
+
+def _open_paths() -> dict:
+    """The routes that never need a key."""
+
+    def get(name, summary, answer):
+        return {
+            "get": _operation(
+                name, "server", summary, answer, _EVERYWHERE, security=[]
+            )
+        }
+
+    text = {"type": "string"}
+    paths = {
+        "/": get(
+            "show_playground",
+            "A page to try the models in.",
+            _response("The page", {"text/html": text}),
+        ),
+        "/healthz": get(
+            "is_alive",
+            "Whether the process answers.",
+            _response("It does", {_JSON: _ref("Status")}),
+        ),
+        "/readyz": get(
+            "is_ready",
+            "Whether requests are taken.",
+            _response("They are", {_JSON: _ref("Status")}),
+        ),
+        "/metrics": get(
+            "show_metrics",
+            "Counts and times, for Prometheus.",
+            _response("Prometheus' text format", {"text/plain": text}),
+        ),
+    }
+    paths["/readyz"]["get"]["responses"]["503"] = _response(
+        "Models are still loading, or the server is shutting down",
+        {_JSON: _ref("Status")},
+        ["retry-after"],
+    )
+    return paths
+
+
+def _v1_paths(needs_key) -> dict:
+    """The routes that need a key where there are any."""
+
+    def operation(name, tag, summary, answer, statuses, **others):
+        statuses = {*statuses, *(_OF_KEYS if needs_key else ())}
+        return _operation(name, tag, summary, answer, statuses, **others)
+
+    paths = {
+        "/v1/models": {
+            "get": operation(
+                "list_models",
+                "models",
+                "The models that are ready.",
+                _response("All of them", {_JSON: _ref("ModelList")}),
+                _EVERYWHERE,
+            )
+        },
+        "/v1/completions": {
+            "post": operation(
+                "create_completion",
+                "completions",
+                "Continues texts, as OpenAI's completions API does.",
+                _response(
+                    "The texts at once, or with `stream` as they grow: the "
+                    "schema is that of one event",
+                    {
+                        _JSON: _ref("Completion"),
+                        "text/event-stream": _ref("StreamEvent"),
+                    },
+                ),
+                _OF_BODIES,
+                requestBody=_request("CompletionRequest", _COMPLETION_EXAMPLES),
+            )
+        },
+    }
+    for path, suffix, parameters in (
+        ("/v1/models/{model}", "", ["model"]),
+        (
+            "/v1/models/{model}/versions/{version}",
+            "_version",
+            ["model", "version"],
+        ),
+    ):
+        shared = {"parameters": [_ref(one, "parameters") for one in parameters]}
+        paths[path] = shared | {
+            "get": operation(
+                f"show_model{suffix}",
+                "models",
+                "A model as OpenAI retrieves it, and the states of its "
+                "versions as TensorFlow Serving shows them.",
+                _response(
+                    "The model, or where none of its versions is ready only "
+                    "their states",
+                    {_JSON: _either("ModelStatus", "VersionStates")},
+                ),
+                _OF_STATES,
+            )
+        }
+        paths[f"{path}/metadata"] = shared | {
+            "get": operation(
+                f"show_model{suffix}_metadata",
+                "models",
+                "The signatures of a model, with their inputs and outputs.",
+                _response("The signatures", {_JSON: _ref("Metadata")}),
+                _OF_MODELS,
+            )
+        }
+        paths[f"{path}:predict"] = shared | {
+            "post": operation(
+                f"predict{suffix}",
+                "predictions",
+                "Runs a signature, as TensorFlow Serving's REST API does.",
+                _response(
+                    "The outputs of the signature",
+                    {_JSON: _either("Predictions", "Outputs")},
+                ),
+                _OF_BODIES,
+                is_predict=True,
+                requestBody=_request("PredictRequest", _PREDICT_EXAMPLES),
+            )
+        }
+    return paths
+
+
+def _operation(
+    name, tag, summary, answer, statuses, is_predict=False, **others
+) -> dict:
+    errors = {}
+    for status in sorted(statuses):
+        is_own = status in (*_BY_PREDICT, *_BY_PREDICT_OR_BEFORE)
+        form = "predict_error" if is_predict and is_own else "error"
+        errors[str(status)] = _ref(f"{form}_{status}", "responses")
+    return {
+        "operationId": name,
+        "tags": [tag],
+        "summary": summary,
+        "responses": {"200": answer} | errors,
+    } | others
+
+
+def _request(schema, examples) -> dict:
+    """A body that is required."""
+    content = {
+        "schema": _ref(schema),
+        "examples": {name: {"value": one} for name, one in examples.items()},
+    }
+    return {"required": True, "content": {_JSON: content}}
+
+
+def _response(description, bodies, headers=()) -> dict:
+    """A response: schemas by media type, and headers beside the id."""
+    return {
+        "description": description,
+        "headers": {
+            name: _ref(name, "headers") for name in ("x-request-id", *headers)
+        },
+        "content": {kind: {"schema": body} for kind, body in bodies.items()},
+    }
+
+
+def _ref(name, kind="schemas") -> dict:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _either(*names) -> dict:
+    return {"anyOf": [_ref(name) for name in names]}
+
+
+# Components -------------------------------------------------------------------
+
+
+def _schemas(config) -> dict:
+    """The bodies and their parts, by name."""
+    _, definitions = json_schema.models_json_schema(
+        [(body, "validation") for body in _BODIES],
+        ref_template="#/components/schemas/{model}",
+    )
+    found = definitions["$defs"]
+    request = found["CompletionRequest"]
+    properties = request["properties"]
+    properties["max_tokens"]["maximum"] = config.max_tokens
+    properties["n"]["maximum"] = min(completions.MAX_TEXTS, config.max_waiting)
+    for name in properties.keys() - set(request["required"]):
+        properties[name] = _or_null(properties[name])
+    return found
+
+
+def _or_null(schema) -> dict:
+    """A schema that takes null too, which stands for the default."""
+    null, beside = {"type": "null"}, ("title", "description", "default")
+    if null in schema.get("anyOf", ()):
+        return schema
+    alone = {name: one for name, one in schema.items() if name not in beside}
+    return {"anyOf": [alone, null]} | {
+        name: schema[name] for name in beside if name in schema
+    }
+
+
+def _errors(config) -> dict:
+    """The responses that are errors, by form and status."""
+    descriptions = {
+        400: "The request is not valid: the message says why",
+        401: "The API key is missing or wrong",
+        403: "The request is for a host name that is not this server's, or "
+        "comes from a page of another site",
+        404: "There is no such model, or no such version of it",
+        408: "The body came too slowly",
+        413: f"The body has more than {config.max_body_bytes:,} bytes",
+        415: "The body has a content-encoding other than gzip",
+        429: "Too much is waiting, or the key has reached its limit",
+        500: "The server failed; its log says how",
+        503: "The model is still loading, the server is shutting down, or the "
+        f"request took longer than {config.request_seconds:g} seconds",
+    }
+    headers = {
+        401: ["www-authenticate"],
+        429: ["retry-after"],
+        503: ["retry-after"],
+    }
+    either = _either("PredictError", "Error")
+    forms = {
+        "error": dict.fromkeys(descriptions, _ref("Error")),
+        "predict_error": dict.fromkeys(_BY_PREDICT, _ref("PredictError"))
+        | dict.fromkeys(_BY_PREDICT_OR_BEFORE, either),
+    }
+    return {
+        f"{form}_{status}": _response(
+            descriptions[status], {_JSON: body}, headers.get(status, ())
+        )
+        for form, bodies in forms.items()
+        for status, body in bodies.items()
+    }
+
+
+def _headers() -> dict:
+    descriptions = {
+        "x-request-id": "Names the request in the log of the server.",
+        "retry-after": "Seconds after which to try again.",
+        "www-authenticate": "`Bearer`: how a key is given.",
+    }
+    return {
+        name: {
+            "description": text,
+            "required": True,
+            "schema": {"type": "string"},
+        }
+        for name, text in descriptions.items()
+    }
+
+
+def _parameters() -> dict:
+    described = {
+        "model": ({"type": "string", "pattern": "^[^/:]+$"}, "pydoc"),
+        "version": (
+            {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+            1,
+        ),
+    }
+    return {
+        name: {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": schema,
+            "example": example,
+        }
+        for name, (schema, example) in described.items()
+    }
