@@ -378,7 +378,7 @@ def test_no_body_makes_the_server_fail(running, body):
 # TensorFlow Serving's API, and the rest
 
 
-def test_predict_status_and_metadata(running, model):
+def test_predict_status_and_metadata(running, client, model):
     status, _, content = request(
         running, "POST", "/v1/models/letters/versions/1:predict",
         {"signature_name": "generate", "inputs": {"prompts": ["abc"]}},
@@ -391,9 +391,11 @@ def test_predict_status_and_metadata(running, model):
     assert version["version"] == "1" and version["state"] == "AVAILABLE"
     status, _, content = request(running, "GET", "/v1/models/letters/metadata")
     assert json.loads(content)["model_spec"]["name"] == "letters"
+    with pytest.raises(openai.NotFoundError, match="'none' does not exist"):
+        client.models.retrieve("none")
     for path in (
-        "/v1/models/none", "/v1/models/letters/versions/2",
-        "/v1/models/letters/labels/x", "/v1/models/..%2f..%2fetc",
+        "/v1/models/none/metadata", "/v1/models/letters/versions/2",
+        "/v1/models/letters/labels/x", "/v1/models/..%2f..%2fetc/metadata",
     ):  # fmt: skip
         status, _, content = request(running, "GET", path)
         assert status == 404, path

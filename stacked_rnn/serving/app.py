@@ -16,6 +16,7 @@ from stacked_rnn.serving import (
     bodies,
     completions,
     guard,
+    openapi,
     playground,
     pools,
     predict,
@@ -47,6 +48,8 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
         docs_url=None,  # the pages of FastAPI load scripts from elsewhere
         redoc_url=None,
     )
+    document = openapi.document(config, bool(api_keys))
+    app.openapi = lambda: document
     app.state.is_draining, app.state.num_active = False, 0
     metrics = Metrics(repository)
     page = playground.page()
@@ -70,12 +73,10 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
 
     @app.get("/healthz")
     async def is_alive():
-        """Whether the process answers."""
         return {"status": "ok"}
 
     @app.get("/readyz")
     async def is_ready():
-        """Whether all that was there at the start is loaded or refused."""
         if app.state.is_draining or not repository.is_settled:
             return responses.JSONResponse(
                 {"status": "not ready"}, 503, {"retry-after": "1"}
@@ -84,7 +85,6 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
 
     @app.get("/metrics")
     async def show_metrics():
-        """For Prometheus."""
         return responses.Response(
             prometheus_client.generate_latest(metrics.registry),
             media_type=prometheus_client.CONTENT_TYPE_LATEST,
@@ -92,12 +92,10 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
 
     @app.get("/v1/models")
     async def list_models():
-        """The models that are ready."""
         return {"object": "list", "data": [*map(_model_object, repository)]}
 
     @app.post("/v1/completions")
     async def complete(request: fastapi.Request):
-        """Continues texts, as OpenAI's completions API does."""
         body = completions.parse(await request.body())
         if body.model in repository:
             request.state.model_name = body.model
@@ -237,6 +235,8 @@ def _status(repository, target) -> dict:
     try:
         states = repository.states(target.model_name)
     except KeyError:
+        if target.version is None and not target.label:
+            raise streams.no_model(target.model_name) from None
         raise _missing(target) from None
     if target.version is not None:
         states = {version: state for version, state in states.items()

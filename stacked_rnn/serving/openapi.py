@@ -42,10 +42,10 @@ _OF_KEYS = (401, 429)
 _OF_STATES = (*_EVERYWHERE, 400, 404)
 _OF_MODELS = (*_OF_STATES, 429, 503)
 _OF_BODIES = (*_OF_MODELS, 408, 413, 415)
-# Where `:predict` itself refuses, the error has TensorFlow Serving's form;
-# where the request is refused before it gets there, it has OpenAI's.
-_BY_PREDICT = (404,)
-_BY_PREDICT_OR_BEFORE = (400, 429, 500, 503)
+# Where a route of TensorFlow Serving's refuses, the error has its form; where
+# the request is refused before it gets there, and where OpenAI's client asks
+# for a model that is not there, it has OpenAI's.
+_BY_SERVING_OR_BEFORE = (400, 404, 429, 500, 503)
 
 _COMPLETION_EXAMPLES = {
     "one text": {
@@ -229,6 +229,7 @@ def _v1_paths(needs_key) -> dict:
                     {_JSON: _either("ModelStatus", "VersionStates")},
                 ),
                 _OF_STATES,
+                is_serving=True,
             )
         }
         paths[f"{path}/metadata"] = shared | {
@@ -238,6 +239,7 @@ def _v1_paths(needs_key) -> dict:
                 "The signatures of a model, with their inputs and outputs.",
                 _response("The signatures", {_JSON: _ref("Metadata")}),
                 _OF_MODELS,
+                is_serving=True,
             )
         }
         paths[f"{path}:predict"] = shared | {
@@ -250,7 +252,7 @@ def _v1_paths(needs_key) -> dict:
                     {_JSON: _either("Predictions", "Outputs")},
                 ),
                 _OF_BODIES,
-                is_predict=True,
+                is_serving=True,
                 requestBody=_request("PredictRequest", _PREDICT_EXAMPLES),
             )
         }
@@ -258,12 +260,12 @@ def _v1_paths(needs_key) -> dict:
 
 
 def _operation(
-    name, tag, summary, answer, statuses, is_predict=False, **others
+    name, tag, summary, answer, statuses, is_serving=False, **others
 ) -> dict:
     errors = {}
     for status in sorted(statuses):
-        is_own = status in (*_BY_PREDICT, *_BY_PREDICT_OR_BEFORE)
-        form = "predict_error" if is_predict and is_own else "error"
+        is_either = is_serving and status in _BY_SERVING_OR_BEFORE
+        form = "serving_error" if is_either else "error"
         errors[str(status)] = _ref(f"{form}_{status}", "responses")
     return {
         "operationId": name,
@@ -355,8 +357,7 @@ def _errors(config) -> dict:
     either = _either("PredictError", "Error")
     forms = {
         "error": dict.fromkeys(descriptions, _ref("Error")),
-        "predict_error": dict.fromkeys(_BY_PREDICT, _ref("PredictError"))
-        | dict.fromkeys(_BY_PREDICT_OR_BEFORE, either),
+        "serving_error": dict.fromkeys(_BY_SERVING_OR_BEFORE, either),
     }
     return {
         f"{form}_{status}": _response(

@@ -121,10 +121,7 @@ class Stream:
                     text.listener, text.index = self, index
                 served.batcher.submit(self._texts)
             except KeyError:
-                raise ApiError(
-                    404, f"The model {body.model[:100]!r} does not exist",
-                    "model", "model_not_found",
-                ) from None  # fmt: skip
+                raise no_model(body.model) from None
             except NotReadyError as error:
                 raise ApiError(503, str(error)) from None
             except UserError as error:
@@ -308,6 +305,14 @@ class Stream:
             text.cancelled = True
             self._counts.finished(text, "cancelled")
         self._unfinished = set()
+
+
+def no_model(name) -> ApiError:
+    """That there is no model of a name."""
+    return ApiError(
+        404, f"The model {name[:100]!r} does not exist", "model",
+        "model_not_found",
+    )  # fmt: skip
 
 
 def _event(value) -> bytes:
