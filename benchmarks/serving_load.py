@@ -138,7 +138,7 @@ _ASK, _PREDICT = "/v1/completions", "/v1/models/model:predict"
 HARM = (  # what a client sends that means it
     _post(_ASK, {"model": "model", "prompt": [None] * 150_000}),
     _post(_ASK, {"model": "model", "stop": "a" * 900_000}),
-    _post(_ASK, {str(number): 0 for number in range(80_000)}),
+    _post(_ASK, {str(number): 0 for number in range(60_000)}),
     _post(_ASK, b"[" * 900_000),
     _post(_ASK, b'{"model": ' * 90_000),
     _post(_ASK, {"model": "model", "prompt": PROMPT}, cut=-5),

@@ -176,7 +176,7 @@ def test_the_limits_of_the_server_are_in_the_document():
     assert properties["n"]["anyOf"][0]["maximum"] == 9
     responses = components["responses"]
     assert "12,345 bytes" in responses["error_413"]["description"]
-    for name in ("error_503", "predict_error_503"):
+    for name in ("error_503", "serving_error_503"):
         assert "7.5 seconds" in responses[name]["description"]
 
 

@@ -92,7 +92,11 @@ class Limits:
                 raise ServingError(f"{name}: at most {limit}")
         beams = max(1, most["num_beams"])
         rows = max(
-            (tensor.shape[0] for tensor in inputs.values() if tensor.shape),
+            (
+                tensor.shape[0]
+                for tensor in inputs.values()
+                if tensor.shape.rank
+            ),
             default=1,
         )
         if rows * beams > self.rows:
