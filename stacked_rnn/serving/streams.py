@@ -83,7 +83,7 @@ class Stream:
         self.loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
         self._texts, self._unfinished = [], set()
         self._rankings = []  # of each text, where the likeliest are wanted
-        self._is_unread = False
+        self._is_unread = self._has_left = False
 
     def receive(self, text, update) -> None:
         """Takes what is new of a text, until somebody reads it."""
@@ -224,7 +224,6 @@ class Stream:
         except ApiError as error:
             yield _event(error.body)
             return
-        self._counts.prompt(self._num_prompt_tokens)
         if body.stream_options.include_usage:
             yield _event(
                 answer.event([], answer.usage(self._num_prompt_tokens))
@@ -301,6 +300,9 @@ class Stream:
 
     def leave(self) -> None:
         """Lets go of what nobody waits for any more: safe to call twice."""
+        if not self._has_left:
+            self._has_left = True
+            self._counts.prompt(self._num_prompt_tokens)
         for text in self._unfinished:
             text.cancelled = True
             self._counts.finished(text, "cancelled")
