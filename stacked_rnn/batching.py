@@ -74,6 +74,8 @@ class Text:
         prompt_ids: int32 [tokens]; once it grows, not empty.
         num_prompt_tokens: how many tokens the prompt has, 0 if it is empty.
         cancelled: set it, and the text ends after the current call.
+        submitted, placed, first_drawn: `time.monotonic()` at which it was
+            submitted, had a place, and had its first token; None until then.
     """
 
     def __init__(self, prompt, prompt_ids, sampling, stop=(), deadline=np.inf):
@@ -81,6 +83,7 @@ class Text:
         self.num_prompt_tokens = 0
         self.sampling, self.stop, self.deadline = sampling, stop, deadline
         self.cancelled = False
+        self.submitted = self.placed = self.first_drawn = None
         self.num_read = 1  # the first is in the carry, see `generation`
         self.token_ids = []  # drawn
         self.continuation = None  # until it is tokenized
@@ -110,11 +113,12 @@ class Batcher:
 
     Attributes:
         is_compiled: an event, when that is done.
+        max_waiting: as given.
     """
 
     def __init__(self, model, deliver, max_waiting=1024, jit_compile=True):
         self._model, self._deliver = model, deliver
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self._waiting = collections.deque()  # of deques, one for each request
         self._changed = threading.Condition()
         self._is_closing = self._is_over = False
@@ -171,9 +175,12 @@ class Batcher:
 
     @property
     def num_waiting(self) -> int:
-        """Texts that have no place yet."""
+        """Texts that have no place yet, and that somebody waits for."""
         with self._changed:
-            return sum(map(len, self._waiting))
+            return sum(
+                not text.cancelled
+                for text in itertools.chain.from_iterable(self._waiting)
+            )
 
     @property
     def num_active(self) -> int:
@@ -184,14 +191,18 @@ class Batcher:
         """Lets texts grow. Those of different calls take turns for places.
 
         Raises:
-            BusyError: too many wait already.
+            BusyError: too many wait already; more than `max_waiting` texts
+                at once always are.
             ClosedError: `close` was called.
         """
         with self._changed:
             if self._is_closing:
                 raise ClosedError
-            if self.num_waiting + len(texts) > self._max_waiting:
+            if self.num_waiting + len(texts) > self.max_waiting:
                 raise BusyError
+            now = time.monotonic()
+            for text in texts:
+                text.submitted = now
             self._waiting.append(collections.deque(texts))
             self._changed.notify()
 
@@ -244,6 +255,9 @@ class Batcher:
                 if group:
                     self._waiting.append(group)
         if admitted:
+            now = time.monotonic()
+            for text in admitted:
+                text.placed = now
             self.tokenize(admitted)
             new = _Rows(admitted, self._fresh(admitted))
             self._rows = self._join(self._rows, new)
@@ -295,6 +309,7 @@ class Batcher:
             given[row, : len(part)] = part
             text.num_read += len(part)
             starts.append(len(part))
+        began = time.monotonic()
         drawn = tf.nest.map_structure(
             np.asarray,
             chunk.function(
@@ -304,13 +319,18 @@ class Batcher:
                 tf.constant(count),
             ),
         )
+        seconds = time.monotonic() - began
         rows.carry = drawn["carry"]
+        num_steps = max(starts + drawn["lengths"][: len(starts)])
         updates, goes_on = [], []
         for row, (text, start) in enumerate(zip(rows.texts, starts)):
             own = row, slice(start, start + drawn["lengths"][row])
             finished = bool(rows.carry["finished"][row])
             position = rows.carry["positions"][row]
             token_ids = drawn["token_ids"][own]
+            if text.first_drawn is None and len(token_ids):
+                # The steps of a call take the same time each.
+                text.first_drawn = began + seconds * (start + 1) / num_steps
             text.token_ids += token_ids.tolist()
             text.continuation.add(
                 self._model.token_bytes[token_ids].tolist(),

@@ -225,6 +225,34 @@ def test_a_full_queue_says_so(model, harness):
     small.batcher.close(10)
 
 
+def test_texts_that_nobody_waits_for_do_not_fill_the_queue(model, monkeypatch):
+    """Also while a call lasts, after which they are dropped."""
+    grow, goes_on = batching.Batcher._grow, threading.Event()
+
+    def grow_later(self):
+        assert goes_on.wait(60)
+        grow(self)
+
+    monkeypatch.setattr(batching.Batcher, "_grow", grow_later)
+    harness = Harness(model, max_waiting=3)
+    harness.submit(["abc"], max_new_tokens=1)
+    while harness.batcher.num_waiting:
+        time.sleep(0.001)
+    left = harness.submit(["abc"] * 3)
+    with pytest.raises(batching.BusyError):
+        harness.submit(["abc"])
+    for text in left:
+        text.cancelled = True
+    assert harness.batcher.num_waiting == 0
+    staying = harness.submit(["abc"] * 3, max_new_tokens=1)
+    assert harness.batcher.num_waiting == 3
+    goes_on.set()
+    harness.wait(7)
+    assert {harness.result(text)[3] for text in left} == {"cancelled"}
+    assert {harness.result(text)[3] for text in staying} == {"length"}
+    harness.batcher.close(10)
+
+
 def test_closing_lets_the_texts_end(model):
     harness = Harness(model)
     texts = harness.submit(["abc"] * 70, max_new_tokens=300)

@@ -1,17 +1,23 @@
-"""The files in deploy/ fit Kubernetes, Docker, Slurm and our own flags."""
+"""The files in deploy/ fit the programs that read them, and our own flags."""
 
+import configparser
 import dataclasses
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import kubernetes_validate
 import pytest
 import yaml
+from prometheus_client import parser
 
-from stacked_rnn import configs
+from stacked_rnn import batching, configs, continuations
+from stacked_rnn.serving import metrics
 from tests.distributed_test import FLAGS, ROOT, TEXT
 from tests.forked import assert_flags_are_parsed
 
@@ -77,7 +83,10 @@ def test_manifests_fit_the_schemas_of_kubernetes(version):
     for document in documents("serving.yaml"):
         kubernetes_validate.validate(document, version, strict=True)
         kinds.append(document["kind"])
-    assert kinds == ["Deployment", "Service"] * 2
+    assert kinds == [
+        "Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy",
+        "Deployment", "Service",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -114,14 +123,17 @@ def test_probes_ask_a_port_that_is_open(container):
             assert probe[kind]["port"] in ports
 
 
+def specs(kind):
+    """name -> spec, of the manifests of one kind."""
+    return {
+        document["metadata"]["name"]: document["spec"]
+        for document in documents("serving.yaml")
+        if document["kind"] == kind
+    }
+
+
 def test_services_find_their_pods():
-    deployments, services = (
-        {d["metadata"]["name"]: d["spec"] for d in found}
-        for found in (
-            documents("serving.yaml")[::2],
-            documents("serving.yaml")[1::2],
-        )
-    )
+    deployments, services = specs("Deployment"), specs("Service")
     assert deployments.keys() == services.keys()
     for name, service in services.items():
         template = deployments[name]["template"]
@@ -132,6 +144,54 @@ def test_services_find_their_pods():
         assert [port["port"] for port in service["ports"]] == [
             port["containerPort"] for port in container["ports"]
         ]
+
+
+def test_the_server_is_bounded_and_has_no_rights():
+    spec = specs("Deployment")["stacked-rnn"]["template"]["spec"]
+    [container] = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["runAsUser"] > 0
+    assert not spec["automountServiceAccountToken"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    # Whatever is mounted is read-only, but a place for temporary files.
+    writable = {
+        mount["name"]
+        for mount in container["volumeMounts"]
+        if not mount.get("readOnly")
+    }
+    [temporary] = [v for v in spec["volumes"] if v["name"] in writable]
+    assert temporary == {"name": "tmp", "emptyDir": {}}
+    assert container["livenessProbe"]["timeoutSeconds"] > 1
+    assert {"startupProbe", "readinessProbe"} <= container.keys()
+
+
+@pytest.mark.parametrize("container", by_name(containers()))
+def test_no_container_has_all_the_memory_of_its_node(container):
+    units = {"Mi": 2**20, "Gi": 2**30}
+    asked, most = (
+        int(container["resources"][kind]["memory"][:-2])
+        * units[container["resources"][kind]["memory"][-2:]]
+        for kind in ("requests", "limits")
+    )
+    assert asked <= most
+
+
+def test_one_server_is_there_whatever_is_done_to_the_others():
+    labels = {"matchLabels": {"app": "stacked-rnn"}}
+    deployment = specs("Deployment")["stacked-rnn"]
+    assert deployment["replicas"] > 1
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    [budget] = specs("PodDisruptionBudget").values()
+    assert budget["selector"] == labels
+    assert budget["maxUnavailable"] < deployment["replicas"]
+    [policy] = specs("NetworkPolicy").values()
+    assert policy["podSelector"] == labels and "egress" not in policy
+    [[port]] = [rule["ports"] for rule in policy["ingress"]]
+    assert port == {"port": configs.ServeConfig().port}
 
 
 def test_the_job_is_one_of_the_training_operator():
@@ -200,6 +260,8 @@ def test_the_command_of_the_image_is_parsed_with_all_that_is_added():
         ("tfjob.yaml", TRAIN_FLAGS),
         ("serving.yaml", SERVE_FLAGS | {"from"}),  # kubectl's
         ("compose.yaml", SERVE_FLAGS),
+        ("nginx.conf", SERVE_FLAGS),
+        ("security.md", SERVE_FLAGS),
         ("Dockerfile", SERVE_FLAGS),
     ],
 )
@@ -221,7 +283,11 @@ def test_containers_are_killed_after_requests_had_time_to_end():
         if name == "serving.yaml: stacked-rnn"
     ]
     drain_seconds = configs.ServeConfig().drain_seconds
-    assert pods["terminationGracePeriodSeconds"] > drain_seconds
+    [container] = pods["containers"]
+    command, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == "sleep"
+    least = int(seconds) + drain_seconds
+    assert pods["terminationGracePeriodSeconds"] > least
     grace = compose["stop_grace_period"]
     assert grace.endswith("s") and int(grace[:-1]) > drain_seconds
 
@@ -237,7 +303,8 @@ def test_compose_builds_and_runs_what_is_there():
         assert len(service.keys() & {"image", "build"}) == 1
         assert service.keys() <= {
             "image", "build", "ports", "volumes", "environment", "command",
-            "healthcheck", "stop_grace_period",
+            "healthcheck", "stop_grace_period", "read_only", "tmpfs",
+            "cap_drop", "security_opt",
         }  # fmt: skip
         if "build" in service:
             context = DEPLOY / service["build"]["context"]
@@ -265,6 +332,204 @@ def test_one_port_in_the_image_in_compose_and_by_default():
     service = compose["services"]["stacked-rnn"]
     assert [port.split(":")[2] for port in service["ports"]] == [str(exposed)]
     assert f":{exposed}/readyz" in service["healthcheck"]["test"][-1]
+
+
+def is_ignored(path):
+    """Whether .dockerignore leaves a path out: the last pattern decides."""
+    ignored = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pattern = re.escape(line.removeprefix("!"))
+        for wildcard, meaning in (
+            (r"\*\*/", "(.*/)?"), (r"\*", "[^/]*"),
+        ):  # fmt: skip
+            pattern = pattern.replace(wildcard, meaning)
+        if re.fullmatch(f"{pattern}(/.*)?", path):
+            ignored = not line.startswith("!")
+    return ignored
+
+
+def test_the_image_has_what_its_installation_needs():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    options = setup["options"]
+    needed = ["setup.cfg", "pyproject.toml", setup["metadata"]["license_files"]]
+    needed.append(setup["metadata"]["long_description"].removeprefix("file: "))
+    needed += [f"{name}.py" for name in options["py_modules"].split()]
+    assert len(needed) == 10
+    for package in options["packages"].split():
+        directory = ROOT / package.replace(".", "/")
+        found = [*directory.glob("*.py")]
+        data = setup["options.package_data"].get(package, "")
+        found += [path for one in data.split() for path in directory.glob(one)]
+        assert found
+        needed += [str(path.relative_to(ROOT)) for path in found]
+    assert "stacked_rnn/serving/playground.html" in needed
+    for path in needed:
+        assert (ROOT / path).exists() and not is_ignored(path), path
+
+
+def test_the_image_has_nothing_else():
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    for path in (
+        *(path for path in tracked if "/" in path),
+        ".git/config", ".venv/bin/python", "runs/pydoc/config.flags",
+        "saved_models/pydoc/1/saved_model.pb", "keys.txt", "keys", ".env",
+        "build/lib/train.py", "stacked_rnn.egg-info/PKG-INFO", "mine.txt",
+        "stacked_rnn/__pycache__/layers.cpython-312.pyc",
+        "stacked_rnn/serving/__pycache__/app.cpython-312.pyc",
+    ):  # fmt: skip
+        is_source = path.startswith("stacked_rnn/") and "__pycache_" not in path
+        assert is_ignored(path) != is_source, path
+
+
+# nginx, Prometheus and Grafana ------------------------------------------------
+
+
+def test_nginx_waits_longer_than_the_server_and_keeps_no_connection_longer():
+    """That it works is what rolling_test.py tries."""
+    text = (DEPLOY / "nginx.conf").read_text()
+
+    def value(name):
+        found = re.search(rf"^ +{name} (\d+)(s|k);", text, re.M)
+        return int(found[1])
+
+    config = configs.ServeConfig()
+    assert value("proxy_read_timeout") > config.request_seconds
+    assert value("client_max_body_size") * 1024 > config.max_body_bytes
+    # The first one is that of the upstream, the other that of clients.
+    assert value("keepalive_timeout") < 75
+    assert f"127.0.0.1:{config.port} " in text
+
+
+@pytest.fixture(scope="module")
+def exposed():
+    """name of a metric -> its labels, of a server that has one model."""
+
+    class Batcher:
+        num_waiting = num_active = max_waiting = 0
+        is_compiled = threading.Event()
+
+    class Served:
+        name, version, batcher = "letters", 1, Batcher
+
+    made = metrics.Metrics([Served])
+    own = made.of("letters")
+    text = batching.Text(b"a", [1], configs.SamplingConfig())
+    text.continuation = continuations.Continuation("", 0)
+    text.submitted = text.placed = text.first_drawn = time.monotonic()
+    text.token_ids = [1, 2]
+    own.finished(text, "length")
+    for note in (own.prompt, own.generated, own.first_token, own.between,
+                 own.predicted):  # fmt: skip
+        note(1)
+    made.requests.labels("/", 200, "letters").inc()
+    made.seconds.labels("/").observe(1)
+    return {
+        sample.name: {*sample.labels, "instance"}
+        for family in parser.text_string_to_metric_families(
+            made.exposition()[0].decode()
+        )
+        for sample in family.samples
+    }
+
+
+def assert_expression_is_right(expression, exposed):
+    """Its metrics exist and have the labels that it asks for."""
+    names = set(re.findall(r"\b(?:stacked_rnn|process)_\w+", expression))
+    assert names and names <= exposed.keys(), expression
+    for name, selector in re.findall(r"\b(\w+)\{(.*?)\}", expression):
+        asked = re.findall(r"(\w+)=", selector)
+        assert asked and {*asked} <= exposed[name], expression
+    common = set.intersection(*(exposed[name] for name in names))
+    for labels in re.findall(r"\bby \((.*?)\)", expression):
+        assert {*labels.split(", ")} <= common, expression
+    for opened, closed in ("()", "{}", "[]"):
+        assert expression.count(opened) == expression.count(closed)
+
+
+needs_proc = pytest.mark.skipif(
+    sys.platform != "linux", reason="the metrics of a process need /proc"
+)
+
+
+@needs_proc
+def test_the_dashboard_draws_what_the_server_exposes(exposed):
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text())
+    assert dashboard["schemaVersion"] >= 38  # of Grafana 10
+    assert dashboard["title"] and dashboard["uid"] and dashboard["id"] is None
+    variables = {v["name"]: v for v in dashboard["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
+    for name in ("model_name", "instance"):
+        asked = variables[name]["query"]["query"]
+        found = re.fullmatch(r"label_values\((\w+), (\w+)\)", asked)
+        assert found[2] == name and name in exposed[found[1]]
+    rows, titles = [], []
+    for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            rows.append(panel["title"])
+            continue
+        titles.append((rows[-1], panel["title"]))
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert panel["description"] and panel["targets"]
+        for target in panel["targets"]:
+            assert target["datasource"]["uid"] == "${datasource}"
+            assert_expression_is_right(target["expr"], exposed)
+            known = {"datasource", "__rate_interval", *variables}
+            assert {*re.findall(r"\$(\w+)", target["expr"])} <= known
+            shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            for labels in re.findall(r"by \((.*?)\)", target["expr"]):
+                assert shown <= {*labels.split(", ")}, target
+    assert rows == [
+        "Traffic", "Latency", "Throughput", "Places and queue",
+        "Finish reasons", "Process", "Models and versions",
+    ]  # fmt: skip
+    assert {row for row, _ in titles} == {*rows}
+    assert len({*titles}) == len(titles)
+
+
+def test_the_panels_of_the_dashboard_lie_side_by_side():
+    panels = json.loads((DEPLOY / "grafana.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert cells and not cells & taken, panel["title"]
+        assert all(0 <= x < 24 for x, _ in cells), panel["title"]
+        taken |= cells
+    # Row by row, without a gap.
+    assert len(taken) == 24 * (1 + max(y for _, y in taken))
+
+
+@needs_proc
+def test_alerts_ask_for_what_the_server_exposes(exposed):
+    [rules] = documents("alerts.yaml")
+    [group] = rules["groups"]
+    assert len(group["rules"]) >= 4
+    for rule in group["rules"]:
+        assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+m", rule["for"])
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert_expression_is_right(rule["expr"], exposed)
+        kept = re.findall(r"by \((.*?)\)", rule["expr"])
+        for label in re.findall(
+            r"\$labels\.(\w+)", rule["annotations"]["summary"]
+        ):
+            for labels in kept:
+                assert label in labels.split(", ")
+            assert kept or all(
+                label in exposed[name]
+                for name in re.findall(r"stacked_rnn_\w+", rule["expr"])
+            )
 
 
 # Slurm ------------------------------------------------------------------------

@@ -28,16 +28,7 @@ def run(directory, script, *arguments) -> subprocess.CompletedProcess:
         As `subprocess.run` does, the output captured as text.
     """
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        process = _forks.Process(
-            target=_run,
-            args=(
-                [str(ROOT / script), *arguments],
-                str(directory),
-                _forks.reducer.DupFd(stdout.fileno()),
-                _forks.reducer.DupFd(stderr.fileno()),
-            ),
-        )
-        process.start()
+        process = start(directory, script, arguments, stdout, stderr)
         process.join()
         output, errors = (
             (file.seek(0), file.read().decode())[1] for file in (stdout, stderr)
@@ -45,6 +36,26 @@ def run(directory, script, *arguments) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(
         [script, *arguments], process.exitcode, output, errors
     )
+
+
+def start(directory, script, arguments, stdout, stderr):
+    """The same, at work; a `multiprocessing.Process`.
+
+    Args:
+        directory, script, arguments: see `run`.
+        stdout, stderr: files that get the output.
+    """
+    process = _forks.Process(
+        target=_run,
+        args=(
+            [str(ROOT / script), *arguments],
+            str(directory),
+            _forks.reducer.DupFd(stdout.fileno()),
+            _forks.reducer.DupFd(stderr.fileno()),
+        ),
+    )
+    process.start()
+    return process
 
 
 def assert_flags_are_parsed(script, arguments):

@@ -1,0 +1,302 @@
+"""The metrics say what was asked and what was done, as Prometheus reads it."""
+
+import collections
+import queue
+import sys
+import time
+
+import pytest
+from prometheus_client import parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
+
+from stacked_rnn import batching, configs, inference
+from stacked_rnn.serving import metrics
+from tests.export_test import build_generator
+from tests.serving_test import completion, request, serving, wait_until
+
+PROMETHEUS_ACCEPTS = (  # version 2.42
+    "application/openmetrics-text;version=1.0.0;q=0.75,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,"
+    "text/plain;version=0.0.4;q=0.25,*/*;q=0.1"
+)
+
+
+class Harness:
+    """A repository of one model, with its metrics as the server keeps them."""
+
+    def __init__(self, model, **options):
+        self.name, self.version = "letters", 3
+        self.metrics = metrics.Metrics([self])
+        self.ended = queue.Queue()  # (text, just before, just after)
+        self.batcher = batching.Batcher(
+            model, self._deliver, jit_compile=False, **options
+        )
+
+    def _deliver(self, updates):
+        own = self.metrics.of(self.name)
+        for text, update in updates:
+            own.generated(len(update.tokens))
+            if update.finish_reason:
+                before = time.monotonic()
+                own.finished(text, update.finish_reason)
+                self.ended.put((text, before, time.monotonic()))
+
+    def submit(self, prompts, **options):
+        texts = [
+            self.batcher.text(prompt, configs.SamplingConfig(**options))
+            for prompt in prompts
+        ]
+        self.batcher.submit(texts)
+        return texts
+
+    def values(self):
+        return values(self.metrics.exposition()[0])
+
+
+def values(body):
+    """(name, labels besides `le` and `model_name`) -> the sum of its values."""
+    found = collections.Counter()
+    for family in parser.text_string_to_metric_families(body.decode()):
+        for name, labels, value, *_ in family.samples:
+            rest = labels.items() - {("model_name", labels.get("model_name"))}
+            if "le" not in labels:
+                found[name.removeprefix("stacked_rnn_"), *sorted(rest)] += value
+    return found
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("saved_models")
+    build_generator().save(directory / "letters")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    return inference.load(str(directory / "letters"))
+
+
+@pytest.fixture
+def harness(model):
+    harness = Harness(model)
+    yield harness
+    harness.batcher.close(20)
+
+
+def test_sizes_and_reasons_are_those_of_the_texts(harness):
+    prompts, new = ["", "a", "ab c", "d" * 700], [0, 1, 2, 300]
+    for number in new:
+        harness.submit(prompts, max_new_tokens=number)
+    for _ in range(16):
+        harness.ended.get(timeout=60)
+    found = harness.values()
+    assert found["texts_finished_total", ("finish_reason", "length")] == 16
+    assert found["text_prompt_tokens_count",] == 16
+    assert found["text_prompt_tokens_sum",] == 4 * (0 + 1 + 4 + 700)
+    assert found["text_generated_tokens_count",] == 16
+    assert found["text_generated_tokens_sum",] == 4 * sum(new)
+    assert found["generated_tokens_total",] == 4 * sum(new)
+    assert found["queue_time_seconds_count",] == 16
+    # Those that draw nothing have no first token, those of one none after it.
+    assert found["prefill_time_seconds_count",] == 12
+    assert found["decode_time_seconds_count",] == 12
+    assert found["time_per_token_seconds_count",] == 8
+
+
+def test_the_times_of_a_text_add_up(harness):
+    harness.submit(["abc" * 50] * 100, max_new_tokens=90)  # 64 places
+    ended = [harness.ended.get(timeout=60) for _ in range(100)]
+    bounds = collections.Counter()
+    for text, *then in ended:
+        assert text.submitted <= text.placed < text.first_drawn < then[0]
+        for at, name in zip(then, ("least", "most")):
+            bounds[name] += at - text.submitted
+            bounds[name, "per token"] += (at - text.first_drawn) / 89
+    found = harness.values()
+    total = sum(
+        found[f"{part}_time_seconds_sum",]
+        for part in ("queue", "prefill", "decode")
+    )
+    slack = 1e-6  # of floats
+    assert bounds["least"] - slack <= total <= bounds["most"] + slack
+    per_token = found["time_per_token_seconds_sum",]
+    assert bounds["least", "per token"] - slack <= per_token
+    assert per_token <= bounds["most", "per token"] + slack
+    waited = [text.placed > text.submitted + 1e-3 for text, _, _ in ended]
+    assert any(waited)
+
+
+def test_a_stop_string_is_not_counted_as_generated(harness):
+    [text] = harness.submit(["abc"], max_new_tokens=60, seed=3)
+    harness.ended.get(timeout=60)
+    whole = text.continuation.text
+    before = harness.values()
+    stopped = harness.batcher.text(
+        "abc", configs.SamplingConfig(max_new_tokens=60, seed=3), [whole[20:26]]
+    )
+    harness.batcher.submit([stopped])
+    harness.ended.get(timeout=60)
+    found = harness.values()
+    assert found["texts_finished_total", ("finish_reason", "stop")] == 1
+    shown = len(whole[: whole.index(whole[20:26])])
+    for name in ("text_generated_tokens_sum", "generated_tokens_total"):
+        assert found[name,] - before[name,] == shown
+
+
+def test_a_text_without_a_place_counts_as_far_as_it_came(harness):
+    growing = harness.submit(["abc"] * 64, max_new_tokens=10**6)
+    while harness.batcher.num_active < 64:
+        time.sleep(0.001)
+    [waiting] = harness.submit(["abc"], max_new_tokens=5)
+    waiting.cancelled = True
+    text, *_ = harness.ended.get(timeout=60)
+    assert text is waiting and text.placed is text.first_drawn is None
+    found = harness.values()
+    assert found["texts_finished_total", ("finish_reason", "cancelled")] == 1
+    assert found["queue_time_seconds_count",] == 1
+    for name in ("text_prompt_tokens", "prefill_time_seconds"):
+        assert found[f"{name}_count",] == 0
+    for text in growing:
+        text.cancelled = True
+    for _ in growing:
+        harness.ended.get(timeout=60)
+    # A text that was refused came nowhere at all.
+    harness.metrics.of("letters").finished(
+        harness.batcher.text("abc", configs.SamplingConfig()), "error"
+    )
+    found = harness.values()
+    assert found["texts_finished_total", ("finish_reason", "error")] == 1
+    assert found["queue_time_seconds_count",] == 65
+
+
+def test_places_and_models_are_shown_as_they_are(harness):
+    found = harness.values()
+    assert found["models_ready",] == 1
+    assert found["model_info", ("version", "3")] == 1
+    assert found["max_texts_active",] == batching.SIZES[-1]
+    assert found["max_texts_waiting",] == harness.batcher.max_waiting == 1024
+    growing = harness.submit(["abc"] * 70, max_new_tokens=10**6)
+    while harness.values()["texts_active",] < 64:
+        time.sleep(0.001)
+    assert harness.values()["texts_waiting",] == 6
+    for text in growing:
+        text.cancelled = True
+    for _ in growing:
+        harness.ended.get(timeout=60)
+    assert metrics.Metrics([]).exposition()[0].count(b"models_ready 0.0") == 1
+
+
+def test_reasons_are_shown_before_the_first_text_ends():
+    empty = metrics.Metrics([])
+    assert empty.of("letters") is empty.of("letters")
+    shown = empty.exposition()[0].decode()
+    for reason in ("stop", "length", "cancelled", "timeout", "error"):
+        assert (
+            f'stacked_rnn_texts_finished_total{{finish_reason="{reason}",'
+            'model_name="letters"} 0.0'
+        ) in shown
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_open"),
+    [
+        (PROMETHEUS_ACCEPTS, True),
+        ("application/openmetrics-text", True),
+        ("application/openmetrics-text;version=no.number", True),
+        ("text/plain;version=1.0.0,*/*;q=0.1", False),
+        ("*/*", False),
+        ("", False),
+        (";,;", False),
+    ],
+)
+def test_the_format_is_the_one_that_is_accepted(accept, is_open):
+    server = metrics.Metrics([])
+    own = server.of("letters")
+    own.prompt(3)
+    own.first_token(0.2)
+    own.between(0.001)
+    own.predicted(0.5)
+    server.requests.labels("/v1/completions", 200, "letters").inc()
+    server.seconds.labels("/v1/completions").observe(200)
+    body, content_type = server.exposition(accept)
+    kind = "application/openmetrics-text" if is_open else "text/plain"
+    assert content_type.startswith(f"{kind}; version=")
+    parse = openmetrics_parser if is_open else parser
+    families = [*parse.text_string_to_metric_families(body.decode())]
+    samples = [sample for family in families for sample in family.samples]
+    names = {sample.name for sample in samples}
+    for name in (
+        "requests_total", "request_duration_seconds_sum",
+        "prompt_tokens_total", "time_to_first_token_seconds_bucket",
+        "time_between_tokens_seconds_count", "predict_duration_seconds_sum",
+    ):  # fmt: skip
+        assert f"stacked_rnn_{name}" in names
+    assert not [name for name in names if name.endswith("_created")]
+    assert all(name.startswith(("stacked_rnn_", "process_")) for name in names)
+    if sys.platform == "linux":
+        assert {
+            "process_resident_memory_bytes", "process_cpu_seconds_total",
+            "process_open_fds", "process_start_time_seconds",
+        } <= names  # fmt: skip
+    # What takes longest and least is within the buckets.
+    bounds = collections.defaultdict(list)
+    for sample in samples:
+        if "le" in sample.labels:
+            bounds[sample.name].append(float(sample.labels["le"]))
+    first, per_token = (
+        sorted(set(bounds[f"stacked_rnn_time_{name}_seconds_bucket"]))
+        for name in ("to_first_token", "between_tokens")
+    )
+    assert first == per_token
+    assert first[0] == 0.001 and first[-2] == 300
+
+
+def test_the_server_counts_what_it_was_asked(directory):
+    with serving(directory) as running:
+        status, answer = completion(
+            running, prompt=["abc", "ab"], n=2, max_tokens=7
+        )
+        assert status == 200, answer
+        assert completion(running, max_tokens=3, stream=False)[0] == 200
+        assert completion(running, model="nobody")[0] == 404
+        status, _, _ = request(
+            running, "POST", "/v1/models/letters:predict", {"instances": ["a"]}
+        )
+        assert status == 200
+
+        def scraped():
+            _, _, body = request(running, "GET", "/metrics")
+            return values(body)
+
+        def answered(found):
+            return sum(
+                value
+                for (name, *labels), value in found.items()
+                if name == "requests_total" and ("path", "/metrics")
+                not in labels
+            )  # fmt: skip
+
+        wait_until(lambda: answered(scraped()) == 4)
+        found = scraped()
+        _, headers, body = request(
+            running, "GET", "/metrics", headers={"accept": PROMETHEUS_ACCEPTS}
+        )
+    assert found["texts_finished_total", ("finish_reason", "length")] == 5
+    assert found["prompt_tokens_total",] == 3 + 2 + 3
+    assert found["text_prompt_tokens_sum",] == 2 * (3 + 2) + 3
+    assert found["generated_tokens_total",] == 4 * 7 + 3
+    assert found["text_generated_tokens_sum",] == 4 * 7 + 3
+    assert found["queue_time_seconds_count",] == 5
+    assert found["time_to_first_token_seconds_count",] == 2
+    assert found["predict_duration_seconds_count",] == 1
+    assert headers["content-type"].startswith("application/openmetrics-text")
+    counted = {
+        (sample.labels["code"], sample.labels["model_name"])
+        for family in openmetrics_parser.text_string_to_metric_families(
+            body.decode()
+        )
+        for sample in family.samples
+        if sample.name == "stacked_rnn_requests_total"
+        and sample.labels["path"] == "/v1/completions"
+    }
+    assert counted == {("200", "letters"), ("404", "")}
