@@ -5,7 +5,6 @@ import contextlib
 import functools
 
 import fastapi
-import prometheus_client
 from fastapi import responses
 from fastapi.middleware import cors
 from starlette.exceptions import HTTPException
@@ -84,11 +83,9 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
         return {"status": "ready"}
 
     @app.get("/metrics")
-    async def show_metrics():
-        return responses.Response(
-            prometheus_client.generate_latest(metrics.registry),
-            media_type=prometheus_client.CONTENT_TYPE_LATEST,
-        )
+    async def show_metrics(request: fastapi.Request):
+        body, kind = metrics.exposition(request.headers.get("accept", ""))
+        return responses.Response(body, headers={"content-type": kind})
 
     @app.get("/v1/models")
     async def list_models():
