@@ -114,7 +114,7 @@ class Servers:
             self.start(port)
 
     def start(self, port):
-        with (self._directory / f"{port}.log").open("ab") as log:
+        with self._log(port).open("ab") as log:
             self._processes[port] = forked.start(
                 self._directory, "serve.py",
                 [f"--port={port}", "--nojit_compile"], log, log,
@@ -126,8 +126,17 @@ class Servers:
         process.terminate()
         process.join(60)
         self.start(port)
-        wait_until(lambda: is_ready(port))
+        self.wait(port)
         return process.exitcode
+
+    def wait(self, port):
+        """Until it is ready."""
+        process = self._processes[port]
+        wait_until(lambda: is_ready(port) or not process.is_alive())
+        assert process.is_alive(), self._log(port).read_text()
+
+    def _log(self, port):
+        return self._directory / f"{port}.log"
 
     def kill(self):
         for process in self._processes.values():
@@ -176,7 +185,7 @@ def test_a_rolling_restart_fails_no_request(directory):
     with contextlib.ExitStack() as stack:
         stack.callback(servers.kill)
         for own in ports:
-            wait_until(lambda own=own: is_ready(own))
+            servers.wait(own)
         log = stack.enter_context(nginx(directory, port, ports))
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(6))
         stack.callback(stop.set)
