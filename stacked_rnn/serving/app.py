@@ -84,7 +84,9 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
 
     @app.get("/metrics")
     async def show_metrics(request: fastapi.Request):
-        body, kind = metrics.exposition(request.headers.get("accept", ""))
+        body, kind = await asyncio.to_thread(
+            metrics.exposition, request.headers.get("accept", "")
+        )
         return responses.Response(body, headers={"content-type": kind})
 
     @app.get("/v1/models")
