@@ -131,11 +131,14 @@ class Batcher:
         self._chunks = {
             size: self._fastest([decode_chunk], size) for size in SIZES
         }
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
         self.is_compiled = threading.Event()
+        self._threads = [threading.Thread(target=self._run, daemon=True)]
         if jit_compile:
-            threading.Thread(target=self._compile, daemon=True).start()
+            self._threads.append(
+                threading.Thread(target=self.compile, daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
 
     def text(self, prompt, sampling, stop=(), deadline=np.inf) -> Text:
         """A `Text` of a prompt: a string, or a sequence of token ids."""
@@ -215,9 +218,10 @@ class Batcher:
         with self._changed:
             self._is_closing = True
             self._changed.notify()
-        self._thread.join(seconds)
+        self._threads[0].join(seconds)
         self._is_over = True
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     # In the thread ------------------------------------------------------------
 
@@ -393,11 +397,16 @@ class Batcher:
         )
         return _Rows(texts, carry)
 
-    def _compile(self):
-        """Takes what XLA makes, where it is the faster."""
+    def compile(self) -> None:
+        """Has XLA compile, and takes what it makes where that is the faster.
+
+        `close` ends it after the size of batch that it is at.
+        """
         try:
             compiled = _chunk_function(self._model, self._nobody, True)
             for size in SIZES:
+                if self._is_closing:
+                    return
                 self._chunks[size] = self._fastest(
                     [self._chunks[size].function, compiled], size
                 )

@@ -91,7 +91,8 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
 
     @app.get("/v1/models")
     async def list_models():
-        return {"object": "list", "data": [*map(_model_object, repository)]}
+        listed = [*map(_model_object, repository.listed())]
+        return {"object": "list", "data": listed}
 
     @app.post("/v1/completions")
     async def complete(request: fastapi.Request):
@@ -242,8 +243,10 @@ def _status(repository, target) -> dict:
                   if version == target.version}  # fmt: skip
     if target.label or not states:
         raise _missing(target)
-    ready = [one for one in repository if one.name == target.model_name]
-    described = _model_object(ready[0]) if ready else {}
+    try:
+        described = _model_object(repository.describe(target.model_name))
+    except (KeyError, NotReadyError):
+        described = {}
     return described | predict.status(states)
 
 

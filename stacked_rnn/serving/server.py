@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import socket
 import threading
 import time
@@ -23,6 +24,8 @@ from stacked_rnn.serving import (
 _KEEP_ALIVE_SECONDS = 75
 _GOODBYE_SECONDS = 5  # for the last bytes of answers
 _LOCAL = ("127.0.0.1", "::1")  # what `localhost` may mean to a client
+
+_log = logging.getLogger(__name__)
 
 
 class Server:
@@ -55,6 +58,7 @@ class Server:
             streams.deliver,
             config.max_waiting,
             config.jit_compile,
+            config.max_loaded,
         )
         _allow_many_connections()
         self._sockets = _listen(config.host, config.port)
@@ -80,8 +84,13 @@ class Server:
 
     def __enter__(self):
         self._thread.start()
+        _log.info(
+            "listening at %s/, loading what is in %s",
+            self._base_url,
+            self._config.saved_model or "saved_models",
+        )
         self._repository.update()
-        if not [*self._repository]:
+        if self._repository.is_settled and not [*self._repository]:
             self._stop()
             raise UserError(
                 f"--saved_model={self._config.saved_model}: none of its "
@@ -105,9 +114,22 @@ class Server:
         for pool in self._app.state.pools:
             pool.close()
 
+    def stop_loading(self) -> None:
+        """Loads no more models: for a signal that comes while they load."""
+        self._repository.stop()
+
+    @property
+    def _base_url(self):
+        """What a browser of this machine opens."""
+        host = self._config.host
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(
+            host, host
+        )
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
     def urls(self) -> list[str]:
         """Lines that say where to find what."""
-        base = f"http://{self._config.host}:{self.port}"
+        base = self._base_url
         names = ", ".join(served.name for served in self._repository)
         return [
             f"Serving {names} at {base}/",
