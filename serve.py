@@ -17,6 +17,7 @@ Needs: pip install --editable '.[serve]'
 """
 
 import logging
+import queue
 import signal
 import sys
 import threading
@@ -34,20 +35,31 @@ def main(config):
         ) from error
 
     _log_to_standard_error()
-    stop = threading.Event()
+    # A handler may come in the midst of anything, which this queue bears.
+    signals, stop = queue.SimpleQueue(), threading.Event()
     running = server.Server(config)
 
-    def end(*_):
+    def receive(number, frame):
+        signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
+        signals.put(number)
+
+    def end():
+        signals.get()
         stop.set()
         running.stop_loading()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, receive)
+    threading.Thread(target=end, daemon=True).start()
     with running:
         if not stop.is_set():
             print(*running.urls(), sep="\n", file=sys.stderr)
         stop.wait()
-        print("stopping", file=sys.stderr)
+        print(
+            "stopping once the requests that are here have ended, in "
+            f"{config.drain_seconds:g} seconds at most; once more: at once",
+            file=sys.stderr,
+        )
 
 
 def _log_to_standard_error():

@@ -21,7 +21,7 @@ _HEADERS = {
     b"cache-control": b"no-store",
 }
 _access = logging.getLogger("stacked_rnn.access")
-_failures = logging.getLogger("stacked_rnn.failures")
+_log = logging.getLogger(__name__)
 
 
 class Guard:
@@ -69,7 +69,7 @@ class Guard:
             if answer.has_begun:
                 answer.status = 500
                 raise
-            _failures.exception("request %s failed", given.decode())
+            _log.exception("request %s failed", given.decode())
             failure = ApiError(500, "The server failed: its log says how")
             await error_response(failure)(scope, receive, answer.send)
         finally:

@@ -52,6 +52,7 @@ class Server:
                 "api_keys_file", config.api_keys_file
             )
             keys = access.read_keys(content, config.api_keys_file)
+            _log.info("%d API key(s) open /v1", len(keys))
         self._repository = repository.Repository(
             config.saved_model,
             config.model_name,
