@@ -75,7 +75,7 @@ def _name_of(corpus) -> str:
 def _train(start, task, strategy, model_dir, export_dir):
     import keras
 
-    from stacked_rnn import pictures, training
+    from stacked_rnn import pictures, takeover, training
 
     trainer = training.Trainer(
         task.model_config,
@@ -141,6 +141,8 @@ def _train(start, task, strategy, model_dir, export_dir):
         f"{command_line.tool('tensorboard')} --logdir={shlex.quote(str(logs))}",
     ):
         print(f"  {command}")
+    if warning := takeover.warning(version):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _way_on(trainer) -> str:

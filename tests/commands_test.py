@@ -134,17 +134,23 @@ def test_a_finished_run_says_so_and_exports_nothing_new(tmp_path):
     assert "Exported elsewhere/1" in elsewhere.stdout
 
 
-def test_another_learning_rate_is_another_run(tmp_path):
+def test_another_learning_rate_is_another_run_and_a_worse_one(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
     flags = (*SMALL, "--epochs=1")
     assert run(tmp_path, "train.py", *flags).returncode == 0
-    other = run(tmp_path, "train.py", *flags, "--learning_rate=0.02")
+    other = run(tmp_path, "train.py", *flags, "--learning_rate=1e-06")
     assert other.returncode == 0, other.stderr
     assert (
         "moved the run that was in runs/cats to runs/cats.1 "
-        "(learning_rate: 0.004, not 0.02)"
+        "(learning_rate: 0.004, not 1e-06)"
     ) in other.stdout
     assert "Exported saved_models/cats/2" in other.stdout
+    assert re.fullmatch(
+        r"warning: saved_models/cats/2 takes the place of version 1 .* it "
+        r"validates worse .* bits per character, not .*"
+        r"deleting saved_models/cats/2 brings it back, .*\n",
+        other.stderr,
+    )
 
 
 def test_a_second_process_in_the_same_directory_is_refused(tmp_path):

@@ -541,27 +541,6 @@ def test_versions_count_up_and_the_highest_is_loaded(generator, tmp_path):
     assert inference.load(tmp_path / "m" / "1").path.name == "1"
 
 
-@pytest.mark.parametrize("name", ["bits_per_character", "loss"])
-def test_a_version_that_takes_a_better_ones_place_is_said(
-    name, tmp_path, capsys
-):
-    def trained(value):
-        return {"validation": value and {name: value, "loss": value}}
-
-    versions._warn_where_worse(tmp_path / "1", trained(1.7))
-    for number, value in ((1, 1.7), (3, None)):
-        path = tmp_path / f"{number}/{artifact.CONFIG_FILE}"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"training": trained(value)}))
-    versions._warn_where_worse(tmp_path / "4", trained(5.6))  # 3 says nothing
-    for value in (None, 1.6, 1.71):
-        versions._warn_where_worse(tmp_path / "2", trained(value))
-    assert capsys.readouterr().err == ""
-    versions._warn_where_worse(tmp_path / "2", trained(5.6))
-    what = name.replace("_", " ")
-    assert f"worse: {what} 5.600, not 1.700" in capsys.readouterr().err
-
-
 def test_a_save_that_fails_leaves_nothing(generator, tmp_path, monkeypatch):
     def disk_full(*_, **__):
         raise OSError("No space left on device")

@@ -20,6 +20,7 @@ FLOORS = {
     "classification": 0,
     "pictures": 1,
     "artifact": 1,
+    "takeover": 2,
     "warmup": 1,
     "console": 1,
     "datasets": 1,

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-import sys
 import tempfile
 
 import tensorflow as tf
@@ -46,7 +45,6 @@ def save(module, export_dir, signatures, description, requests) -> pathlib.Path:
                 "free some space, and the same command exports the run"
             ) from error
         raise
-    _warn_where_worse(path, description["training"])
     return path
 
 
@@ -60,29 +58,6 @@ def _take_next_number(partial, export_dir) -> pathlib.Path:
         except OSError:
             if not path.exists():
                 raise
-
-
-def _warn_where_worse(path, training) -> None:
-    """Compares a version's validation with that of the version before it."""
-    before = [n for n in artifact.versions(path.parent) if n < int(path.name)]
-    if not before:
-        return
-    try:
-        config = path.parent / str(max(before)) / artifact.CONFIG_FILE
-        old = json.loads(config.read_text(encoding="utf-8"))["training"]
-        name = "bits_per_character"
-        if name not in old["validation"]:
-            name = "loss"
-        new, old = training["validation"][name], old["validation"][name]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # one of them has none
-    if new > 1.01 * old:
-        print(
-            f"warning: {path} takes the place of version {max(before)}, and "
-            f"its validation is worse: {name.replace('_', ' ')} {new:.3f}, not "
-            f"{old:.3f}; another --export_dir keeps two models apart",
-            file=sys.stderr,
-        )
 
 
 def _write(module, directory, signatures, description):
