@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import generation, samplers
+from stacked_rnn import decode_loops, generation
 from stacked_rnn.configs import SamplingConfig, UserError
 from stacked_rnn.continuations import Continuation
 
@@ -116,11 +116,14 @@ class Batcher:
         self._chunks = {
             size: self._fastest([decode_chunk], size) for size in SIZES
         }
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
         self.is_compiled = threading.Event()
+        self._threads = [threading.Thread(target=self._run, daemon=True)]
         if jit_compile:
-            threading.Thread(target=self._compile, daemon=True).start()
+            self._threads.append(
+                threading.Thread(target=self.compile, daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
 
     def text(self, prompt, sampling, stop=(), deadline=np.inf) -> Text:
         """A `Text` of a prompt: a string, or a sequence of token ids."""
@@ -193,9 +196,10 @@ class Batcher:
         with self._changed:
             self._is_closing = True
             self._changed.notify()
-        self._thread.join(seconds)
+        self._threads[0].join(seconds)
         self._is_over = True
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     # In the thread ------------------------------------------------------------
 
@@ -284,21 +288,21 @@ class Batcher:
             given[row, : len(part)] = part
             text.num_read += len(part)
             starts.append(len(part))
-        drawn = tf.nest.map_structure(
-            np.asarray,
-            chunk.function(
-                tf.nest.map_structure(tf.constant, rows.carry),
-                rows.options,
-                tf.constant(given),
-                tf.constant(count),
-            ),
+        drawn = chunk.function(
+            tf.nest.map_structure(tf.constant, rows.carry),
+            rows.options,
+            tf.constant(given),
+            tf.constant(count),
         )
-        rows.carry = drawn["carry"]
+        rows.carry = drawn.pop("carry")
+        drawn = tf.nest.map_structure(np.asarray, drawn)
+        is_finished, positions = (
+            rows.carry[name].numpy() for name in ("finished", "positions")
+        )
         updates, goes_on = [], []
         for row, (text, start) in enumerate(zip(rows.texts, starts)):
             own = row, slice(start, start + drawn["lengths"][row])
-            finished = bool(rows.carry["finished"][row])
-            position = rows.carry["positions"][row]
+            finished, position = bool(is_finished[row]), positions[row]
             token_ids = drawn["token_ids"][own]
             text.token_ids += token_ids.tolist()
             text.continuation.add(
@@ -362,11 +366,16 @@ class Batcher:
         )
         return _Rows(texts, carry)
 
-    def _compile(self):
-        """Takes what XLA makes, where it is the faster."""
+    def compile(self) -> None:
+        """Has XLA compile, and takes what it makes where that is the faster.
+
+        `close` ends it after the size of batch that it is at.
+        """
         try:
             compiled = _chunk_function(self._model, self._nobody, True)
             for size in SIZES:
+                if self._is_closing:
+                    return
                 self._chunks[size] = self._fastest(
                     [self._chunks[size].function, compiled], size
                 )
@@ -413,8 +422,8 @@ class _Chunk:
 class _Rows:
     """Texts and the batch that they are the first rows of.
 
-    Between two calls it is NumPy's: that is the faster one at taking rows out
-    and putting them together.
+    What joins it is NumPy's: that is the faster one at taking rows out and
+    putting them together. What a call gives goes into the next as it is.
     """
 
     def __init__(self, texts, carry):
@@ -460,38 +469,14 @@ def _prompt_function(model):
 def _chunk_function(model, rows, jit_compile):
     """(carry, options, given, count) -> what `generation.generate` gives.
 
-    Traced once for all sizes of batch; the signature `decode_step` is all that
-    it needs of the model.
+    The signature `decode_step` is all that it needs of the model.
     """
-    decode_step = model.functions.signatures["decode_step"]
-
-    def step(token_ids, states):
-        new = decode_step(token_ids=token_ids, **states)
-        return new.pop("logits"), new
-
-    specs = tf.nest.map_structure(
-        lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype),
+    return decode_loops.decode_loop(
+        model.functions.signatures["decode_step"],
+        model.functions.weights,
         (rows.carry, rows.options, np.zeros([1, CHUNK], np.int32)),
-    )
-
-    @functools.partial(
-        tf.function,
-        input_signature=[*specs, tf.TensorSpec([], tf.int32)],
+        size=CHUNK,
         jit_compile=jit_compile,
-        autograph=False,
+        never=model.tokenizer.unknown_id,
+        end_id=model.tokenizer.end_id,
     )
-    def decode_chunk(carry, options, given, count):
-        options = dict(options)
-        return generation.generate(
-            step,
-            carry,
-            max_new_tokens=options.pop("max_new_tokens"),
-            options=samplers.SamplingOptions(**options),
-            count=count,
-            size=CHUNK if jit_compile else None,
-            given=given,
-            never=model.tokenizer.unknown_id,
-            end_id=model.tokenizer.end_id,
-        )
-
-    return decode_chunk.get_concrete_function()
