@@ -16,6 +16,7 @@ SIGTERM or Ctrl-C lets the requests that are here end, and refuses others.
 Needs: pip install --editable '.[serve]'
 """
 
+import logging
 import signal
 import sys
 import threading
@@ -32,14 +33,32 @@ def main(config):
             f"{error.name} is missing: pip install --editable '.[serve]'"
         ) from error
 
+    _log_to_standard_error()
     stop = threading.Event()
+    running = server.Server(config)
+
+    def end(*_):
+        stop.set()
+        running.stop_loading()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with server.Server(config) as running:
-        for url in running.urls():
-            print(url, file=sys.stderr)
+        signal.signal(number, end)
+    with running:
+        if not stop.is_set():
+            print(*running.urls(), sep="\n", file=sys.stderr)
         stop.wait()
         print("stopping", file=sys.stderr)
+
+
+def _log_to_standard_error():
+    """What is loaded, refused and taken over is said where it is."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    )
+    log = logging.getLogger("stacked_rnn.serving")
+    log.propagate, log.handlers = False, [handler]
+    log.setLevel(logging.INFO)
 
 
 def run():

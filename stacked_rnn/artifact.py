@@ -9,6 +9,7 @@ saved_models/NAME/VERSION/   saved_model.pb, variables/
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import sys
@@ -25,6 +26,7 @@ from stacked_rnn.configs import (
 
 TOKENIZER_FILE = "assets/tokenizer.json"
 CONFIG_FILE = "assets.extra/config.json"
+GRAPH_FILE = "saved_model.pb"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +94,19 @@ def read_description(path, flag="saved_model") -> Description:
             f"--{flag}={path}: not a SavedModel of stacked_rnn: it has no "
             f"{os.path.relpath(error.filename, path)}"
         ) from error
+    except PermissionError as error:
+        raise _unreadable(path, flag, error) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--{flag}={path}: damaged: {error}; export it again"
         ) from error
+
+
+def _unreadable(path, flag, error) -> UserError:
+    return UserError(
+        f"--{flag}={path}: cannot be read ({error.strerror}): check its "
+        "permissions"
+    )
 
 
 _USES = {
@@ -166,7 +177,7 @@ def find(saved_model, tasks=tuple(_USES)) -> pathlib.Path:
         print(f"the newest model: --saved_model={path}", file=sys.stderr)
         return path
     path = pathlib.Path(saved_model)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"--saved_model={path}: no such directory")
     version = find_version(path)
     if version is None:
@@ -181,34 +192,101 @@ def _newest(tasks) -> pathlib.Path | None:
     """The version that was exported last, of the models of some tasks."""
     found = [
         path
-        for path in pathlib.Path("saved_models").glob("*/*/saved_model.pb")
-        if _is_version(path.parent)
+        for path in pathlib.Path("saved_models").glob(f"*/*/{GRAPH_FILE}")
+        if version_number(path.parent) is not None
     ]
-    for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True):
+    for path in sorted(found, key=_modified, reverse=True):
         if read_description(path.parent).task in tasks:
             return path.parent
     return None
 
 
-def find_version(path) -> pathlib.Path | None:
-    """The SavedModel that a directory is, or the highest version in it."""
-    if (path / "saved_model.pb").exists():
-        return path
-    complete = [
-        version
-        for version in versions(path)
-        if (path / str(version) / "saved_model.pb").exists()
-    ]
-    return path / str(max(complete)) if complete else None
+def _modified(path) -> float:
+    """When a file was; 0 where it is gone meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
-def versions(export_dir) -> list[int]:
-    """The versions in a directory: its entries whose names are numbers."""
+def find_version(path, flag="saved_model") -> pathlib.Path | None:
+    """The SavedModel that a directory is, or the highest version in it.
+
+    Args:
+        path: the directory.
+        flag: what a `UserError` calls it.
+
+    Raises:
+        UserError: the directory cannot be read.
+    """
+    try:
+        return next(iter(find_versions(path)), None)
+    except OSError as error:
+        raise _unreadable(path, flag, error) from error
+
+
+def find_versions(path) -> list[pathlib.Path]:
+    """The SavedModel that a directory is, or those of its versions.
+
+    Returns:
+        Directories, the highest version first: those with a saved_model.pb,
+        and those that cannot be looked into. Reading one says what is wrong.
+
+    Raises:
+        OSError: the directory itself cannot be read.
+    """
+    if (path / GRAPH_FILE).exists():
+        return [path]
     return [
-        int(path.name) for path in export_dir.iterdir() if _is_version(path)
+        version
+        for _, version in sorted(versions(path).items(), reverse=True)
+        if _may_have_graph(version)
     ]
 
 
-def _is_version(path) -> bool:
-    """Not what a copy or an export that was killed has left, such as 2.bak."""
-    return path.name.isascii() and path.name.isdecimal()
+def _may_have_graph(version) -> bool:
+    try:
+        (version / GRAPH_FILE).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def versions(export_dir) -> dict[int, pathlib.Path]:
+    """number -> directory of the versions in a directory.
+
+    Of two names for one number, such as 7 and 007, the shorter one counts.
+    """
+    found = {}
+    for path in sorted(export_dir.iterdir()):  # 007 comes before 7
+        number = version_number(path)
+        if number is not None:
+            found[number] = path
+    return found
+
+
+def version_number(path) -> int | None:
+    """The version that a directory is by its name; None: it is no version.
+
+    A name of digits alone, as TensorFlow Serving has it: 3 and 0003, but not
+    what a copy or an export that was killed has left, such as 3.bak.
+    """
+    is_number = path.name.isascii() and path.name.isdecimal()
+    number = int(path.name) if is_number else 2**63
+    return number if number < 2**63 else None
+
+
+def num_parameters(path) -> int:
+    """How many weights the SavedModel of a version has: reads no weight.
+
+    Raises:
+        OSError, tf.errors.OpError: the variables are missing or damaged.
+    """
+    shapes = tf.train.list_variables(str(path / "variables" / "variables"))
+    return sum(
+        math.prod(shape)
+        for name, shape in shapes
+        if name.endswith("/.ATTRIBUTES/VARIABLE_VALUE")
+    )

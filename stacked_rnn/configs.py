@@ -728,7 +728,14 @@ class ServeConfig(Config):
         minimum=0.0,
     )
     poll_seconds: float = setting(
-        1.0, "How often to look for new versions.", minimum=0.01
+        1.0, "How often to look for new versions, in seconds.", minimum=0.01
+    )
+    max_loaded: int = setting(
+        0,
+        "Most models in memory at a time: the others are loaded when they are "
+        "asked for, each in the place of the one that was asked for least "
+        "recently (0: all).",
+        minimum=0,
     )
     jit_compile: bool = setting(
         True,

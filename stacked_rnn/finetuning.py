@@ -152,7 +152,7 @@ def _find(path):
         raise UserError(f"--init_from={path}: no such directory")
     if (path / runs.RECORD).exists():
         return path, *_read_run(path)
-    version = artifact.find_version(path)
+    version = artifact.find_version(path, "init_from")
     if version is None:
         raise UserError(
             f"--init_from={path}: neither a SavedModel or the parent of its "

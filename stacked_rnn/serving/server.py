@@ -1,5 +1,6 @@
 """The server as a whole: models, application, socket, and their end."""
 
+import logging
 import socket
 import threading
 
@@ -8,6 +9,8 @@ import uvicorn
 from stacked_rnn import command_line
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import app, repository, streams
+
+_log = logging.getLogger(__name__)
 
 
 class Server:
@@ -44,6 +47,7 @@ class Server:
             streams.deliver,
             config.max_waiting,
             config.jit_compile,
+            config.max_loaded,
         )
         self._socket = self._listen()
         self.port = self._socket.getsockname()[1]
@@ -75,8 +79,13 @@ class Server:
 
     def __enter__(self):
         self._thread.start()
+        _log.info(
+            "listening at %s/, loading what is in %s",
+            self._base_url,
+            self._config.saved_model or "saved_models",
+        )
         self._repository.update()
-        if not [*self._repository]:
+        if self._repository.is_settled and not [*self._repository]:
             self._stop()
             raise UserError(
                 f"--saved_model={self._config.saved_model}: none of its "
@@ -94,9 +103,22 @@ class Server:
         self._uvicorn.should_exit = True
         self._thread.join()
 
+    def stop_loading(self) -> None:
+        """Loads no more models: for a signal that comes while they load."""
+        self._repository.stop()
+
+    @property
+    def _base_url(self):
+        """What a browser of this machine opens."""
+        host = self._config.host
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(
+            host, host
+        )
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
     def urls(self) -> list[str]:
         """Lines that say where to find what."""
-        base = f"http://{self._config.host}:{self.port}"
+        base = self._base_url
         names = ", ".join(served.name for served in self._repository)
         return [
             f"Serving {names} at {base}/",

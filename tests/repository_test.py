@@ -1,0 +1,730 @@
+"""Models that come and go in a directory, and what is wrong with some."""
+
+import dataclasses
+import gc
+import json
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+import weakref
+
+import pytest
+
+from stacked_rnn import artifact, configs
+from stacked_rnn.configs import UserError
+from stacked_rnn.serving import memory, repository, server
+from tests.export_test import build_generator
+
+SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
+LOGGER = "stacked_rnn.serving"
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A version's directory."""
+    return build_generator().save(tmp_path_factory.mktemp("exported") / "m")
+
+
+@pytest.fixture
+def add(exported, tmp_path):
+    """Adds a version, linked: of these tests none writes into one."""
+
+    def add(name, **changes):
+        path = tmp_path / name
+        shutil.copytree(exported, path, copy_function=os.link)
+        if changes:
+            config = path / artifact.CONFIG_FILE
+            values = json.loads(config.read_text()) | changes
+            config.unlink()
+            config.write_text(json.dumps(values))
+        return path
+
+    return add
+
+
+def break_graph(version, content=b"broken"):
+    graph = version / artifact.GRAPH_FILE
+    graph.unlink()
+    graph.write_bytes(content)
+
+
+class Batcher:
+    """Stands for `batching.Batcher`, texts and all."""
+
+    def __init__(self, *_, jit_compile):
+        self.num_waiting = self.num_active = 0
+        self.is_compiled = threading.Event()
+        self.ended, self.is_closed = threading.Event(), False
+        self.ended.set()
+
+    def compile(self):
+        self.is_compiled.set()
+
+    def close(self, seconds=None):
+        self.is_closed = True
+        self.ended.wait(seconds)
+
+
+class Loader:
+    """Stands for `inference.load`: what it loads is a path.
+
+    Attributes:
+        paths: all that was asked of it.
+        may_go_on: an event; until it is set, nothing is loaded.
+    """
+
+    def __init__(self):
+        self.paths, self.may_go_on = [], threading.Event()
+        self.may_go_on.set()
+
+    def __call__(self, path):
+        self.paths.append(path)
+        self.may_go_on.wait(30)
+        if (path / artifact.GRAPH_FILE).read_bytes() == b"broken":
+            raise UserError(f"--saved_model={path}: damaged")
+        return types.SimpleNamespace(path=path)
+
+
+@pytest.fixture
+def loader(monkeypatch):
+    loader = Loader()
+    monkeypatch.setitem(repository._LOAD, "language_model", loader)
+    monkeypatch.setattr("stacked_rnn.batching.Batcher", Batcher)
+    monkeypatch.setattr(repository, "_settle", lambda everything=False: None)
+    return loader
+
+
+def open_repository(directory, max_loaded=0, model_name=""):
+    return repository.Repository(
+        str(directory), model_name, lambda updates: None, 9, False, max_loaded
+    )
+
+
+def versions(models):
+    return {one.name: one.version for one in models}
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def said(caplog):
+    """The lines of the log so far."""
+    caplog.set_level(logging.INFO, LOGGER)
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+# What is in a directory
+
+
+def test_odd_names_beside_models(add, loader, tmp_path):
+    add("letters/1")
+    add("letters/2.partial")
+    add("letters/\u00b2")  # a digit, and no number
+    add("zeros/00000123")
+    add("zeros/7")
+    add("both/3")
+    add("both/003")
+    add("bare")
+    add("copied.partial/1")
+    add(".hidden/1")
+    add("elsewhere/x/5")
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere" / "x")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "letters" / "9").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    models = open_repository(tmp_path)
+    models.update()
+    assert versions(models) == {
+        "bare": 1, "both": 3, "letters": 1, "linked": 5, "zeros": 123,
+    }  # fmt: skip
+    assert models["both"].model.path.name == "3"
+    assert artifact.find_version(tmp_path / "zeros").name == "00000123"
+    assert artifact.version_number(pathlib.Path("9" * 30)) is None
+
+
+def test_a_directory_of_versions_is_one_model_for_good(add, loader, tmp_path):
+    version = add("letters/1")
+    add("letters/export-x.partial")
+    models = open_repository(tmp_path / "letters", model_name="mine")
+    models.update()
+    version.rename(version.with_name("1.bak"))
+    models.update()
+    assert versions(models) == {"mine": 1}
+    assert [path.name for path in loader.paths] == ["1"]
+
+
+def test_a_name_for_the_one_model_of_a_directory(add, loader, tmp_path):
+    add("letters/1")
+    models = open_repository(tmp_path, model_name="mine")
+    add("others/1")
+    models.update()
+    assert versions(models) == {"mine": 1}
+    with pytest.raises(UserError, match="several models"):
+        open_repository(tmp_path, model_name="mine")
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Names of directories that nobody may read, as root may read them all."""
+    names, iterdir, stat = set(), pathlib.Path.iterdir, pathlib.Path.stat
+
+    def check(path):
+        if names & {path.name, path.parent.name}:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    def checked_iterdir(path):
+        if path.name in names:
+            check(path)
+        return iterdir(path)
+
+    def checked_stat(path, **options):
+        if path.name not in names:  # what it is tells the one above
+            check(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", checked_iterdir)
+    monkeypatch.setattr(pathlib.Path, "stat", checked_stat)
+    return names
+
+
+def test_a_directory_that_cannot_be_read(
+    add, loader, said, unreadable, tmp_path
+):
+    add("letters/1")
+    (tmp_path / "lost+found").mkdir()
+    unreadable.add("lost+found")
+    models = open_repository(tmp_path)
+    for _ in range(3):
+        models.update()
+    assert versions(models) == {"letters": 1}
+    assert len([line for line in said() if "lost+found" in line]) == 1
+    unreadable.add("letters")
+    unreadable.add("8")
+    add("others/7")
+    add("others/8")
+    models.update()
+    assert versions(models) == {"letters": 1, "others": 7}
+    assert models.states("others")[8][0] == "END"
+    unreadable.clear()
+    (tmp_path / "others" / "8").touch()
+    models.update()
+    assert versions(models) == {"letters": 1, "others": 8}
+
+
+def test_commands_name_what_cannot_be_read(
+    add, unreadable, monkeypatch, tmp_path
+):
+    add("letters/1")
+    unreadable.add("letters")
+    with pytest.raises(UserError, match="letters: cannot be read.*denied"):
+        artifact.find(str(tmp_path / "letters"))
+    unreadable.clear()
+    unreadable.add(tmp_path.name)
+    with pytest.raises(UserError, match="cannot be read.*denied"):
+        open_repository(tmp_path)
+
+    def denied(path, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "read_text", denied)
+    with pytest.raises(UserError, match="1: cannot be read.*denied"):
+        artifact.read_description(tmp_path / "letters" / "1")
+
+
+def test_what_vanishes_while_it_is_looked_at(
+    add, loader, said, monkeypatch, tmp_path
+):
+    add("a/1")
+    add("b/1")
+    find_versions = artifact.find_versions
+    models = open_repository(tmp_path)
+
+    def find_late(path):
+        if path.name == "a":
+            shutil.rmtree(path, ignore_errors=True)
+        return find_versions(path)
+
+    monkeypatch.setattr(artifact, "find_versions", find_late)
+    models.update()
+    assert versions(models) == {"b": 1}
+    assert not [line for line in said() if "/a" in line]
+
+
+def test_a_model_whose_directory_is_gone_is_served_on(add, loader, tmp_path):
+    add("a/1")
+    add("b/1")
+    models = open_repository(tmp_path)
+    models.update()
+    shutil.rmtree(tmp_path / "a")
+    models.update()
+    assert versions(models) == {"a": 1, "b": 1} and "a" in models
+    shutil.rmtree(tmp_path)
+    models.update()
+    assert versions(models) == {"a": 1, "b": 1} and "b" in models
+
+
+def test_no_error_ends_the_search(add, loader, said, monkeypatch, tmp_path):
+    add("a/1")
+    models = open_repository(tmp_path)
+    models.update()
+    looked = threading.Semaphore(0)
+    errors = [RuntimeError("odd"), RuntimeError("odd"), PermissionError(13, "")]
+    find = repository.Repository._find
+
+    def find_or_fail(self, found):
+        looked.release()
+        if errors:
+            raise errors[0]
+        return find(self, found)
+
+    monkeypatch.setattr(repository.Repository, "_find", find_or_fail)
+    models.watch(0.01)
+    for _ in range(3):
+        looked.acquire(timeout=30)
+        looked.acquire(timeout=30)
+        errors.pop(0)
+    add("a/2")
+    wait_until(lambda: versions(models) == {"a": 2})
+    models.close(0)
+    assert len([line for line in said() if "it goes on" in line]) == 1
+
+
+# What is wrong with a version
+
+
+def test_a_refused_version_is_tried_again_when_its_files_change(
+    add, loader, said, tmp_path
+):
+    add("a/1")
+    broken = add("a/2")
+    break_graph(broken)
+    add("b/1")
+    models = open_repository(tmp_path)
+    for _ in range(3):
+        models.update()
+    # The version below is served, after a new start too.
+    assert versions(models) == {"a": 1, "b": 1}
+    assert {v: state for v, (state, *_) in models.states("a").items()} == {
+        1: "AVAILABLE", 2: "END",
+    }  # fmt: skip
+    refused = [line for line in said() if "refused" in line]
+    assert len(refused) == 1 and "a version 2" in refused[0]
+    assert loader.paths.count(broken) == 1
+    os.utime(broken / artifact.GRAPH_FILE, (1, 1))
+    models.update()
+    assert loader.paths.count(broken) == 2
+    assert len([line for line in said() if "refused" in line]) == 1
+    break_graph(broken, b"mended")
+    models.update()
+    assert versions(models) == {"a": 2, "b": 1}
+    assert models.states("a") == {2: ("AVAILABLE", "OK", "")}
+    assert "a version 2 takes over from version 1" in "".join(said())
+
+
+@pytest.mark.parametrize("name", ["variables/variables.index", "new", "."])
+def test_every_file_of_a_version_counts(exported, tmp_path, name):
+    version = shutil.copytree(exported, tmp_path / "1")
+    before = repository._stamp(version)
+    assert repository._stamp(version) == before
+    (version / name).touch()
+    assert repository._stamp(version) != before
+
+
+def test_files_that_change_all_the_time_do_not_keep_the_others(
+    add, loader, tmp_path, monkeypatch
+):
+    break_graph(add("a/1"))
+    add("b/1")
+    counter = iter(range(1000))
+    monkeypatch.setattr(repository, "_stamp", lambda path: {next(counter)})
+    models = open_repository(tmp_path)
+    models.update()
+    assert models.is_settled and versions(models) == {"b": 1}
+
+
+def test_a_version_that_is_deleted_gives_way_to_the_one_before(
+    add, loader, tmp_path
+):
+    add("a/4")
+    careless = add("a/5")
+    models = open_repository(tmp_path)
+    models.update()
+    assert versions(models) == {"a": 5}
+    shutil.rmtree(careless)
+    models.update()
+    assert versions(models) == {"a": 4}
+
+
+def test_who_takes_over_is_said(add, loader, said, tmp_path):
+    def trained(bits):
+        return {"validation": {"bits_per_character": bits}}
+
+    add("a/1", training=trained(1.72))
+    models = open_repository(tmp_path)
+    models.update()
+    assert said()[-1].startswith("a version 1 is ready (1 of 1), ")
+    add("a/2", training=trained(1.74))
+    models.update()
+    assert said()[-1].startswith("a version 2 takes over from version 1, ")
+    add("a/3", training=trained(5.56))
+    models.update()
+    assert "takes over from version 2" in said()[-2]
+    assert said()[-1] == (
+        "warning: a version 3 is not as version 2 was: it validates worse "
+        "(5.56 bits per character, not 1.74)"
+    )
+
+
+def test_texts_in_a_replaced_version_end_in_time(add, loader, tmp_path):
+    add("a/1")
+    models = open_repository(tmp_path)
+    models.update()
+    old = models["a"]
+    old.batcher.ended.clear()
+    add("a/2")
+    models.update()
+    assert models["a"].version == 2 and old.batcher.is_closed
+    begin = time.monotonic()
+    models.close(0.1)  # a text that goes on ends with the server
+    assert time.monotonic() - begin < 10
+    assert all(
+        thread.daemon or thread is threading.main_thread()
+        for thread in threading.enumerate()
+        if "close" in thread.name
+    )
+    old.batcher.ended.set()
+
+
+@pytest.mark.parametrize(
+    ("training", "count"),
+    [
+        (None, 1),
+        ([], 1),
+        ("by hand", 1),
+        ({"corpus": "x"}, 1),
+        ({"corpus": "x", "characters": "many", "epochs": 2}, 1),
+        ({"corpus": "x", "characters": 5, "epochs": 2}, 2),
+        ({"validation": {"loss": 1.0}}, 1),
+        ({"validation": {"bits_per_character": 1.5, "perplexity": 2.8}}, 2),
+        ({"validation": 3}, 1),
+    ],
+)
+def test_a_record_of_another_kind_costs_a_sentence(exported, training, count):
+    description = dataclasses.replace(
+        artifact.read_description(exported), training=training
+    )
+    card = repository._card(description, 5)
+    assert len(card) == count and "5 parameters" in card[0]
+
+
+def test_the_parameters_of_a_version(exported):
+    model = build_generator().model
+    assert artifact.num_parameters(exported) == model.count_params()
+
+
+# While models load
+
+
+def test_a_model_that_is_loading_is_not_ready(add, loader, tmp_path):
+    add("a/1")
+    add("b/1")
+    models = open_repository(tmp_path)
+    loader.may_go_on.clear()
+    loading = threading.Thread(target=models.update)
+    loading.start()
+    wait_until(lambda: loader.paths)
+    for name in ("a", "b"):
+        assert name in models
+        with pytest.raises(repository.NotReadyError, match="loaded") as caught:
+            models[name]
+        assert not caught.value.is_on_demand
+        with pytest.raises(repository.NotReadyError):
+            models.describe(name)
+        assert models.states(name) == {1: ("LOADING", "OK", "")}
+    assert "c" not in models and not models.is_settled and not [*models]
+    assert not [*models.listed()]
+    for ask in (models.__getitem__, models.describe, models.states):
+        with pytest.raises(KeyError):
+            ask("c")
+    loader.may_go_on.set()
+    loading.join()
+    assert models.is_settled and versions(models) == {"a": 1, "b": 1}
+    assert versions(models.listed()) == {"a": 1, "b": 1}
+
+
+def test_a_model_without_a_whole_version_is_none(add, loader, tmp_path):
+    break_graph(add("a/1"))
+    add("b/1")
+    models = open_repository(tmp_path)
+    models.update()
+    assert models.is_settled and "a" in models
+    for ask in (models.__getitem__, models.describe):
+        with pytest.raises(KeyError):
+            ask("a")
+    state, code, message = models.states("a")[1]
+    assert (state, code) == ("END", "INVALID_ARGUMENT") and "damaged" in message
+
+
+def test_a_stop_ends_the_loading(add, loader, tmp_path):
+    add("a/1")
+    add("b/1")
+    models = open_repository(tmp_path)
+    loader.may_go_on.clear()
+    loading = threading.Thread(target=models.update)
+    loading.start()
+    wait_until(lambda: loader.paths)
+    models.stop()
+    loader.may_go_on.set()
+    loading.join()
+    assert len(loader.paths) == 1 and not models.is_settled and not [*models]
+
+
+def test_any_thread_may_ask_while_models_change(add, loader, tmp_path):
+    add("a/1")
+    add("b/1")
+    models = open_repository(tmp_path, max_loaded=1)
+    stop, failures = threading.Event(), []
+
+    def ask():
+        while not stop.is_set():
+            try:
+                versions(models), [*models.listed()], "a" in models
+                models.states("a"), models.describe("b")
+                models["b"]
+            except (repository.NotReadyError, KeyError):
+                pass
+            except Exception as error:
+                failures.append(error)
+
+    asking = [threading.Thread(target=ask) for _ in range(3)]
+    models.update()
+    for thread in asking:
+        thread.start()
+    for number in range(2, 12):
+        version = add(f"a/{number}")
+        break_graph(version, b"broken" if number % 2 else b"whole")
+        models.update()
+    stop.set()
+    for thread in asking:
+        thread.join()
+    assert not failures
+
+
+# At most so many models
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(repository, "_STAY_SECONDS", 0.05)
+    monkeypatch.setattr(repository, "_PATIENCE_SECONDS", 0.5)
+
+
+def ask(models, name):
+    """As a request does: until it is there."""
+    wait_until(lambda: is_ready(models, name))
+    return models[name]
+
+
+def is_ready(models, name):
+    try:
+        return models[name]
+    except repository.NotReadyError as error:
+        assert error.is_on_demand
+        return False
+
+
+def test_models_beyond_the_most_are_loaded_on_demand(
+    add, loader, said, quick, tmp_path
+):
+    for name in "abc":
+        add(f"{name}/1")
+    models = open_repository(tmp_path, max_loaded=2)
+    models.update()
+    assert models.is_settled and versions(models) == {"a": 1, "b": 1}
+    assert versions(models.listed()) == {"a": 1, "b": 1, "c": 1}
+    assert "GRU language model" in models.describe("c").card[0]
+    assert models.states("c") == {1: ("START", "OK", "")}
+    models.watch(30)  # it is woken
+    models["b"], models["a"]
+    assert ask(models, "c").name == "c"
+    assert versions(models) == {"a": 1, "c": 1}
+    assert versions(models.listed()) == {"a": 1, "b": 1, "c": 1}
+    models["a"]
+    ask(models, "b")
+    assert versions(models) == {"a": 1, "b": 1}
+    assert "c version 1 makes room" in said()
+    add("b/2")
+    add("c/2")
+    models.update()
+    assert versions(models) == {"a": 1, "b": 2}  # a new one where one is loaded
+    assert models.describe("c").version == 2
+    models.close(0)
+
+
+def test_a_model_with_texts_in_it_stays(add, loader, quick, tmp_path):
+    for name in "abc":
+        add(f"{name}/1")
+    models = open_repository(tmp_path, max_loaded=2)
+    models.update()
+    models.watch(30)
+    busy = models["a"].batcher
+    busy.num_active = 1
+    models["b"]
+    ask(models, "c")
+    assert versions(models) == {"a": 1, "c": 1} and not busy.is_closed
+    # All have texts: the one asked for least recently takes no more.
+    models["c"].batcher.num_waiting = 1
+    busy.ended.clear()
+    with pytest.raises(repository.NotReadyError):
+        models["b"]
+    wait_until(lambda: busy.is_closed)
+    assert len(loader.paths) == 3  # but its texts end before b is loaded
+    busy.ended.set()
+    ask(models, "b")
+    assert versions(models) == {"b": 1, "c": 1}
+    models.close(0)
+
+
+def test_who_waited_for_a_model_gets_it(add, loader, monkeypatch, tmp_path):
+    """Though somebody else waits for another in the one place."""
+    monkeypatch.setattr(repository, "_STAY_SECONDS", 0.5)
+    add("a/1")
+    add("b/1")
+    models = open_repository(tmp_path, max_loaded=1)
+    models.update()
+    models.watch(30)
+    got, threads = [], []
+    for name in "abab":
+        threads.append(
+            threading.Thread(target=lambda n=name: got.append(ask(models, n)))
+        )
+        threads[-1].start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(one.name for one in got) == ["a", "a", "b", "b"]
+    assert len(loader.paths) == 2
+    models.close(0)
+
+
+def test_a_model_that_cannot_be_loaded_is_not_waited_for(
+    add, loader, quick, tmp_path
+):
+    add("a/1")
+    break_graph(add("b/1"))
+    models = open_repository(tmp_path, max_loaded=1)
+    models.update()
+    models.watch(30)
+    with pytest.raises(KeyError):
+        ask(models, "b")
+    assert models.states("b")[1][0] == "END"
+    models.close(0)
+
+
+def test_a_model_that_is_let_go_leaves_nothing(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(repository, "_STAY_SECONDS", 0.0)
+    for name in "ab":
+        shutil.copytree(exported, tmp_path / name / "1", copy_function=os.link)
+    models = open_repository(tmp_path, max_loaded=1)
+    models.update()
+    traces = [
+        weakref.ref(one)
+        for one in (models["a"].model, models["a"].batcher)
+    ]  # fmt: skip
+    assert all(trace() for trace in traces)
+    time.sleep(0.01)
+    with pytest.raises(repository.NotReadyError):
+        models["b"]
+    models.update()
+    assert versions(models) == {"b": 1}
+    assert not any(trace() for trace in traces)
+    models.close(0)
+    gc.unfreeze()
+
+
+# What is said at the start
+
+
+def test_the_address_and_each_model_are_said(exported, tmp_path, said):
+    for name in "ab":
+        shutil.copytree(exported, tmp_path / name / "1", copy_function=os.link)
+    config = configs.ServeConfig(
+        saved_model=str(tmp_path), port=0, access_log=False, jit_compile=False
+    )
+    with server.Server(config) as running:
+        base = f"http://127.0.0.1:{running.port}"
+        first, a, b = said()
+        assert first == f"listening at {base}/, loading what is in {tmp_path}"
+        for number, (line, name) in enumerate(zip((a, b), "ab")):
+            start = f"{name} version 1 is ready ({number + 1} of 2)"
+            assert line.startswith(start), line
+            if memory.resident_bytes():
+                assert line.startswith(f"{start}, ") and line.endswith(" MB")
+        assert running.urls() == [
+            f"Serving a, b at {base}/",
+            f"  OpenAI's API: base_url={base}/v1",
+            f"  TensorFlow Serving's: {base}/v1/models/NAME:predict",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("host", "base"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("fe80::1", "http://[fe80::1]:80"),
+        ("localhost", "http://localhost:80"),
+    ],
+)
+def test_addresses_open_in_a_browser(host, base):
+    one = server.Server.__new__(server.Server)
+    one._config, one.port = configs.ServeConfig(host=host), 80
+    assert one._base_url == base
+
+
+def test_the_command_says_where_at_once_and_stops_while_it_loads(
+    exported, tmp_path
+):
+    for name in "abcdef":
+        shutil.copytree(exported, tmp_path / name / "1", copy_function=os.link)
+    process = subprocess.Popen(
+        [sys.executable, SERVE, f"--saved_model={tmp_path}", "--port=0"],
+        stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(SERVE.parent)},
+    )  # fmt: skip
+    for line in process.stderr:
+        assert "is ready" not in line and "Serving" not in line
+        if "listening at http://127.0.0.1:" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    log = process.stderr.read()
+    assert process.wait(60) == 0 and "Traceback" not in log
+    assert "Serving" not in log and "f version 1" not in log
+    assert log.splitlines()[-1] == "stopping"
+
+
+# Memory
+
+
+def test_the_memory_of_the_process(monkeypatch):
+    resident = memory.resident_bytes()
+    if sys.platform == "linux":
+        assert 50e6 < resident < 500e9
+    memory.trim()
+    monkeypatch.setattr(memory, "_STATM", pathlib.Path("nowhere"))
+    assert memory.resident_bytes() is None
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    memory.trim()
