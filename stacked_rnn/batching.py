@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import generation, samplers
+from stacked_rnn import decode_loops, generation
 from stacked_rnn.configs import SamplingConfig, UserError
 from stacked_rnn.continuations import Continuation
 
@@ -314,23 +314,23 @@ class Batcher:
             text.num_read += len(part)
             starts.append(len(part))
         began = time.monotonic()
-        drawn = tf.nest.map_structure(
-            np.asarray,
-            chunk.function(
-                tf.nest.map_structure(tf.constant, rows.carry),
-                rows.options,
-                tf.constant(given),
-                tf.constant(count),
-            ),
+        drawn = chunk.function(
+            tf.nest.map_structure(tf.constant, rows.carry),
+            rows.options,
+            tf.constant(given),
+            tf.constant(count),
+        )
+        rows.carry = drawn.pop("carry")
+        drawn = tf.nest.map_structure(np.asarray, drawn)
+        is_finished, positions = (
+            rows.carry[name].numpy() for name in ("finished", "positions")
         )
         seconds = time.monotonic() - began
-        rows.carry = drawn["carry"]
         num_steps = max(starts + drawn["lengths"][: len(starts)])
         updates, goes_on = [], []
         for row, (text, start) in enumerate(zip(rows.texts, starts)):
             own = row, slice(start, start + drawn["lengths"][row])
-            finished = bool(rows.carry["finished"][row])
-            position = rows.carry["positions"][row]
+            finished, position = bool(is_finished[row]), positions[row]
             token_ids = drawn["token_ids"][own]
             if text.first_drawn is None and len(token_ids):
                 # The steps of a call take the same time each.
@@ -453,8 +453,8 @@ class _Chunk:
 class _Rows:
     """Texts and the batch that they are the first rows of.
 
-    Between two calls it is NumPy's: that is the faster one at taking rows out
-    and putting them together.
+    What joins it is NumPy's: that is the faster one at taking rows out and
+    putting them together. What a call gives goes into the next as it is.
     """
 
     def __init__(self, texts, carry):
@@ -500,38 +500,14 @@ def _prompt_function(model):
 def _chunk_function(model, rows, jit_compile):
     """(carry, options, given, count) -> what `generation.generate` gives.
 
-    Traced once for all sizes of batch; the signature `decode_step` is all that
-    it needs of the model.
+    The signature `decode_step` is all that it needs of the model.
     """
-    decode_step = model.functions.signatures["decode_step"]
-
-    def step(token_ids, states):
-        new = decode_step(token_ids=token_ids, **states)
-        return new.pop("logits"), new
-
-    specs = tf.nest.map_structure(
-        lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype),
+    return decode_loops.decode_loop(
+        model.functions.signatures["decode_step"],
+        model.functions.weights,
         (rows.carry, rows.options, np.zeros([1, CHUNK], np.int32)),
-    )
-
-    @functools.partial(
-        tf.function,
-        input_signature=[*specs, tf.TensorSpec([], tf.int32)],
+        size=CHUNK,
         jit_compile=jit_compile,
-        autograph=False,
+        never=model.tokenizer.unknown_id,
+        end_id=model.tokenizer.end_id,
     )
-    def decode_chunk(carry, options, given, count):
-        options = dict(options)
-        return generation.generate(
-            step,
-            carry,
-            max_new_tokens=options.pop("max_new_tokens"),
-            options=samplers.SamplingOptions(**options),
-            count=count,
-            size=CHUNK if jit_compile else None,
-            given=given,
-            never=model.tokenizer.unknown_id,
-            end_id=model.tokenizer.end_id,
-        )
-
-    return decode_chunk.get_concrete_function()

@@ -29,6 +29,7 @@ FLOORS = {
     "generation": 2,
     "beams": 2,
     "evaluation": 3,
+    "decode_loops": 3,
     "inference": 4,
     "prediction": 4,
     "translation": 4,

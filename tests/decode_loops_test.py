@@ -1,0 +1,162 @@
+"""Models whose steps differ in nothing but their weights share a loop."""
+
+import gc
+import shutil
+import weakref
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stacked_rnn import batching, decode_loops, export, inference
+from stacked_rnn import tokenizers as tokenizers_
+from tests.conftest import randomized_model, small_config
+from tests.export_test import ALPHABET, build_generator
+
+
+def exported(directory, seed, alphabet=ALPHABET, cell="gru", **changes):
+    tokenizer = tokenizers_.build("char", alphabet.encode())
+    config = small_config(
+        cell=cell, vocabulary_size=tokenizer.vocabulary_size(), **changes
+    )
+    generator = export.TextGenerator(randomized_model(config, seed), tokenizer)
+    return generator.save(directory / f"{cell}-{seed}-{len(changes)}")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("saved_models")
+
+
+@pytest.fixture(scope="module")
+def paths(directory):
+    """Of two models that differ in their weights."""
+    return [exported(directory, seed) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def arguments():
+    """(carry, options, given, count) of two rows."""
+    batch = 2
+    return (
+        {
+            "token_ids": np.array([1, 2], np.int32),
+            "states": {
+                f"state_{layer}_h": np.zeros([batch, 6], np.float32)
+                for layer in range(2)
+            },
+            "seen": np.zeros([batch, 11], bool),
+            "positions": np.zeros(batch, np.int32),
+            "finished": np.zeros(batch, bool),
+            "seeds": np.array([3, 4], np.int64),
+        },
+        {
+            "max_new_tokens": np.full(batch, 20, np.int32),
+            "temperature": np.ones(batch, np.float32),
+            "top_k": np.zeros(batch, np.int32),
+            "top_p": np.ones(batch, np.float32),
+            "repetition_penalty": np.ones(batch, np.float32),
+        },
+        np.full([batch, 16], -1, np.int32),
+        np.array(12, np.int32),
+    )
+
+
+def loop(model, arguments, jit_compile=False, end_id=None):
+    return decode_loops.decode_loop(
+        model.functions.signatures["decode_step"],
+        model.functions.weights,
+        arguments[:3],
+        size=16,
+        jit_compile=jit_compile,
+        never=0,
+        end_id=end_id,
+    )
+
+
+def run(function, arguments):
+    return tf.nest.map_structure(
+        np.asarray, function(*tf.nest.map_structure(tf.constant, arguments))
+    )
+
+
+def alone(model, arguments):
+    """What the SavedModel's own function draws."""
+    carry, options, _, count = arguments
+    states = carry["states"]
+    nested = tuple((states[name],) for name in sorted(states))
+    return model.functions.decode_chunk(
+        carry | {"states": nested}, options, tf.constant(count)
+    )
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_each_model_draws_with_its_own_weights(paths, arguments, jit_compile):
+    models = [inference.load(str(path)) for path in paths]
+    functions = [loop(model, arguments, jit_compile) for model in models]
+    assert functions[0].func is functions[1].func
+    drawn = []
+    for model, function in zip(models, functions):
+        result, expected = run(function, arguments), alone(model, arguments)
+        length = expected["token_ids"].shape[1]
+        drawn.append(result["token_ids"][:, :length])
+        np.testing.assert_array_equal(drawn[-1], expected["token_ids"])
+        np.testing.assert_allclose(
+            result["log_probs"][:, :length], expected["log_probs"], atol=1e-5
+        )
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_another_architecture_has_another_loop(directory, paths, arguments):
+    model = inference.load(str(paths[0]))
+    first = loop(model, arguments)
+    for changes in ({"residual": True}, {"tie_embeddings": True}):
+        path = exported(directory, 1, embedding_dim=6, **changes)
+        other = inference.load(str(path))
+        assert loop(other, arguments).func is not first.func
+    assert loop(model, arguments, end_id=5).func is not first.func
+
+
+def test_the_weights_go_with_their_model(paths, arguments):
+    first, second = (inference.load(str(path)) for path in paths)
+    function = loop(second, arguments)
+    loop(first, arguments)
+    trace = weakref.ref(first.functions.weights[0])
+    del first
+    gc.collect()
+    assert trace() is None
+    run(function, arguments)
+
+
+def test_a_batcher_of_the_same_kind_is_compiled_at_once(paths, monkeypatch):
+    """The seconds of XLA are those of the first model alone."""
+    monkeypatch.setattr(batching, "SIZES", (1,))
+    functions = []
+    for path in paths:
+        batcher = batching.Batcher(
+            inference.load(str(path)), lambda updates: None, jit_compile=False
+        )
+        batcher.compile()
+        assert batcher.is_compiled.is_set()
+        functions.append(
+            batching._chunk_function(batcher._model, batcher._nobody, True)
+        )
+        batcher.close()
+    assert functions[0].func is functions[1].func
+    assert functions[0].func.function_type  # one trace, concrete
+
+
+def test_names_that_count_up_make_no_difference(paths, tmp_path):
+    """Those of functions and labels of what is traced."""
+    build_generator().save(tmp_path / "before")  # names count on
+    again = exported(tmp_path, 1)
+    shutil.copytree(paths[0], tmp_path / "copy" / "1")
+    prints = {
+        decode_loops._fingerprint(
+            decode_loops._graph_of(
+                inference.load(str(path)).functions.signatures["decode_step"]
+            )
+        )
+        for path in (paths[0], paths[1], again, tmp_path / "copy")
+    }
+    assert len(prints) == 1
