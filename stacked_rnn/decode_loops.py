@@ -14,6 +14,7 @@ import tensorflow as tf
 from stacked_rnn import generation, samplers
 
 _loops = {}  # by all that they were traced from; XLA frees none either
+_steps = {}  # by fingerprint: TensorFlow takes a function's name once
 _tracing = threading.Lock()
 
 
@@ -34,7 +35,7 @@ def decode_loop(
         A `functools.partial` of the loop that models share.
     """
     graph_def, captured = _graph_of(decode_step), decode_step.captured_inputs
-    fingerprint = _fingerprint(graph_def)
+    fingerprint = _fingerprint(graph_def, decode_step.inputs)
     specs = tf.nest.map_structure(
         lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype),
         arguments,
@@ -46,7 +47,9 @@ def decode_loop(
     )  # fmt: skip
     with _tracing:
         if key not in _loops:
-            step = _step(decode_step, graph_def, fingerprint)
+            if fingerprint not in _steps:
+                _steps[fingerprint] = _step(decode_step, graph_def, fingerprint)
+            step = _steps[fingerprint]
 
             def loop(captured, carry, options, given, count):
                 options = dict(options)
@@ -135,10 +138,14 @@ def _nodes(graph_def):
         yield from function.node_def
 
 
-def _fingerprint(graph_def) -> str:
+def _fingerprint(graph_def, inputs) -> str:
     """Equal for graphs that differ in names alone, hex.
 
     Keras and TensorFlow count them up from model to model.
+
+    Args:
+        graph_def: what `_graph_of` gave for a signature.
+        inputs: its tensors, of which the types and shapes count.
     """
     copy = type(graph_def).FromString(graph_def.SerializeToString())
     for node in _nodes(copy):
@@ -149,7 +156,7 @@ def _fingerprint(graph_def) -> str:
     for function in copy.library.function:
         _number_nodes(function)
         function.arg_attr.clear()
-    text = str(copy)
+    text = f"{copy} {_specs(inputs)}"
     for number, function in enumerate(copy.library.function):
         text = text.replace(f'"{function.signature.name}"', f'"{number}"')
     return hashlib.sha256(text.encode()).hexdigest()
