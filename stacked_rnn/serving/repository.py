@@ -394,13 +394,15 @@ class Repository:
             before, begin = memory.resident_bytes(), time.monotonic()
             served.batcher.compile()
             memory.trim()
-            _log.info(
-                "%s version %s is compiled in %.0f s%s",
-                served.name,
-                served.version,
-                time.monotonic() - begin,
-                _growth(before),
-            )
+            seconds = time.monotonic() - begin
+            if seconds >= 1:  # else it shares what another one has
+                _log.info(
+                    "%s version %s is compiled in %.0f s%s",
+                    served.name,
+                    served.version,
+                    seconds,
+                    _growth(before),
+                )
 
     def stop(self) -> None:
         """Loads nothing more; the model that is being loaded is the last."""
