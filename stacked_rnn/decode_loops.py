@@ -7,6 +7,7 @@ model, and other models of its architecture, share one.
 
 import functools
 import hashlib
+import itertools
 import threading
 
 import tensorflow as tf
@@ -14,8 +15,8 @@ import tensorflow as tf
 from stacked_rnn import generation, samplers
 
 _loops = {}  # by all that they were traced from; XLA frees none either
-_steps = {}  # by fingerprint: TensorFlow takes a function's name once
 _tracing = threading.Lock()
+_numbers = itertools.count()  # of functions
 
 
 def decode_loop(
@@ -35,21 +36,18 @@ def decode_loop(
         A `functools.partial` of the loop that models share.
     """
     graph_def, captured = _graph_of(decode_step), decode_step.captured_inputs
-    fingerprint = _fingerprint(graph_def, decode_step.inputs)
     specs = tf.nest.map_structure(
         lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype),
         arguments,
     )
     shapes = [(weight.shape, weight.dtype) for weight in weights]
     key = (
-        fingerprint, repr(specs), repr(shapes), size, jit_compile, never,
-        end_id,
+        _fingerprint(graph_def), repr(specs), repr(shapes), size, jit_compile,
+        never, end_id,
     )  # fmt: skip
     with _tracing:
         if key not in _loops:
-            if fingerprint not in _steps:
-                _steps[fingerprint] = _step(decode_step, graph_def, fingerprint)
-            step = _steps[fingerprint]
+            step = _step(decode_step, graph_def)
 
             def loop(captured, carry, options, given, count):
                 options = dict(options)
@@ -78,7 +76,7 @@ def _specs(tensors) -> list:
     return [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
 
 
-def _step(decode_step, graph_def, fingerprint):
+def _step(decode_step, graph_def):
     """(captured, token_ids, states) -> logits, states.
 
     It holds nothing of the model but its graph, the functions that it calls
@@ -87,11 +85,10 @@ def _step(decode_step, graph_def, fingerprint):
     Args:
         decode_step: a signature.
         graph_def: what `_graph_of` gave for it.
-        fingerprint: of that.
     """
     names = {}
-    for number, function in enumerate(graph_def.library.function):
-        new = f"step_{fingerprint}_{number}"
+    for function in graph_def.library.function:
+        new = f"decode_step_{next(_numbers)}"
         names[function.signature.name] = function.signature.name = new
     for node in _nodes(graph_def):
         for value in node.attr.values():
@@ -138,14 +135,10 @@ def _nodes(graph_def):
         yield from function.node_def
 
 
-def _fingerprint(graph_def, inputs) -> str:
+def _fingerprint(graph_def) -> str:
     """Equal for graphs that differ in names alone, hex.
 
     Keras and TensorFlow count them up from model to model.
-
-    Args:
-        graph_def: what `_graph_of` gave for a signature.
-        inputs: its tensors, of which the types and shapes count.
     """
     copy = type(graph_def).FromString(graph_def.SerializeToString())
     for node in _nodes(copy):
@@ -156,7 +149,7 @@ def _fingerprint(graph_def, inputs) -> str:
     for function in copy.library.function:
         _number_nodes(function)
         function.arg_attr.clear()
-    text = f"{copy} {_specs(inputs)}"
+    text = str(copy)
     for number, function in enumerate(copy.library.function):
         text = text.replace(f'"{function.signature.name}"', f'"{number}"')
     return hashlib.sha256(text.encode()).hexdigest()
@@ -172,7 +165,7 @@ def _number_nodes(function) -> None:
     def renamed(reference):  # node:output:0, ^node, argument
         mark = "^" * reference.startswith("^")
         name, *rest = reference.removeprefix("^").split(":")
-        return mark + ":".join([names[name], *rest])
+        return mark + ":".join([names.get(name, name), *rest])
 
     for node in function.node_def:
         node.input[:] = map(renamed, node.input)

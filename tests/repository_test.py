@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import itertools
 import json
 import logging
 import os
@@ -61,14 +62,14 @@ class Batcher:
     def __init__(self, *_, jit_compile):
         self.num_waiting = self.num_active = 0
         self.is_compiled = threading.Event()
-        self.ended, self.is_closed = threading.Event(), False
+        self.ended, self.closed = threading.Event(), []
         self.ended.set()
 
     def compile(self):
         self.is_compiled.set()
 
     def close(self, seconds=None):
-        self.is_closed = True
+        self.closed.append(seconds)
         self.ended.wait(seconds)
 
 
@@ -111,11 +112,11 @@ def versions(models):
     return {one.name: one.version for one in models}
 
 
-def wait_until(condition, seconds=30):
+def wait_until(condition, seconds=30, pause=0.005):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.005)
+        time.sleep(pause)
 
 
 @pytest.fixture
@@ -397,15 +398,12 @@ def test_texts_in_a_replaced_version_end_in_time(add, loader, tmp_path):
     old.batcher.ended.clear()
     add("a/2")
     models.update()
-    assert models["a"].version == 2 and old.batcher.is_closed
+    assert models["a"].version == 2 and old.batcher.closed == [None]
     begin = time.monotonic()
     models.close(0.1)  # a text that goes on ends with the server
     assert time.monotonic() - begin < 10
-    assert all(
-        thread.daemon or thread is threading.main_thread()
-        for thread in threading.enumerate()
-        if "close" in thread.name
-    )
+    assert old.batcher.closed == [None, 0.1]
+    assert all(thread.daemon for thread in threading.enumerate()[1:])
     old.batcher.ended.set()
 
 
@@ -533,9 +531,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(repository, "_PATIENCE_SECONDS", 0.5)
 
 
-def ask(models, name):
-    """As a request does: until it is there."""
-    wait_until(lambda: is_ready(models, name))
+def ask(models, name, seconds=0.005):
+    """As a request does: now and then, until it is there."""
+    wait_until(lambda: is_ready(models, name), pause=seconds)
     return models[name]
 
 
@@ -585,13 +583,13 @@ def test_a_model_with_texts_in_it_stays(add, loader, quick, tmp_path):
     busy.num_active = 1
     models["b"]
     ask(models, "c")
-    assert versions(models) == {"a": 1, "c": 1} and not busy.is_closed
+    assert versions(models) == {"a": 1, "c": 1} and not busy.closed
     # All have texts: the one asked for least recently takes no more.
     models["c"].batcher.num_waiting = 1
     busy.ended.clear()
     with pytest.raises(repository.NotReadyError):
         models["b"]
-    wait_until(lambda: busy.is_closed)
+    wait_until(lambda: busy.closed)
     assert len(loader.paths) == 3  # but its texts end before b is loaded
     busy.ended.set()
     ask(models, "b")
@@ -602,21 +600,23 @@ def test_a_model_with_texts_in_it_stays(add, loader, quick, tmp_path):
 def test_who_waited_for_a_model_gets_it(add, loader, monkeypatch, tmp_path):
     """Though somebody else waits for another in the one place."""
     monkeypatch.setattr(repository, "_STAY_SECONDS", 0.5)
-    add("a/1")
-    add("b/1")
+    for name in "abc":
+        add(f"{name}/1")
     models = open_repository(tmp_path, max_loaded=1)
     models.update()
     models.watch(30)
     got, threads = [], []
-    for name in "abab":
+    for name in "bcbc":
         threads.append(
-            threading.Thread(target=lambda n=name: got.append(ask(models, n)))
+            threading.Thread(
+                target=lambda n=name: got.append(ask(models, n, 0.1))
+            )
         )
         threads[-1].start()
     for thread in threads:
         thread.join(30)
-    assert sorted(one.name for one in got) == ["a", "a", "b", "b"]
-    assert len(loader.paths) == 2
+    assert sorted(one.name for one in got) == ["b", "b", "c", "c"]
+    assert len(loader.paths) == 3
     models.close(0)
 
 
@@ -642,15 +642,20 @@ def test_a_model_that_is_let_go_leaves_nothing(exported, tmp_path, monkeypatch):
     models.update()
     traces = [
         weakref.ref(one)
-        for one in (models["a"].model, models["a"].batcher)
+        for one in (
+            models["a"].batcher,
+            models["a"].model.functions,
+            models["a"].model.functions.weights[0],
+            models["a"].model.functions.signatures["generate"].graph,
+        )
     ]  # fmt: skip
-    assert all(trace() for trace in traces)
+    assert all(trace() is not None for trace in traces)
     time.sleep(0.01)
     with pytest.raises(repository.NotReadyError):
         models["b"]
     models.update()
     assert versions(models) == {"b": 1}
-    assert not any(trace() for trace in traces)
+    assert all(trace() is None for trace in traces)
     models.close(0)
     gc.unfreeze()
 
@@ -695,25 +700,35 @@ def test_addresses_open_in_a_browser(host, base):
     assert one._base_url == base
 
 
-def test_the_command_says_where_at_once_and_stops_while_it_loads(
-    exported, tmp_path
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [("abcdef", "listening at http://127.0.0.1:"), ("a", "  OpenAI's API: ")],
+    ids=["loads", "compiles"],
+)
+def test_the_command_says_where_at_once_and_stops_while_it(
+    exported, tmp_path, names, line
 ):
-    for name in "abcdef":
+    for name in names:
         shutil.copytree(exported, tmp_path / name / "1", copy_function=os.link)
     process = subprocess.Popen(
         [sys.executable, SERVE, f"--saved_model={tmp_path}", "--port=0"],
         stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(SERVE.parent)},
     )  # fmt: skip
-    for line in process.stderr:
-        assert "is ready" not in line and "Serving" not in line
-        if "listening at http://127.0.0.1:" in line:
-            break
+    before = list(
+        itertools.takewhile(lambda said: line not in said, process.stderr)
+    )
     process.send_signal(signal.SIGTERM)
     log = process.stderr.read()
     assert process.wait(60) == 0 and "Traceback" not in log
-    assert "Serving" not in log and "f version 1" not in log
     assert log.splitlines()[-1] == "stopping"
+    if names == "a":
+        first, second, third = before[-3:]
+        assert "listening at" in first and "a version 1 is ready" in second
+        assert third.startswith("Serving a at http://127.0.0.1:")
+    else:
+        assert not [said for said in before if "ready" in said]
+        assert "Serving" not in log and "f version 1" not in log
 
 
 # Memory

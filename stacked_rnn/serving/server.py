@@ -131,7 +131,7 @@ class Server:
     def urls(self) -> list[str]:
         """Lines that say where to find what."""
         base = self._base_url
-        names = ", ".join(served.name for served in self._repository)
+        names = ", ".join(one.name for one in self._repository.listed())
         return [
             f"Serving {names} at {base}/",
             f"  OpenAI's API: base_url={base}/v1",
