@@ -2,19 +2,20 @@
 
 import contextlib
 import ctypes
-import os
 import pathlib
+import re
 
-_STATM = pathlib.Path("/proc/self/statm")
+_STATUS = pathlib.Path("/proc/self/status")
 
 
 def resident_bytes() -> int | None:
     """The memory that the process has in RAM; None where nobody tells."""
     try:
-        pages = int(_STATM.read_text("ascii").split()[1])
-    except (OSError, ValueError, IndexError):
+        status = _STATUS.read_text("utf-8")
+    except OSError:
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else None
 
 
 def trim() -> None:
