@@ -739,7 +739,7 @@ def test_the_memory_of_the_process(monkeypatch):
     if sys.platform == "linux":
         assert 50e6 < resident < 500e9
     memory.trim()
-    monkeypatch.setattr(memory, "_STATM", pathlib.Path("nowhere"))
+    monkeypatch.setattr(memory, "_STATUS", pathlib.Path("nowhere"))
     assert memory.resident_bytes() is None
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     memory.trim()
