@@ -335,10 +335,18 @@ def test_one_that_does_not_read_is_cut(running, honest, monkeypatch):
 
 
 def test_what_is_not_read_has_a_limit(running, honest, monkeypatch):
+    """And what was cut says so: it does not end as if it were whole."""
     monkeypatch.setattr(streams, "_MOST_UNREAD", 100)
-    with slow_reader(running):
+    with slow_reader(running) as sock:
         wait_until(lambda: active(running) > 0)
         wait_until(lambda: active(running) == 0)
+        sock.settimeout(30)
+        content = b""
+        while part := sock.recv(1_000_000):
+            content += part
+            if content.endswith(b"\r\n0\r\n\r\n"):
+                break
+    assert b"read too slowly" in content and b"[DONE]" not in content
 
 
 # Packed bodies

@@ -89,9 +89,9 @@ class Stream:
         """Takes what is new of a text, until somebody reads it."""
         if self._queue.qsize() < _MOST_UNREAD:
             self._queue.put_nowait((text, update))
-        else:
+        else:  # whoever reads on is told, see `_pieces`
             self._is_unread = True
-            self.leave()
+            self._cancel()
 
     async def start(self) -> None:
         """Has the texts begin to grow.
@@ -145,8 +145,8 @@ class Stream:
                 400, f"max_tokens: at most {config.max_tokens}", "max_tokens"
             )
         count = len(body.prompts) * body.n
-        if count > min(completions.MAX_TEXTS, config.max_waiting):
-            most = min(completions.MAX_TEXTS, config.max_waiting)
+        most = min(completions.MAX_TEXTS, config.max_waiting)
+        if count > most:
             raise ApiError(400, f"n: more than {most} texts at once", "n")
         most = batching.SIZES[-1] * config.max_tokens
         if count * body.max_tokens > most:
@@ -303,10 +303,14 @@ class Stream:
         if not self._has_left:
             self._has_left = True
             self._counts.prompt(self._num_prompt_tokens)
+        self._cancel()
         for text in self._unfinished:
-            text.cancelled = True
             self._counts.finished(text, "cancelled")
         self._unfinished = set()
+
+    def _cancel(self):
+        for text in self._unfinished:
+            text.cancelled = True
 
 
 def no_model(name) -> ApiError:
