@@ -437,7 +437,8 @@ def test_the_parameters_of_a_version(exported):
 # While models load
 
 
-def test_a_model_that_is_loading_is_not_ready(add, loader, tmp_path):
+def begun(add, loader, tmp_path):
+    """A repository of two models in the midst of the first, and its thread."""
     add("a/1")
     add("b/1")
     models = open_repository(tmp_path)
@@ -445,6 +446,11 @@ def test_a_model_that_is_loading_is_not_ready(add, loader, tmp_path):
     loading = threading.Thread(target=models.update)
     loading.start()
     wait_until(lambda: loader.paths)
+    return models, loading
+
+
+def test_a_model_that_is_loading_is_not_ready(add, loader, tmp_path):
+    models, loading = begun(add, loader, tmp_path)
     for name in ("a", "b"):
         assert name in models
         with pytest.raises(repository.NotReadyError, match="loaded") as caught:
@@ -478,13 +484,7 @@ def test_a_model_without_a_whole_version_is_none(add, loader, tmp_path):
 
 
 def test_a_stop_ends_the_loading(add, loader, tmp_path):
-    add("a/1")
-    add("b/1")
-    models = open_repository(tmp_path)
-    loader.may_go_on.clear()
-    loading = threading.Thread(target=models.update)
-    loading.start()
-    wait_until(lambda: loader.paths)
+    models, loading = begun(add, loader, tmp_path)
     models.stop()
     loader.may_go_on.set()
     loading.join()
