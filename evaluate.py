@@ -45,12 +45,12 @@ class EvaluateConfig(configs.Config):
 
 def main(where, config, beam_config):
     """A file in, its score out."""
-    from stacked_rnn import artifact
+    from stacked_rnn import saved_models
 
     if not config.text:
         raise UserError("--text=FILE is missing: which text to score?")
-    path = artifact.find(where.saved_model)
-    task = artifact.read_description(path).task
+    path = saved_models.find(where.saved_model)
+    task = saved_models.read_description(path).task
     if task == "seq2seq":
         result = evaluate_seq2seq(path, config, beam_config)
     else:
@@ -63,18 +63,18 @@ def main(where, config, beam_config):
 
 def evaluate_language_model(path, config) -> dict:
     """What a text costs."""
-    from stacked_rnn import artifact, datasets, inference
+    from stacked_rnn import datasets, inference, saved_models
 
-    tokenizer = artifact.read_description(path).tokenizer
+    tokenizer = saved_models.read_description(path).tokenizer
     text = datasets.read_text(config.text, tokenizer)
     return inference.load(path).evaluate(text)
 
 
 def evaluate_classifier(path, config) -> dict:
     """How often the labels of texts are right, and more."""
-    from stacked_rnn import datasets, prediction
+    from stacked_rnn import datasets, inference
 
-    model = prediction.load(path)
+    model = inference.load(path)
     return model.evaluate(
         datasets.read_labelled_texts(
             config.text,
@@ -88,12 +88,12 @@ def evaluate_classifier(path, config) -> dict:
 
 def evaluate_seq2seq(path, config, beam_config) -> dict:
     """How often what is made of a text is right, and how far it is off."""
-    from stacked_rnn import datasets, translation
+    from stacked_rnn import datasets, inference
 
     pairs = datasets.read_pairs(
         config.text, config.source_field, config.target_field, flag="text"
     )
-    model = translation.load(path)
+    model = inference.load(path)
     with command_line.progress_bar(len(pairs.sources), "text") as progress:
         result = model.evaluate(pairs, beam_config, progress)
     if result["bleu"] is None:

@@ -47,14 +47,17 @@ class ExportConfig(configs.Config):
 
 def main(where, config):
     """SavedModel in, file out."""
-    from stacked_rnn import artifact, datasets, inference, runtimes
+    from stacked_rnn import datasets, inference, saved_models
+    from stacked_rnn.export import runtimes
 
     runtimes.require(config.format)
     text = b""
     if config.text:
-        found = artifact.find_of_task(where.saved_model, "language_model")
+        found = saved_models.find_description(
+            where.saved_model, "language_model"
+        )
         text = datasets.read_text(config.text, found.tokenizer)
-    model = inference.load(where.saved_model)
+    model = inference.load(where.saved_model, "language_model")
     path = output_path(config, model, runtimes.SUFFIXES[config.format])
     before = model.evaluate(text)["nats_per_token"] if text else None
 

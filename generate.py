@@ -12,7 +12,8 @@ Standard output holds the texts alone; all else goes to standard error.
 
 import itertools
 
-from stacked_rnn import command_line, configs, console, surprise
+from stacked_rnn import command_line, configs, console
+from stacked_rnn.reports import surprisal_html
 
 
 def main(where, config, sampling):
@@ -26,7 +27,7 @@ def main(where, config, sampling):
         config.prompts_file,
         "prompts_file",
     )
-    model = inference.load(where.saved_model)
+    model = inference.load(where.saved_model, "language_model")
     stop = config.stop_strings
     console.warn_of_stop_strings(model.tokenizer, stop)
     if config.interactive:
@@ -56,7 +57,7 @@ def main(where, config, sampling):
     else:
         texts = model.generate(prompts, sampling, stop, config.num_samples)
     if config.output == "html":
-        print(surprise.page(list(map(model.surprises, texts))), end="")
+        print(surprisal_html.page(list(map(model.surprises, texts))), end="")
     else:
         console.print_texts(texts, config, count)
 

@@ -49,13 +49,13 @@ class PredictConfig(configs.Config):
 
 def main(where, config, beam_config):
     """Texts in, a line on each out."""
-    from stacked_rnn import artifact
+    from stacked_rnn import saved_models
 
     texts = console.Lines(config.text, config.texts_file, "texts_file")
     if not len(texts):
         raise UserError("--text or --texts_file is missing: what to read?")
-    path = artifact.find(where.saved_model, ("classifier", "seq2seq"))
-    if artifact.read_description(path).task == "seq2seq":
+    path = saved_models.find(where.saved_model, ("classifier", "seq2seq"))
+    if saved_models.read_description(path).task == "seq2seq":
         lines = translated(path, texts, config, beam_config)
     else:
         command_line.refuse_given(
@@ -84,10 +84,10 @@ def main(where, config, beam_config):
 
 def labelled(path, texts, config):
     """Yields a line with what a classifier says of each text."""
-    from stacked_rnn import artifact, prediction
+    from stacked_rnn import inference, saved_models
 
-    model = prediction.load(path)
-    tokenizer = artifact.read_description(path).tokenizer
+    model = inference.load(path, "classifier")
+    tokenizer = saved_models.read_description(path).tokenizer
     console.warn_of_unknown_texts(tokenizer, texts)
     for one in model.predict(texts):
         if config.output == "jsonl":
@@ -106,22 +106,23 @@ def labelled(path, texts, config):
 
 def translated(path, texts, config, beam_config):
     """Yields a line with what a seq2seq model makes of each text."""
-    from stacked_rnn import pictures, translation
+    from stacked_rnn import inference
+    from stacked_rnn.reports import plots
 
     if config.attention:
         directory = pathlib.Path(config.attention).parent
         command_line.writable_directory("attention", directory)
-    model = translation.load(path)
+    model = inference.load(path, "seq2seq")
     console.warn_of_unknown_parts(model.tokenizer, texts)
     maps = []
-    for one in model.translate(texts, beam_config):
+    for one in model.rewrite(texts, beam_config):
         if config.output == "jsonl":
             yield as_json(text=one.text, output=one.output, score=one.score)
         else:
             yield as_line(one.output)
         if config.attention and len(maps) < _DRAWN:
             maps.append(model.align(one.text, one.output))
-    if maps and not pictures.draw_attention(maps, config.attention):
+    if maps and not plots.draw_attention(maps, config.attention):
         raise UserError("--attention needs matplotlib: pip install matplotlib")
 
 

@@ -19,7 +19,8 @@ import pathlib
 import shlex
 import sys
 
-from stacked_rnn import command_line, configs, text_files
+from stacked_rnn import command_line, configs
+from stacked_rnn.utils import text_files
 
 _ENDINGS = (".gz", ".txt", ".text", ".md", ".tsv", ".csv", ".jsonl")
 
@@ -28,7 +29,8 @@ def main(model_config, train_config):
     """Text in, SavedModel out."""
     import keras
 
-    from stacked_rnn import devices, training
+    from stacked_rnn import training
+    from stacked_rnn.utils import devices
 
     keras.config.set_floatx("float32")  # whatever keras.json says
     sys.stdout = command_line.SurvivingOutput(sys.stdout)
@@ -47,12 +49,13 @@ def main(model_config, train_config):
 
 def train(model_config, train_config, strategy):
     """Trains and exports; of several processes the chief alone writes."""
-    from stacked_rnn import finetuning, tasks, training
+    from stacked_rnn import tasks, training
+    from stacked_rnn.training import warm_start
 
     name = _name_of(train_config.corpus)
     model_dir = train_config.model_dir or f"runs/{name}"
     export_dir = train_config.export_dir or f"saved_models/{name}"
-    start = finetuning.prepare(
+    start = warm_start.prepare(
         model_config, train_config, model_dir, command_line.given_flags()
     )
     task = tasks.TASKS[train_config.task](start)
@@ -75,7 +78,8 @@ def _name_of(corpus) -> str:
 def _train(start, task, strategy, model_dir, export_dir):
     import keras
 
-    from stacked_rnn import pictures, takeover, training
+    from stacked_rnn import training, version_changes
+    from stacked_rnn.reports import plots
 
     trainer = training.Trainer(
         task.model_config,
@@ -131,7 +135,7 @@ def _train(start, task, strategy, model_dir, export_dir):
         )
     print(f"\n{trainer.describe_best()}")
     curves = model_dir / "curves.png"
-    if trainer.history and not pictures.draw_curves(trainer.history, curves):
+    if trainer.history and not plots.draw_curves(trainer.history, curves):
         curves = "not drawn, matplotlib is missing: pip install matplotlib"
     if trainer.history:
         print(f"Curves: {curves}")
@@ -141,7 +145,7 @@ def _train(start, task, strategy, model_dir, export_dir):
         f"{command_line.tool('tensorboard')} --logdir={shlex.quote(str(logs))}",
     ):
         print(f"  {command}")
-    if warning := takeover.warning(version):
+    if warning := version_changes.warning(version):
         print(f"warning: {warning}", file=sys.stderr)
 
 

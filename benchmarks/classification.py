@@ -68,8 +68,8 @@ def split(read, seed):
 
 def result_of_this_project(rest, test, model_config, train_config, scratch):
     """What it comes to on the test, and seconds of training."""
-    from stacked_rnn import prediction, tasks, training
-    from stacked_rnn.finetuning import Start
+    from stacked_rnn import inference, tasks, training
+    from stacked_rnn.training.warm_start import Start
 
     corpus = pathlib.Path(scratch, "rest.jsonl")
     with open(corpus, "w", encoding="utf-8") as file:
@@ -88,7 +88,7 @@ def result_of_this_project(rest, test, model_config, train_config, scratch):
     product = task.product(trainer.best_model())
     task.finish(product)
     version = product.save(f"{scratch}/model")
-    return prediction.load(version).evaluate(test), seconds
+    return inference.load(version).evaluate(test), seconds
 
 
 def accuracy_of_a_linear_model(rest, test, tokenizer, **options):

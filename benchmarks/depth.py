@@ -30,8 +30,9 @@ import time
 import made_languages
 from measuring import Calm, machine, write_report
 
-from stacked_rnn import command_line, configs, files
+from stacked_rnn import command_line, configs
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
+from stacked_rnn.utils import files
 
 DEPTHS = range(1, 5)  # of an encoder, of a decoder
 LAYERS = range(1, 9)  # of a classifier

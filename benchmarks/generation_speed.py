@@ -98,7 +98,7 @@ def this_project(path, batch_size, compiles, **options):
     """`SavedModel.generate`, as generate.py calls it."""
     from stacked_rnn import inference
 
-    inference.WORTH_COMPILING = 0 if compiles else 10**9
+    inference.language_model.WORTH_COMPILING = 0 if compiles else 10**9
     model = inference.load(path)
 
     def run(steps):
@@ -115,7 +115,7 @@ def streaming(path):
     """The same, a piece at a time to somebody who reads."""
     from stacked_rnn import inference
 
-    inference.WORTH_COMPILING = 0
+    inference.language_model.WORTH_COMPILING = 0
     model = inference.load(path)
 
     def run(steps):

@@ -221,7 +221,7 @@ def this_project_generates(batch_size, compiles, directory):
     model = inference.load(str(path))
 
     def run(steps):
-        inference.WORTH_COMPILING = 0 if compiles else 10**9
+        inference.language_model.WORTH_COMPILING = 0 if compiles else 10**9
         sampling = configs.SamplingConfig(
             max_new_tokens=TOKENS * steps, temperature=1.0
         )

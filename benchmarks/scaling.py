@@ -122,7 +122,8 @@ def write_text(path, megabytes):
 
 def tokenization(kind, path, cores):
     """Megabytes a second that a tokenizer cuts on so many cores."""
-    from stacked_rnn import datasets, devices
+    from stacked_rnn import datasets
+    from stacked_rnn.utils import devices
 
     with tempfile.TemporaryDirectory() as cache:
         config = configs.TrainConfig(

@@ -48,11 +48,11 @@ class BenchmarkConfig(configs.Config):
 
 def numbers_to_words(known):
     """Numbers that were not seen, and of seven digits."""
-    from stacked_rnn.datasets import made_pairs
+    from stacked_rnn.datasets import synthetic_pairs
 
     for low, high in ((1000, 10**6), (10**6 + 1, 10**7)):
         yield [
-            (str(number), made_pairs.words_of_number(number))
+            (str(number), synthetic_pairs.words_of_number(number))
             for number in random.Random(1).sample(range(low, high), 2 * TEXTS)
             if str(number) not in known
         ]
@@ -66,7 +66,7 @@ def words_to_numbers(known):
 
 def dates_to_iso(known):
     """Dates that were not seen in any form, and of the century after."""
-    from stacked_rnn.datasets import made_pairs
+    from stacked_rnn.datasets import synthetic_pairs
 
     rng = random.Random(1)
     for year, years in ((1900, 200), (2100, 100)):
@@ -75,7 +75,7 @@ def dates_to_iso(known):
             for day in rng.sample(range(365 * years), 2 * TEXTS)
         ]
         yield [
-            (rng.choice(made_pairs.forms_of_date(date)), date.isoformat())
+            (rng.choice(synthetic_pairs.forms_of_date(date)), date.isoformat())
             for date in dates
             if date.isoformat() not in known
         ]
@@ -83,13 +83,13 @@ def dates_to_iso(known):
 
 def identifiers_to_words(known):
     """Names in packages of the library, and two such names as one."""
-    from stacked_rnn.datasets import made_pairs
+    from stacked_rnn.datasets import synthetic_pairs
 
     rng = random.Random(1)
-    names = made_pairs.identifiers("[a-r]*/*.py")
+    names = synthetic_pairs.identifiers("[a-r]*/*.py")
     words = [
         list(words)
-        for words in made_pairs.words_of_identifiers(names)
+        for words in synthetic_pairs.words_of_identifiers(names)
         if " ".join(words) not in known
     ]
     rng.shuffle(words)
@@ -100,7 +100,10 @@ def identifiers_to_words(known):
     ]
     for kind in (words, longer):
         yield [
-            (rng.choice(made_pairs.forms_of_identifier(one)), " ".join(one))
+            (
+                rng.choice(synthetic_pairs.forms_of_identifier(one)),
+                " ".join(one),
+            )
             for one in kind
         ]
 
@@ -112,8 +115,8 @@ def measure(task, epochs):
         Seconds of training, and for each set and search what
         `SavedTranslator.evaluate` gives.
     """
-    from stacked_rnn import datasets, tasks, training, translation
-    from stacked_rnn.finetuning import Start
+    from stacked_rnn import datasets, inference, tasks, training
+    from stacked_rnn.training.warm_start import Start
 
     config = TrainConfig(task="seq2seq", corpus=task, epochs=epochs)
     model_config, config = configs.with_task_defaults(
@@ -127,7 +130,7 @@ def measure(task, epochs):
         )
         trainer.fit(verbose=0)
         seconds = time.perf_counter() - started
-        model = translation.load(
+        model = inference.load(
             seq2seq.product(trainer.best_model()).save(f"{scratch}/model")
         )
     read = datasets.read_pairs(task)

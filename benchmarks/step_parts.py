@@ -12,7 +12,7 @@ import time
 
 import tensorflow as tf
 
-from stacked_rnn import command_line, configs, evaluation, rnn_ops
+from stacked_rnn import command_line, configs, metrics, rnn_ops
 from stacked_rnn.configs import setting
 
 
@@ -98,9 +98,7 @@ def parts(config):
     def loss(flat, readout):
         with tf.GradientTape() as tape:
             tape.watch([flat, readout])
-            nats = tf.reduce_sum(
-                evaluation.token_nats(flat @ readout, token_ids)
-            )
+            nats = tf.reduce_sum(metrics.token_nats(flat @ readout, token_ids))
         return tape.gradient(nats, [flat, readout])
 
     @tf.function(autograph=False)

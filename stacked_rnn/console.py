@@ -9,8 +9,9 @@ import itertools
 import json
 import sys
 
-from stacked_rnn import command_line, configs, text_files
+from stacked_rnn import command_line, configs
 from stacked_rnn.configs import UserError, setting
+from stacked_rnn.utils import text_files
 
 
 @dataclasses.dataclass(frozen=True)

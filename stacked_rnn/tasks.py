@@ -11,17 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import (
-    classification,
     command_line,
     datasets,
     export,
+    inference,
+    metrics,
     models,
-    pictures,
-    prediction,
     training,
-    translation,
 )
 from stacked_rnn.configs import unescaped
+from stacked_rnn.reports import plots
 
 _SCORED = 1000  # pairs of the validation that are reported on
 _DRAWN = 3  # of these
@@ -32,7 +31,7 @@ class LanguageModelTask:
     """A model that continues a text.
 
     Args:
-        start: a `finetuning.Start`.
+        start: a `warm_start.Start`.
     """
 
     def __init__(self, start):
@@ -103,7 +102,7 @@ class ClassifierTask:
     """A model that tells of which class a text is.
 
     Args:
-        start: a `finetuning.Start`.
+        start: a `warm_start.Start`.
     """
 
     def __init__(self, start):
@@ -159,9 +158,11 @@ class ClassifierTask:
         if texts is None:
             return
         product.model.cool(
-            classification.best_temperature(
-                prediction.scores_of(product.serving_default, texts.texts),
-                prediction.targets_of(texts, self.data.labels),
+            metrics.best_temperature(
+                inference.classifier.scores_of(
+                    product.serving_default, texts.texts
+                ),
+                inference.classifier.targets_of(texts, self.data.labels),
                 self.data.several_labels,
             )
         )
@@ -171,7 +172,7 @@ class ClassifierTask:
         texts = self.data.validation_texts
         if texts is None:
             return
-        result = prediction.load(version).evaluate(texts)
+        result = inference.load(version).evaluate(texts)
         print(
             "\nOn the validation: "
             + ", ".join(
@@ -182,12 +183,10 @@ class ClassifierTask:
         )
         if "confusion" in result:
             print(
-                classification.format_confusion(
-                    result["confusion"], self.data.labels
-                )
+                metrics.format_confusion(result["confusion"], self.data.labels)
             )
         picture = model_dir / "classification.png"
-        if pictures.draw_classification(result, self.data.labels, picture):
+        if plots.draw_classification(result, self.data.labels, picture):
             print(f"Drawn: {picture}")
 
     def next_steps(self, version) -> list[str]:
@@ -201,7 +200,7 @@ class Seq2SeqTask:
     """A model that makes a text of another.
 
     Args:
-        start: a `finetuning.Start`.
+        start: a `warm_start.Start`.
     """
 
     initial_weights = None
@@ -261,7 +260,7 @@ class Seq2SeqTask:
         pairs = self.data.validation_texts
         if pairs is None:
             return
-        model = translation.load(version)
+        model = inference.load(version)
         shown = pairs.sample(_SCORED)
         with command_line.progress_bar(len(shown.sources), "text") as progress:
             result = model.evaluate(shown, progress=progress)
@@ -273,9 +272,9 @@ class Seq2SeqTask:
         picture = model_dir / "attention.png"
         maps = [
             model.align(one.text, one.output)
-            for one in model.translate(pairs.sample(_DRAWN).sources)
+            for one in model.rewrite(pairs.sample(_DRAWN).sources)
         ]
-        if pictures.draw_attention(maps, picture):
+        if plots.draw_attention(maps, picture):
             print(f"Drawn: {picture}")
 
     def next_steps(self, version) -> list[str]:

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from stacked_rnn import batching, configs, inference, tokenizers
+from stacked_rnn import configs, inference, tokenizers
+from stacked_rnn.serving import scheduler
 from tests.export_test import build_generator
 
 
@@ -24,7 +25,7 @@ class Harness:
     def __init__(self, model, **options):
         self.updates = {}
         self.ended = queue.Queue()
-        self.batcher = batching.Batcher(
+        self.batcher = scheduler.Batcher(
             model, self._deliver, **{"jit_compile": False} | options
         )
 
@@ -78,7 +79,7 @@ def test_a_text_is_what_generate_makes_of_it(
     harness, model, monkeypatch, jit_compile
 ):
     if jit_compile:
-        monkeypatch.setattr(batching, "SIZES", (1, 64))
+        monkeypatch.setattr(scheduler, "SIZES", (1, 64))
         harness = Harness(model, jit_compile=True)
         assert harness.batcher.is_compiled.wait(120)
     cases = [
@@ -211,14 +212,14 @@ def test_a_long_prompt_is_read_while_others_grow(harness):
         for at, _ in harness.updates[growing]
         if began < at < harness.updates[long][0][0]
     ]
-    assert len(while_reading) > 2_000 / batching.CHUNK / 2
+    assert len(while_reading) > 2_000 / scheduler.CHUNK / 2
     growing.cancelled = True
     harness.wait()
 
 
 def test_a_full_queue_says_so(model, harness):
     small = Harness(model, max_waiting=3)
-    with pytest.raises(batching.BusyError):
+    with pytest.raises(scheduler.BusyError):
         small.submit(["abc"] * 4)
     small.submit(["abc"] * 3, max_new_tokens=1)
     small.wait(3)
@@ -227,19 +228,19 @@ def test_a_full_queue_says_so(model, harness):
 
 def test_texts_that_nobody_waits_for_do_not_fill_the_queue(model, monkeypatch):
     """Also while a call lasts, after which they are dropped."""
-    grow, goes_on = batching.Batcher._grow, threading.Event()
+    grow, goes_on = scheduler.Batcher._grow, threading.Event()
 
     def grow_later(self):
         assert goes_on.wait(60)
         grow(self)
 
-    monkeypatch.setattr(batching.Batcher, "_grow", grow_later)
+    monkeypatch.setattr(scheduler.Batcher, "_grow", grow_later)
     harness = Harness(model, max_waiting=3)
     harness.submit(["abc"], max_new_tokens=1)
     while harness.batcher.num_waiting:
         time.sleep(0.001)
     left = harness.submit(["abc"] * 3)
-    with pytest.raises(batching.BusyError):
+    with pytest.raises(scheduler.BusyError):
         harness.submit(["abc"])
     for text in left:
         text.cancelled = True
@@ -258,13 +259,13 @@ def test_closing_lets_the_texts_end(model):
     texts = harness.submit(["abc"] * 70, max_new_tokens=300)
     harness.batcher.close(60)
     assert {harness.result(text)[3] for text in texts} == {"length"}
-    with pytest.raises(batching.ClosedError):
+    with pytest.raises(scheduler.ClosedError):
         harness.submit(["abc"])
 
 
 def test_texts_that_fail_do_not_stop_those_after_them(model, monkeypatch):
     harness = Harness(model)
-    grow, failed = batching.Batcher._grow, threading.Event()
+    grow, failed = scheduler.Batcher._grow, threading.Event()
 
     def fail_once(self):
         if not failed.is_set():
@@ -272,7 +273,7 @@ def test_texts_that_fail_do_not_stop_those_after_them(model, monkeypatch):
             raise RuntimeError("planted")
         grow(self)
 
-    monkeypatch.setattr(batching.Batcher, "_grow", fail_once)
+    monkeypatch.setattr(scheduler.Batcher, "_grow", fail_once)
     [first] = harness.submit(["abc"])
     harness.wait()
     [second] = harness.submit(["abc"])

@@ -8,7 +8,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacked_rnn import beams, generation, reference
+from stacked_rnn import reference
+from stacked_rnn.decoding import beam_search, generation
 from tests.samplers_test import options
 
 
@@ -43,9 +44,9 @@ def beginning(seed, vocabulary_size, batch_size=3, units=4):
 
 
 def search(step, token_ids, h, **kwargs):
-    """Calls `beams.search` with a nest of states."""
+    """Calls `beam_search.search` with a nest of states."""
     states = ((tf.constant(h),), tf.zeros(len(token_ids), tf.int32))
-    return beams.search(step, tf.constant(token_ids), states, **kwargs)
+    return beam_search.search(step, tf.constant(token_ids), states, **kwargs)
 
 
 def texts(found, row=0):
@@ -218,7 +219,9 @@ def bigrams(probabilities):
 
 def best(step, **kwargs):
     """The ids of the best text after token 0, and its score."""
-    score, ids, _ = texts(beams.search(step, tf.constant([0]), (), **kwargs))[0]
+    score, ids, _ = texts(
+        beam_search.search(step, tf.constant([0]), (), **kwargs)
+    )[0]
     return ids, np.exp(score)
 
 
@@ -252,7 +255,7 @@ def test_the_length_penalty_weighs_long_texts_against_short_ones():
 def test_a_text_with_an_end_comes_before_a_better_one_without():
     """1 1 1 ... is likelier than any end, and goes on for ever."""
     step, _ = bigrams([[0.0, 0.9, 0.1]] * 3)
-    found = beams.search(
+    found = beam_search.search(
         step, tf.constant([0]), (), num_beams=3, max_new_tokens=2,
         length_penalty=0.0, end_ids=[2],
     )  # fmt: skip
@@ -265,14 +268,16 @@ def test_a_text_with_an_end_comes_before_a_better_one_without():
 def test_several_ends_are_one_and_their_probabilities_add_up():
     step, _ = bigrams([[0.0, 0.4, 0.3, 0.3]] * 4)
     values = {"max_new_tokens": 3, "num_beams": 2, "length_penalty": 0.0}
-    found = beams.search(step, tf.constant([0]), (), end_ids=[2, 3], **values)
+    found = beam_search.search(
+        step, tf.constant([0]), (), end_ids=[2, 3], **values
+    )
     assert [ids for _, ids, _ in texts(found)] == [[], [1]]
     np.testing.assert_allclose(np.exp(found["scores"]), [[0.6, 0.24]], 1e-4)
 
 
 def test_of_equal_texts_the_lower_ids_and_the_earlier_come_first():
     step, _ = bigrams([[0.25] * 4] * 4)
-    found = beams.search(
+    found = beam_search.search(
         step, tf.constant([0]), (), num_beams=4, max_new_tokens=2,
         length_penalty=0.0,
     )  # fmt: skip
@@ -282,7 +287,7 @@ def test_of_equal_texts_the_lower_ids_and_the_earlier_come_first():
     # After 1 an end and 0 have p = 1/2 each; after 0 the end is certain.
     step, _ = bigrams([[0.0, 1.0], [0.5, 0.5]])
     for num_beams, expected in ((1, [[0]]), (2, [[], [0]])):
-        found = beams.search(
+        found = beam_search.search(
             step, tf.constant([1]), (), num_beams=num_beams, max_new_tokens=3,
             length_penalty=0.0, end_ids=[1],
         )  # fmt: skip

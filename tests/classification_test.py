@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from sklearn import metrics
+from sklearn import metrics as sklearn_metrics
 
-from stacked_rnn import classification
+from stacked_rnn import metrics
 
 
 @pytest.fixture
@@ -25,66 +25,66 @@ def several_labels(rng):
 def test_one_label(one_label):
     scores, targets = one_label
     said, truth = scores.argmax(axis=1), targets.argmax(axis=1)
-    report = classification.report(scores, targets, several_labels=False)
-    assert report["accuracy"] == metrics.accuracy_score(truth, said)
+    report = metrics.report(scores, targets, several_labels=False)
+    assert report["accuracy"] == sklearn_metrics.accuracy_score(truth, said)
     assert report["macro_f1"] == pytest.approx(
-        metrics.f1_score(truth, said, average="macro")
+        sklearn_metrics.f1_score(truth, said, average="macro")
     )
     np.testing.assert_allclose(
-        report["f1"], metrics.f1_score(truth, said, average=None)
+        report["f1"], sklearn_metrics.f1_score(truth, said, average=None)
     )
     areas = [
-        metrics.roc_auc_score(targets[:, number], scores[:, number])
+        sklearn_metrics.roc_auc_score(targets[:, number], scores[:, number])
         for number in range(4)
     ]
     assert report["auc"] == pytest.approx(np.mean(areas))
     np.testing.assert_array_equal(
-        classification.confusion_matrix(
-            classification.answers(scores, False), targets
-        ),
-        metrics.confusion_matrix(truth, said),
+        metrics.confusion_matrix(metrics.answers(scores, False), targets),
+        sklearn_metrics.confusion_matrix(truth, said),
     )
 
 
 def test_several_labels(several_labels):
     scores, targets = several_labels
-    report = classification.report(scores, targets, several_labels=True)
-    assert report["accuracy"] == metrics.accuracy_score(targets, scores > 0.5)
+    report = metrics.report(scores, targets, several_labels=True)
+    assert report["accuracy"] == sklearn_metrics.accuracy_score(
+        targets, scores > 0.5
+    )
     assert report["macro_f1"] == pytest.approx(
-        metrics.f1_score(targets, scores > 0.5, average="macro")
+        sklearn_metrics.f1_score(targets, scores > 0.5, average="macro")
     )
     assert report["auc"] == pytest.approx(
-        metrics.roc_auc_score(targets, scores, average="macro")
+        sklearn_metrics.roc_auc_score(targets, scores, average="macro")
     )
 
 
 def test_a_class_that_no_text_is_of():
     scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]], "float32")
     targets = np.eye(3, dtype=bool)[[0, 1]]
-    report = classification.report(scores, targets, several_labels=False)
+    report = metrics.report(scores, targets, several_labels=False)
     assert report["f1"] == [1.0, 1.0, 0.0]
     assert report["auc"] == 1.0  # of the classes that it exists for
 
 
 def test_one_class_only_has_no_area():
     targets = np.ones(3, bool)
-    assert classification.area_under_curve(np.ones(3), targets) is None
+    assert metrics.area_under_curve(np.ones(3), targets) is None
 
 
 def test_calibration():
     """Sure at 0.9 and right half of the time, sure at 0.6 and always right."""
     scores = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 2)
     targets = np.eye(2, dtype=bool)[[0, 0, 1, 1, 1, 1]]
-    said = classification.answers(scores, False)
-    bins = classification.calibration(scores, said, targets)
+    said = metrics.answers(scores, False)
+    bins = metrics.calibration(scores, said, targets)
     assert [one["answers"] for one in bins] == [2, 4]
     assert [one["accuracy"] for one in bins] == [1.0, 0.5]
     assert [one["confidence"] for one in bins] == pytest.approx([0.6, 0.9])
-    assert classification.calibration_error(bins) == pytest.approx(0.4)
+    assert metrics.calibration_error(bins) == pytest.approx(0.4)
 
 
 def test_a_confusion_matrix_as_text():
-    text = classification.format_confusion([[1200, 3], [0, 7]], ["no", "maybe"])
+    text = metrics.format_confusion([[1200, 3], [0, 7]], ["no", "maybe"])
     assert text.splitlines() == [
         "          no  maybe",
         "no     1,200      3",
@@ -112,7 +112,7 @@ def test_the_temperature_undoes_what_made_scores_too_sure(
         targets = np.eye(3, dtype=bool)[
             np.argmax(logits - np.log(-np.log(drawn)), axis=1)
         ]
-    found = classification.best_temperature(
+    found = metrics.best_temperature(
         scores_at(factor * logits), targets, several_labels
     )
     assert found == pytest.approx(expected, rel=0.05)
@@ -123,6 +123,6 @@ def test_certain_scores_have_a_temperature(several_labels):
     """Always right the lowest, always wrong the highest."""
     targets = np.eye(2, dtype=bool)[[0, 1, 0]]
     for scores, expected in ((targets, 1.0), (~targets, 20.0)):
-        assert classification.best_temperature(
+        assert metrics.best_temperature(
             scores.astype("float32"), targets, several_labels
         ) == pytest.approx(expected)

@@ -11,20 +11,18 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import (
-    classification,
     configs,
     datasets,
     export,
-    finetuning,
     inference,
+    metrics,
     models,
-    prediction,
     tasks,
     training,
 )
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import server
-from stacked_rnn.training import objectives
+from stacked_rnn.training import objectives, warm_start
 from tests.conftest import mirrored, small_config
 
 LENGTHS = np.array([6, 3, 1, 0])
@@ -226,7 +224,7 @@ def test_it_learns(corpus, tmp_path):
     product = export.TextClassifier(
         trainer.best_model(), trainer.data.tokenizer, trainer.data.labels, 100
     )
-    saved = prediction.load(product.save(tmp_path / "model"))
+    saved = inference.load(product.save(tmp_path / "model"))
     result = saved.evaluate(trainer.data.validation_texts)
     assert result["accuracy"] == pytest.approx(score.accuracy)
     assert result["examples"] == 39
@@ -246,7 +244,7 @@ def test_what_is_exported_is_no_surer_than_right(several_labels, tmp_path):
     corpus = tmp_path / "a.tsv"
     corpus.write_text("\n".join(rows))
     task = tasks.ClassifierTask(
-        finetuning.Start(
+        warm_start.Start(
             small_config(units=8, num_layers=1),
             configs.TrainConfig(
                 task="classifier",
@@ -261,12 +259,14 @@ def test_what_is_exported_is_no_surer_than_right(several_labels, tmp_path):
     model.cool(1 / 15)
     product = task.product(model)
     texts = task.data.validation_texts
-    targets = prediction.targets_of(texts, task.data.labels)
+    targets = inference.classifier.targets_of(texts, task.data.labels)
 
     def asked():
-        scores = prediction.scores_of(product.serving_default, texts.texts)
-        said = classification.answers(scores, several_labels)
-        report = classification.report(scores, targets, several_labels)
+        scores = inference.classifier.scores_of(
+            product.serving_default, texts.texts
+        )
+        said = metrics.answers(scores, several_labels)
+        report = metrics.report(scores, targets, several_labels)
         return said, report["calibration_error"]
 
     said, error = asked()
@@ -374,7 +374,7 @@ def exported(corpus, tmp_path_factory):
 
 
 def test_labels_and_scores(exported):
-    model = prediction.load(exported)
+    model = inference.load(exported)
     texts = ["ab", "", "abcdx", "abcdy", "\u00e9"]
     one, empty, long, same, _ = model.predict(texts)
     assert one.text == "ab"
@@ -413,7 +413,7 @@ def test_several_labels(rng, tmp_path):
     classifier = export.TextClassifier(
         trainer.best_model(), trainer.data.tokenizer, trainer.data.labels, 9
     )
-    model = prediction.load(classifier.save(tmp_path / "model"))
+    model = inference.load(classifier.save(tmp_path / "model"))
     assert [one.labels for one in model.predict(["ba", "c", "b"])] == [
         ("a", "b"), (), ("b",),
     ]  # fmt: skip
@@ -427,12 +427,12 @@ def test_several_labels(rng, tmp_path):
 def test_labels_that_it_does_not_know(exported):
     read = datasets.LabelledTexts(["a"], [("news",)])
     with pytest.raises(UserError, match="does not know: 'news' .it knows 'xy'"):
-        prediction.load(exported).evaluate(read)
+        inference.load(exported).evaluate(read)
 
 
 def test_a_classifier_generates_nothing(exported):
     with pytest.raises(UserError, match="a classifier: predict.py labels"):
-        inference.load(exported)
+        inference.load(exported, "language_model")
 
 
 def test_it_is_served(exported):
@@ -450,7 +450,7 @@ def test_it_is_served(exported):
             return urllib.request.urlopen(request).read()
 
         answer = ask("/v1/models/letters:predict", {"instances": ["ab", "c"]})
-        said = prediction.load(exported).predict(["ab", "c"])
+        said = inference.load(exported).predict(["ab", "c"])
         for got, one in zip(json.loads(answer)["predictions"], said):
             assert (got["labels"],) == one.labels
             assert got["classes"] == list(one.scores)

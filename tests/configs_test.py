@@ -19,7 +19,8 @@ import evaluate
 import export
 import generate
 import predict
-from stacked_rnn import command_line, configs, console, files, tokenizers
+from stacked_rnn import command_line, configs, console, tokenizers
+from stacked_rnn.utils import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = [configs.ModelConfig, configs.TrainConfig, configs.SamplingConfig]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacked_rnn.continuations import Continuation
+from stacked_rnn.decoding.incremental_text import Continuation
 
 
 def grown(tokens, sizes=(1,), stop=()):

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, datasets, tokenizers
-from stacked_rnn.datasets import corpora, tokens
+from stacked_rnn.datasets import corpora, token_cache
 
 WINDOWS = [datasets.RandomWindows, datasets.SlidingWindows, datasets.Streams]
 
@@ -410,9 +410,9 @@ def test_short_texts_train_with_the_defaults(tmp_path, length, changes):
     assert len(epoch_targets(training)) >= min(100, training.num_tokens - 1)
     if not changes.get("train_windows"):
         held_out = text[int(0.9 * length) :]
-        tokens = data.tokenizer.tokenize([held_out]).flat_values.numpy()
+        token_cache = data.tokenizer.tokenize([held_out]).flat_values.numpy()
         # Whole, whatever the length of a window.
-        assert epoch_targets(validation) == tokens[1:].tolist()
+        assert epoch_targets(validation) == token_cache[1:].tolist()
         assert validation.characters == len(held_out)
 
 
@@ -637,13 +637,13 @@ def test_sliding_windows_are_all_windows():
 
 
 def test_streams_rebuild_the_corpus():
-    tokens = np.random.default_rng(0).permutation(103).astype("int32")
-    windows = datasets.Streams(tf.constant(tokens), 10, 4)
+    token_cache = np.random.default_rng(0).permutation(103).astype("int32")
+    windows = datasets.Streams(tf.constant(token_cache), 10, 4)
     rows = [[] for _ in range(4)]
     for _, targets in batches(windows):
         for row, target in zip(rows, targets):
             row.extend(target[target >= 0])
-    assert list(itertools.chain(*rows)) == tokens[1:].tolist()
+    assert list(itertools.chain(*rows)) == token_cache[1:].tolist()
 
 
 def test_row_i_of_a_batch_of_streams_continues_row_i_of_the_one_before():
@@ -701,6 +701,6 @@ def test_many_texts_are_cut_some_at_a_time(piece, monkeypatch):
     texts = [b"ab", b"", b"a longer one", b"c", b""]
     tokenizer = tokenizers.build("char", b"\n".join(texts))
     monkeypatch.setattr(corpora, "PIECE", piece)
-    cut = tokens.cut_texts(tokenizer, texts)
+    cut = token_cache.cut_texts(tokenizer, texts)
     whole = tokenizer.tokenize(tf.constant(texts)).to_list()
     assert [ids.tolist() for ids in cut] == whole

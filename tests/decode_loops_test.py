@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import batching, decode_loops, export, inference, tokenizers
+from stacked_rnn import export, inference, tokenizers
+from stacked_rnn.serving import decode_functions, scheduler
 from tests.conftest import randomized_model, small_config
 from tests.export_test import ALPHABET
 
@@ -62,7 +63,7 @@ def arguments():
 
 
 def loop(model, arguments, jit_compile=False, end_id=None):
-    return decode_loops.decode_loop(
+    return decode_functions.decode_loop(
         model.functions.signatures["decode_step"],
         model.functions.weights,
         arguments[:3],
@@ -153,16 +154,16 @@ def test_the_weights_go_with_their_model(paths, arguments):
 
 def test_a_batcher_of_the_same_kind_is_compiled_at_once(paths, monkeypatch):
     """The seconds of XLA are those of the first model alone."""
-    monkeypatch.setattr(batching, "SIZES", (1,))
+    monkeypatch.setattr(scheduler, "SIZES", (1,))
     functions = []
     for path in paths:
-        batcher = batching.Batcher(
+        batcher = scheduler.Batcher(
             inference.load(str(path)), lambda updates: None, jit_compile=False
         )
         batcher.compile()
         assert batcher.is_compiled.is_set()
         functions.append(
-            batching._chunk_function(batcher._model, batcher._nobody, True)
+            scheduler._chunk_function(batcher._model, batcher._nobody, True)
         )
         batcher.close()
     assert functions[0].func is functions[1].func
@@ -173,8 +174,8 @@ def test_names_that_count_up_make_no_difference(paths, tmp_path):
     """Those of functions and labels of what is traced."""
     shutil.copytree(paths[0], tmp_path / "copy" / "1")
     prints = {
-        decode_loops._fingerprint(
-            decode_loops._graph_of(
+        decode_functions._fingerprint(
+            decode_functions._graph_of(
                 inference.load(str(path)).functions.signatures["decode_step"]
             )
         )

@@ -16,8 +16,9 @@ import pytest
 import yaml
 from prometheus_client import parser
 
-from stacked_rnn import batching, configs, continuations
-from stacked_rnn.serving import metrics
+from stacked_rnn import configs
+from stacked_rnn.decoding import incremental_text
+from stacked_rnn.serving import metrics, scheduler
 from tests.distributed_test import FLAGS, ROOT, TEXT
 from tests.forked import assert_flags_are_parsed
 
@@ -418,8 +419,8 @@ def exposed():
 
     made = metrics.Metrics([Served])
     own = made.of("letters")
-    text = batching.Text(b"a", [1], configs.SamplingConfig())
-    text.continuation = continuations.Continuation("", 0)
+    text = scheduler.Text(b"a", [1], configs.SamplingConfig())
+    text.continuation = incremental_text.Continuation("", 0)
     text.submitted = text.placed = text.first_drawn = time.monotonic()
     text.token_ids = [1, 2]
     own.finished(text, "length")

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from stacked_rnn import configs, devices, tokenizers
+from stacked_rnn import configs, tokenizers
+from stacked_rnn.utils import devices
 from tests import simulated_gpu, small_tasks
 from tests.conftest import CELLS
 

@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import evaluation, reference
+from stacked_rnn import metrics, reference
 
 
 def test_the_three_measures():
-    score = evaluation.Score(nats=30.0, tokens=20, characters=60)
+    score = metrics.Score(nats=30.0, tokens=20, characters=60)
     assert score.nats_per_token == 1.5
     assert score.perplexity == pytest.approx(math.exp(1.5))
     assert score.bits_per_character == pytest.approx(0.5 / math.log(2))
 
 
 def test_nothing_and_too_much_do_not_fail():
-    assert evaluation.Score().perplexity == 1.0
-    assert evaluation.Score(1e9, 1, 1).perplexity > 1e300
+    assert metrics.Score().perplexity == 1.0
+    assert metrics.Score(1e9, 1, 1).perplexity > 1e300
 
 
 def test_token_nats_equal_the_reference_and_skip_padding(rng):
     logits = rng.normal(0, 3, (2, 3, 5)).astype("float32")
     targets = np.array([[0, 4, -1], [2, -1, -1]])
-    nats = evaluation.token_nats(logits, tf.constant(targets)).numpy()
+    nats = metrics.token_nats(logits, tf.constant(targets)).numpy()
     expected = reference.nats(logits, np.maximum(targets, 0))
     np.testing.assert_allclose(
         nats, np.where(targets >= 0, expected, 0), atol=1e-5
@@ -45,7 +45,7 @@ def test_every_target_is_scored_once_with_the_state_carried(window):
         return tf.cast(targets, tf.float32), calls[-1]
 
     done = []
-    nats = evaluation.nats_of_text(
+    nats = metrics.nats_of_text(
         score_window, tf.range(13), 0, done.append, window
     )
     assert np.array_equal(nats, range(1, 13))

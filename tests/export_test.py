@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
 from stacked_rnn import (
-    artifact,
     configs,
     export,
     inference,
     reference,
+    saved_models,
     tokenizers,
 )
 from stacked_rnn.configs import UserError
-from stacked_rnn.export import text_generator, versions
+from stacked_rnn.export import base, language_model
 from tests.conftest import CELLS, randomized_model, small_config
 from tests.models_test import reference_logits
 from tests.samplers_test import uniforms
@@ -67,7 +67,7 @@ def generate(functions, prompts, **options):
         prompts=tf.constant(prompts, tf.string),
         **{
             spec.name: tf.constant(np.atleast_1d(values[spec.name]), spec.dtype)
-            for spec in text_generator._OPTIONS
+            for spec in language_model._OPTIONS
         },
     )
 
@@ -581,8 +581,8 @@ def test_a_number_that_is_taken_at_the_last_moment(tmp_path, monkeypatch):
 
     (tmp_path / "m" / "1" / "assets").mkdir(parents=True)
     (tmp_path / "m" / "export.partial").mkdir()
-    monkeypatch.setattr(artifact, "versions", versions_before)
-    path = versions._take_next_number(
+    monkeypatch.setattr(saved_models, "versions", versions_before)
+    path = base._take_next_number(
         tmp_path / "m" / "export.partial", tmp_path / "m"
     )
     assert path.name == "2"
@@ -656,15 +656,15 @@ def test_the_newest_under_saved_models_is_the_default(
     for name in ("third/1", "third/\u00b2", "third/3.partial"):
         path = pathlib.Path("saved_models", name)
         shutil.copytree(newest, path)
-        config = json.loads((path / artifact.CONFIG_FILE).read_text())
+        config = json.loads((path / saved_models.CONFIG_FILE).read_text())
         config |= {"task": "classifier", "labels": [], "several_labels": False}
-        (path / artifact.CONFIG_FILE).write_text(json.dumps(config))
+        (path / saved_models.CONFIG_FILE).write_text(json.dumps(config))
         os.utime(path / "saved_model.pb", (2**31, 2**31))
     capsys.readouterr()
-    assert artifact.find("", ("language_model",)) == newest
+    assert saved_models.find("", ("language_model",)) == newest
     assert capsys.readouterr().err == (
         "the newest model: --saved_model=saved_models/second/1\n"
     )
-    assert artifact.find("") == pathlib.Path("saved_models/third/1")
+    assert saved_models.find("") == pathlib.Path("saved_models/third/1")
     with pytest.raises(configs.UserError, match="saved_models/ is a seq2seq "):
-        artifact.find("", ("seq2seq",))
+        saved_models.find("", ("seq2seq",))

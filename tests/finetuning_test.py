@@ -11,23 +11,23 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import (
-    artifact,
     configs,
     datasets,
     export,
-    finetuning,
     inference,
     models,
+    saved_models,
     tasks,
     training,
 )
+from stacked_rnn.training import warm_start
 from tests.conftest import mirrored, small_config
 from tests.export_test import build_generator
 
 # With characters that the trained models never saw. What is held out is too
 # short for two streams: its score is that of the whole text.
 TEXT = "the bad age had a deaf \u00e9 face, z he fed a bad \u00e9gg\n" * 10
-CONFIG = pathlib.Path("models/1") / artifact.CONFIG_FILE
+CONFIG = pathlib.Path("models/1") / saved_models.CONFIG_FILE
 VARIABLES = pathlib.Path("models/1/variables/variables")
 RECORD = pathlib.Path("old/checkpoints/model.json")
 
@@ -83,7 +83,7 @@ def train_config(**changes):
 
 
 def prepare(init_from, model_dir="another", model=None, given=(), **changes):
-    return finetuning.prepare(
+    return warm_start.prepare(
         configs.ModelConfig(**model or {}),
         train_config(init_from=init_from, **changes),
         model_dir,
@@ -219,7 +219,7 @@ def test_what_was_asked_for_must_not_contradict():
 def test_what_a_run_writes_down_repeats_it():
     """config.flags gives every flag, those of the trained model included."""
     start = prepare("models")
-    again = finetuning.prepare(
+    again = warm_start.prepare(
         start.model_config,
         start.train_config,
         "another",
@@ -362,7 +362,7 @@ def labelled(here):
 
 
 def classifier_task(bidirectional=False, model_dir="classified", **changes):
-    start = finetuning.prepare(
+    start = warm_start.prepare(
         small_config(bidirectional=bidirectional, pooling="max"),
         configs.TrainConfig(
             task="classifier", corpus="labelled.tsv", **changes

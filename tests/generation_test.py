@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import generation, reference
+from stacked_rnn import reference
+from stacked_rnn.decoding import generation
 from tests.samplers_test import options, uniforms
 
 WORD = [3, 1, 4, 1, 5, 2, 6, 0]

@@ -19,13 +19,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import (
-    configs,
-    devices,
-    inference,
-    layers,
-    rnn_ops,
-)
+from stacked_rnn import configs, inference, layers, rnn_ops
+from stacked_rnn.utils import devices
 from tests import small_tasks
 
 pytestmark = pytest.mark.skipif(
@@ -362,7 +357,7 @@ def test_an_export_gives_the_same_text_anywhere(made_on, runs, monkeypatch):
     model = inference.load(str(saved_model))
     sampling = configs.SamplingConfig(max_new_tokens=60, temperature=0.0)
     for worth in (0, 10**9):  # with XLA, and without
-        monkeypatch.setattr(inference, "WORTH_COMPILING", worth)
+        monkeypatch.setattr(inference.language_model, "WORTH_COMPILING", worth)
         texts = [row.text for row in model.generate(PROMPTS, sampling)]
         assert texts[1:] == cpu
         assert len(texts[0]) == 60

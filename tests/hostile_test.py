@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from stacked_rnn.serving import bodies, connections, guard, streams
+from stacked_rnn.serving import bodies, connections, guard, openai_stream
 from tests.serving_test import (
     active,
     completion,
@@ -336,7 +336,7 @@ def test_one_that_does_not_read_is_cut(running, honest, monkeypatch):
 
 def test_what_is_not_read_has_a_limit(running, honest, monkeypatch):
     """And what was cut says so: it does not end as if it were whole."""
-    monkeypatch.setattr(streams, "_MOST_UNREAD", 100)
+    monkeypatch.setattr(openai_stream, "_MOST_UNREAD", 100)
     with slow_reader(running) as sock:
         wait_until(lambda: active(running) > 0)
         wait_until(lambda: active(running) == 0)

@@ -61,7 +61,7 @@ def test_a_gpu_has_one_batch_of_many_texts(loaded, monkeypatch):
     expected = [text.text for text in texts]
     score = loaded.evaluate(b"abcabca" * 40)
     simulated_gpu.plug_in(monkeypatch)
-    monkeypatch.setattr(inference, "WORTH_COMPILING", 200)
+    monkeypatch.setattr(inference.language_model, "WORTH_COMPILING", 200)
     sizes, begin = [], loaded.functions.begin
     monkeypatch.setattr(
         loaded.functions,
@@ -124,7 +124,7 @@ def test_the_compiled_path_gives_the_same_texts(loaded, monkeypatch):
         ]  # fmt: skip
 
     plain = texts()
-    monkeypatch.setattr(inference, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(inference.language_model, "WORTH_COMPILING", 1)
     assert texts() == plain
 
 

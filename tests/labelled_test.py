@@ -9,7 +9,7 @@ import pytest
 
 from stacked_rnn import configs, datasets
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import labelled
+from stacked_rnn.datasets import labelled_texts
 
 PAIRS = [("good film", "pos"), ('bad "film', "neg"), ("so, so", "neg")]
 
@@ -245,7 +245,7 @@ def test_imdb_comes_from_the_keras_cache(monkeypatch):
         assert index_from == 3
         return (reviews, np.array([1, 0])), None
 
-    imdb = labelled.keras.datasets.imdb
+    imdb = labelled_texts.keras.datasets.imdb
     monkeypatch.setattr(imdb, "load_data", load_data)
     monkeypatch.setattr(
         imdb, "get_word_index", lambda: {"a": 1, "joy": 2, "bore": 3}

@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from stacked_rnn import configs, datasets, text_files, tokenizers
-from stacked_rnn.datasets import corpora, splits, tokens, windows
+from stacked_rnn import configs, datasets, tokenizers
+from stacked_rnn.datasets import corpora, splits, token_cache, windows
+from stacked_rnn.utils import text_files
 from tests.datasets_test import batch, batches, epoch_targets
 
 WORDS = ["the", "Time", "traveller", "smiled", "round", "at", "us.", "It", "is"]
@@ -22,7 +23,7 @@ def small_pieces(monkeypatch):
     """What counts as large is small, so that the tests are quick."""
     monkeypatch.setattr(corpora, "PIECE", 2000)
     monkeypatch.setattr(text_files, "PIECE", 2000)
-    monkeypatch.setattr(tokens, "LARGE", 10_000)
+    monkeypatch.setattr(token_cache, "LARGE", 10_000)
 
 
 @pytest.fixture
@@ -197,9 +198,9 @@ def test_a_large_corpus_has_the_tokens_of_the_whole_text(
         "letters_only": letters_only,
     }  # fmt: skip
     from_files = load(book, tmp_path, **settings)
-    assert isinstance(from_files.training.token_ids, tokens.TokenFile)
+    assert isinstance(from_files.training.token_ids, token_cache.TokenFile)
     monkeypatch.setattr(corpora, "PIECE", 10**6)
-    monkeypatch.setattr(tokens, "LARGE", 10**6)
+    monkeypatch.setattr(token_cache, "LARGE", 10**6)
     in_memory = load(book, tmp_path, **settings)
     if kind != "subword":  # whose vocabulary may hang on where pieces end
         assert from_files.tokenizer == in_memory.tokenizer
@@ -218,7 +219,7 @@ def test_a_second_run_reads_the_tokens_of_the_first(
     first = load(book, tmp_path)
     assert "vocabulary: 0 M char" in capsys.readouterr().err
     monkeypatch.setattr(tokenizers, "build", None)
-    monkeypatch.setattr(tokens, "_cut", None)
+    monkeypatch.setattr(token_cache, "_cut", None)
     second = load(book, tmp_path)
     assert second.tokenizer == first.tokenizer
     assert np.array_equal(
@@ -246,7 +247,7 @@ def test_what_decides_the_tokens_has_files_of_its_own(
 def test_an_interrupted_run_goes_on_where_it_was(
     book, tmp_path, monkeypatch, small_pieces
 ):
-    cut, done = tokens._cut, []
+    cut, done = token_cache._cut, []
 
     def interrupted(*arguments):
         if len(done) == 8:
@@ -254,7 +255,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
         done.append(arguments)
         return cut(*arguments)
 
-    monkeypatch.setattr(tokens, "_cut", interrupted)
+    monkeypatch.setattr(token_cache, "_cut", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(book, tmp_path)
     [directory] = tmp_path.glob("tokens-*")
@@ -265,7 +266,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     monkeypatch.setattr(tokenizers, "build", None)
     done.clear()
     monkeypatch.setattr(
-        tokens, "_cut", lambda *args: (done.append(args), cut(*args))[1]
+        token_cache, "_cut", lambda *args: (done.append(args), cut(*args))[1]
     )
     data = load(book, tmp_path)
     assert len(done) == 16 - parts

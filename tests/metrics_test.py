@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from stacked_rnn import batching, configs, inference
-from stacked_rnn.serving import metrics
+from stacked_rnn import configs, inference
+from stacked_rnn.serving import metrics, scheduler
 from tests.export_test import build_generator
 from tests.serving_test import completion, request, serving, wait_until
 
@@ -28,7 +28,7 @@ class Harness:
         self.name, self.version = "letters", 3
         self.metrics = metrics.Metrics([self])
         self.ended = queue.Queue()  # (text, just before, just after)
-        self.batcher = batching.Batcher(
+        self.batcher = scheduler.Batcher(
             model, self._deliver, jit_compile=False, **options
         )
 
@@ -173,7 +173,7 @@ def test_places_and_models_are_shown_as_they_are(harness):
     found = harness.values()
     assert found["models_ready",] == 1
     assert found["model_info", ("version", "3")] == 1
-    assert found["max_texts_active",] == batching.SIZES[-1]
+    assert found["max_texts_active",] == scheduler.SIZES[-1]
     assert found["max_texts_waiting",] == harness.batcher.max_waiting == 1024
     growing = harness.submit(["abc"] * 70, max_new_tokens=10**6)
     while harness.values()["texts_active",] < 64:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from starlette.routing import Match
 
 from stacked_rnn import configs
-from stacked_rnn.serving import app, openapi, predict
+from stacked_rnn.serving import app, openapi, tf_serving
 from tests.export_test import build_generator
 from tests.serving_test import active, request, serving, wait_until
 
@@ -152,7 +152,7 @@ def test_each_route_is_documented_and_no_other():
         [route] = [one for one in routes if one.matches(scope)[0] is Match.FULL]
         reached.add((method, route.path))
         if "{model}" in path:
-            action = predict.parse_path(method, concrete(path)).action
+            action = tf_serving.parse_path(method, concrete(path)).action
             named = re.search("predict$|metadata$", path)
             assert action == (named[0] if named else "status")
     assert reached == {
@@ -416,7 +416,7 @@ def test_the_answer_of_a_server_that_fails(running, monkeypatch):
     def fail(*_):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(predict, "predict", fail)
+    monkeypatch.setattr(tf_serving, "predict", fail)
     assert ask(running, "POST", "/v1/models/letters:predict", {})[0] == 500
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from stacked_rnn import configs, datasets
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import made_pairs
+from stacked_rnn.datasets import synthetic_pairs
 
 ROWS = [("Go.", "Va !"), ('I\'m "ok".', "Je vais bien.")]
 
@@ -246,7 +246,7 @@ def number_of_words(words):
     """Reads English words from left to right."""
     sizes = {"hundred": 100, "thousand": 1000, "million": 10**6}
     small = {
-        made_pairs.words_of_number(number): number
+        synthetic_pairs.words_of_number(number): number
         for number in [*range(20), *range(20, 100, 10)]
     }
     total = part = 0
@@ -261,21 +261,22 @@ def number_of_words(words):
 
 
 def test_numbers():
-    assert [made_pairs.words_of_number(n) for n in (0, 13, 40, 68, 101)] == [
+    numbers = (0, 13, 40, 68, 101)
+    assert [*map(synthetic_pairs.words_of_number, numbers)] == [
         "zero", "thirteen", "forty", "sixty-eight", "one hundred and one",
     ]  # fmt: skip
-    assert made_pairs.words_of_number(712_345) == (
+    assert synthetic_pairs.words_of_number(712_345) == (
         "seven hundred and twelve thousand three hundred and forty-five"
     )
-    assert made_pairs.words_of_number(2_000_017) == (
+    assert synthetic_pairs.words_of_number(2_000_017) == (
         "two million and seventeen"
     )
-    pairs = made_pairs.numbers_to_words()
+    pairs = synthetic_pairs.numbers_to_words()
     assert all(number_of_words(words) == int(digits) for digits, words in pairs)
     numbers = {int(digits) for digits, _ in pairs}
     assert numbers > set(range(1000)) and len(numbers) == len(pairs) == 30_000
     assert max(numbers) > 990_000
-    assert made_pairs.words_to_numbers()[:3] == [
+    assert synthetic_pairs.words_to_numbers()[:3] == [
         ("zero", "0"), ("one", "1"), ("two", "2"),
     ]  # fmt: skip
 
@@ -284,14 +285,14 @@ def test_a_date_is_written_as_no_other_date_is():
     written = {}
     date = datetime.date(1999, 1, 1)
     while date.year < 2001:
-        for form in made_pairs.forms_of_date(date):
+        for form in synthetic_pairs.forms_of_date(date):
             assert written.setdefault(form, date) == date
         date += datetime.timedelta(1)
 
 
 def test_dates_are_those_that_python_reads():
     date = datetime.date(2021, 3, 2)
-    forms = made_pairs.forms_of_date(date)
+    forms = synthetic_pairs.forms_of_date(date)
     for form in (
         "%A, %d %B %Y", "%d %b %Y", "%a %b %d %Y", "%Y/%m/%d", "%d.%m.%Y",
         "%Y%m%d", "%B %d, %Y",
@@ -304,7 +305,7 @@ def test_dates_are_those_that_python_reads():
     assert "the second of March 2021" in forms
     assert "2.III.2021" in forms and "Tuesday, March 2nd 2021" in forms
     days = [datetime.date(2021, 1, day) for day in (11, 13, 20, 23, 30, 31)]
-    assert [made_pairs.forms_of_date(day)[7:9] for day in days] == [
+    assert [synthetic_pairs.forms_of_date(day)[7:9] for day in days] == [
         ["the 11th of January, 2021", "the eleventh of January 2021"],
         ["the 13th of January, 2021", "the thirteenth of January 2021"],
         ["the 20th of January, 2021", "the twentieth of January 2021"],
@@ -312,7 +313,7 @@ def test_dates_are_those_that_python_reads():
         ["the 30th of January, 2021", "the thirtieth of January 2021"],
         ["the 31st of January, 2021", "the thirty-first of January 2021"],
     ]
-    pairs = made_pairs.dates_to_iso()
+    pairs = synthetic_pairs.dates_to_iso()
     assert len(pairs) == 30_000
     assert len({iso for _, iso in pairs}) == 10_000
 
@@ -326,8 +327,11 @@ def readable(text, form):
 
 def test_identifiers():
     for name in ("read_only", "READ_ONLY", "ReadOnly", "readOnly"):
-        assert made_pairs.words_of_identifier(name) == ["read", "only"]
-    assert made_pairs.words_of_identifier("HTTPServer") == ["http", "server"]
-    pairs = dict(made_pairs.identifiers_to_words())
+        assert synthetic_pairs.words_of_identifier(name) == ["read", "only"]
+    assert synthetic_pairs.words_of_identifier("HTTPServer") == [
+        "http",
+        "server",
+    ]
+    pairs = dict(synthetic_pairs.identifiers_to_words())
     assert len(pairs) > 5000
     assert pairs["TextWrapper"] == pairs["textwrapper"] == "text wrapper"

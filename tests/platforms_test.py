@@ -14,8 +14,8 @@ import types
 
 import pytest
 
-from stacked_rnn import files
 from stacked_rnn.training import runs
+from stacked_rnn.utils import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "stacked_rnn").rglob("*.py")])

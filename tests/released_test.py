@@ -12,7 +12,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from stacked_rnn import inference, prediction, translation
+from stacked_rnn import inference
 from stacked_rnn.configs import SamplingConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def test_a_language_model_generates_the_same_texts(unpacked):
 
 
 def test_a_classifier_gives_the_same_probabilities(unpacked):
-    model = prediction.load(unpacked("classifier"))
+    model = inference.load(unpacked("classifier"))
     scores = [found.scores for found in model.predict(["good cat", "sad dog"])]
     np.testing.assert_allclose(
         [(row["neg"], row["pos"]) for row in scores],
@@ -59,8 +59,8 @@ def test_a_classifier_gives_the_same_probabilities(unpacked):
 
 
 def test_a_seq2seq_model_writes_the_same_texts(unpacked):
-    model = translation.load(unpacked("seq2seq"))
-    found = model.translate(["abc", "dcba"])
+    model = inference.load(unpacked("seq2seq"))
+    found = model.rewrite(["abc", "dcba"])
     assert [one.output for one in found] == ["cba", "abcd"]
 
 

@@ -4,13 +4,13 @@ import types
 
 import pytest
 
-from stacked_rnn import evaluation
-from stacked_rnn.training import objectives, reporting
+from stacked_rnn import metrics
+from stacked_rnn.training import callbacks, objectives
 
 SCORES = {
-    "language_model": evaluation.Score(5548.0, 4000, 8000.0),
-    "classifier": evaluation.ClassificationScore(55.48, 40, 25, 40),
-    "seq2seq": evaluation.Seq2SeqScore(5548.0, 4000, 30, 40),
+    "language_model": metrics.Score(5548.0, 4000, 8000.0),
+    "classifier": metrics.ClassificationScore(55.48, 40, 25, 40),
+    "seq2seq": metrics.Seq2SeqScore(5548.0, 4000, 30, 40),
 }
 
 
@@ -21,7 +21,7 @@ def show(task="language_model", verbose=2, epochs=12, step=262, minutes=0.0):
         step=step, seconds=75.0,
         config=types.SimpleNamespace(max_minutes=minutes),
     )  # fmt: skip
-    lines = reporting.EpochLines(trainer, objective, verbose)
+    lines = callbacks.EpochLines(trainer, objective, verbose)
     lines.set_params({"epochs": epochs, "steps": 131})
     logs = SCORES[task].logs() | {f"{objective.unit}_per_second": 30345.48}
     lines.on_epoch_begin(1)
@@ -77,14 +77,14 @@ def test_a_bar_fits_in_its_line_and_leaves_nothing(
 def test_a_sample_is_a_text_and_moves_no_cursor(tmp_path, capsys, monkeypatch):
     texts = []
     monkeypatch.setattr(
-        reporting.tf.summary, "text", lambda name, text: texts.append(text)
+        callbacks.tf.summary, "text", lambda name, text: texts.append(text)
     )
     trainer = types.SimpleNamespace(
         model_dir=tmp_path,
         model=types.SimpleNamespace(config=types.SimpleNamespace(to_dict=dict)),
         config=types.SimpleNamespace(to_dict=dict),
     )
-    samples = reporting.SampleTexts(
+    samples = callbacks.SampleTexts(
         trainer, lambda epoch: "one\ttab\n\n\x1b[2Jtwo\r\u20ac\n"
     )
     samples.on_train_begin()

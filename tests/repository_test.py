@@ -18,7 +18,7 @@ import weakref
 
 import pytest
 
-from stacked_rnn import artifact, configs
+from stacked_rnn import configs, saved_models
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import memory, repository, server
 from tests.export_test import build_generator
@@ -41,7 +41,7 @@ def add(exported, tmp_path):
         path = tmp_path / name
         shutil.copytree(exported, path, copy_function=os.link)
         if changes:
-            config = path / artifact.CONFIG_FILE
+            config = path / saved_models.CONFIG_FILE
             values = json.loads(config.read_text()) | changes
             config.unlink()
             config.write_text(json.dumps(values))
@@ -51,13 +51,13 @@ def add(exported, tmp_path):
 
 
 def break_graph(version, content=b"broken"):
-    graph = version / artifact.GRAPH_FILE
+    graph = version / saved_models.GRAPH_FILE
     graph.unlink()
     graph.write_bytes(content)
 
 
 class Batcher:
-    """Stands for `batching.Batcher`, texts and all."""
+    """Stands for `scheduler.Batcher`, texts and all."""
 
     def __init__(self, *_, jit_compile):
         self.num_waiting = self.num_active = 0
@@ -88,7 +88,7 @@ class Loader:
     def __call__(self, path):
         self.paths.append(path)
         self.may_go_on.wait(30)
-        if (path / artifact.GRAPH_FILE).read_bytes() == b"broken":
+        if (path / saved_models.GRAPH_FILE).read_bytes() == b"broken":
             raise UserError(f"--saved_model={path}: damaged")
         return types.SimpleNamespace(path=path)
 
@@ -96,8 +96,8 @@ class Loader:
 @pytest.fixture
 def loader(monkeypatch):
     loader = Loader()
-    monkeypatch.setitem(repository._LOAD, "language_model", loader)
-    monkeypatch.setattr("stacked_rnn.batching.Batcher", Batcher)
+    monkeypatch.setattr(repository.inference, "load", loader)
+    monkeypatch.setattr("stacked_rnn.serving.scheduler.Batcher", Batcher)
     monkeypatch.setattr(repository, "_settle", lambda everything=False: None)
     return loader
 
@@ -153,8 +153,8 @@ def test_odd_names_beside_models(add, loader, tmp_path):
         "bare": 1, "both": 3, "letters": 1, "linked": 5, "zeros": 123,
     }  # fmt: skip
     assert models["both"].model.path.name == "3"
-    assert artifact.find_version(tmp_path / "zeros").name == "00000123"
-    assert artifact.version_number(pathlib.Path("9" * 30)) is None
+    assert saved_models.find_version(tmp_path / "zeros").name == "00000123"
+    assert saved_models.version_number(pathlib.Path("9" * 30)) is None
 
 
 def test_a_directory_of_versions_is_one_model_for_good(add, loader, tmp_path):
@@ -232,7 +232,7 @@ def test_commands_name_what_cannot_be_read(
     add("letters/1")
     unreadable.add("letters")
     with pytest.raises(UserError, match="letters: cannot be read.*denied"):
-        artifact.find(str(tmp_path / "letters"))
+        saved_models.find(str(tmp_path / "letters"))
     unreadable.clear()
     unreadable.add(tmp_path.name)
     with pytest.raises(UserError, match="cannot be read.*denied"):
@@ -243,7 +243,7 @@ def test_commands_name_what_cannot_be_read(
 
     monkeypatch.setattr(pathlib.Path, "read_text", denied)
     with pytest.raises(UserError, match="1: cannot be read.*denied"):
-        artifact.read_description(tmp_path / "letters" / "1")
+        saved_models.read_description(tmp_path / "letters" / "1")
 
 
 def test_what_vanishes_while_it_is_looked_at(
@@ -251,7 +251,7 @@ def test_what_vanishes_while_it_is_looked_at(
 ):
     add("a/1")
     add("b/1")
-    find_versions = artifact.find_versions
+    find_versions = saved_models.find_versions
     models = open_repository(tmp_path)
 
     def find_late(path):
@@ -259,7 +259,7 @@ def test_what_vanishes_while_it_is_looked_at(
             shutil.rmtree(path, ignore_errors=True)
         return find_versions(path)
 
-    monkeypatch.setattr(artifact, "find_versions", find_late)
+    monkeypatch.setattr(saved_models, "find_versions", find_late)
     models.update()
     assert versions(models) == {"b": 1}
     assert not [line for line in said() if "/a" in line]
@@ -325,7 +325,7 @@ def test_a_refused_version_is_tried_again_when_its_files_change(
     refused = [line for line in said() if "refused" in line]
     assert len(refused) == 1 and "a version 2" in refused[0]
     assert loader.paths.count(broken) == 1
-    os.utime(broken / artifact.GRAPH_FILE, (1, 1))
+    os.utime(broken / saved_models.GRAPH_FILE, (1, 1))
     models.update()
     assert loader.paths.count(broken) == 2
     assert len([line for line in said() if "refused" in line]) == 1
@@ -423,7 +423,7 @@ def test_texts_in_a_replaced_version_end_in_time(add, loader, tmp_path):
 )
 def test_a_record_of_another_kind_costs_a_sentence(exported, training, count):
     description = dataclasses.replace(
-        artifact.read_description(exported), training=training
+        saved_models.read_description(exported), training=training
     )
     card = repository._card(description, 5)
     assert len(card) == count and "5 parameters" in card[0]
@@ -431,7 +431,7 @@ def test_a_record_of_another_kind_costs_a_sentence(exported, training, count):
 
 def test_the_parameters_of_a_version(exported):
     model = build_generator().model
-    assert artifact.num_parameters(exported) == model.count_params()
+    assert saved_models.num_parameters(exported) == model.count_params()
 
 
 # While models load

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, inference, runtimes, tokenizers
+from stacked_rnn import configs, inference, tokenizers
+from stacked_rnn.export import runtimes
 from tests.export_test import build_generator
 
 FORMATS = tuple(runtimes.SUFFIXES)

@@ -6,7 +6,8 @@ import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stacked_rnn import reference, samplers
+from stacked_rnn import reference
+from stacked_rnn.decoding import samplers
 
 LOGITS = np.log([[0.5, 0.3, 0.15, 0.05]]).astype("float32")
 

@@ -12,11 +12,11 @@ from stacked_rnn import (
     datasets,
     export,
     inference,
+    metrics,
     models,
     reference,
     tokenizers,
     training,
-    translation,
 )
 from stacked_rnn.configs import BeamConfig, UserError
 from tests.conftest import CELLS, mirrored, small_config
@@ -264,7 +264,7 @@ def test_it_learns_what_it_has_not_seen(learned, saved):
     pairs = learned.data.validation_texts
     assert score.texts == len(pairs.sources) == 51
     assert score.exact_match > 0.8
-    model = translation.load(saved)
+    model = inference.load(saved)
     greedy = model.evaluate(pairs, BeamConfig(num_beams=1))
     assert greedy["exact_match"] == pytest.approx(score.exact_match)
     beams = model.evaluate(pairs)
@@ -357,17 +357,17 @@ def test_beams_find_likelier_texts_than_greed(unsure):
 
 
 def test_texts_do_not_depend_on_their_neighbours(saved):
-    model = translation.load(saved)
+    model = inference.load(saved)
     texts = ["abcd", "ab", "dddddddddd", ""]
-    together = [one.output for one in model.translate(texts)]
-    alone = [one.output for text in texts for one in model.translate([text])]
+    together = [one.output for one in model.rewrite(texts)]
+    alone = [one.output for text in texts for one in model.rewrite([text])]
     assert together == alone
     assert together[0] == "DCBA"
 
 
 def test_at_most_so_many_tokens(saved):
-    model = translation.load(saved)
-    (one,) = model.translate(["abcd"], BeamConfig(max_new_tokens=2))
+    model = inference.load(saved)
+    (one,) = model.rewrite(["abcd"], BeamConfig(max_new_tokens=2))
     assert one.output == "DC"
 
 
@@ -390,7 +390,7 @@ def test_without_this_project(saved):
 
 
 def test_where_it_looks(saved):
-    model = translation.load(saved)
+    model = inference.load(saved)
     text_tokens, output_tokens, attention = model.align("abcd", "DCBA")
     assert text_tokens == ["a", "b", "c", "d", ""]
     assert output_tokens == ["D", "C", "B", "A", ""]
@@ -399,7 +399,7 @@ def test_where_it_looks(saved):
 
 def test_it_generates_nothing(saved):
     with pytest.raises(UserError, match="a seq2seq model: predict.py"):
-        inference.load(saved)
+        inference.load(saved, "language_model")
 
 
 # Scores -----------------------------------------------------------------------
@@ -420,21 +420,19 @@ def test_the_edit_distance():
     outputs = ["", "kitten", "same", "\u00e9t\u00e9", "a b"]
     targets = ["abc", "sitting", "same", "ete", "b"]
     expected = sum(map(levenshtein, outputs, targets))
-    assert translation.edit_distance(outputs, targets) == pytest.approx(
+    assert metrics.edit_distance(outputs, targets) == pytest.approx(
         expected / sum(map(len, targets))
     )
 
 
 def test_bleu(monkeypatch):
     texts = ["the cat sat on the mat", "there is a dog on the log"]
-    assert translation.bleu(texts, texts) == pytest.approx(100)
+    assert metrics.bleu(texts, texts) == pytest.approx(100)
     # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples are right.
     assert (
-        translation.bleu(["the cat sat on the rug"], ["the cat lay on the rug"])
-        < translation.bleu(
-            ["the cat sat on the mat"], ["the cat sat on the rug"]
-        )
+        metrics.bleu(["the cat sat on the rug"], ["the cat lay on the rug"])
+        < metrics.bleu(["the cat sat on the mat"], ["the cat sat on the rug"])
         == pytest.approx(100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25)
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert translation.bleu(texts, texts) is None
+    assert metrics.bleu(texts, texts) is None

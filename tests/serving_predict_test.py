@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
 from stacked_rnn import inference
-from stacked_rnn.serving import predict
-from stacked_rnn.serving.predict import ServingError
+from stacked_rnn.serving import tf_serving
+from stacked_rnn.serving.tf_serving import ServingError
 from tests.export_test import build_generator
 
 PROMPTS = ["abc", "", "h a\nb"]
@@ -89,15 +89,17 @@ def echo(saved_echo):
 
 
 def ask(functions, **request):
-    return json.loads(predict.predict(functions, json.dumps(request).encode()))
+    return json.loads(
+        tf_serving.predict(functions, json.dumps(request).encode())
+    )
 
 
 def refused(functions, body) -> ServingError:
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
     with pytest.raises(ServingError) as error:
-        predict.predict(functions, body)
-    answer = json.loads(predict.error_body(error.value))
+        tf_serving.predict(functions, body)
+    answer = json.loads(tf_serving.error_body(error.value))
     assert answer == {"error": str(error.value)}
     assert "\n" not in str(error.value)
     return error.value
@@ -303,7 +305,7 @@ def test_no_float_is_changed(echo, values):
 
 def test_nan_goes_both_ways(echo):
     body = b'{"signature_name": "score", "inputs": [NaN, -Infinity, 0.5]}'
-    answer = predict.predict(echo, body)
+    answer = tf_serving.predict(echo, body)
     assert answer == b'{"outputs": [NaN, -Infinity, 0.5]}'
 
 
@@ -513,11 +515,11 @@ JSON = st.recursive(
 
 def answers_or_refuses(functions, body):
     try:
-        answer = predict.predict(functions, body)
+        answer = tf_serving.predict(functions, body)
     except ServingError as error:
         assert 400 <= error.status < 500
         assert "\n" not in str(error)
-        answer = predict.error_body(error)
+        answer = tf_serving.error_body(error)
     assert isinstance(json.loads(answer), dict)
 
 
@@ -596,10 +598,10 @@ def test_many_dimensions_are_answered_or_refused(echo, depth):
 def test_errors_of_tensorflow_have_the_codes_of_tensorflow_serving(
     error, status
 ):
-    raised = predict.from_tensorflow(error(None, None, "what happened"))
+    raised = tf_serving.from_tensorflow(error(None, None, "what happened"))
     assert (raised.status, str(raised)) == (status, "what happened")
     unknown = tf.errors.UnknownError(None, None, "", 2)
-    assert predict.from_tensorflow(unknown).status == 500
+    assert tf_serving.from_tensorflow(unknown).status == 500
 
 
 @pytest.mark.parametrize(
@@ -640,7 +642,7 @@ def test_errors_of_tensorflow_have_the_codes_of_tensorflow_serving(
 )
 def test_a_message_of_tensorflow_shows_no_internals(message, shown):
     error = tf.errors.InternalError(None, None, message)
-    assert str(predict.from_tensorflow(error)) == shown
+    assert str(tf_serving.from_tensorflow(error)) == shown
 
 
 # Paths
@@ -676,7 +678,7 @@ def test_a_message_of_tensorflow_shows_no_internals(message, shown):
     ],
 )
 def test_a_path_says_what_is_asked_for(method, path, expected):
-    assert predict.parse_path(method, path) == predict.Target(*expected)
+    assert tf_serving.parse_path(method, path) == tf_serving.Target(*expected)
 
 
 @pytest.mark.parametrize(
@@ -722,7 +724,7 @@ def test_a_path_says_what_is_asked_for(method, path, expected):
 )
 def test_a_path_that_asks_for_nothing_is_refused(method, path, message):
     with pytest.raises(ServingError) as error:
-        predict.parse_path(method, path)
+        tf_serving.parse_path(method, path)
     assert error.value.status == 400
     assert str(error.value) == (
         message or f"Malformed request: {method} {path}"
@@ -736,9 +738,9 @@ def test_names_of_any_characters_are_url_decoded(name, label):
     path = "/v1/models/" + urllib.parse.quote(name, safe="")
     if label is not None:
         path += "/labels/" + urllib.parse.quote(label, safe="")
-    assert predict.parse_path("POST", path + ":predict") == predict.Target(
-        name, None, label, "predict"
-    )
+    assert tf_serving.parse_path(
+        "POST", path + ":predict"
+    ) == tf_serving.Target(name, None, label, "predict")
 
 
 @given(
@@ -762,7 +764,7 @@ def test_names_of_any_characters_are_url_decoded(name, label):
 )
 def test_any_path_is_understood_or_refused(method, path):
     try:
-        target = predict.parse_path(method, path)
+        target = tf_serving.parse_path(method, path)
     except ServingError as error:
         assert error.status == 400
     else:
@@ -773,7 +775,7 @@ def test_any_path_is_understood_or_refused(method, path):
 
 
 def test_the_status_of_versions():
-    answer = predict.status(
+    answer = tf_serving.status(
         {
             2: ("LOADING", "OK", ""),
             10: ("END", "NOT_FOUND", "no such file"),
@@ -810,7 +812,7 @@ def test_the_status_of_versions():
 
 
 def test_the_metadata_are_the_signatures(saved):
-    answer = json.loads(predict.metadata(saved, "letters", 3))
+    answer = json.loads(tf_serving.metadata(saved, "letters", 3))
     assert answer["model_spec"] == {
         "name": "letters",
         "signature_name": "",
@@ -840,7 +842,7 @@ def test_the_metadata_are_the_signatures(saved):
 
 def test_the_metadata_name_tensors_of_the_graph(saved_echo):
     """A session fed by the names gives back what it was fed."""
-    answer = json.loads(predict.metadata(saved_echo, "echo", 1))
+    answer = json.loads(tf_serving.metadata(saved_echo, "echo", 1))
     signature = answer["metadata"]["signature_def"]["signature_def"]["all"]
     inputs, outputs = signature["inputs"], signature["outputs"]
     values = {
@@ -862,7 +864,7 @@ def test_the_metadata_name_tensors_of_the_graph(saved_echo):
 
 def test_the_official_messages_read_the_metadata(saved):
     pb2 = pytest.importorskip("tensorflow_serving.apis.get_model_metadata_pb2")
-    answer = json.loads(predict.metadata(saved, "letters", 1))
+    answer = json.loads(tf_serving.metadata(saved, "letters", 1))
     parsed = json_format.ParseDict(
         answer["metadata"]["signature_def"], pb2.SignatureDefMap()
     )
@@ -897,13 +899,13 @@ def test_what_is_too_much_is_refused(functions, limits, inputs, message):
     body = {"signature_name": "generate", "inputs": inputs}
     [(name, value)] = limits.items()
     for limit in (value, 1_000):
-        got = predict.Limits(**{name: limit})
+        got = tf_serving.Limits(**{name: limit})
         content = json.dumps(body).encode()
         if limit == 1_000:  # enough
-            assert predict.predict(functions, content, got)
+            assert tf_serving.predict(functions, content, got)
             continue
         with pytest.raises(ServingError, match=message) as caught:
-            predict.predict(functions, content, got)
+            tf_serving.predict(functions, content, got)
         assert caught.value.status == 400
 
 
@@ -912,18 +914,18 @@ def test_beams_count_as_rows_and_as_texts():
         "texts": tf.constant(["a", "b"]), "num_beams": tf.constant(4),
         "max_new_tokens": tf.constant(5),
     }  # fmt: skip
-    predict.Limits(beams=4, rows=8, tokens=42, new_tokens=5).check(inputs)
+    tf_serving.Limits(beams=4, rows=8, tokens=42, new_tokens=5).check(inputs)
     for limits, message in (
         ({"beams": 3}, "num_beams: at most 3"),
         ({"rows": 7}, "2 rows of 4 beams: at most 7"),
         ({"tokens": 41}, "more than 41 tokens"),
     ):
         with pytest.raises(ServingError, match=message):
-            predict.Limits(**limits).check(inputs)
+            tf_serving.Limits(**limits).check(inputs)
 
 
 def test_no_rows_are_no_work():
-    predict.Limits(rows=1, tokens=1).check(
+    tf_serving.Limits(rows=1, tokens=1).check(
         {"texts": tf.zeros([0], tf.string), "max_new_tokens": tf.zeros([0])}
     )
 
@@ -938,4 +940,4 @@ def test_no_rows_are_no_work():
     ],
 )
 def test_json_in_parts_is_json(value):
-    assert predict._dumped(value) == json.dumps(value, ensure_ascii=False)
+    assert tf_serving._dumped(value) == json.dumps(value, ensure_ascii=False)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from stacked_rnn import export, models, tokenizers, translation
+from stacked_rnn import export, inference, models, tokenizers
 from stacked_rnn.configs import BeamConfig
 from tests.conftest import small_config
 from tests.serving_test import request, serving
@@ -45,7 +45,7 @@ def running(saved):
 
 @pytest.fixture(scope="module")
 def model(saved):
-    return translation.load(saved)
+    return inference.load(saved)
 
 
 def ask(running, path="/v1/models/letters:predict", method="POST", **body):
@@ -56,7 +56,7 @@ def ask(running, path="/v1/models/letters:predict", method="POST", **body):
 def test_rows_columns_and_bytes_give_what_a_call_gives(running, model):
     expected = [
         {"outputs": one.output, "scores": pytest.approx(one.score, abs=1e-5)}
-        for one in model.translate(TEXTS)
+        for one in model.rewrite(TEXTS)
     ]
     bytes_ = [
         {"b64": base64.b64encode(text.encode()).decode()} for text in TEXTS
@@ -81,7 +81,7 @@ def test_a_search_takes_numbers_beside_its_column_of_texts(running, model):
     assert np.shape(found["outputs"]) == np.shape(found["scores"]) == (3, 3)
     assert (np.diff(found["scores"]) <= 0).all()
     for one, outputs, scores in zip(
-        model.translate(TEXTS, BeamConfig(**SEARCH)), *found.values()
+        model.rewrite(TEXTS, BeamConfig(**SEARCH)), *found.values()
     ):
         assert outputs[0] == one.output
         assert scores[0] == pytest.approx(one.score, abs=1e-5)

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacked_rnn import configs, inference, reference
-from stacked_rnn.serving import server, streams
+from stacked_rnn.serving import openai_stream, server
 from tests.export_test import build_generator
 
 SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
@@ -500,9 +500,10 @@ def test_a_connection_is_kept(running):
 
 
 def test_a_silent_stream_is_kept_alive(running, monkeypatch):
-    monkeypatch.setattr(streams, "_SILENCE", 0.05)
+    monkeypatch.setattr(openai_stream, "_SILENCE", 0.05)
     monkeypatch.setattr(
-        "stacked_rnn.batching.Batcher._grow", lambda _: time.sleep(0.02)
+        "stacked_rnn.serving.scheduler.Batcher._grow",
+        lambda _: time.sleep(0.02),
     )
     with socket.create_connection(("127.0.0.1", running.port)) as sock:
         body = b'{"model": "letters", "stream": true}'
@@ -639,7 +640,8 @@ def test_limits_keys_and_origins(directory, tmp_path):
 
 def test_a_full_queue_is_told_of(directory, monkeypatch):
     monkeypatch.setattr(
-        "stacked_rnn.batching.Batcher._grow", lambda _: time.sleep(0.01)
+        "stacked_rnn.serving.scheduler.Batcher._grow",
+        lambda _: time.sleep(0.01),
     )
     body = b'{"model": "letters", "max_tokens": 4096, "n": 4}'
     message = (

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from stacked_rnn import devices
+from stacked_rnn.utils import devices
 
 GPU = devices.Gpu("Simulated GPU", (9, 0))
 

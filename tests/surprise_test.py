@@ -2,7 +2,7 @@
 
 import html.parser
 
-from stacked_rnn import surprise
+from stacked_rnn.reports import surprisal_html
 
 
 class Reader(html.parser.HTMLParser):
@@ -35,7 +35,7 @@ class Reader(html.parser.HTMLParser):
 
 def test_each_character_has_its_surprise():
     page = Reader(
-        surprise.page(
+        surprisal_html.page(
             [[(b"<", None, True), (b"a&", 0.0, True), (b"\n", 9.0, False)]]
         )
     )
@@ -49,7 +49,7 @@ def test_each_character_has_its_surprise():
 
 def test_the_bytes_of_a_character_are_one_and_their_nats_add_up():
     euro = [(bytes([byte]), 0.5, False) for byte in "\u20ac!".encode()]
-    spans = Reader(surprise.page([euro, [(b"\xff", 1.0, False)]])).spans
+    spans = Reader(surprisal_html.page([euro, [(b"\xff", 1.0, False)]])).spans
     assert [span[:2] for span in spans] == [
         ["\u20ac", "1.50 nats"],
         ["!", "0.50 nats"],
@@ -58,5 +58,5 @@ def test_the_bytes_of_a_character_are_one_and_their_nats_add_up():
 
 
 def test_a_character_cut_short_is_shown():
-    spans = Reader(surprise.page([[(b"\xe2", 0.5, False)]])).spans
+    spans = Reader(surprisal_html.page([[(b"\xe2", 0.5, False)]])).spans
     assert [span[:2] for span in spans] == [["\ufffd", "0.50 nats"]]

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from stacked_rnn import artifact, configs, takeover, tokenizers
+from stacked_rnn import configs, saved_models, tokenizers, version_changes
 
 
 def description(**changes):
@@ -17,7 +17,7 @@ def description(**changes):
         "tokenizer": tokenizers.build("char", b"abc"),
         "training": None,
     }
-    return artifact.Description(**values | changes)
+    return saved_models.Description(**values | changes)
 
 
 def validated(task="language_model", **validation):
@@ -39,8 +39,8 @@ def validated(task="language_model", **validation):
     ],
 )
 def test_a_clearly_worse_validation(task, old, new, text):
-    figure, _ = takeover._FIGURES[task]
-    found = takeover.differences(
+    figure, _ = version_changes._FIGURES[task]
+    found = version_changes.differences(
         validated(task, **{figure: old}), validated(task, **{figure: new})
     )
     assert len(found) == bool(text)
@@ -51,9 +51,9 @@ def test_a_clearly_worse_validation(task, old, new, text):
 def test_a_task_in_which_nothing_is_exact_has_its_loss():
     old = validated("seq2seq", exact_match=0.0, loss=1.0)
     new = validated("seq2seq", exact_match=0.0, loss=1.2)
-    [worse] = takeover.differences(old, new)
+    [worse] = version_changes.differences(old, new)
     assert "loss 1.200, not 1.000" in worse
-    assert takeover.differences(new, old) == []
+    assert version_changes.differences(new, old) == []
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_a_task_in_which_nothing_is_exact_has_its_loss():
 def test_without_a_figure_nothing_is_said(training):
     known = validated(bits_per_character=1.5)
     unknown = description(training=training)
-    assert takeover.differences(known, unknown) == []
-    assert takeover.differences(unknown, known) == []
+    assert version_changes.differences(known, unknown) == []
+    assert version_changes.differences(unknown, known) == []
 
 
 @pytest.mark.parametrize(
@@ -98,22 +98,25 @@ def test_without_a_figure_nothing_is_said(training):
     ],
 )
 def test_another_model(changes, text):
-    found = takeover.differences(description(), description(**changes))
+    found = version_changes.differences(description(), description(**changes))
     assert found == ([text] if text else [])
 
 
 def write(path, bits, **model):
     for name, value in (
         (
-            artifact.CONFIG_FILE,
+            saved_models.CONFIG_FILE,
             {
                 "model": configs.ModelConfig(**model).to_dict(),
                 "sampling": {},
                 "training": {"validation": {"bits_per_character": bits}},
             },
         ),
-        (artifact.TOKENIZER_FILE, tokenizers.build("char", b"ab").to_dict()),
-        (artifact.GRAPH_FILE, {}),
+        (
+            saved_models.TOKENIZER_FILE,
+            tokenizers.build("char", b"ab").to_dict(),
+        ),
+        (saved_models.GRAPH_FILE, {}),
     ):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text(json.dumps(value))
@@ -122,9 +125,9 @@ def write(path, bits, **model):
 
 def test_the_last_words_of_a_training(tmp_path):
     only = write(tmp_path / "m" / "4", 1.72)
-    assert takeover.warning(only) == ""
+    assert version_changes.warning(only) == ""
     worse = write(tmp_path / "m" / "5", 5.56, units=100)
-    text = takeover.warning(worse)
+    text = version_changes.warning(worse)
     for part in (
         f"{worse} takes the place of version 4 and is what is served now",
         "5.56 bits per character, not 1.72",
@@ -134,15 +137,18 @@ def test_the_last_words_of_a_training(tmp_path):
     ):
         assert part in text
     assert "\n" not in text
-    assert takeover.warning(write(tmp_path / "m" / "6", 5.5, units=100)) == ""
+    assert (
+        version_changes.warning(write(tmp_path / "m" / "6", 5.5, units=100))
+        == ""
+    )
     shutil.rmtree(worse / "assets")  # of a damaged one nothing is known
     shutil.rmtree(tmp_path / "m" / "6")
-    assert takeover.warning(write(tmp_path / "m" / "7", 9.0)) == ""
+    assert version_changes.warning(write(tmp_path / "m" / "7", 9.0)) == ""
 
 
 def test_every_setting_of_the_model_is_of_some_kind():
     names = {
         field.name for field in dataclasses.fields(configs.ModelConfig)
     }  # fmt: skip
-    known = {*takeover._TRAINING_ALONE, *takeover._OF_TOKENIZER}
+    known = {*version_changes._TRAINING_ALONE, *version_changes._OF_TOKENIZER}
     assert known < names

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from stacked_rnn import text_files
 from stacked_rnn.configs import UserError
+from stacked_rnn.utils import text_files
 
 TEXT = "two\nlines, \u00e9\n"
 

@@ -20,14 +20,14 @@ import tensorflow as tf
 from stacked_rnn import (
     configs,
     datasets,
-    devices,
-    evaluation,
     export,
     inference,
+    metrics,
     tokenizers,
     training,
 )
-from stacked_rnn.training import decisions, runs
+from stacked_rnn.training import plan, runs
+from stacked_rnn.utils import devices
 from tests.conftest import mirrored, small_config
 
 TEXT = "".join(chr(ord("a") + (3 * i * i + i // 7) % 10) for i in range(700))
@@ -178,10 +178,10 @@ def test_what_does_not_count_dilutes_neither_loss_nor_gradient():
 )
 def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
     """Three shards of four rows with carried state do what one does."""
-    decide, trainers = decisions.decide, []
+    decide, trainers = plan.decide, []
     for shards in (1, 3):
         monkeypatch.setattr(
-            decisions,
+            plan,
             "decide",
             lambda *args, n=shards: dataclasses.replace(
                 decide(*args), shards=n
@@ -213,10 +213,10 @@ def test_several_steps_of_a_call_are_these_steps(
     """To the end of a page, of an epoch, and of the run."""
     monkeypatch.setattr(datasets.windows, "PAGE", 200)
     monkeypatch.setattr(datasets.windows, "_BLOCKS", 2)
-    decide, trainers, calls = decisions.decide, [], []
+    decide, trainers, calls = plan.decide, [], []
     for steps in (1, 4):
         monkeypatch.setattr(
-            decisions,
+            plan,
             "decide",
             lambda *args, n=steps: dataclasses.replace(
                 decide(*args), steps_per_call=n
@@ -268,7 +268,7 @@ def test_a_batch_in_parts_is_the_batch():
 )
 def test_number_of_shards(units, rows, replicas, cores, expected, monkeypatch):
     monkeypatch.setattr(devices, "cores", lambda: cores)
-    decided = decisions.decide(
+    decided = plan.decide(
         small_config(units=units), configs.TrainConfig(),
         rows, replicas, replicas, (),
     )  # fmt: skip
@@ -289,7 +289,7 @@ def test_number_of_shards(units, rows, replicas, cores, expected, monkeypatch):
 )
 def test_what_xla_compiles(model, train, expected):
     settings = small_config(**model), configs.TrainConfig(**train)
-    assert decisions.decide(*settings, 64, 1, 1, ()).xla == expected
+    assert plan.decide(*settings, 64, 1, 1, ()).xla == expected
 
 
 H100, A100, T4 = (
@@ -326,14 +326,14 @@ H100, A100, T4 = (
 )  # fmt: skip
 def test_what_is_decided_for_the_devices(model, train, gpus, expected):
     settings = small_config(**model), configs.TrainConfig(**train)
-    decided = decisions.decide(*settings, 64, 1, 1, tuple(gpus))
+    decided = plan.decide(*settings, 64, 1, 1, tuple(gpus))
     got = decided.dtype_policy, decided.use_cudnn, decided.xla
     assert got == expected
     assert decided.compiles_update == bool(
         gpus and train.get("jit_compile", True)
     )
     assert decided.steps_per_call == (10 if gpus else 1)
-    several = decisions.decide(*settings, 64, 2, 2, tuple(gpus))
+    several = plan.decide(*settings, 64, 2, 2, tuple(gpus))
     assert not several.compiles_update and several.steps_per_call == 1
 
 
@@ -349,7 +349,7 @@ def test_what_is_decided_for_the_devices(model, train, gpus, expected):
 )
 def test_a_run_says_what_was_decided(mixed_precision, gpus, expected):
     train_config = configs.TrainConfig(mixed_precision=mixed_precision)
-    decided = decisions.decide(small_config(), train_config, 64, 1, 1, gpus)
+    decided = plan.decide(small_config(), train_config, 64, 1, 1, gpus)
     assert str(decided).startswith(expected)
 
 
@@ -358,7 +358,7 @@ def test_the_estimated_memory_is_about_the_measured_one():
     config = small_config(
         cell="gru", units=512, embedding_dim=512, vocabulary_size=65
     )
-    estimated = decisions.estimated_bytes(config, 3_200_000, 6400)
+    estimated = plan.estimated_bytes(config, 3_200_000, 6400)
     assert 0.66 * 475 * 2**20 < estimated < 475 * 2**20
 
 
@@ -366,11 +366,11 @@ def test_float16_with_its_loss_scaled_trains_as_float32_does(monkeypatch):
     """But for the first steps, which find the scale."""
     losses = []
     for policy in ("float32", "mixed_float16"):
-        decided = decisions.Decisions(
+        decided = plan.Decisions(
             (), policy, False, "nothing",
             compiles_update=False, shards=1, steps_per_call=1,
         )  # fmt: skip
-        monkeypatch.setattr(decisions, "decide", lambda *_, d=decided: d)
+        monkeypatch.setattr(plan, "decide", lambda *_, d=decided: d)
         trainer = make_trainer(
             model={"cell": "gru", "units": 16}, gradient_clip_norm=0.1
         )
@@ -743,7 +743,7 @@ def test_the_best_epoch_is_named(losses, expected, monkeypatch):
     if not losses:
         data = dataclasses.replace(data, validation=None)
     trainer = make_trainer(data, epochs=max(1, len(losses)))
-    scores = iter([evaluation.Score(10 * loss, 10, 10.0) for loss in losses])
+    scores = iter([metrics.Score(10 * loss, 10, 10.0) for loss in losses])
     monkeypatch.setattr(trainer, "evaluate", lambda windows: next(scores))
     trainer.fit(verbose=0)
     assert re.search(expected, trainer.describe_best())
@@ -771,7 +771,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
 
 def test_a_validation_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
     trainer = make_trainer(model_dir=tmp_path / "run")
-    score = evaluation.Score(float("nan"), 10, 10.0)
+    score = metrics.Score(float("nan"), 10, 10.0)
     monkeypatch.setattr(trainer, "evaluate", lambda windows: score)
     with pytest.raises(
         configs.UserError, match="loss of the validation is nan"
@@ -1074,9 +1074,9 @@ def test_as_many_epochs_as_fit_end_with_the_schedule(
     replicas, steps_of_a_call, tmp_path, monkeypatch, a_second_a_step
 ):
     """75 seconds are 2.5 epochs, also where the run is stopped on the way."""
-    decide = decisions.decide
+    decide = plan.decide
     monkeypatch.setattr(
-        decisions,
+        plan,
         "decide",
         lambda *args: dataclasses.replace(
             decide(*args),
@@ -1162,7 +1162,7 @@ def test_two_lines_say_what_is_trained(monkeypatch):
     what, how = make_trainer().describe().splitlines()
     assert "600 tokens to learn from, 2 epoch(s) of 30 steps" in what
     assert how == "On the CPU (no GPU), float32, without XLA"
-    monkeypatch.setattr(decisions, "estimated_bytes", lambda *_: 2e9)
+    monkeypatch.setattr(plan, "estimated_bytes", lambda *_: 2e9)
     trainer = make_trainer(strategy=mirrored(), epochs=0, max_minutes=3.0)
     what, how = trainer.describe().splitlines()
     assert "epochs of 30 steps, as many as fit in 3 minutes" in what

@@ -3,7 +3,8 @@
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import artifact, inference, warmup
+from stacked_rnn import inference, saved_models
+from stacked_rnn.export import warmup_requests
 from tests.export_test import build_generator
 
 
@@ -13,7 +14,7 @@ def test_warm_up_requests_are_official_messages_that_run(tmp_path):
         reason="tensorflow-serving-api is not installed",
     )
     path = build_generator().save(tmp_path)
-    records = tf.data.TFRecordDataset(str(path / warmup.FILE))
+    records = tf.data.TFRecordDataset(str(path / warmup_requests.FILE))
     signatures = inference.load(path).functions.signatures
     names = []
     for record in records:
@@ -34,7 +35,9 @@ def test_long_fields_have_long_lengths(tmp_path):
         reason="tensorflow-serving-api is not installed",
     )
     text = b"x" * 100_000
-    warmup.write(tmp_path / "log", [("score", {"texts": tf.constant([text])})])
+    warmup_requests.write(
+        tmp_path / "log", [("score", {"texts": tf.constant([text])})]
+    )
     [record] = tf.data.TFRecordDataset(str(tmp_path / "log"))
     log = logs.PredictionLog.FromString(record.numpy())
     texts = log.predict_log.request.inputs["texts"]
@@ -44,8 +47,10 @@ def test_long_fields_have_long_lengths(tmp_path):
 def test_a_model_says_how_it_was_trained(tmp_path):
     generator = build_generator()
     path = generator.save(tmp_path, {"corpus": "letters", "epochs": 2})
-    assert artifact.read_description(path).training == {
+    assert saved_models.read_description(path).training == {
         "corpus": "letters",
         "epochs": 2,
     }
-    assert artifact.read_description(generator.save(tmp_path)).training is None
+    assert (
+        saved_models.read_description(generator.save(tmp_path)).training is None
+    )

@@ -1,18 +1,21 @@
 """Corpora, their splits, and the batches that are cut from them."""
 
-from stacked_rnn.datasets.classification import (
+from stacked_rnn.datasets.batches import Examples, Pairs
+from stacked_rnn.datasets.classifier import (
     ClassificationData,
     load_classification_data,
 )
 from stacked_rnn.datasets.corpora import Corpus
-from stacked_rnn.datasets.examples import Examples, Pairs
-from stacked_rnn.datasets.labelled import LabelledTexts, read_labelled_texts
-from stacked_rnn.datasets.language import (
+from stacked_rnn.datasets.labelled_texts import (
+    LabelledTexts,
+    read_labelled_texts,
+)
+from stacked_rnn.datasets.language_model import (
     LanguageData,
     load_language_data,
     read_text,
 )
-from stacked_rnn.datasets.pairs import (
+from stacked_rnn.datasets.seq2seq import (
     PairData,
     TextPairs,
     load_pair_data,

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import keras
 
-from stacked_rnn import text_files
 from stacked_rnn.configs import UserError
+from stacked_rnn.utils import text_files
 
 PIECE = 2**20  # characters of a piece
 _LEAVE_OUT = "take --skip_bad_files, which leaves such files out"

@@ -6,8 +6,8 @@ import json
 import pathlib
 import sys
 
-from stacked_rnn import text_files
 from stacked_rnn.configs import UserError
+from stacked_rnn.utils import text_files
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons"}

@@ -4,8 +4,8 @@ It holds core TensorFlow ops only and loads with `tf.saved_model.load` in a
 process that has TensorFlow and nothing of this project.
 """
 
-from stacked_rnn.export.text_classifier import TextClassifier
-from stacked_rnn.export.text_generator import TextGenerator
-from stacked_rnn.export.text_translator import TextTranslator
+from stacked_rnn.export.classifier import TextClassifier
+from stacked_rnn.export.language_model import TextGenerator
+from stacked_rnn.export.seq2seq import TextTranslator
 
 __all__ = ["TextClassifier", "TextGenerator", "TextTranslator"]

@@ -5,7 +5,7 @@ from stacked_rnn.models.classifier import (
     build_classifier,
     check_classifier,
 )
-from stacked_rnn.models.language import (
+from stacked_rnn.models.language_model import (
     LanguageModel,
     build_language_model,
     check_language_model,

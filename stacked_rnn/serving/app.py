@@ -9,21 +9,22 @@ from fastapi import responses
 from fastapi.middleware import cors
 from starlette.exceptions import HTTPException
 
-from stacked_rnn import batching, devices
 from stacked_rnn.serving import (
     access,
     bodies,
-    completions,
     guard,
+    openai_completions,
+    openai_stream,
     openapi,
     playground,
     pools,
-    predict,
-    streams,
+    scheduler,
+    tf_serving,
 )
 from stacked_rnn.serving.errors import ApiError
 from stacked_rnn.serving.metrics import Metrics
 from stacked_rnn.serving.repository import NotReadyError
+from stacked_rnn.utils import devices
 
 _MOST_BEAMS = 100  # each costs the memory of a text
 _MOST_ROWS = 1_024  # of a `:predict`: each costs the memory of the vocabulary
@@ -38,7 +39,7 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
     metrics are answered at once.
 
     Args:
-        repository: made with `streams.deliver`.
+        repository: made with `openai_stream.deliver`.
         config: a `ServeConfig`.
         api_keys: those that open /v1; none: it is open.
     """
@@ -56,11 +57,11 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
     readers = pools.Pool("reader", devices.cores(), config.max_waiting)
     predictors = pools.Pool("predictor", devices.cores(), _MOST_PREDICTIONS)
     app.state.pools = (readers, predictors)
-    limits = predict.Limits(
+    limits = tf_serving.Limits(
         new_tokens=config.max_tokens,
         beams=_MOST_BEAMS,
         rows=_MOST_ROWS,
-        tokens=batching.SIZES[-1] * config.max_tokens,
+        tokens=scheduler.SIZES[-1] * config.max_tokens,
         numbers=_MOST_NUMBERS,
     )
 
@@ -96,10 +97,12 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
 
     @app.post("/v1/completions")
     async def complete(request: fastapi.Request):
-        body = completions.parse(await request.body())
+        body = openai_completions.parse(await request.body())
         if body.model in repository:
             request.state.model_name = body.model
-        stream = streams.Stream(body, repository, readers, config, metrics)
+        stream = openai_stream.Stream(
+            body, repository, readers, config, metrics
+        )
         await stream.start()
         if body.stream:
             return _Events(stream)
@@ -115,7 +118,7 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
     )  # fmt: skip
     async def tensorflow_serving(request: fastapi.Request):
         path = request.scope["raw_path"].decode("latin-1").split("?")[0]
-        target = predict.parse_path(request.method, path)
+        target = tf_serving.parse_path(request.method, path)
         name = target.model_name
         request.state.path = _PATHS[target.action]
         if name in repository:
@@ -129,7 +132,7 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
             )
             return await _computed(readers, work, config)
         work = functools.partial(
-            predict.predict,
+            tf_serving.predict,
             served.model.functions,
             await request.body(),
             limits,
@@ -143,10 +146,10 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
     async def api_error(request, error):
         return guard.error_response(error)
 
-    @app.exception_handler(predict.ServingError)
+    @app.exception_handler(tf_serving.ServingError)
     async def serving_error(request, error):
         return responses.Response(
-            predict.error_body(str(error)),
+            tf_serving.error_body(str(error)),
             error.status,
             {"retry-after": "1"} if error.status in (429, 503) else None,
             media_type="application/json",
@@ -210,7 +213,7 @@ class _Events(responses.Response):
             self._stream.leave()
 
 
-_PATHS = {  # for metrics, by the action of a `predict.Target`
+_PATHS = {  # for metrics, by the action of a `tf_serving.Target`
     "status": "/v1/models/{model}",
     "metadata": "/v1/models/{model}/metadata",
     "predict": "/v1/models/{model}:predict",
@@ -220,11 +223,13 @@ _PATHS = {  # for metrics, by the action of a `predict.Target`
 async def _find(repository, target, seconds):
     """The model that a path names."""
     try:
-        served = await streams.find(repository, target.model_name, seconds)
+        served = await openai_stream.find(
+            repository, target.model_name, seconds
+        )
     except KeyError:
         raise _missing(target) from None
     except NotReadyError as error:
-        raise predict.ServingError(str(error), 503) from None
+        raise tf_serving.ServingError(str(error), 503) from None
     if target.label or target.version not in (None, served.version):
         raise _missing(target)
     return served
@@ -236,7 +241,7 @@ def _status(repository, target) -> dict:
         states = repository.states(target.model_name)
     except KeyError:
         if target.version is None and not target.label:
-            raise streams.no_model(target.model_name) from None
+            raise openai_stream.no_model(target.model_name) from None
         raise _missing(target) from None
     if target.version is not None:
         states = {version: state for version, state in states.items()
@@ -247,16 +252,16 @@ def _status(repository, target) -> dict:
         described = _model_object(repository.describe(target.model_name))
     except (KeyError, NotReadyError):
         described = {}
-    return described | predict.status(states)
+    return described | tf_serving.status(states)
 
 
-def _missing(target) -> predict.ServingError:
+def _missing(target) -> tf_serving.ServingError:
     """In TensorFlow Serving's words."""
     wanted = f"Latest({target.model_name})"
     if target.version is not None or target.label:
         which = target.version if target.label is None else target.label
         wanted = f"Specific({target.model_name}, {which})"
-    return predict.ServingError(
+    return tf_serving.ServingError(
         f"Servable not found for request: {wanted}", 404
     )
 
@@ -267,17 +272,17 @@ async def _computed(pool, work, config):
         async with asyncio.timeout(config.request_seconds):
             content = await pool.run(work)
     except pools.BusyError:
-        raise predict.ServingError(
+        raise tf_serving.ServingError(
             "Too many calls are waiting: try again later", 429
         ) from None
     except TimeoutError:
-        raise predict.ServingError(
+        raise tf_serving.ServingError(
             "The request took longer than this server allows", 503
         ) from None
     return responses.Response(content, media_type="application/json")
 
 
-_metadata = functools.lru_cache(64)(predict.metadata)
+_metadata = functools.lru_cache(64)(tf_serving.metadata)
 
 
 def _model_object(served) -> dict:

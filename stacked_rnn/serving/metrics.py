@@ -6,7 +6,7 @@ import prometheus_client
 from prometheus_client import core
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from stacked_rnn import batching
+from stacked_rnn.serving import scheduler
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (
@@ -172,8 +172,8 @@ class ModelMetrics:
         """Counts a text that ends now, its times and its sizes.
 
         Args:
-            text: a `batching.Text`; whatever it did not come to is left out.
-            finish_reason: as `batching.Update` has it.
+            text: a `scheduler.Text`; whatever it did not come to is left out.
+            finish_reason: as `scheduler.Update` has it.
         """
         now, metrics, name = time.monotonic(), self._metrics, self._name
         metrics.texts_finished.labels(name, finish_reason).inc()
@@ -238,7 +238,7 @@ class _Places:
             (
                 "max_texts_active",
                 "How many places there are.",
-                lambda batcher: batching.SIZES[-1],
+                lambda batcher: scheduler.SIZES[-1],
             ),
             (
                 "is_compiled",

@@ -6,7 +6,7 @@
 from pydantic import json_schema
 
 import stacked_rnn
-from stacked_rnn.serving import completions, schemas
+from stacked_rnn.serving import openai_completions, schemas
 
 _ABOUT = """\
 Recurrent language models, classifiers and seq2seq models: OpenAI's completions
@@ -21,7 +21,7 @@ API for texts, TensorFlow Serving's REST API for every signature of every model.
 """
 _JSON = "application/json"
 _BODIES = (
-    completions.CompletionRequest,
+    openai_completions.CompletionRequest,
     schemas.Completion,
     schemas.StreamEvent,
     schemas.ModelList,
@@ -316,7 +316,9 @@ def _schemas(config) -> dict:
     request = found["CompletionRequest"]
     properties = request["properties"]
     properties["max_tokens"]["maximum"] = config.max_tokens
-    properties["n"]["maximum"] = min(completions.MAX_TEXTS, config.max_waiting)
+    properties["n"]["maximum"] = min(
+        openai_completions.MAX_TEXTS, config.max_waiting
+    )
     for name in properties.keys() - set(request["required"]):
         properties[name] = _or_null(properties[name])
     return found

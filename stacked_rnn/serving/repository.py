@@ -17,25 +17,12 @@ import time
 
 import tensorflow as tf
 
-from stacked_rnn import (
-    artifact,
-    batching,
-    evaluation,
-    inference,
-    prediction,
-    takeover,
-    translation,
-)
+from stacked_rnn import inference, metrics, saved_models, version_changes
 from stacked_rnn.configs import UserError
-from stacked_rnn.serving import memory, rankings
+from stacked_rnn.serving import memory, scheduler, top_logprobs
 
 _log = logging.getLogger(__name__)
 
-_LOAD = {
-    "language_model": inference.load,
-    "classifier": prediction.load,
-    "seq2seq": translation.load,
-}
 _TRAINED = (
     "Trained on {corpus}: {characters:,} characters, {epochs:g} epoch(s)."
 )
@@ -95,18 +82,14 @@ class Served(Listed):
     """A version of a model, ready.
 
     Attributes:
-        description: the `artifact.Description` of its directory.
-        model: what `load` gave, of `inference`, `prediction` or `translation`.
-        batcher: a `batching.Batcher` over it; None: it generates nothing.
+        description: the `saved_models.Description` of its directory.
+        model: what `inference.load` returned.
+        batcher: a `scheduler.Batcher` over it; None: it generates nothing.
     """
 
-    description: artifact.Description
-    model: (
-        inference.SavedModel
-        | prediction.SavedClassifier
-        | translation.SavedTranslator
-    )
-    batcher: batching.Batcher | None
+    description: saved_models.Description
+    model: inference.LoadedModel
+    batcher: scheduler.Batcher | None
 
     @property
     def is_idle(self) -> bool:
@@ -120,14 +103,14 @@ class Served(Listed):
         return not self.batcher or self.batcher.is_compiled.is_set()
 
     def close(self, seconds=None) -> None:
-        """Takes no more texts; see `batching.Batcher.close`."""
+        """Takes no more texts; see `scheduler.Batcher.close`."""
         if self.batcher:
             self.batcher.close(seconds)
 
     @functools.cached_property
     def rank(self):
-        """See `rankings.rank_function`."""
-        return rankings.rank_function(self.model)
+        """See `top_logprobs.rank_function`."""
+        return top_logprobs.rank_function(self.model)
 
     def prompt(self, token_ids, scored):
         """A prompt as the answer may need it.
@@ -145,7 +128,7 @@ class Served(Listed):
         if scored and len(tokens) > 1:
             functions = self.model.functions
             log_probs[1:] = (
-                -evaluation.nats_of_text(
+                -metrics.nats_of_text(
                     functions.score_window,
                     token_ids,
                     functions.initial_states(1),
@@ -175,7 +158,7 @@ class Repository:
         saved_model: a version directory, the directory of a model's versions,
             or one with several of these; empty: saved_models/.
         model_name: what a single model is called; empty: as its directory.
-        deliver, max_waiting, jit_compile: see `batching.Batcher`.
+        deliver, max_waiting, jit_compile: see `scheduler.Batcher`.
         max_loaded: most models that are loaded at a time; 0: all. The others
             are loaded when they are asked for, in the place of those that were
             asked for least recently. A new version is loaded beside the one
@@ -223,7 +206,7 @@ class Repository:
             )
         errors = {}
         try:
-            self._is_of_one_model = bool(artifact.find_versions(self._root))
+            self._is_of_one_model = bool(saved_models.find_versions(self._root))
             found = self._find(errors)
         except OSError as error:
             raise UserError(
@@ -453,7 +436,7 @@ class Repository:
                     listed[path] = self._listed.get(path) or Listed(
                         name,
                         _number(path),
-                        *_details(artifact.read_description(path)),
+                        *_details(saved_models.read_description(path)),
                     )
                     break
                 except Exception as error:  # whatever is wrong with it
@@ -471,11 +454,11 @@ class Repository:
             OSError: the root cannot be read.
         """
         if self._is_of_one_model:
-            paths = artifact.find_versions(self._root)
+            paths = saved_models.find_versions(self._root)
             if not paths:
                 return {}
             is_version = paths == [self._root] and (
-                artifact.version_number(self._root) is not None
+                saved_models.version_number(self._root) is not None
             )
             directory = pathlib.Path(os.path.abspath(self._root))
             name = (directory.parent if is_version else directory).name
@@ -486,7 +469,9 @@ class Repository:
             if directory.name.startswith(".") or directory.suffix == ".partial":
                 continue
             try:
-                paths = directory.is_dir() and artifact.find_versions(directory)
+                paths = directory.is_dir() and saved_models.find_versions(
+                    directory
+                )
             except FileNotFoundError:  # it was deleted just now
                 continue
             except OSError as error:
@@ -551,7 +536,7 @@ class Repository:
         stamp = _stamp(path)  # before: files may change meanwhile
         self._loading = name, version
         try:
-            description = artifact.read_description(path)
+            description = saved_models.read_description(path)
             if not old and len(self._served) >= self._max_loaded:
                 self._make_room()
             if self._stopping.is_set():
@@ -602,7 +587,9 @@ class Repository:
         what += _growth(before)
         _log.info("%s version %s %s", new.name, new.version, what)
         if old:
-            found = takeover.differences(old.description, new.description)
+            found = version_changes.differences(
+                old.description, new.description
+            )
             if found:
                 _log.warning(
                     "warning: %s version %s is not as version %s was: %s",
@@ -661,11 +648,11 @@ class Repository:
         return True
 
     def _load(self, name, version, description) -> Served:
-        model, batcher = _LOAD[description.task](description.path), None
+        model, batcher = inference.load(description.path), None
         if description.task != "language_model":
             _warm_up(model.functions)
         else:
-            batcher = batching.Batcher(
+            batcher = scheduler.Batcher(
                 model, self._deliver, self._max_waiting, jit_compile=False
             )
             if self._jit_compile and name in self._served:
@@ -687,8 +674,8 @@ def _details(description) -> tuple:
     path = description.path
     return (
         description.task,
-        int((path / artifact.GRAPH_FILE).stat().st_mtime),
-        _card(description, artifact.num_parameters(path)),
+        int((path / saved_models.GRAPH_FILE).stat().st_mtime),
+        _card(description, saved_models.num_parameters(path)),
     )
 
 
@@ -754,7 +741,7 @@ def _growth(before) -> str:
 
 def _number(path) -> int:
     """The version of a directory; of a SavedModel by itself 1."""
-    number = artifact.version_number(path)
+    number = saved_models.version_number(path)
     return 1 if number is None else number
 
 

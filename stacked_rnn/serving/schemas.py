@@ -1,8 +1,8 @@
 """The bodies of requests and answers as types, for the OpenAPI document.
 
 Nothing is parsed or written with them: what is sent is put together where it
-is known. `completions.CompletionRequest` is the one body that is parsed with
-its type, and is kept there.
+is known. `openai_completions.CompletionRequest` is the one body that is parsed
+with its type, and is kept there.
 """
 
 from typing import Annotated, Literal

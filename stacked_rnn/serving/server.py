@@ -16,8 +16,8 @@ from stacked_rnn.serving import (
     app,
     connections,
     guard,
+    openai_stream,
     repository,
-    streams,
 )
 
 # Longer than proxies keep idle connections: it is they who should close them.
@@ -56,7 +56,7 @@ class Server:
         self._repository = repository.Repository(
             config.saved_model,
             config.model_name,
-            streams.deliver,
+            openai_stream.deliver,
             config.max_waiting,
             config.jit_compile,
             config.max_loaded,

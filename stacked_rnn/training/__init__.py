@@ -1,6 +1,6 @@
 """Training: the loop, and the run that it leaves on disk."""
 
-from stacked_rnn.training.reporting import SampleTexts
+from stacked_rnn.training.callbacks import SampleTexts
 from stacked_rnn.training.runs import alone_in, find_export, note_export
 from stacked_rnn.training.strategies import (
     Workers,

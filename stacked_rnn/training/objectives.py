@@ -6,7 +6,7 @@ first of its sums divided by the second.
 
 import tensorflow as tf
 
-from stacked_rnn import evaluation, models
+from stacked_rnn import metrics, models
 
 
 class LanguageObjective:
@@ -48,7 +48,7 @@ class LanguageObjective:
         new = model.step(
             {"token_ids": inputs, "states": states}, training=training
         )
-        nats = tf.reduce_sum(evaluation.token_nats(new["logits"], targets))
+        nats = tf.reduce_sum(metrics.token_nats(new["logits"], targets))
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
         return tf.stack([nats, count]), new["states"]
 
@@ -56,10 +56,10 @@ class LanguageObjective:
         """How many tokens the sums are of."""
         return sums[1]
 
-    def score(self, sums, windows) -> evaluation.Score:
+    def score(self, sums, windows) -> metrics.Score:
         """What sums of any number of batches of some windows say."""
         nats, tokens = sums
-        return evaluation.Score(
+        return metrics.Score(
             nats, int(tokens), tokens * windows.characters_per_token
         )
 
@@ -149,9 +149,9 @@ class ClassificationObjective:
         answers = len(self._data.labels) if self._data.several_labels else 1
         return sums[3] / answers
 
-    def score(self, sums, windows) -> evaluation.ClassificationScore:
+    def score(self, sums, windows) -> metrics.ClassificationScore:
         """What sums of any number of batches of some texts say."""
-        return evaluation.ClassificationScore(*sums)
+        return metrics.ClassificationScore(*sums)
 
     def cost(self, results) -> float:
         """What the best epoch has the least of.
@@ -206,7 +206,7 @@ class Seq2SeqObjective:
         return (
             tf.stack(
                 [
-                    tf.reduce_sum(evaluation.token_nats(logits, targets)),
+                    tf.reduce_sum(metrics.token_nats(logits, targets)),
                     *(
                         tf.reduce_sum(tf.cast(which, tf.float32))
                         for which in (counts, all_right, is_text)
@@ -220,9 +220,9 @@ class Seq2SeqObjective:
         """How many tokens the sums are of."""
         return sums[1]
 
-    def score(self, sums, windows) -> evaluation.Seq2SeqScore:
+    def score(self, sums, windows) -> metrics.Seq2SeqScore:
         """What sums of any number of batches of some pairs say."""
-        return evaluation.Seq2SeqScore(*sums)
+        return metrics.Seq2SeqScore(*sums)
 
     def cost(self, results) -> float:
         """What the best epoch has the least of."""

@@ -12,9 +12,9 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import files
 from stacked_rnn.configs import ModelConfig, UserError
 from stacked_rnn.training import checkpoints
+from stacked_rnn.utils import files
 
 RECORD = "checkpoints/model.json"  # in the directory of a run: what it trains
 _EXPORTED = "checkpoints/exported.json"  # and what it was last exported as

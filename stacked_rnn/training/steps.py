@@ -16,7 +16,7 @@ class Steps:
         strategy: the `tf.distribute.Strategy` in whose scope both were made.
         windows: the `datasets.Windows` to train on.
         train_config: the settings.
-        decisions: the `decisions.Decisions`.
+        decisions: the `plan.Decisions`.
     """
 
     def __init__(

@@ -15,18 +15,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import devices
 from stacked_rnn.configs import UserError
 from stacked_rnn.training import (
-    decisions,
     objectives,
-    reporting,
+    plan,
     runs,
     schedules,
     steps,
     strategies,
 )
+from stacked_rnn.training.callbacks import EpochLines
 from stacked_rnn.training.checkpoints import Checkpoints, describe
+from stacked_rnn.utils import devices
 
 _EPOCHS_OF_A_HINT = 3  # that were worse than the best one
 _GIGABYTES_TO_NAME = 0.5  # below, TensorFlow itself takes more
@@ -101,7 +101,7 @@ class Trainer:
         self.total_steps = (
             train_config.epochs * data.training.steps_per_epoch or math.inf
         )
-        self.decisions = decisions.decide(
+        self.decisions = plan.decide(
             model_config,
             train_config,
             train_config.batch_size // parts,
@@ -190,16 +190,16 @@ class Trainer:
         config, windows = self.config, self.data.training
         steps = f"{windows.steps_per_epoch:,} steps"
         if self._is_timed:
-            plan = (
+            length = (
                 f"epochs of {steps}, as many as fit in "
                 f"{config.max_minutes:g} minutes"
             )
         else:
-            plan = f"{config.epochs:,} epoch(s) of {steps}"
+            length = f"{config.epochs:,} epoch(s) of {steps}"
         replicas = self.strategy.num_replicas_in_sync
         parts = replicas * config.accumulate_steps
         num_parameters = self.model.count_params()
-        gigabytes = 1e-9 * decisions.estimated_bytes(
+        gigabytes = 1e-9 * plan.estimated_bytes(
             self.model.config,
             num_parameters,
             windows.batch_size // parts * windows.sequence_length,
@@ -207,7 +207,7 @@ class Trainer:
         )
         return (
             f"{num_parameters:,} parameters, {windows.num_tokens:,} tokens to "
-            f"learn from, {plan}"
+            f"learn from, {length}"
             + (f", going on from step {self.step:,}" if self.step else "")
             + "\nOn "
             + (f"{replicas} devices: " if replicas > 1 else "")
@@ -315,7 +315,7 @@ class Trainer:
             UserError: the loss became NaN or infinite.
         """
         if self.is_chief and verbose:
-            lines = reporting.EpochLines(self, self._objective, verbose)
+            lines = EpochLines(self, self._objective, verbose)
             callbacks = [lines, *callbacks]
         callbacks = keras.callbacks.CallbackList(
             callbacks,

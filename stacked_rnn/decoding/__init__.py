@@ -1,0 +1,1 @@
+"""From logits to text: samplers, the generation loop, beam search."""

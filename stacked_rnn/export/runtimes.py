@@ -1,0 +1,239 @@
+"""The decode step as one file, for ONNX Runtime (.onnx) and LiteRT (.tflite).
+
+A file takes and gives what the signature `decode_step` does, for any batch:
+
+    token_ids             int32 [batch]
+    state_LAYER_PART      float32 [batch, units], each; zeros before a text
+    logits                float32 [batch, vocabulary], of the next token
+    new_state_LAYER_PART  float32 [batch, units], each
+
+Neither runtime has the operations that cut a text into tokens, so a vocabulary
+stands beside it, a JSON object:
+
+    tokens      the bytes of each token by its id, as lists of numbers
+    start_id    the token that an empty prompt becomes
+    unknown_id  what stands for all else, never to be generated; or null
+    tokenizer   what the SavedModel has in assets/tokenizer.json
+
+docs/runtimes.md has a generator for each, with no need of TensorFlow.
+"""
+
+import importlib.util
+import json
+import pathlib
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from stacked_rnn import command_line, metrics
+from stacked_rnn.configs import UserError
+from stacked_rnn.utils import files
+
+SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
+_PACKAGES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
+# The newest that tf2onnx has long had, and that runtimes read since 2022.
+_OPSET = 17
+
+
+def require(format) -> None:
+    """Checks that the packages of a format are here, before any work is done.
+
+    Raises:
+        UserError: naming the one that is not, and the extra that brings it.
+    """
+    for package in _PACKAGES[format]:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"--format={format}: {package} is missing: "
+                f"pip install --editable '.[{format}]'"
+            )
+
+
+def write(model, path, weights="float32") -> None:
+    """Writes the decode step of a model and, beside it, its vocabulary.
+
+    Args:
+        model: an `inference.SavedLanguageModel`.
+        path: of the file; its suffix says the format.
+        weights: what the weights are kept as. "float16": computed with in
+            float32. "int8": matrices and what they are multiplied with are
+            rounded, to a range found anew in each step.
+    """
+    convert = {".onnx": _to_onnx, ".tflite": _to_tflite}[path.suffix]
+    content = convert(model, weights)
+    vocabulary = {
+        "tokenizer": model.tokenizer.to_dict(),
+        "start_id": model.tokenizer.start_id,
+        "unknown_id": model.tokenizer.unknown_id,
+        "end_id": model.tokenizer.end_id,
+        "tokens": [list(token) for token in model.token_bytes],
+    }
+    _replace(
+        vocabulary_path(path),
+        json.dumps(vocabulary, ensure_ascii=False).encode(),
+    )
+    _replace(path, content)
+
+
+def vocabulary_path(path) -> pathlib.Path:
+    """Where the vocabulary of a file stands."""
+    return path.with_suffix(".vocabulary.json")
+
+
+def _replace(path, content):
+    """Writes a file, whole or not at all."""
+    try:
+        with files.whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(
+            f"--output={path}: cannot write it: {error.strerror}"
+        ) from error
+
+
+def _decode_step(model):
+    """The signature, its results named apart from what it takes."""
+    signature = model.functions.signatures["decode_step"]
+    specs = signature.structured_input_signature[1].values()
+
+    def decode_step(*tensors):
+        new = signature(**{s.name: t for s, t in zip(specs, tensors)})
+        logits = new.pop("logits")
+        return {"logits": logits} | {f"new_{name}": new[name] for name in new}
+
+    # Every graph takes over a list of the tables that tokenizers have made.
+    # When the graph is converted, TensorFlow warns that it cannot write it.
+    tf.compat.v1.get_default_graph().clear_collection(
+        tf.compat.v1.GraphKeys.TABLE_INITIALIZERS
+    )
+    return tf.function(decode_step, input_signature=[*specs], autograph=False)
+
+
+# Formats ----------------------------------------------------------------------
+
+
+def _to_tflite(model, weights) -> bytes:
+    step = _decode_step(model).get_concrete_function()
+    # Not `model.functions`: the converter would take the tables of the
+    # tokenizer along, and fail at those of subwords.
+    holder = tf.Module()
+    holder.weights = model.functions.signatures["decode_step"].variables
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([step], holder)
+    if weights != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if weights == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    return converter.convert()
+
+
+def _to_onnx(model, weights) -> bytes:
+    from tf2onnx import convert
+
+    step = _decode_step(model)
+    proto, _ = convert.from_function(
+        step, input_signature=step.input_signature, opset=_OPSET
+    )
+    if weights == "float16":
+        _halve(proto.graph)
+    content = proto.SerializeToString()
+    return _quantize(content) if weights == "int8" else content
+
+
+def _halve(graph):
+    """Keeps the weights of an ONNX graph in float16, and casts them back.
+
+    A runtime does that once, when it loads the file.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for weight in graph.initializer:
+        if weight.data_type == TensorProto.FLOAT and weight.dims:
+            name = weight.name
+            halved = numpy_helper.to_array(weight).astype(np.float16)
+            weight.CopyFrom(numpy_helper.from_array(halved, f"{name}_float16"))
+            casts.append(
+                helper.make_node(
+                    "Cast", [weight.name], [name], to=TensorProto.FLOAT
+                )
+            )
+    nodes = [*casts, *graph.node]  # in the order that they are computed
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _quantize(content) -> bytes:
+    """Rounds the matrices of an ONNX file to 8 bits."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization import shape_inference
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = pathlib.Path(scratch, "step.onnx")
+        path.write_bytes(content)
+        # Infers shapes, for it would warn without; the rest is done already.
+        shape_inference.quant_pre_process(
+            path, path, skip_optimization=True, skip_symbolic_shape=True
+        )
+        quantization.quantize_dynamic(path, path, per_channel=True)
+        return path.read_bytes()
+
+
+# Running what was written -----------------------------------------------------
+
+
+def load(path):
+    """A written file as a function.
+
+    Returns:
+        step(token_ids, states) -> (logits, states), arrays; the states by name.
+    """
+    run = {".onnx": _onnx_runner, ".tflite": _tflite_runner}[path.suffix](path)
+
+    def step(token_ids, states):
+        new = run({"token_ids": token_ids, **states})
+        return new["logits"], {name: new[f"new_{name}"] for name in states}
+
+    return step
+
+
+def _onnx_runner(path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # a step is too small to be shared
+    session = onnxruntime.InferenceSession(path, options)
+    names = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(None, inputs)))
+
+
+def _tflite_runner(path):
+    from ai_edge_litert import interpreter
+
+    runner = interpreter.Interpreter(str(path)).get_signature_runner()
+    return lambda inputs: runner(**inputs)
+
+
+def nats_per_token(model, path, text) -> float:
+    """What a text costs a written file: `SavedModel.evaluate` says the same.
+
+    Args:
+        model: the `inference.SavedLanguageModel` that it was written from.
+        path: of the file.
+        text: byte string of two tokens at least.
+    """
+    step = load(path)
+
+    def score_window(inputs, targets, states):
+        logits = []
+        for token_id in inputs.numpy()[0]:
+            new, states = step(token_id[None], states)
+            logits.append(new)
+        return metrics.token_nats(np.stack(logits, axis=1), targets), states
+
+    token_ids = model.tokenizer.tokenize([text]).flat_values.numpy()
+    with command_line.progress_bar(len(token_ids) - 1, "token") as progress:
+        nats = metrics.nats_of_text(
+            score_window, token_ids, model.initial_states(1), progress
+        )
+    return float(nats.mean(dtype=np.float64))

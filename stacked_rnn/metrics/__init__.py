@@ -1,0 +1,35 @@
+"""How good a model is: a file per task."""
+
+from stacked_rnn.metrics.classifier import (
+    ClassificationScore,
+    answers,
+    area_under_curve,
+    best_temperature,
+    calibration,
+    calibration_error,
+    confusion_matrix,
+    f1_scores,
+    format_confusion,
+    report,
+)
+from stacked_rnn.metrics.language_model import Score, nats_of_text, token_nats
+from stacked_rnn.metrics.seq2seq import Seq2SeqScore, bleu, edit_distance
+
+__all__ = [
+    "ClassificationScore",
+    "Score",
+    "Seq2SeqScore",
+    "answers",
+    "area_under_curve",
+    "best_temperature",
+    "bleu",
+    "calibration",
+    "calibration_error",
+    "confusion_matrix",
+    "edit_distance",
+    "f1_scores",
+    "format_confusion",
+    "nats_of_text",
+    "report",
+    "token_nats",
+]

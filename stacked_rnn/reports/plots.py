@@ -1,0 +1,136 @@
+"""Pictures as PNG, where matplotlib is installed."""
+
+from stacked_rnn.utils import files
+
+
+def draw_curves(history, path) -> bool:
+    """Draws the curves of a run as a PNG; False without matplotlib.
+
+    Args:
+        history: for each epoch its results, as in history.csv.
+        path: of the picture.
+    """
+    try:
+        from matplotlib import figure, ticker
+    except ImportError:
+        return False
+    picture = figure.Figure(figsize=(10, 3.2), layout="constrained")
+    panels = {
+        "nats": {"loss": "training", "val_loss": "validation"},
+        "accuracy": {"accuracy": "training", "val_accuracy": "validation"},
+        "exact match": {
+            "exact_match": "training",
+            "val_exact_match": "validation",
+        },
+        "learning rate": {"learning_rate": ""},
+        "norm of the gradient": {"gradient_norm": ""},
+    }
+    panels = {
+        title: curves
+        for title, curves in panels.items()
+        if not curves.keys().isdisjoint(history[0])
+    }
+    epochs = [row["epoch"] + 1 for row in history]
+    for axes, (title, curves) in zip(
+        picture.subplots(1, len(panels)), panels.items()
+    ):
+        for name, label in curves.items():
+            if name in history[0]:
+                values = [row[name] for row in history]
+                axes.plot(epochs, values, marker=".", label=label)
+        if len(curves) > 1:
+            axes.legend()
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    return _save(picture, path)
+
+
+def draw_classification(result, labels, path) -> bool:
+    """Draws how right a classifier is, as a PNG; False without matplotlib.
+
+    Args:
+        result: what `SavedClassifier.evaluate` gave.
+        labels: names of the classes.
+        path: of the picture.
+    """
+    try:
+        from matplotlib import figure
+    except ImportError:
+        return False
+    confusion = result.get("confusion")
+    picture = figure.Figure(figsize=(10, 4.5), layout="constrained")
+    *left, right = picture.subplots(
+        1, 1 + (confusion is not None), squeeze=False
+    )[0]
+    for axes in left:
+        image = axes.imshow(confusion, cmap="Blues", vmin=0)
+        picture.colorbar(image, ax=axes, shrink=0.8)
+        axes.set_xticks(range(len(labels)), labels, rotation=90)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_title("confusion: rows are, columns were said")
+        if len(labels) <= 12:
+            half = max(map(max, confusion)) / 2
+            for row, counts in enumerate(confusion):
+                for column, count in enumerate(counts):
+                    axes.text(
+                        column, row, f"{count:,}", ha="center", va="center",
+                        color="white" if count > half else "black",
+                    )  # fmt: skip
+    bins = result["calibration"]
+    right.plot([0, 1], [0, 1], "--", color="gray", label="perfect")
+    right.plot(
+        [one["confidence"] for one in bins],
+        [one["accuracy"] for one in bins],
+        marker="o",
+        label=f"error {result['calibration_error']:.3f}",
+    )
+    right.set_title("calibration")
+    right.set_xlabel("how sure the model is")
+    right.set_ylabel("how often it is right")
+    right.legend()
+    return _save(picture, path)
+
+
+def draw_attention(maps, path) -> bool:
+    """Draws where a model looked, as a PNG; False without matplotlib.
+
+    Args:
+        maps: for each text its tokens, those of the output, and the attention
+            [output, text]; an empty token is an end.
+        path: of the picture.
+    """
+    try:
+        from matplotlib import figure
+    except ImportError:
+        return False
+    inch = 0.18  # of a token
+    shapes = [attention.shape for _, _, attention in maps]
+    picture = figure.Figure(
+        figsize=(
+            1.5 + inch * max(columns for _, columns in shapes),
+            sum(1.2 + inch * rows for rows, _ in shapes),
+        ),
+        layout="constrained",
+    )
+    all_axes = picture.subplots(
+        len(maps), 1, squeeze=False, height_ratios=[rows for rows, _ in shapes]
+    )
+    for (axes,), (text_tokens, output_tokens, attention) in zip(all_axes, maps):
+        axes.imshow(attention, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+        for axis, tokens in (
+            (axes.xaxis, text_tokens), (axes.yaxis, output_tokens)
+        ):  # fmt: skip
+            labels = [token.replace(" ", "␣") or "end" for token in tokens]
+            axis.set_ticks(range(len(tokens)), labels)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0, labelsize=7)
+        if max(map(len, text_tokens)) > 1:
+            axes.tick_params("x", rotation=90)
+    return _save(picture, path)
+
+
+def _save(picture, path) -> bool:
+    with files.whole_file(path) as file:
+        picture.savefig(file, format="png", dpi=150)
+    return True
