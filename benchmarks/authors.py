@@ -26,8 +26,10 @@ import tempfile
 import numpy as np
 from measuring import Calm, machine, write_report
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
+from stacked_rnn.utils import terminal
 
 DOCUMENT, PIECE = 500, 100  # characters
 BEGINNING = 50  # characters of a document given as a prompt
@@ -425,7 +427,7 @@ def draw(authors, costs, verdicts, path):
 
 def main(config):
     """Measures, prints and writes the report."""
-    output = command_line.writable_directory("output_dir", config.output_dir)
+    output = terminal.writable_directory("output_dir", config.output_dir)
     calm = Calm()
     authors = read(config.corpora)
     judge = fit_judge(authors)
@@ -527,4 +529,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

@@ -28,8 +28,10 @@ import numpy as np
 from measuring import Calm, fit, interleaved, machine, write_report
 from training_speed import Work, this_project
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
+from stacked_rnn.utils import terminal
 
 CELLS = {"gru": "GRU", "lstm": "LSTM", "simple_rnn": "simple RNN"}
 DEPTHS = {f"{depth}x128": depth for depth in (1, 2, 4, 8)}
@@ -382,7 +384,7 @@ def main(config):
     parts = chosen("parts", config.parts, PARTS)
     cells = chosen("cells", config.cells, CELLS)
     shapes = chosen("shapes", config.shapes, SHAPES)
-    output = command_line.writable_directory("output_dir", config.output_dir)
+    output = terminal.writable_directory("output_dir", config.output_dir)
     results = {part: {shape: {} for shape in SHAPES} for part in PARTS}
     stolen = {}
     before = output / "cells.json"
@@ -424,4 +426,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

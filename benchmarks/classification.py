@@ -26,8 +26,10 @@ import made_languages
 import numpy as np
 from measuring import Calm, machine, write_report
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, setting
+from stacked_rnn.utils import terminal
 
 WORDS = 20_000  # of the made languages
 
@@ -113,7 +115,7 @@ def main(model_config, train_config, config):
     from stacked_rnn import datasets
 
     model_config, train_config = configs.with_task_defaults(
-        model_config, train_config, command_line.given_flags()
+        model_config, train_config, flags.given_flags()
     )
     calm = Calm()
     if train_config.corpus == "made_languages":
@@ -159,11 +161,11 @@ def main(model_config, train_config, config):
             + f" | {seconds:.0f} |"
         )
     write_report(
-        command_line.writable_directory("output_dir", config.output_dir),
+        terminal.writable_directory("output_dir", config.output_dir),
         f"classification_{name_of(train_config.corpus)}", lines, rows,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
     sys.argv.insert(1, "--task=classifier")
-    command_line.run(main, ModelConfig, TrainConfig, BenchmarkConfig)
+    flags.run(main, ModelConfig, TrainConfig, BenchmarkConfig)

@@ -19,8 +19,10 @@ import numpy as np
 from contenders import Entry, fastest, in_turn, median, settings, spread
 from measuring import Calm, machine, percentages, write_report
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, setting
+from stacked_rnn.utils import terminal
 
 VOCABULARY_SIZE, BATCH_SIZE = 5_000, 64
 
@@ -153,7 +155,7 @@ def compare(shape, config):
 
 def main(config):
     """Measures, prints and writes the report."""
-    output = command_line.writable_directory("output_dir", config.output_dir)
+    output = terminal.writable_directory("output_dir", config.output_dir)
     calm, rows = Calm(), {}
     for cell, num_layers, units in (
         ("gru", 1, 64), ("gru", 2, 128), ("lstm", 2, 64), ("lstm", 3, 128),
@@ -198,4 +200,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

@@ -20,8 +20,10 @@ import sys
 import numpy as np
 from measuring import Calm, fit, machine, write_report
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, setting
+from stacked_rnn.utils import terminal
 
 SMALLEST = 16_384  # characters; each size is twice the one before
 UNITS = (64, 256)
@@ -193,7 +195,7 @@ def draw(results, path):
 
 def main(config):
     """Measures, prints and writes the report."""
-    output = command_line.writable_directory("output_dir", config.output_dir)
+    output = terminal.writable_directory("output_dir", config.output_dir)
     calm = Calm()
     results = measure(config.corpora)
     draw(results, output / "corpus_size.png")
@@ -235,4 +237,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

@@ -12,7 +12,8 @@ import pathlib
 import sys
 import time
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, setting
 
 RECIPE = pathlib.Path(__file__).parents[1] / "recipes" / "timemachine.flags"
@@ -93,4 +94,4 @@ def run_one(model_config, train_config):
 
 if __name__ == "__main__":
     sys.argv.insert(1, f"--flagfile={RECIPE}")  # what follows overrides it
-    command_line.run(main, ModelConfig, TrainConfig, BenchmarkConfig)
+    flags.run(main, ModelConfig, TrainConfig, BenchmarkConfig)

@@ -30,9 +30,10 @@ import time
 import made_languages
 from measuring import Calm, machine, write_report
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
-from stacked_rnn.utils import files
+from stacked_rnn.utils import files, terminal
 
 DEPTHS = range(1, 5)  # of an encoder, of a decoder
 LAYERS = range(1, 9)  # of a classifier
@@ -437,7 +438,7 @@ def main(config):
         raise UserError(
             f"--parts: no {', '.join(unknown)} among {', '.join(SHAPES)}"
         )
-    output = command_line.writable_directory("output_dir", config.output_dir)
+    output = terminal.writable_directory("output_dir", config.output_dir)
     path = output / "depth.json"
     epochs = {
         "seq2seq": config.seq2seq_epochs,
@@ -484,4 +485,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

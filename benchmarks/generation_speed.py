@@ -45,8 +45,10 @@ from measuring import (
     write_report,
 )
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import setting
+from stacked_rnn.utils import terminal
 
 VOCABULARY, EMBEDDING, LAYERS = 65, 128, 2
 TOKENS = 64  # of one step of a contender
@@ -379,7 +381,7 @@ def table(results):
 
 def main(config):
     """Measures, prints and writes the report."""
-    output = command_line.writable_directory("output_dir", config.output_dir)
+    output = terminal.writable_directory("output_dir", config.output_dir)
     with_pytorch = has_pytorch()
     results, starts, calm = {}, {}, Calm()
     context = multiprocessing.get_context("spawn")
@@ -429,4 +431,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

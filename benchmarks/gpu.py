@@ -26,7 +26,8 @@ import tempfile
 from contenders import Contender, answer, has_pytorch
 from measuring import machine, matmul, thousands, write_report
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError, setting
 
 VOCABULARY, TIME = 65, 100
@@ -519,4 +520,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

@@ -27,7 +27,8 @@ from unittest import mock
 import numpy as np
 from measuring import Calm, machine, write_report
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import setting
 
 TRAIN = pathlib.Path(__file__).parents[1] / "train.py"
@@ -336,4 +337,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

@@ -21,7 +21,8 @@ import time
 
 from measuring import Calm, machine, write_report
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import BeamConfig, TrainConfig, setting
 
 TEXTS = 1000  # of each set
@@ -195,4 +196,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

@@ -37,8 +37,10 @@ import urllib.request
 import numpy as np
 from measuring import Calm, machine, write_report
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import setting
+from stacked_rnn.utils import terminal
 
 SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
 PROMPT = "It was the best of tests, it was the worst of tests, it was new."
@@ -565,7 +567,7 @@ def soak_report(server, minutes):
 
 def main(config):
     """Measures, prints and writes the report."""
-    output = command_line.writable_directory("output_dir", config.output_dir)
+    output = terminal.writable_directory("output_dir", config.output_dir)
     calm, results, lines = Calm(), {}, []
     name = "soak" if config.soak_minutes else "serving_load"
     for model in config.models.split(","):
@@ -602,4 +604,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

@@ -12,7 +12,8 @@ import time
 
 import tensorflow as tf
 
-from stacked_rnn import command_line, configs, metrics, rnn_ops
+from stacked_rnn import configs, metrics, rnn_ops
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import setting
 
 
@@ -149,4 +150,4 @@ def _seconds(function, arguments):
 
 
 if __name__ == "__main__":
-    command_line.run(main, PartsConfig)
+    flags.run(main, PartsConfig)

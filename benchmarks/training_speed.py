@@ -40,8 +40,10 @@ from measuring import (
     write_report,
 )
 
-from stacked_rnn import command_line, configs
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
+from stacked_rnn.utils import terminal
 
 
 class Work(NamedTuple):
@@ -479,7 +481,7 @@ def main(config):
     if config.memory and not pathlib.Path("/proc/self/status").exists():
         raise UserError("--memory: only Linux tells it; add --nomemory")
     matplotlib.use("Agg")
-    output = command_line.writable_directory("output_dir", config.output_dir)
+    output = terminal.writable_directory("output_dir", config.output_dir)
     rivals = {KERAS: keras_entries}
     if has_pytorch():
         rivals[PYTORCH] = pytorch_entries
@@ -528,4 +530,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    command_line.run(main, BenchmarkConfig)
+    flags.run(main, BenchmarkConfig)

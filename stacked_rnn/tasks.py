@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import (
-    command_line,
     datasets,
     export,
     inference,
@@ -21,6 +20,7 @@ from stacked_rnn import (
 )
 from stacked_rnn.configs import unescaped
 from stacked_rnn.reports import plots
+from stacked_rnn.utils import terminal
 
 _SCORED = 1000  # pairs of the validation that are reported on
 _DRAWN = 3  # of these
@@ -262,7 +262,7 @@ class Seq2SeqTask:
             return
         model = inference.load(version)
         shown = pairs.sample(_SCORED)
-        with command_line.progress_bar(len(shown.sources), "text") as progress:
+        with terminal.progress_bar(len(shown.sources), "text") as progress:
             result = model.evaluate(shown, progress=progress)
         print(
             f"\nOn {result['examples']:,} texts of the validation: "
@@ -287,7 +287,7 @@ class Seq2SeqTask:
 def _command(script, version, flag) -> str:
     """What a shell runs to try an exported model."""
     version = shlex.quote(str(version))
-    return f"{command_line.script(script)} --saved_model={version} {flag}"
+    return f"{terminal.script(script)} --saved_model={version} {flag}"
 
 
 def _commands_to_predict(version, text, file) -> list[str]:
@@ -320,9 +320,9 @@ def _some_words(text) -> str:
 def _warn_of_unknown(data):
     """Names what a given vocabulary lacks, or says how much a new one does."""
     if parts := getattr(data, "unknown_parts", ()):
-        command_line.warn_of_unknown_parts(parts)
+        terminal.warn_of_unknown_parts(parts)
     else:
-        command_line.warn_of_unknown_share(data.unknown_share, data.tokenizer)
+        terminal.warn_of_unknown_share(data.unknown_share, data.tokenizer)
 
 
 TASKS = {

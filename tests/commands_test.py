@@ -14,8 +14,8 @@ import sys
 import pytest
 import tensorflow as tf
 
-import train
-from stacked_rnn import configs, console
+from stacked_rnn import configs
+from stacked_rnn.cli import train
 from tests import pages
 from tests.forked import run
 
@@ -418,8 +418,8 @@ def test_what_beam_search_cannot_do_is_one_line():
         ({"stream": True}, "--stream.*--num_beams=4"),
     ):
         with pytest.raises(configs.UserError, match=message):
-            console.GenerateConfig(num_beams=4, **changes)
-        console.GenerateConfig(**changes)
+            configs.GenerateConfig(num_beams=4, **changes)
+        configs.GenerateConfig(**changes)
 
 
 def test_evaluate_prints_one_json_object(trained):
@@ -514,14 +514,13 @@ runpy.run_path("{example}", run_name="__main__")
 
 
 def test_the_running_commands_load_neither_models_nor_training(trained):
-    program = f"""
+    program = """
 import sys
-sys.path.insert(0, {str(ROOT)!r})
-import generate, evaluate
 from stacked_rnn import inference
+from stacked_rnn.cli import evaluate, generate
 inference.load("saved_models/cats")
 loaded = set(sys.modules)
-assert not loaded & {{"stacked_rnn.models", "stacked_rnn.training"}}, loaded
+assert not loaded & {"stacked_rnn.models", "stacked_rnn.training"}, loaded
 """
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=trained, check=False,

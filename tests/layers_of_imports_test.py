@@ -12,10 +12,11 @@ import pytest
 
 LAYERS = (
     {"configs", "rnn_ops", "reference", "decoding", "metrics"},
-    {"utils", "tokenizers", "layers", "command_line"},
-    {"saved_models", "datasets", "models", "reports", "console"},
+    {"utils", "tokenizers", "layers"},
+    {"saved_models", "datasets", "models", "reports"},
     {"inference", "version_changes", "export", "training"},
     {"serving", "tasks"},
+    {"cli"},
 )
 PACKAGE = pathlib.Path(__file__).parents[1] / "stacked_rnn"
 PATHS = {

@@ -24,10 +24,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import command_line, tokenizers
+from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.datasets import corpora, splits
-from stacked_rnn.utils import devices, files
+from stacked_rnn.utils import devices, files, terminal
 
 LARGE = 2**24  # characters; a corpus with fewer is kept in memory
 _INDEX = "index.json"
@@ -176,7 +176,7 @@ def cut_texts(tokenizer, texts) -> list[np.ndarray]:
     memory of both.
     """
     token_ids, batch, waiting = [], [], 0
-    with command_line.progress_bar(len(texts), "text") as progress:
+    with terminal.progress_bar(len(texts), "text") as progress:
         for number, text in enumerate(texts, 1):
             batch.append(text)
             waiting += len(text)
@@ -333,7 +333,7 @@ def _shown(corpus, part, what):
     length = part.num_characters
     print(f"{what}: {length / 1e6:,.0f} M characters", file=sys.stderr)
     pieces_in_all = -(-length // corpora.PIECE)
-    with command_line.progress_bar(pieces_in_all, "piece") as progress:
+    with terminal.progress_bar(pieces_in_all, "piece") as progress:
         for done, piece in enumerate(corpus.pieces(part)):
             yield piece
             progress(min(done + 1, pieces_in_all))

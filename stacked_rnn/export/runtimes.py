@@ -26,9 +26,9 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import command_line, metrics
+from stacked_rnn import metrics
 from stacked_rnn.configs import UserError
-from stacked_rnn.utils import files
+from stacked_rnn.utils import files, terminal
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
 _PACKAGES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
@@ -232,7 +232,7 @@ def nats_per_token(model, path, text) -> float:
         return metrics.token_nats(np.stack(logits, axis=1), targets), states
 
     token_ids = model.tokenizer.tokenize([text]).flat_values.numpy()
-    with command_line.progress_bar(len(token_ids) - 1, "token") as progress:
+    with terminal.progress_bar(len(token_ids) - 1, "token") as progress:
         nats = metrics.nats_of_text(
             score_window, token_ids, model.initial_states(1), progress
         )

@@ -9,12 +9,12 @@ from concurrent import futures
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import command_line, metrics
+from stacked_rnn import metrics
 from stacked_rnn.configs import ModelConfig, SamplingConfig, UserError
 from stacked_rnn.decoding import generation
 from stacked_rnn.decoding.incremental_text import Continuation
 from stacked_rnn.inference import base
-from stacked_rnn.utils import devices
+from stacked_rnn.utils import devices, terminal
 
 _ROWS = 64  # most texts that are generated together
 _ROWS_ON_GPU = 1024  # a step costs about the same for one text and for many
@@ -282,7 +282,7 @@ class SavedLanguageModel(base.LoadedModel):
         token_ids = self.tokenizer.tokenize([text]).flat_values.numpy()
         if len(token_ids) < 2:
             return token_ids, np.zeros(0, np.float32)
-        with command_line.progress_bar(len(token_ids) - 1, "token") as progress:
+        with terminal.progress_bar(len(token_ids) - 1, "token") as progress:
             score_window = self.functions.score_window
             # On a GPU each op of each time step would be a launch.
             if devices.gpus() and len(token_ids) >= WORTH_COMPILING:

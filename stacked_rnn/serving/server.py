@@ -9,7 +9,6 @@ import time
 
 import uvicorn
 
-from stacked_rnn import command_line
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import (
     access,
@@ -19,6 +18,7 @@ from stacked_rnn.serving import (
     openai_stream,
     repository,
 )
+from stacked_rnn.utils import terminal
 
 # Longer than proxies keep idle connections: it is they who should close them.
 _KEEP_ALIVE_SECONDS = 75
@@ -48,9 +48,7 @@ class Server:
         self._config = config
         keys = ()
         if config.api_keys_file:
-            content = command_line.read_file(
-                "api_keys_file", config.api_keys_file
-            )
+            content = terminal.read_file("api_keys_file", config.api_keys_file)
             keys = access.read_keys(content, config.api_keys_file)
             _log.info("%d API key(s) open /v1", len(keys))
         self._repository = repository.Repository(

@@ -1,0 +1,31 @@
+"""The commands: `stacked-rnn NAME`, or the scripts NAME.py."""
+
+import importlib
+import sys
+
+COMMANDS = ("train", "generate", "evaluate", "predict", "export", "serve")
+
+
+def main() -> None:
+    """Runs the command that the first argument names: a console entry point."""
+    name, arguments = (sys.argv[1:] or ["--help"])[0], sys.argv[2:]
+    if name in ("-h", "-help", "--help"):
+        print("stacked-rnn COMMAND --flag=value ...\n")
+        for command in COMMANDS:
+            first_line = _module(command).__doc__.splitlines()[0]
+            print(f"  {command:<10}{first_line}")
+        print("\nstacked-rnn COMMAND --help lists the flags of a command.")
+    elif name in COMMANDS:
+        sys.argv = [f"{sys.argv[0]} {name}", *arguments]
+        _module(name).run()
+    else:
+        print(
+            f"stacked-rnn: error: {name!r}: no such command: choose from "
+            + ", ".join(COMMANDS),
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def _module(command):
+    return importlib.import_module(f"stacked_rnn.cli.{command}")

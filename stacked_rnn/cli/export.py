@@ -1,0 +1,71 @@
+"""Writes an exported model as one file for another runtime.
+
+  python export.py                              the newest model, as NAME.onnx
+  python export.py --saved_model=saved_models/pydoc --format=litert
+  python export.py --format=litert --weights=int8 --text=held_out.txt
+
+The file holds one step of the model, (token_ids, states) -> (logits, states),
+for ONNX Runtime or LiteRT, on phones, in browsers, in other languages; beside
+it, NAME.vocabulary.json says what the token ids mean. docs/runtimes.md has a
+generator for each, with no need of TensorFlow.
+"""
+
+import pathlib
+
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
+from stacked_rnn.configs import UserError
+from stacked_rnn.utils import terminal
+
+
+def main(where, config):
+    """SavedModel in, file out."""
+    from stacked_rnn import datasets, inference, saved_models
+    from stacked_rnn.export import runtimes
+
+    runtimes.require(config.format)
+    text = b""
+    if config.text:
+        found = saved_models.find_description(
+            where.saved_model, "language_model"
+        )
+        text = datasets.read_text(config.text, found.tokenizer)
+    model = inference.load(where.saved_model, "language_model")
+    path = output_path(config, model, runtimes.SUFFIXES[config.format])
+    before = model.evaluate(text)["nats_per_token"] if text else None
+
+    runtimes.write(model, path, config.weights)
+    print(
+        f"Wrote {path} ({path.stat().st_size:,} bytes) and "
+        f"{runtimes.vocabulary_path(path)} from {model.path}"
+    )
+    if text:
+        after = runtimes.nats_per_token(model, path, text)
+        print(
+            f"{config.text}: {after:.4f} nats per token, the SavedModel "
+            f"{before:.4f}: {after - before:+.4f}"
+        )
+    print("Next: docs/runtimes.md generates with it, without TensorFlow.")
+    if not text:
+        print("Add --text=FILE to know its loss on a text.")
+
+
+def output_path(config, model, suffix):
+    """The file to write, its directory made where it is missing."""
+    version = model.path.resolve()
+    name = (version.parent if version.name.isdigit() else version).name
+    if config.weights != "float32":
+        name += f"-{config.weights}"
+    path = pathlib.Path(config.output or name + suffix)
+    if path.suffix != suffix:
+        raise UserError(
+            f"--output={path}: with --format={config.format} its name ends in "
+            f"{suffix}"
+        )
+    terminal.writable_directory("output", path.parent)
+    return path
+
+
+def run():
+    """Console entry point."""
+    flags.run(main, configs.SavedModelConfig, configs.ExportConfig)

@@ -1,0 +1,79 @@
+r"""Serves exported models: OpenAI's and TensorFlow Serving's APIs, and a page.
+
+  python serve.py                                 every model of saved_models/
+  python serve.py --saved_model=saved_models/pydoc --port=8000
+  python serve.py --host=0.0.0.0 --api_keys_file=keys.txt
+
+Then open http://127.0.0.1:8501/ in a browser, or:
+
+  curl http://127.0.0.1:8501/v1/completions --json \
+    '{"model": "pydoc", "prompt": "The ", "max_tokens": 100}'
+  curl http://127.0.0.1:8501/v1/models/pydoc:predict \
+    -d '{"instances": ["The "]}'
+
+A new version in the directory is loaded, and takes over without a pause.
+SIGTERM or Ctrl-C lets the requests that are here end, and refuses others.
+Needs: pip install --editable '.[serve]'
+"""
+
+import logging
+import queue
+import signal
+import sys
+import threading
+
+from stacked_rnn import configs
+from stacked_rnn.cli import flags
+
+
+def main(config):
+    """Models in, a server out."""
+    try:
+        from stacked_rnn.serving import server
+    except ImportError as error:
+        raise configs.UserError(
+            f"{error.name} is missing: pip install --editable '.[serve]'"
+        ) from error
+
+    _log_to_standard_error()
+    # A handler may come in the midst of anything, which this queue bears.
+    signals, stop = queue.SimpleQueue(), threading.Event()
+    running = server.Server(config)
+
+    def receive(number, frame):
+        signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
+        signals.put(number)
+
+    def end():
+        signals.get()
+        stop.set()
+        running.stop_loading()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, receive)
+    threading.Thread(target=end, daemon=True).start()
+    with running:
+        if not stop.is_set():
+            print(*running.urls(), sep="\n", file=sys.stderr)
+        stop.wait()
+        print(
+            "stopping once the requests that are here have ended, in "
+            f"{config.drain_seconds:g} seconds at most; once more: at once",
+            file=sys.stderr,
+        )
+
+
+def _log_to_standard_error():
+    """What is loaded, refused and taken over is said where it is."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    )
+    log = logging.getLogger("stacked_rnn.serving")
+    log.propagate, log.handlers = False, [handler]
+    log.setLevel(logging.INFO)
+
+
+def run():
+    """Console entry point."""
+    flags.run(main, configs.ServeConfig)

@@ -1,0 +1,50 @@
+"""All settings of the project, as frozen dataclasses."""
+
+from stacked_rnn.configs.base import (
+    Config,
+    UserError,
+    check_encodable,
+    escaped,
+    setting,
+    unescaped,
+)
+from stacked_rnn.configs.commands import (
+    MOST_DRAWN,
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    PredictConfig,
+    SavedModelConfig,
+    ServeConfig,
+)
+from stacked_rnn.configs.decoding import (
+    MAX_NEW_TOKENS,
+    BeamConfig,
+    SamplingConfig,
+)
+from stacked_rnn.configs.model import ModelConfig
+from stacked_rnn.configs.tasks import TASK_DEFAULTS, with_task_defaults
+from stacked_rnn.configs.training import TrainConfig
+
+__all__ = [
+    "MAX_NEW_TOKENS",
+    "MOST_DRAWN",
+    "TASK_DEFAULTS",
+    "BeamConfig",
+    "Config",
+    "EvaluateConfig",
+    "ExportConfig",
+    "GenerateConfig",
+    "ModelConfig",
+    "PredictConfig",
+    "SamplingConfig",
+    "SavedModelConfig",
+    "ServeConfig",
+    "TrainConfig",
+    "UserError",
+    "check_encodable",
+    "escaped",
+    "setting",
+    "unescaped",
+    "with_task_defaults",
+]

@@ -1,0 +1,141 @@
+"""Configurations: frozen dataclasses whose fields are the settings.
+
+A field carries its default, its help and its check. The flags are generated
+from the fields, so that each setting is written once.
+"""
+
+import dataclasses
+import math
+import re
+
+
+class UserError(ValueError):
+    """A mistake that the person at the keyboard can mend.
+
+    The message is one line: it names the flag or the file, and the fix. The
+    commands print it without a traceback and exit with code 2.
+    """
+
+
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "s": " ", "\\": "\\"}
+
+
+def unescaped(text) -> str:
+    r"""A string of the text, as a flag has it: with \n, \t, \r, \s and \\."""
+    return re.sub(r"\\([ntrs\\])", lambda match: _ESCAPES[match[1]], text)
+
+
+def escaped(text) -> str:
+    r"""What a flag says, in the one way that a line of a flag file holds.
+
+    Line breaks and tabs are \n, \t and \r, blanks at the ends \s.
+    """
+    text = unescaped(text).replace("\\", "\\\\")
+    for letter in "ntr":
+        text = text.replace(_ESCAPES[letter], f"\\{letter}")
+    inner = text.lstrip(" ")
+    before = len(text) - len(inner)
+    after = len(inner) - len(inner.rstrip(" "))
+    return r"\s" * before + inner.rstrip(" ") + r"\s" * after
+
+
+def check_encodable(name, text) -> None:
+    """Raises where a command line has bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"--{name}={text!r}: not UTF-8: check the terminal's locale"
+        ) from None
+
+
+def setting(
+    default,
+    help,
+    *,
+    choices=None,
+    minimum=-math.inf,
+    maximum=math.inf,
+    below=math.inf,
+    is_internal=False,
+):
+    """A dataclass field with its help and its check.
+
+    Args:
+        default: the value when nothing is said. Its field's annotation (`int`,
+            `float`, `bool`, `str`, `tuple[str, ...]`) gives the flag's type.
+        help: what the setting does, in words for `--help`.
+        choices: the allowed strings; None: any.
+        minimum, maximum: the range of a number, ends included.
+        below: a number must be less than this.
+        is_internal: what other settings bring about: `--help` leaves it out.
+    """
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "below": below,
+        "is_internal": is_internal,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Base of the configurations: checks on creation, JSON out and in."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+
+    def to_dict(self) -> dict:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict):
+        """The inverse of `to_dict`, also after a trip through JSON."""
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise UserError(
+                f"{cls.__name__} has no setting named {', '.join(unknown)}: "
+                "it was written by another version of stacked_rnn"
+            )
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in values.items()
+            }
+        )
+
+    def differences(self, other) -> list[str]:
+        """The fields that differ, each as `name: this, not that`."""
+        return [
+            f"{field.name}: {getattr(other, field.name)}, "
+            f"not {getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+
+def _check(field, value) -> None:
+    name, rules = field.name, field.metadata
+    if field.type in (int, float):
+        kinds = (int, float) if field.type is float else (int,)
+        low, high, below = rules["minimum"], rules["maximum"], rules["below"]
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise UserError(
+                f"--{name}={value!r}: expected a {field.type.__name__}"
+            )
+        if not (low <= value <= high and value < below):  # catches NaN too
+            lower = f"{low} <= " if low > -math.inf else ""
+            upper = f" <= {high}" if high < math.inf else ""
+            upper = f" < {below}" if below < math.inf else upper
+            raise UserError(f"--{name}={value}: expected {lower}{name}{upper}")
+    elif rules["choices"] and value not in rules["choices"]:
+        raise UserError(
+            f"--{name}={value!r}: expected one of "
+            + ", ".join(rules["choices"])
+        )
