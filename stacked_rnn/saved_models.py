@@ -1,4 +1,4 @@
-"""The directory of a SavedModel: where it is, and what it says of itself.
+"""Locating a SavedModel and reading its metadata.
 
 saved_models/NAME/VERSION/   saved_model.pb, variables/
     assets/tokenizer.json            the tokenizer
@@ -17,12 +17,7 @@ import sys
 import tensorflow as tf
 
 from stacked_rnn import tokenizers
-from stacked_rnn.configs import (
-    BeamConfig,
-    ModelConfig,
-    SamplingConfig,
-    UserError,
-)
+from stacked_rnn.configs import TASKS, ModelConfig, TaskInfo, UserError
 
 TOKENIZER_FILE = "assets/tokenizer.json"
 CONFIG_FILE = "assets.extra/config.json"
@@ -31,17 +26,14 @@ GRAPH_FILE = "saved_model.pb"
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a SavedModel says of itself besides its graph and its weights.
+    """The metadata of a SavedModel: all but its graph and its weights.
 
     Attributes:
         path: the directory of its version.
-        task: what it is for, as `--task` has it.
-        model_config, tokenizer: what it is.
+        task: a name in `configs.TASKS`.
+        model_config, tokenizer: the architecture and the tokenizer.
         training: how it was trained (`Trainer.summary`), or None.
-        sampling: of a language model, the defaults it was exported with.
-        labels: of a classifier, the names of its classes.
-        several_labels: of a classifier, whether a text may have several.
-        beams: of a seq2seq model, the defaults it was exported with.
+        entries: what models of its task have besides: JSON values by name.
     """
 
     path: pathlib.Path
@@ -49,26 +41,16 @@ class Description:
     model_config: ModelConfig
     tokenizer: tokenizers.Tokenizer
     training: dict | None
-    sampling: SamplingConfig | None = None
-    labels: tuple[str, ...] = ()
-    several_labels: bool = False
-    beams: BeamConfig | None = None
+    entries: dict
 
-
-_OF_TASK = {
-    "language_model": lambda config: {
-        "sampling": SamplingConfig.from_dict(config["sampling"])
-    },
-    "classifier": lambda config: {
-        "labels": tuple(config["labels"]),
-        "several_labels": config["several_labels"],
-    },
-    "seq2seq": lambda config: {"beams": BeamConfig.from_dict(config["search"])},
-}
+    @property
+    def info(self) -> TaskInfo:
+        """What is known about its task."""
+        return TASKS[self.task]
 
 
 def read_description(path, flag="saved_model") -> Description:
-    """Reads what a SavedModel says of itself.
+    """Reads the metadata of a SavedModel.
 
     Args:
         path: the directory of a version.
@@ -87,7 +69,7 @@ def read_description(path, flag="saved_model") -> Description:
             model_config,
             tokenizers.from_dict(tokenizer),
             config.get("training"),
-            **_OF_TASK[task](config),
+            {name: config[name] for name in TASKS[task].entries},
         )
     except FileNotFoundError as error:
         raise UserError(
@@ -109,28 +91,22 @@ def _unreadable(path, flag, error) -> UserError:
     )
 
 
-_USES = {
-    "language_model": "a language model: generate.py continues texts with it",
-    "classifier": "a classifier: predict.py labels texts with it",
-    "seq2seq": "a seq2seq model: predict.py makes texts of others with it",
-}
-
-
-def find_description(saved_model, task=None) -> Description:
+def find_description(saved_model, *tasks) -> Description:
     """Finds a model and reads its metadata.
 
     Args:
         saved_model: see `find`.
-        task: what it must be for, as `--task` has it; None: any.
+        *tasks: names in `configs.TASKS`: what it may be for; none: anything.
 
     Raises:
         UserError: there is none, or it is for another task.
     """
-    tasks = (task,) if task else tuple(_USES)
+    tasks = tasks or tuple(TASKS)
     description = read_description(find(saved_model, tasks))
     if description.task not in tasks:
+        info = description.info
         raise UserError(
-            f"--saved_model={description.path}: {_USES[description.task]}, and "
+            f"--saved_model={description.path}: {info.title}: {info.use}, and "
             "evaluate.py scores it"
         )
     return description
@@ -158,7 +134,7 @@ def load_functions(path):
         ) from error
 
 
-def find(saved_model, tasks=tuple(_USES)) -> pathlib.Path:
+def find(saved_model, tasks=tuple(TASKS)) -> pathlib.Path:
     """The version directory that `--saved_model` means.
 
     Args:
@@ -170,7 +146,7 @@ def find(saved_model, tasks=tuple(_USES)) -> pathlib.Path:
     if not saved_model:
         path = _newest(tasks)
         if path is None:
-            names = " or ".join(_USES[task].partition(":")[0] for task in tasks)
+            names = " or ".join(TASKS[task].title for task in tasks)
             raise UserError(
                 f"nothing under saved_models/ is {names}: run train.py first, "
                 "or name one with --saved_model=DIR"

@@ -7,19 +7,10 @@ easily as a good one.
 from stacked_rnn import saved_models
 from stacked_rnn.configs import UserError
 
-# What validation says about a model of each task. Another seed moves these by
-# a percent or two, or a few texts in a thousand: more is no accident.
-_FIGURES = {
-    "language_model": (
-        "bits_per_character",
-        "{:.2f} bits per character, not {:.2f}",
-    ),
-    "classifier": ("accuracy", "accuracy {:.3f}, not {:.3f}"),
-    "seq2seq": ("exact_match", "{:.1%} exact, not {:.1%}"),
-}
-_LOSS = ("loss", "loss {:.3f}, not {:.3f}")
-_RATIO = 1.05  # of bits or nats: clearly worse is more than so much of the old
-_SHARE = 0.02  # of right answers: clearly worse is so many fewer
+# Another seed moves what validation says by a percent or two, or a few texts
+# in a thousand: more is no accident.
+_RATIO = 1.05  # of costs: clearly worse is more than so much of the old one
+_SHARE = 0.02  # of correct outputs: clearly worse is so many fewer
 _TRAINING_ALONE = (  # the exported model is the same without these
     "embedding_stddev",
     "dropout",
@@ -40,8 +31,7 @@ def differences(old, new) -> list[str]:
         1.72)"; none where the new one is of the same kind and as good.
     """
     if old.task != new.task:
-        names = [one.task.replace("_", " ") for one in (new, old)]
-        return ["it is a {}, not a {}".format(*names)]
+        return [f"it is {new.info.title}, not {old.info.title}"]
     found = []
     if worse := _worse(old, new):
         found.append(f"it validates worse ({worse})")
@@ -54,26 +44,25 @@ def differences(old, new) -> list[str]:
         found.append(f"its architecture differs ({'; '.join(layers)})")
     if old.tokenizer.to_dict() != new.tokenizer.to_dict():
         found.append(f"its tokenizer differs ({_tokens(old, new)})")
-    if (old.labels, old.several_labels) != (new.labels, new.several_labels):
-        found.append("its classes differ")
+    for name in new.info.output_entries:
+        if old.entries[name] != new.entries[name]:
+            found.append(f"its {name.replace('_', ' ')} differ")
     return found
 
 
 def _worse(old, new) -> str:
     """How the validation is worse; empty: it is not, or nobody knows."""
-    figure, text = _FIGURES[new.task]
+    info = new.info
+    name, text, is_share = info.quality, info.quality_format, info.is_share
     try:
         old, new = (one.training["validation"] for one in (old, new))
-        if figure == "exact_match" and old[figure] < _SHARE:
-            figure, text = _LOSS  # nothing to lose there
-        old, new = float(old[figure]), float(new[figure])
+        if is_share and old[name] < _SHARE:  # nothing to lose there
+            name, text, is_share = "loss", "loss {:.3f}", False
+        old, new = float(old[name]), float(new[name])
     except (KeyError, TypeError, ValueError):
         return ""  # one of them was not validated
-    if figure in ("accuracy", "exact_match"):
-        is_as_good = new >= old - _SHARE
-    else:
-        is_as_good = new <= _RATIO * old
-    return "" if is_as_good else text.format(new, old)
+    is_as_good = new >= old - _SHARE if is_share else new <= _RATIO * old
+    return "" if is_as_good else f"{text.format(new)}, not {text.format(old)}"
 
 
 def _tokens(old, new) -> str:

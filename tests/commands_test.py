@@ -15,8 +15,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs
-from stacked_rnn.cli import train
-from tests import pages
+from stacked_rnn.cli from tests import pages
 from tests.forked import run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -761,7 +760,7 @@ def test_evaluate_a_classifier(labelled):
         (["train.py", "--pooling=max"], ["--pooling", "language_model"]),
         (
             ["train.py", "--task=classifier", "--corpus=more.tsv",
-             "--carry_state"], ["--carry_state: of no use"],
+             "--carry_state"], ["--carry_state: has no effect"],
         ),
     ],
 )  # fmt: skip
@@ -849,12 +848,12 @@ def test_evaluate_a_seq2seq_model(paired):
         (["train.py", "--task=seq2seq", "--corpus=one.tsv"], ["no field"]),
         (
             ["train.py", "--task=seq2seq", "--corpus=pairs.tsv",
-             "--init_from=saved_models/pairs"], ["--init_from: of no use"],
+             "--init_from=saved_models/pairs"], ["--init_from: has no effect"],
         ),
-        (["train.py", "--decoder_layers=2"], ["--decoder_layers: of no use"]),
+        (["train.py", "--decoder_layers=2"], ["--decoder_layers: has no effect"]),
         (
             ["train.py", "--corpus=one.tsv", "--init_from=saved_models/pairs"],
-            ["--init_from=saved_models/pairs: a seq2seq: only a language"],
+            ["--init_from=saved_models/pairs: a seq2seq model: a run"],
         ),
     ],
 )  # fmt: skip

@@ -259,8 +259,9 @@ def test_every_default_of_a_task_is_a_setting():
         for kind in (configs.ModelConfig, configs.TrainConfig)
         for field in dataclasses.fields(kind)
     }
-    for defaults in configs.TASK_DEFAULTS.values():
-        assert set(defaults) <= names
+    for info in configs.TASKS.values():
+        assert {*info.defaults, *info.ignored, *info.free_settings} <= names
+        assert info.reset_settings.keys() <= names
 
 
 def test_much_that_is_unknown_is_said_in_one_line(capsys):

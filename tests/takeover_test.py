@@ -16,6 +16,7 @@ def description(**changes):
         "model_config": configs.ModelConfig(units=192, vocabulary_size=4),
         "tokenizer": tokenizers.build("char", b"abc"),
         "training": None,
+        "entries": {"labels": ["bad", "good"], "several_labels": False},
     }
     return saved_models.Description(**values | changes)
 
@@ -39,7 +40,7 @@ def validated(task="language_model", **validation):
     ],
 )
 def test_a_clearly_worse_validation(task, old, new, text):
-    figure, _ = version_changes._FIGURES[task]
+    figure = configs.TASKS[task].quality
     found = version_changes.differences(
         validated(task, **{figure: old}), validated(task, **{figure: new})
     )
@@ -82,7 +83,6 @@ def test_without_a_figure_nothing_is_said(training):
             "its tokenizer differs (char of 4 tokens, but not the same ones)",
         ),
         ({"task": "classifier"}, "it is a classifier, not a language model"),
-        ({"labels": ("good", "bad")}, "its classes differ"),
         (
             {
                 "model_config": configs.ModelConfig(
@@ -100,6 +100,13 @@ def test_without_a_figure_nothing_is_said(training):
 def test_another_model(changes, text):
     found = version_changes.differences(description(), description(**changes))
     assert found == ([text] if text else [])
+
+
+def test_other_labels():
+    entries = {"labels": ["good", "bad"], "several_labels": False}
+    old = description(task="classifier")
+    new = description(task="classifier", entries=entries)
+    assert version_changes.differences(old, new) == ["its labels differ"]
 
 
 def write(path, bits, **model):

@@ -1,11 +1,11 @@
-"""Labels texts with a classifier, or makes others of them with a seq2seq model.
+"""Labels texts with a classifier, or rewrites them with a seq2seq model.
 
   python predict.py --text="an unexpected delight"
   python predict.py --texts_file=reviews.txt --output=jsonl > labels.jsonl
   python predict.py --saved_model=saved_models/dates_to_iso --text="May 4, 2021"
 
-A classifier says for each text its label, the probability of that, and the
-text; a seq2seq model a line with what it makes of the text.
+A classifier prints for each text its label, the probability of that, and the
+text; a seq2seq model prints the text that it writes.
 """
 
 import contextlib
@@ -26,93 +26,76 @@ from stacked_rnn.utils import terminal
 _ON_ONE_LINE = str.maketrans({"\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
-def main(where, config, beam_config):
-    """Texts in, a line on each out."""
-    from stacked_rnn import saved_models
+def main(where, config, search):
+    """Texts in, a line for each out."""
+    from stacked_rnn import inference, saved_models
 
     texts = Lines(config.text, config.texts_file, "texts_file")
     if not len(texts):
-        raise UserError("--text or --texts_file is missing: what to read?")
-    path = saved_models.find(where.saved_model, ("classifier", "seq2seq"))
-    if saved_models.read_description(path).task == "seq2seq":
-        lines = translated(path, texts, config, beam_config)
-    else:
+        raise UserError("--text or --texts_file is missing: which text?")
+    predicting = [
+        task for task, info in configs.TASKS.items() if not info.continues_texts
+    ]
+    description = saved_models.find_description(where.saved_model, *predicting)
+    rewrites = description.info.rewrites_texts
+    if not rewrites:
         flags.refuse_given(
-            {"attention", *beam_config.to_dict()},
-            "of use with a seq2seq model only",
+            {"attention", *search.to_dict()},
+            "has an effect with a seq2seq model only",
         )
-        lines = labelled(path, texts, config)
-    with contextlib.ExitStack() as stack:
-        progress = None
-        if not sys.stdout.isatty():
-            progress = stack.enter_context(
-                terminal.progress_bar(len(texts), "text")
-            )
-        for number, line in enumerate(lines, start=1):
-            print(line)
-            if progress:
-                progress(number)
+    if config.attention:
+        directory = pathlib.Path(config.attention).parent
+        terminal.writable_directory("attention", directory)
+    model = inference.load(description.path)
+    if rewrites:
+        warn_of_unknown_parts(model.tokenizer, texts)
+        results = model.rewrite(texts, search)
+    else:
+        warn_of_unknown_texts(model.tokenizer, texts)
+        results = model.predict(texts)
+    drawn = _print(results, config, len(texts))
+    if config.attention:
+        _draw(model, drawn, config.attention)
     num_empty = sum(not text.strip() for text in texts)
     if num_empty:
         print(
-            f"warning: {num_empty} text(s) are empty: what is said of them "
-            "means nothing",
+            f"warning: {num_empty} text(s) are empty: what is predicted for "
+            "them means nothing",
             file=sys.stderr,
         )
 
 
-def labelled(path, texts, config):
-    """Yields a line with what a classifier says of each text."""
-    from stacked_rnn import inference, saved_models
-
-    model = inference.load(path, "classifier")
-    tokenizer = saved_models.read_description(path).tokenizer
-    warn_of_unknown_texts(tokenizer, texts)
-    for one in model.predict(texts):
-        if config.output == "jsonl":
-            yield as_json(
-                text=one.text,
-                label=one.labels if model.several_labels else one.labels[0],
-                scores=one.scores,
-            )
-        else:
-            labels = ",".join(one.labels)
-            scores = ",".join(
-                f"{one.scores[label]:.3f}" for label in one.labels
-            )
-            yield as_line(labels, scores, one.text)
+def _print(results, config, count) -> list:
+    """Prints a line for each result; returns the first ones."""
+    first = []
+    with contextlib.ExitStack() as stack:
+        progress = None
+        if not sys.stdout.isatty():
+            progress = stack.enter_context(terminal.progress_bar(count, "text"))
+        for number, result in enumerate(results, start=1):
+            if config.output == "jsonl":
+                print(json.dumps(result.to_dict(), ensure_ascii=False))
+            else:
+                print(_line(result.columns()))
+            if number <= configs.MOST_DRAWN:
+                first.append(result)
+            if progress:
+                progress(number)
+    return first
 
 
-def translated(path, texts, config, beam_config):
-    """Yields a line with what a seq2seq model makes of each text."""
-    from stacked_rnn import inference
+def _line(columns) -> str:
+    """Columns with tabs between them, in which there are none."""
+    return "\t".join(column.translate(_ON_ONE_LINE) for column in columns)
+
+
+def _draw(model, results, path):
+    """Draws where the model looked while it wrote."""
     from stacked_rnn.reports import plots
 
-    if config.attention:
-        directory = pathlib.Path(config.attention).parent
-        terminal.writable_directory("attention", directory)
-    model = inference.load(path, "seq2seq")
-    warn_of_unknown_parts(model.tokenizer, texts)
-    maps = []
-    for one in model.rewrite(texts, beam_config):
-        if config.output == "jsonl":
-            yield as_json(text=one.text, output=one.output, score=one.score)
-        else:
-            yield as_line(one.output)
-        if config.attention and len(maps) < configs.MOST_DRAWN:
-            maps.append(model.align(one.text, one.output))
-    if maps and not plots.draw_attention(maps, config.attention):
+    maps = [model.align(result.text, result.output) for result in results]
+    if not plots.draw_attention(maps, path):
         raise UserError("--attention needs matplotlib: pip install matplotlib")
-
-
-def as_line(*values) -> str:
-    """A line with tabs between values, in which there are none."""
-    return "\t".join(value.translate(_ON_ONE_LINE) for value in values)
-
-
-def as_json(**values) -> str:
-    """A line of JSON."""
-    return json.dumps(values, ensure_ascii=False)
 
 
 def run():

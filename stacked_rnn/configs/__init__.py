@@ -23,13 +23,13 @@ from stacked_rnn.configs.decoding import (
     SamplingConfig,
 )
 from stacked_rnn.configs.model import ModelConfig
-from stacked_rnn.configs.tasks import TASK_DEFAULTS, with_task_defaults
+from stacked_rnn.configs.tasks import TASKS, TaskInfo, with_task_defaults
 from stacked_rnn.configs.training import TrainConfig
 
 __all__ = [
     "MAX_NEW_TOKENS",
     "MOST_DRAWN",
-    "TASK_DEFAULTS",
+    "TASKS",
     "BeamConfig",
     "Config",
     "EvaluateConfig",
@@ -40,6 +40,7 @@ __all__ = [
     "SamplingConfig",
     "SavedModelConfig",
     "ServeConfig",
+    "TaskInfo",
     "TrainConfig",
     "UserError",
     "check_encodable",

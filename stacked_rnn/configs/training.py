@@ -9,7 +9,7 @@ from stacked_rnn.configs.base import (
     escaped,
     setting,
 )
-from stacked_rnn.configs.tasks import TASK_DEFAULTS
+from stacked_rnn.configs.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +23,14 @@ class TrainConfig(Config):
         "of another. The latter have defaults of their own: "
         + "; ".join(
             f"{task}: "
-            + " ".join(f"--{name}={value}" for name, value in settings.items())
-            for task, settings in TASK_DEFAULTS.items()
-            if settings
+            + " ".join(
+                f"--{name}={value}" for name, value in info.defaults.items()
+            )
+            for task, info in TASKS.items()
+            if info.defaults
         )
         + ".",
-        choices=tuple(TASK_DEFAULTS),
+        choices=TASKS,
     )
     corpus: str = setting(
         "pydoc",

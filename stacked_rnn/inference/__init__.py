@@ -4,6 +4,8 @@ They read the directory of a version alone, and import neither models nor
 training.
 """
 
+import importlib
+
 from stacked_rnn import saved_models
 from stacked_rnn.inference.base import LoadedModel
 from stacked_rnn.inference.classifier import Prediction, SavedClassifier
@@ -22,14 +24,8 @@ __all__ = [
     "load",
 ]
 
-_CLASSES = {
-    "language_model": SavedLanguageModel,
-    "classifier": SavedClassifier,
-    "seq2seq": SavedSeq2Seq,
-}
 
-
-def load(saved_model="", task=None) -> LoadedModel:
+def load(saved_model="", *tasks) -> LoadedModel:
     """Loads a SavedModel that `export` wrote.
 
     Switches TensorFlow's graph optimizer off, for all that the process does
@@ -38,14 +34,16 @@ def load(saved_model="", task=None) -> LoadedModel:
     Args:
         saved_model: a version directory, or its parent: the highest version;
             empty: the newest under saved_models/.
-        task: what it must be for, as `--task` has it; None: any.
+        *tasks: names in `configs.TASKS`: what it may be for; none: anything.
 
     Returns:
-        A `SavedLanguageModel`, a `SavedClassifier` or a `SavedSeq2Seq`.
+        A `LoadedModel` of the class of its task, such as `SavedClassifier`.
 
     Raises:
         UserError: naming what is missing, damaged, or of another task.
     """
-    description = saved_models.find_description(saved_model, task)
+    description = saved_models.find_description(saved_model, *tasks)
     functions = saved_models.load_functions(description.path)
-    return _CLASSES[description.task](description, functions)
+    module, _, name = description.info.loaded_class.partition(":")
+    module = importlib.import_module(module)
+    return getattr(module, name)(description, functions)

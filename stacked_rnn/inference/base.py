@@ -29,6 +29,21 @@ class LoadedModel:
         """The tokenizer, for work outside the graph."""
         return self.description.tokenizer
 
+    def evaluate_files(self, config, search) -> dict:
+        """Scores the files that a person names.
+
+        Args:
+            config: an `EvaluateConfig`.
+            search: a `BeamConfig`, for models that rewrite texts.
+
+        Returns:
+            Results by name, JSON values.
+
+        Raises:
+            UserError: the files cannot be read, or do not suit the model.
+        """
+        raise NotImplementedError
+
 
 def encoded(texts) -> list[bytes]:
     """Strings as UTF-8; half a character becomes a question mark."""

@@ -15,18 +15,33 @@ _ROWS = 256  # texts of a call
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of a text.
+    """The predicted labels of a text.
 
     Attributes:
         text: the text.
-        labels: the name of its class, or with several labels those likelier
-            than not.
+        labels: the name of the likeliest class, or with several labels those
+            of a probability above one half.
         scores: the probability of each class, by name.
+        several_labels: whether a text may have several labels, or none.
     """
 
     text: str
     labels: tuple[str, ...]
     scores: dict[str, float]
+    several_labels: bool = False
+
+    def columns(self) -> tuple[str, ...]:
+        """What a line of predict.py has."""
+        scores = (f"{self.scores[label]:.3f}" for label in self.labels)
+        return ",".join(self.labels), ",".join(scores), self.text
+
+    def to_dict(self) -> dict:
+        """The same and more, as JSON values."""
+        return {
+            "text": self.text,
+            "label": self.labels if self.several_labels else self.labels[0],
+            "scores": self.scores,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +51,12 @@ class SavedClassifier(base.LoadedModel):
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of the classes."""
-        return self.description.labels
+        return tuple(self.description.entries["labels"])
 
     @property
     def several_labels(self) -> bool:
         """Whether a text may have several labels, or none."""
-        return self.description.several_labels
+        return self.description.entries["several_labels"]
 
     @property
     def _label(self):
@@ -58,7 +73,21 @@ class SavedClassifier(base.LoadedModel):
                     text,
                     tuple(itertools.compress(self.labels, is_said)),
                     dict(zip(self.labels, row)),
+                    self.several_labels,
                 )
+
+    def evaluate_files(self, config, search) -> dict:
+        from stacked_rnn import datasets  # which `predict` does without
+
+        return self.evaluate(
+            datasets.read_labelled_texts(
+                config.text,
+                config.text_field,
+                config.label_field,
+                config.label_separator if self.several_labels else "",
+                flag="text",
+            )
+        )
 
     def evaluate(self, read) -> dict:
         """Scores `datasets.LabelledTexts`.

@@ -50,7 +50,7 @@ class SavedLanguageModel(base.LoadedModel):
     @property
     def defaults(self) -> SamplingConfig:
         """The sampling options that it was exported with."""
-        return self.description.sampling
+        return SamplingConfig.from_dict(self.description.entries["sampling"])
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
@@ -310,6 +310,11 @@ class SavedLanguageModel(base.LoadedModel):
             *((token, cost, True) for token, cost in given),
             *((token, -log_prob, False) for token, log_prob in drawn),
         ]
+
+    def evaluate_files(self, config, search) -> dict:
+        from stacked_rnn import datasets  # which generation does without
+
+        return self.evaluate(datasets.read_text(config.text, self.tokenizer))
 
     def evaluate(self, text) -> dict:
         """Scores a byte string, the state carried through all of it.

@@ -9,6 +9,7 @@ import tensorflow as tf
 from stacked_rnn import metrics
 from stacked_rnn.configs import BeamConfig
 from stacked_rnn.inference import base
+from stacked_rnn.utils import terminal
 
 _ROWS = 256  # texts of a call, times the beams of each
 
@@ -27,6 +28,14 @@ class Output:
     output: str
     score: float
 
+    def columns(self) -> tuple[str, ...]:
+        """What a line of predict.py has."""
+        return (self.output,)
+
+    def to_dict(self) -> dict:
+        """The same and more, as JSON values."""
+        return dataclasses.asdict(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class SavedSeq2Seq(base.LoadedModel):
@@ -35,7 +44,7 @@ class SavedSeq2Seq(base.LoadedModel):
     @property
     def defaults(self) -> BeamConfig:
         """The search options that it was exported with."""
-        return self.description.beams
+        return BeamConfig.from_dict(self.description.entries["search"])
 
     def rewrite(self, texts, config=BeamConfig()):
         """Yields an `Output` for each of any number of strings, in order."""
@@ -83,6 +92,15 @@ class SavedSeq2Seq(base.LoadedModel):
             "bleu": metrics.bleu(outputs, targets),
             "examples": len(targets),
         }
+
+    def evaluate_files(self, config, search) -> dict:
+        from stacked_rnn import datasets  # which `rewrite` does without
+
+        pairs = datasets.read_pairs(
+            config.text, config.source_field, config.target_field, flag="text"
+        )
+        with terminal.progress_bar(len(pairs.sources), "text") as progress:
+            return self.evaluate(pairs, search, progress)
 
     def align(self, text, output):
         """Where the model looks while it writes.

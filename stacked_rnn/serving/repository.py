@@ -26,15 +26,6 @@ _log = logging.getLogger(__name__)
 _TRAINED = (
     "Trained on {corpus}: {characters:,} characters, {epochs:g} epoch(s)."
 )
-_LEARNED = {  # what the best epoch of the validation says
-    "language_model": "Text that it had not seen costs it "
-    "{bits_per_character:.2f} bits a character; each next token is as hard to "
-    "guess as one of {perplexity:.1f}.",
-    "classifier": "Of texts that it had not seen it labels {accuracy:.1%} "
-    "right.",
-    "seq2seq": "For {exact_match:.1%} of the texts that it had not seen it "
-    "makes exactly the right one.",
-}
 # With --max_loaded, a model stays for so many seconds after a request: whoever
 # waited for it gets it.
 _STAY_SECONDS = 1.0
@@ -649,7 +640,7 @@ class Repository:
 
     def _load(self, name, version, description) -> Served:
         model, batcher = inference.load(description.path), None
-        if description.task != "language_model":
+        if not description.info.continues_texts:
             _warm_up(model.functions)
         else:
             batcher = scheduler.Batcher(
@@ -683,25 +674,24 @@ def _card(description, num_parameters) -> list[str]:
     """What a model is, in sentences."""
     config, training = description.model_config, description.training
     cell = {"gru": "GRU", "lstm": "LSTM", "simple_rnn": "Simple RNN"}
-    what = f"{description.task.replace('_', ' ')}, {config.num_layers} layer(s)"
-    if description.task == "seq2seq":
-        what = (
-            f"encoder, {config.num_layers} layer(s), and decoder with "
-            f"attention, {config.decoder_layers or config.num_layers} layer(s)"
-        )
+    layers = description.info.layers.format(
+        num_layers=config.num_layers,
+        decoder_layers=config.decoder_layers or config.num_layers,
+    )
     sentences = [
         f"{'Bidirectional ' * config.bidirectional}{cell[config.cell]} "
-        f"{what} of {config.units} units: {num_parameters:,} parameters, "
+        f"{description.task.replace('_', ' ')} of {config.units} units, "
+        f"{layers}: {num_parameters:,} parameters, "
         f"{config.vocabulary_size:,} tokens ({description.tokenizer.kind})."
     ]
-    if description.labels:
-        sentences.append(f"Its classes: {', '.join(description.labels)}.")
+    if labels := description.entries.get("labels"):
+        sentences.append(f"Its classes: {', '.join(labels)}.")
     # A record of another origin may have other entries: nothing depends on it.
     is_record = isinstance(training, dict)
     validation = training.get("validation") if is_record else None
     for text, values in (
         (_TRAINED, training),
-        (_LEARNED[description.task], validation),
+        (description.info.quality_text, validation),
     ):
         with contextlib.suppress(KeyError, TypeError, ValueError):
             sentences.append(text.format(**values))

@@ -16,6 +16,8 @@ from pydantic import (
     RootModel,
 )
 
+from stacked_rnn.configs import TASKS
+
 FinishReason = Annotated[
     Literal["stop", "length"],
     Field(
@@ -126,7 +128,7 @@ class Model(BaseModel):
     object: Literal["model"]
     created: Time
     owned_by: Literal["stacked_rnn"]
-    task: Literal["language_model", "classifier", "seq2seq"]
+    task: str = Field(json_schema_extra={"enum": [*TASKS]})
     card: list[str] = Field(description="Sentences about the model.")
 
 

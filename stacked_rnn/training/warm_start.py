@@ -15,26 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import models, saved_models, tokenizers
-from stacked_rnn.configs import ModelConfig, TrainConfig, UserError
+from stacked_rnn.configs import TASKS, ModelConfig, TrainConfig, UserError
 from stacked_rnn.training import runs
-
-# What may differ from the trained model, by task: it is not part of the
-# weights that are taken over.
-_FREE = {
-    "language_model": ("dropout", "recurrent_dropout"),
-    "classifier": (
-        "dropout",
-        "recurrent_dropout",
-        "embedding_dropout",
-        "bidirectional",
-        "residual",
-        "pooling",
-    ),
-}
-_NOT_TAKEN = {
-    "language_model": {},
-    "classifier": {"tie_embeddings": False, "end_of_text": False},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +68,12 @@ def prepare(model_config, train_config, model_dir, given=()) -> Start:
     if has_begun:
         path = model_dir  # whatever has become of --init_from since then
     path, task, trained_config, tokenizer, checkpoint = _find(path)
-    if task != "language_model" and not has_begun:
+    if not (TASKS[task].continues_texts or has_begun):
         raise UserError(
-            f"{named}: a {task}: only a language model can be begun with"
+            f"{named}: {TASKS[task].title}: a run can begin with the weights "
+            "of a language model only"
         )
-    free = _FREE[train_config.task]
+    free = TASKS[train_config.task].free_settings
     kept = {
         "tokenizer": tokenizer.kind,
         "letters_only": tokenizer.letters_only,
@@ -111,7 +94,7 @@ def prepare(model_config, train_config, model_dir, given=()) -> Start:
         dataclasses.replace(
             trained_config,
             **{name: asked[name] for name in free},
-            **_NOT_TAKEN[train_config.task],
+            **TASKS[train_config.task].reset_settings,
         ),
         dataclasses.replace(train_config, **kept),
         tokenizer,
@@ -138,7 +121,7 @@ def _has_begun(model_config, train_config, model_dir) -> bool:
         for name in ("task", "corpus", "init_from")
     ) and all(
         record["model"][name] == asked[name]
-        for name in _FREE[train_config.task]
+        for name in TASKS[train_config.task].free_settings
     )
 
 
