@@ -34,7 +34,7 @@ def validated(task="language_model", **validation):
         ("language_model", 1.72, 0.5, ""),
         ("language_model", 1.72, float("nan"), "nan bits per character"),
         ("classifier", 0.80, 0.785, ""),
-        ("classifier", 0.80, 0.77, "accuracy 0.770, not 0.800"),
+        ("classifier", 0.80, 0.77, "accuracy 0.770, not accuracy 0.800"),
         ("seq2seq", 0.98, 0.97, ""),
         ("seq2seq", 0.98, 0.9, "90.0% exact, not 98.0%"),
     ],
@@ -53,7 +53,7 @@ def test_a_task_in_which_nothing_is_exact_has_its_loss():
     old = validated("seq2seq", exact_match=0.0, loss=1.0)
     new = validated("seq2seq", exact_match=0.0, loss=1.2)
     [worse] = version_changes.differences(old, new)
-    assert "loss 1.200, not 1.000" in worse
+    assert "loss 1.200, not loss 1.000" in worse
     assert version_changes.differences(new, old) == []
 
 
