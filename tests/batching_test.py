@@ -9,14 +9,8 @@ import pytest
 
 from stacked_rnn import configs, inference, tokenizers
 from stacked_rnn.serving import scheduler
-from tests.export_test import build_generator
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return inference.load(
-        build_generator().save(tmp_path_factory.mktemp("char"))
-    )
+from tests.helpers.small_models import build_generator
+from tests.helpers.waiting import wait_until
 
 
 class Harness:
@@ -62,8 +56,8 @@ class Harness:
 
 
 @pytest.fixture(scope="module")
-def harness(model):
-    harness = Harness(model)
+def harness(loaded):
+    harness = Harness(loaded)
     yield harness
     harness.batcher.close(20)
 
@@ -76,11 +70,11 @@ def alone(model, prompt, stop=(), **options):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_text_is_what_generate_makes_of_it(
-    harness, model, monkeypatch, jit_compile
+    harness, loaded, monkeypatch, jit_compile
 ):
     if jit_compile:
         monkeypatch.setattr(scheduler, "SIZES", (1, 64))
-        harness = Harness(model, jit_compile=True)
+        harness = Harness(loaded, jit_compile=True)
         assert harness.batcher.is_compiled.wait(120)
     cases = [
         {"seed": seed, **options}
@@ -97,26 +91,26 @@ def test_a_text_is_what_generate_makes_of_it(
         time.sleep(0.002 * (number % 3))  # they join at any moment
     harness.wait(len(cases))
     for number, (text, options) in enumerate(zip(texts, cases)):
-        expected = alone(model, prompts[number % 4], **options)
+        expected = alone(loaded, prompts[number % 4], **options)
         shown, tokens, log_probs, reason = harness.result(text)
         assert shown == expected.text and tokens == expected.tokens
         np.testing.assert_allclose(log_probs, expected.log_probs, atol=1e-5)
         assert reason == "length"
 
 
-def test_more_texts_than_places(harness, model):
+def test_more_texts_than_places(harness, loaded):
     texts = harness.submit(["abc"] * 150, max_new_tokens=3)
     harness.wait(150)
-    expected = alone(model, "abc", max_new_tokens=3).text
+    expected = alone(loaded, "abc", max_new_tokens=3).text
     assert all(harness.result(text)[0] == expected for text in texts)
     assert harness.batcher.num_active == harness.batcher.num_waiting == 0
 
 
-def test_a_prompt_of_token_ids(harness, model):
-    token_ids = model.tokenizer.tokenize(["abc"]).values.numpy().tolist()
+def test_a_prompt_of_token_ids(harness, loaded):
+    token_ids = loaded.tokenizer.tokenize(["abc"]).values.numpy().tolist()
     [text] = harness.submit([token_ids], seed=5)
     harness.wait()
-    assert harness.result(text)[0] == alone(model, "abc", seed=5).text
+    assert harness.result(text)[0] == alone(loaded, "abc", seed=5).text
     with pytest.raises(configs.UserError, match="no token id 11"):
         harness.submit([[1, 11]])
 
@@ -127,8 +121,8 @@ def test_no_tokens_at_all(harness):
     assert harness.result(text) == ("", [], [], "length")
 
 
-def test_stop_strings_end_a_text_and_are_not_shown(harness, model):
-    whole = alone(model, "abc", max_new_tokens=400, seed=1).text
+def test_stop_strings_end_a_text_and_are_not_shown(harness, loaded):
+    whole = alone(loaded, "abc", max_new_tokens=400, seed=1).text
     # Long ones that lie across the borders of calls, at any place of these.
     stops = [whole[at : at + 6] for at in range(20, 120, 7)]
     texts = [
@@ -145,8 +139,7 @@ def test_stop_strings_end_a_text_and_are_not_shown(harness, model):
 
 def test_a_cancelled_text_gives_its_place_to_another(harness):
     texts = harness.submit(["abc"] * 64, max_new_tokens=100_000)
-    while harness.batcher.num_active < 64:
-        time.sleep(0.001)
+    wait_until(lambda: harness.batcher.num_active == 64)
     [waiting] = harness.submit(["abc"], max_new_tokens=5)
     time.sleep(0.1)
     assert waiting not in harness.updates
@@ -169,8 +162,7 @@ def test_a_text_beyond_its_deadline_ends(harness):
 
 def test_texts_that_have_no_place_yet_end_too(harness):
     growing = harness.submit(["abc"] * 64, max_new_tokens=100_000)
-    while harness.batcher.num_active < 64:
-        time.sleep(0.001)
+    wait_until(lambda: harness.batcher.num_active == 64)
     late = harness.submit(["abc"], deadline=time.monotonic() + 0.05)
     cancelled = harness.submit(["abc"] * 2)
     cancelled[0].cancelled = True
@@ -183,8 +175,7 @@ def test_texts_that_have_no_place_yet_end_too(harness):
 
 def test_a_prompt_is_not_read_to_its_end_for_nobody(harness):
     [long] = harness.submit(["abc d" * 20_000], max_new_tokens=1)
-    while long.num_read == 1:
-        time.sleep(0.001)
+    wait_until(lambda: long.num_read > 1, pause=0.001)
     long.cancelled = True
     harness.wait()
     assert harness.result(long) == ("", [], [], "cancelled")
@@ -202,8 +193,7 @@ def test_requests_take_turns(harness):
 
 def test_a_long_prompt_is_read_while_others_grow(harness):
     [growing] = harness.submit(["abc"], max_new_tokens=100_000)
-    while growing not in harness.updates:
-        time.sleep(0.001)
+    wait_until(lambda: growing in harness.updates, pause=0.001)
     began = time.monotonic()
     [long] = harness.submit(["abc d" * 400], max_new_tokens=1)
     harness.wait()
@@ -217,8 +207,8 @@ def test_a_long_prompt_is_read_while_others_grow(harness):
     harness.wait()
 
 
-def test_a_full_queue_says_so(model, harness):
-    small = Harness(model, max_waiting=3)
+def test_a_full_queue_says_so(loaded, harness):
+    small = Harness(loaded, max_waiting=3)
     with pytest.raises(scheduler.BusyError):
         small.submit(["abc"] * 4)
     small.submit(["abc"] * 3, max_new_tokens=1)
@@ -226,7 +216,7 @@ def test_a_full_queue_says_so(model, harness):
     small.batcher.close(10)
 
 
-def test_texts_that_nobody_waits_for_do_not_fill_the_queue(model, monkeypatch):
+def test_texts_that_nobody_waits_for_do_not_fill_the_queue(loaded, monkeypatch):
     """Also while a call lasts, after which they are dropped."""
     grow, goes_on = scheduler.Batcher._grow, threading.Event()
 
@@ -235,10 +225,9 @@ def test_texts_that_nobody_waits_for_do_not_fill_the_queue(model, monkeypatch):
         grow(self)
 
     monkeypatch.setattr(scheduler.Batcher, "_grow", grow_later)
-    harness = Harness(model, max_waiting=3)
+    harness = Harness(loaded, max_waiting=3)
     harness.submit(["abc"], max_new_tokens=1)
-    while harness.batcher.num_waiting:
-        time.sleep(0.001)
+    wait_until(lambda: not harness.batcher.num_waiting)
     left = harness.submit(["abc"] * 3)
     with pytest.raises(scheduler.BusyError):
         harness.submit(["abc"])
@@ -254,8 +243,8 @@ def test_texts_that_nobody_waits_for_do_not_fill_the_queue(model, monkeypatch):
     harness.batcher.close(10)
 
 
-def test_closing_lets_the_texts_end(model):
-    harness = Harness(model)
+def test_closing_lets_the_texts_end(loaded):
+    harness = Harness(loaded)
     texts = harness.submit(["abc"] * 70, max_new_tokens=300)
     harness.batcher.close(60)
     assert {harness.result(text)[3] for text in texts} == {"length"}
@@ -263,8 +252,8 @@ def test_closing_lets_the_texts_end(model):
         harness.submit(["abc"])
 
 
-def test_texts_that_fail_do_not_stop_those_after_them(model, monkeypatch):
-    harness = Harness(model)
+def test_texts_that_fail_do_not_stop_those_after_them(loaded, monkeypatch):
+    harness = Harness(loaded)
     grow, failed = scheduler.Batcher._grow, threading.Event()
 
     def fail_once(self):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stacked_rnn import reference
 from stacked_rnn.decoding import beam_search, generation
-from tests.samplers_test import options
+from tests.helpers.sampler_inputs import options
 
 
 def random_steps(seed, vocabulary_size, units=4):

@@ -23,7 +23,7 @@ from stacked_rnn import (
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import server
 from stacked_rnn.training import objectives, warm_start
-from tests.conftest import mirrored, small_config
+from tests.helpers.small_models import mirrored, small_config
 
 LENGTHS = np.array([6, 3, 1, 0])
 MASK = np.arange(6)[None] < LENGTHS[:, None]

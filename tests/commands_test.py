@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import pathlib
 import re
 import shlex
 import shutil
@@ -16,24 +15,15 @@ import tensorflow as tf
 
 from stacked_rnn import configs
 from stacked_rnn.cli import train
-from tests import pages
-from tests.forked import run
+from tests.helpers import ROOT, pages
+from tests.helpers.processes import run, run_anew
+from tests.helpers.waiting import read_until
 
-ROOT = pathlib.Path(__file__).parents[1]
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 40
 SMALL = (
     "--corpus=cats.txt", "--units=16", "--embedding_dim=8", "--epochs=2",
     "--batch_size=8", "--sequence_length=20", "--nojit_compile",
 )  # fmt: skip
-
-
-def run_anew(directory, script, *arguments, **kwargs):
-    """As a person does, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, ROOT / script, *arguments],
-        cwd=directory, capture_output=True, text=True, check=False,
-        env=os.environ | {"KERAS_HOME": str(directory / "keras")}, **kwargs,
-    )  # fmt: skip
 
 
 def assert_fails(ran, *words):
@@ -161,9 +151,7 @@ def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        for line in first.stdout:
-            if line.startswith("Epoch"):
-                break
+        read_until(first, "Epoch")
         second = run(tmp_path, "train.py", *flags, "--units=17")
         assert_fails(second, "--model_dir=runs/cats: another process")
     finally:
@@ -216,9 +204,7 @@ def test_signals_stop_a_training_with_an_export(name, tmp_path):
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     signal.signal(getattr(signal, name), before)
-    for line in process.stdout:
-        if "sample:" in line:
-            break
+    read_until(process, "sample:")
     process.send_signal(getattr(signal, name))
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -235,9 +221,7 @@ def test_a_training_under_nohup_goes_on(tmp_path):
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    for line in process.stdout:
-        if "sample:" in line:
-            break
+    read_until(process, "sample:")
     process.send_signal(signal.SIGHUP)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0
@@ -647,10 +631,8 @@ def test_ctrl_c_saves_exports_and_says_so(tmp_path):
         [sys.executable, ROOT / "train.py", *SMALL, "--epochs=10000"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    for line in process.stdout:
-        if "sample:" in line:
-            process.send_signal(signal.SIGINT)
-            break
+    read_until(process, "sample:")
+    process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "stopping after this step" in output

@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -18,8 +17,8 @@ from hypothesis import strategies as st
 from stacked_rnn import configs, tokenizers
 from stacked_rnn.cli import flags
 from stacked_rnn.utils import files, terminal
+from tests.helpers import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = [configs.ModelConfig, configs.TrainConfig, configs.SamplingConfig]
 
 

@@ -5,7 +5,12 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import models
-from tests.conftest import CELLS, mirrored, randomized_model, small_config
+from tests.helpers.small_models import (
+    CELLS,
+    mirrored,
+    randomized_model,
+    small_config,
+)
 
 VARIANTS = [{}, {"residual": True, "tie_embeddings": True, "num_layers": 3}]
 cases = pytest.mark.parametrize("variant", VARIANTS, ids=["plain", "residual"])

@@ -1,8 +1,9 @@
-"""Shared by all tests: two logical CPUs, and models small and quick."""
+"""Two logical CPUs for all tests, and fixtures that they share."""
 
-import functools
+import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 
@@ -13,31 +14,39 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, models, training
+# Before the helpers are imported, so that their asserts show values, too.
+pytest.register_assert_rewrite("tests.helpers")
 
-# Two replicas for the distribution tests; must be said before the first op.
+from stacked_rnn import inference
+from tests.helpers import ROOT, small_models
+
+# Two replicas for the distribution tests; TensorFlow wants to know before its
+# first operation.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
 
-# First of all, so that the workers of `make test` end at about the same time.
+# These begin first, so that the workers of `make test` end at the same time.
 LONGEST = (
     "resume_test.py", "distributed_test.py", "training_test.py",
     "commands_test.py", "export_test.py",
 )  # fmt: skip
-CELLS = ("simple_rnn", "gru", "lstm")
-SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-# A shell has commands in its background ignore Ctrl-C, and so would all that
-# the tests start.
+# A shell lets the commands in its background ignore Ctrl-C, and these the
+# processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)
 def no_process_outlives_its_test(monkeypatch):
-    """Kills what a test that fails has started and not stopped."""
+    """Kills the processes that a failed test has left running."""
     started = []
 
     class Noted(subprocess.Popen):
@@ -50,40 +59,8 @@ def no_process_outlives_its_test(monkeypatch):
     for process in started:
         if process.poll() is None:
             process.kill()
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
-
-
-@functools.cache
-def mirrored() -> tf.distribute.Strategy:
-    """Over both CPUs.
-
-    One for all tests: the collectives of a second one in the same process may
-    be taken for those of the first.
-    """
-    return training.make_strategy("mirrored")
-
-
-def small_config(**changes) -> configs.ModelConfig:
-    """A model of two narrow layers over eleven tokens."""
-    values = {
-        "units": 6,
-        "embedding_dim": 5,
-        "vocabulary_size": 11,
-        "num_layers": 2,
-    }
-    return configs.ModelConfig(**values | changes)
-
-
-def randomized_model(config, seed=0) -> models.LanguageModel:
-    """A model whose weights, biases included, are all random."""
-    model = models.build_language_model(config)
-    rng = np.random.default_rng(seed)
-    for weight in model.weights:
-        weight.assign(rng.normal(0.0, 0.5, weight.shape))
-    return model
+    for fork in multiprocessing.active_children():
+        fork.kill()
 
 
 @pytest.fixture
@@ -93,7 +70,7 @@ def rng():
 
 @pytest.fixture
 def shared_text():
-    """Reads a corpus of the workplace, or skips where it is absent."""
+    """Reads a large corpus, or skips where it is absent."""
 
     def read(name):
         path = SHARED_DATA / name
@@ -104,3 +81,60 @@ def shared_text():
         return path.read_bytes()
 
     return read
+
+
+# SavedModels, each exported once per session. No test writes into them: those
+# that would take a copy.
+
+
+@pytest.fixture(scope="session")
+def generator():
+    """A GRU of the letters a to h with random weights, not yet exported."""
+    return small_models.build_generator()
+
+
+@pytest.fixture(scope="session")
+def saved_models(generator, tmp_path_factory):
+    """A directory of two: `letters`, with a record of a training; `others`."""
+    directory = tmp_path_factory.mktemp("session") / "saved_models"
+    generator.save(
+        directory / "letters",
+        {
+            "corpus": "letters.txt", "characters": 1000, "epochs": 2,
+            "validation": {"bits_per_character": 1.5, "perplexity": 2.83},
+        },
+    )  # fmt: skip
+    small_models.build_generator("lstm").save(directory / "others")
+    before = stamps(directory)
+    yield directory
+    assert stamps(directory) == before, "a test has written into a shared model"
+
+
+@pytest.fixture(scope="session")
+def letters(saved_models) -> pathlib.Path:
+    """Version 1 of the GRU."""
+    return saved_models / "letters" / "1"
+
+
+@pytest.fixture(scope="session")
+def loaded(letters):
+    """The GRU, loaded."""
+    return inference.load(letters)
+
+
+@pytest.fixture
+def copy_of_letters(letters):
+    """Copies the GRU to a directory, where a test may write; returns it."""
+
+    def copy(directory):
+        return shutil.copytree(letters, directory / "1")
+
+    return copy
+
+
+def stamps(directory):
+    """Name, size and time of each file below a directory."""
+    return {
+        path: (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in directory.rglob("*")
+    }

@@ -8,7 +8,10 @@ import time
 
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+from tests.helpers import ROOT
+from tests.helpers.waiting import wait_until
+
+BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import contenders  # noqa: E402
@@ -16,7 +19,7 @@ import generation_speed  # noqa: E402
 import training_speed  # noqa: E402
 
 PATHS = os.pathsep.join(
-    [os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]
+    [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
 )
 
 
@@ -149,10 +152,7 @@ time.sleep(60)
         benchmark.stdout.readline()
         assert state_of(path.read_text()) == "T"
         benchmark.kill()
-    deadline = time.monotonic() + 10
-    while state_of(path.read_text()) not in (None, "Z"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: state_of(path.read_text()) in (None, "Z"), 10)
 
 
 def test_settings_are_threads_and_whether_they_spin(monkeypatch):

@@ -11,35 +11,13 @@ import tensorflow as tf
 
 from stacked_rnn import configs, datasets, tokenizers
 from stacked_rnn.datasets import corpora, token_cache
+from tests.helpers.epochs import batch, batches, epoch_targets
 
 WINDOWS = [datasets.RandomWindows, datasets.SlidingWindows, datasets.Streams]
 
 
 def read(corpus, **options):
     return b"".join(datasets.Corpus(corpus, **options).pieces())
-
-
-def batch(windows, step, rows=None):
-    return windows.batch(step, tf.constant(windows.page(step)), rows)
-
-
-def batches(windows, epoch=0):
-    """The (inputs, targets) of one epoch, NumPy."""
-    cut = tf.function(windows.batch, autograph=False)
-    first = epoch * windows.steps_per_epoch
-    for step in range(first, first + windows.steps_per_epoch):
-        if windows.begins_page(step):
-            page = tf.constant(windows.page(step))
-        inputs, targets = cut(tf.constant(step, tf.int64), page)
-        yield inputs.numpy(), targets.numpy()
-
-
-def epoch_targets(windows, epoch=0):
-    return [
-        int(token)
-        for _, targets in batches(windows, epoch)
-        for token in targets[targets >= 0]
-    ]
 
 
 # Corpora

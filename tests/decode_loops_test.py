@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import export, inference, tokenizers
+from stacked_rnn import inference
 from stacked_rnn.serving import decode_functions, scheduler
-from tests.conftest import randomized_model, small_config
-from tests.export_test import ALPHABET
+from tests.helpers.small_models import build_generator
 
 
 def exported(directory, seed, **changes):
-    tokenizer = tokenizers.build("char", ALPHABET.encode())
-    config = small_config(
-        vocabulary_size=tokenizer.vocabulary_size(), **changes
-    )
-    generator = export.TextGenerator(randomized_model(config, seed), tokenizer)
+    generator = build_generator(seed=seed, **changes)
     return generator.save(directory / f"{seed}-{len(changes)}")
 
 
@@ -29,9 +24,9 @@ def directory(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def paths(directory):
-    """Of two models that differ in their weights."""
-    return [exported(directory, seed) for seed in (1, 2)]
+def paths(letters, directory):
+    """Two models that differ in nothing but their weights."""
+    return [letters, exported(directory, 1)]
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,9 @@ from prometheus_client import parser
 from stacked_rnn import configs
 from stacked_rnn.decoding import incremental_text
 from stacked_rnn.serving import metrics, scheduler
-from tests.distributed_test import FLAGS, ROOT, TEXT
-from tests.forked import assert_flags_are_parsed
+from tests.helpers import ROOT
+from tests.helpers.processes import assert_flags_are_parsed
+from tests.helpers.workers import FLAGS, TEXT
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = ("serving.yaml", "tfjob.yaml")

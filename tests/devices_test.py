@@ -10,8 +10,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from stacked_rnn import configs, tokenizers
 from stacked_rnn.utils import devices
-from tests import simulated_gpu, small_tasks
-from tests.conftest import CELLS
+from tests.helpers import simulated_gpu, small_tasks
+from tests.helpers.small_models import CELLS
 
 TEXTS = ["", "abc", "a", "hgfedcbahgfe"]
 

@@ -1,107 +1,30 @@
 """Several processes on the loopback train as one does."""
 
-import json
-import os
-import pathlib
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, training
 from stacked_rnn.training import strategies
-
-ROOT = pathlib.Path(__file__).parents[1]
-TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 60
-FLAGS = (
-    "--corpus=cats.txt", "--cell=gru", "--units=16", "--embedding_dim=8",
-    "--epochs=2", "--batch_size=8", "--sequence_length=20", "--carry_state",
-    "--learning_rate=0.01", "--gradient_clip_norm=0.3", "--nojit_compile",
-)  # fmt: skip
-
-
-def start(directory, *flags, **environment):
-    return subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *FLAGS, *flags],
-        cwd=directory, env=os.environ | environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def start_workers(directories, flags):
-    """One process in each directory, with flags of its own."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in directories]
-    cluster = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
-    for bound in sockets:
-        bound.close()
-    return [
-        start(
-            directory,
-            "--strategy=multi_worker",
-            *extra,
-            TF_CONFIG=json.dumps(
-                {
-                    "cluster": {"worker": cluster},
-                    "task": {"type": "worker", "index": index},
-                }
-            ),
-        )
-        for index, (directory, extra) in enumerate(zip(directories, flags))
-    ]
-
-
-def read_error_line(process, seconds=60):
-    """The next line of standard error; a process without one is killed."""
-    timer = threading.Timer(seconds, process.kill)
-    timer.start()
-    try:
-        return process.stderr.readline()
-    finally:
-        timer.cancel()
-
-
-def finish(processes):
-    ended = [(*p.communicate(timeout=120), p.returncode) for p in processes]
-    for output, errors, code in ended:
-        assert code == 0, output + errors
-    return [output for output, _, _ in ended]
-
-
-def results(directory):
-    """The history, a row an epoch, and the weights at the end."""
-    history = np.genfromtxt(
-        directory / "runs/cats/history.csv", delimiter=",", skip_header=1
-    )
-    checkpoint = tf.train.load_checkpoint(
-        str(directory / "runs/cats/checkpoints/last")
-    )
-    return history, {
-        name: checkpoint.get_tensor(name)
-        for name in checkpoint.get_variable_to_shape_map()
-        if name.startswith("model/")
-    }
-
-
-def assert_close(directory, expected):
-    history, weights = results(directory)
-    np.testing.assert_allclose(history, expected[0], atol=1e-5)
-    assert weights.keys() == expected[1].keys()
-    for name, value in expected[1].items():
-        if np.issubdtype(value.dtype, np.floating):
-            np.testing.assert_allclose(weights[name], value, atol=1e-5)
+from tests.helpers.waiting import wait_until
+from tests.helpers.workers import (
+    assert_close,
+    checkpoints,
+    cluster_config,
+    finish,
+    results,
+    start,
+    start_workers,
+)
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     """34 steps of one process: what they come to."""
     directory = tmp_path_factory.mktemp("one")
-    (directory / "cats.txt").write_text(TEXT)
     finish([start(directory)])
     return results(directory)
 
@@ -109,7 +32,6 @@ def one_process(tmp_path_factory):
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.drill)])
 def test_processes_do_what_one_does(count, one_process, tmp_path):
     """Clipping, carried state and validation included; the chief writes."""
-    (tmp_path / "cats.txt").write_text(TEXT)
     chief, *others = finish(
         start_workers([tmp_path] * count, [["--max_minutes=5"]] * count)
     )
@@ -129,19 +51,19 @@ def test_processes_do_what_one_does(count, one_process, tmp_path):
 def test_where_one_dies_the_other_stops_and_all_go_on(
     victim, one_process, tmp_path
 ):
-    (tmp_path / "cats.txt").write_text(TEXT)
     flags = ["--checkpoint_minutes=0"]
     processes = start_workers([tmp_path] * 2, [flags] * 2)
-    checkpoints = tmp_path / "runs/cats/checkpoints/last"
-    while not list(checkpoints.glob("ckpt-*.index")):
+
+    def has_checkpoint():
         assert all(p.poll() is None for p in processes)
-        time.sleep(0.05)
-    processes[victim].send_signal(signal.SIGKILL)
-    _, errors = processes[1 - victim].communicate(timeout=60)
-    assert processes[1 - victim].returncode == 2, errors
-    assert "another worker has died" in errors
-    assert "Traceback" not in errors
-    processes[victim].communicate()
+        return checkpoints(tmp_path)
+
+    wait_until(has_checkpoint, 120)
+    processes[victim].kill()
+    ended = processes[1 - victim].finish(60)
+    assert ended.returncode == 2, ended.stderr
+    assert "another worker has died" in ended.stderr
+    assert "Traceback" not in ended.stderr
     assert not (tmp_path / "saved_models/cats/1").exists()
     chief, _ = finish(start_workers([tmp_path] * 2, [flags] * 2))
     assert "going on from step" in chief
@@ -149,15 +71,14 @@ def test_where_one_dies_the_other_stops_and_all_go_on(
 
 
 def test_different_flags_are_found_before_training(tmp_path):
-    (tmp_path / "cats.txt").write_text(TEXT)
     processes = start_workers(
         [tmp_path] * 2, [["--learning_rate=0.01"], ["--learning_rate=0.02"]]
     )
     for process in processes:
-        output, errors = process.communicate(timeout=60)
-        assert process.returncode == 2
-        assert "--learning_rate: 0.01 and 0.02" in errors
-        assert "Traceback" not in errors and output == ""
+        ended = process.finish(60)
+        assert ended.returncode == 2
+        assert "--learning_rate: 0.01 and 0.02" in ended.stderr
+        assert "Traceback" not in ended.stderr and ended.stdout == ""
     assert not (tmp_path / "runs/cats/config.flags").exists()
 
 
@@ -225,12 +146,7 @@ def test_the_wait_for_a_missing_worker_ends_with_its_address(
         present = f"127.0.0.1:{listener.getsockname()[1]}"
         monkeypatch.setenv(
             "TF_CONFIG",
-            json.dumps(
-                {
-                    "cluster": {"worker": [missing, own, present]},
-                    "task": {"type": "worker", "index": 1},
-                }
-            ),
+            cluster_config([missing, own, present], 1),
         )
         monkeypatch.setattr(strategies, "_REPORT_SECONDS", 0.0)
         monkeypatch.setattr(time, "sleep", lambda _: listener.close())
@@ -244,22 +160,16 @@ def test_the_wait_for_a_missing_worker_ends_with_its_address(
 
 
 def test_ctrl_c_ends_the_wait_for_a_missing_worker(tmp_path):
-    (tmp_path / "cats.txt").write_text(TEXT)
-    cluster = [f"127.0.0.1:{unused_port()}" for _ in range(2)]
+    addresses = [f"127.0.0.1:{unused_port()}" for _ in range(2)]
     process = start(
         tmp_path, "--strategy=multi_worker",
-        TF_CONFIG=json.dumps(
-            {
-                "cluster": {"worker": cluster},
-                "task": {"type": "worker", "index": 0},
-            }
-        ),
+        TF_CONFIG=cluster_config(addresses, 0),
     )  # fmt: skip
-    assert "waiting for all of" in read_error_line(process)
+    process.wait_for("waiting for all of")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130, errors
-    assert "interrupted" in errors and "Traceback" not in errors
+    ended = process.finish(20)
+    assert ended.returncode == 130, ended.stderr
+    assert "interrupted" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_without_a_cluster_the_page_about_it_is_named(monkeypatch):
@@ -287,18 +197,13 @@ def test_slurm_says_who_the_workers_are(monkeypatch):
 
 
 def test_a_port_in_use_is_one_line(tmp_path):
-    (tmp_path / "cats.txt").write_text(TEXT)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         process = start(
             tmp_path, "--strategy=multi_worker",
-            TF_CONFIG=json.dumps(
-                {
-                    "cluster": {"worker": [address, "127.0.0.1:1"]},
-                    "task": {"type": "worker", "index": 0},
-                }
-            ),
+            TF_CONFIG=cluster_config([address, "127.0.0.1:1"], 0),
         )  # fmt: skip
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2, errors
-    assert "is its port in use?" in errors and "Traceback" not in errors
+        ended = process.finish(60)
+    assert ended.returncode == 2, ended.stderr
+    assert "is its port in use?" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -5,34 +5,35 @@ Programs, which have a name there, are run by tests/commands_test.py.
 
 import dataclasses
 import re
+import shutil
 import warnings
 
 import numpy as np
 import pytest
 
 from stacked_rnn import configs
-from tests import pages
-from tests.export_test import build_generator
-from tests.forked import assert_flags_are_parsed
+from tests.helpers import ROOT, pages
+from tests.helpers.live_server import serving
+from tests.helpers.processes import assert_flags_are_parsed
 
 BLOCKS = [
     block
     for pattern in ("*.md", "docs/**/*.md", "deploy/*.md", "benchmarks/*.md")
-    for path in sorted(pages.ROOT.glob(pattern))
-    for block in pages.blocks(path.relative_to(pages.ROOT))
+    for path in sorted(ROOT.glob(pattern))
+    for block in pages.blocks(path.relative_to(ROOT))
 ]
 SERVER = "http://127.0.0.1:8501/"
 PAGES = sorted({block.page for block in BLOCKS if not block.name})
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory):
+def reader(letters, tmp_path_factory):
     """Where the README's reader is: with a text, and a model of the demo."""
     directory = tmp_path_factory.mktemp("reader")
     (directory / "mine.txt").write_text(
         "Once upon a time there was a small text. " * 250, encoding="utf-8"
     )
-    build_generator().save(directory / "saved_models/pydoc")
+    shutil.copytree(letters, directory / "saved_models/pydoc/1")
     return directory
 
 
@@ -60,10 +61,6 @@ def test_the_python_of_a_page_runs(page, directory):
 
 
 def test_what_asks_the_server_gets_an_answer(directory, capsys):
-    pytest.importorskip("openai")
-    pytest.importorskip("fastapi")
-    from tests.serving_test import serving
-
     clients = [block for block in BLOCKS if SERVER in block.code]
     with serving("saved_models") as running:
         address = f"http://127.0.0.1:{running.port}/"
@@ -81,11 +78,11 @@ def test_commands_have_flags_that_their_scripts_accept():
             "*.md", "docs/**/*.md", "deploy/*.md", "recipes/*", "Makefile",
             "*.py",
         )
-        for path in pages.ROOT.glob(pattern)
-        for command in pages.commands(path.relative_to(pages.ROOT))
+        for path in ROOT.glob(pattern)
+        for command in pages.commands(path.relative_to(ROOT))
     }  # fmt: skip
     assert {script for script, *_ in shown} == {
-        path.name for path in pages.ROOT.glob("*.py")
+        path.name for path in ROOT.glob("*.py")
     }
     for script, *arguments in sorted(shown):
         assert_flags_are_parsed(script, arguments)
@@ -106,9 +103,9 @@ def test_flags_that_are_named_exist():
         for name in (field.name, f"no{field.name}")
     )
     for path in (
-        pages.ROOT / "README.md",
-        *pages.ROOT.glob("docs/**/*.md"),
-        *pages.ROOT.glob("recipes/*"),
+        ROOT / "README.md",
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("recipes/*"),
     ):
         text = path.read_text(encoding="utf-8")
         assert set(re.findall(r"(?<![\w-])--(\w+)", text)) <= known, path

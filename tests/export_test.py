@@ -25,39 +25,14 @@ from stacked_rnn import (
 )
 from stacked_rnn.configs import UserError
 from stacked_rnn.export import base, language_model
-from tests.conftest import CELLS, randomized_model, small_config
-from tests.models_test import reference_logits
-from tests.samplers_test import uniforms
+from tests.helpers.sampler_inputs import uniforms
+from tests.helpers.small_models import (
+    CELLS,
+    build_generator,
+    reference_logits,
+)
 
-ALPHABET = "\n abcdefgh"  # and the unknown character: eleven tokens
 PROMPTS = ["abc", "", "h", "a b\nc d e f", "xaz"]
-
-
-def build_generator(cell="gru", tokenizer=None, **changes):
-    tokenizer = tokenizer or tokenizers.build("char", ALPHABET.encode())
-    config = small_config(
-        cell=cell, vocabulary_size=tokenizer.vocabulary_size(), **changes
-    )
-    return export.TextGenerator(
-        randomized_model(config),
-        tokenizer,
-        configs.SamplingConfig(max_new_tokens=7),
-    )
-
-
-@pytest.fixture(scope="module")
-def generator():
-    return build_generator()
-
-
-@pytest.fixture(scope="module")
-def saved(generator, tmp_path_factory):
-    return generator.save(tmp_path_factory.mktemp("saved_models") / "letters")
-
-
-@pytest.fixture(scope="module")
-def loaded(saved):
-    return inference.load(saved)
 
 
 def generate(functions, prompts, **options):
@@ -480,10 +455,10 @@ def test_a_text_read_in_two_parts_is_the_text_read_whole(loaded):
         )
 
 
-def test_the_graph_holds_core_operations_only(saved, loaded):
+def test_the_graph_holds_core_operations_only(letters, loaded):
     graph = (
         saved_model_pb2.SavedModel.FromString(
-            (saved / "saved_model.pb").read_bytes()
+            (letters / "saved_model.pb").read_bytes()
         )
         .meta_graphs[0]
         .graph_def
@@ -502,7 +477,7 @@ def test_the_graph_holds_core_operations_only(saved, loaded):
     assert not {node.device for node in nodes if "GPU" in node.device}
 
 
-def test_it_runs_where_only_tensorflow_is(saved):
+def test_it_runs_where_only_tensorflow_is(letters):
     """In a process that can import neither this project nor its tests."""
     program = f"""
 import sys
@@ -514,16 +489,16 @@ class Guard:
 
 sys.meta_path.insert(0, Guard())
 import tensorflow as tf
-loaded = tf.saved_model.load({str(saved)!r})
+loaded = tf.saved_model.load({str(letters)!r})
 texts = loaded.signatures["serving_default"](tf.constant(["abc"]))["texts"]
 sys.stdout.buffer.write(texts.numpy()[0])
 """
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, check=False,
-        cwd=saved,
+        cwd=letters,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr.decode()
-    expected = tf.saved_model.load(str(saved)).signatures["serving_default"](
+    expected = tf.saved_model.load(str(letters)).signatures["serving_default"](
         tf.constant(["abc"])
     )["texts"]
     assert ran.stdout == expected.numpy()[0]
@@ -588,11 +563,12 @@ def test_a_number_that_is_taken_at_the_last_moment(tmp_path, monkeypatch):
     assert path.name == "2"
 
 
-def test_the_configuration_travels_with_it(saved, loaded, generator):
+def test_the_configuration_travels_with_it(letters, loaded, generator):
     assert loaded.model_config == generator.model.config
     assert loaded.tokenizer == generator.tokenizer
     assert loaded.defaults == generator.defaults
-    assert json.loads((saved / "assets.extra/config.json").read_text())["model"]
+    config = (letters / "assets.extra/config.json").read_text()
+    assert json.loads(config)["model"]
 
 
 @pytest.mark.parametrize(
@@ -614,8 +590,8 @@ def test_what_is_cut_short_is_said(generator, tmp_path, damage, message):
     assert "\n" not in str(error.value)
 
 
-def test_an_older_export_is_said(saved, tmp_path):
-    shutil.copytree(saved, tmp_path / "1")
+def test_an_older_export_is_said(letters, tmp_path):
+    shutil.copytree(letters, tmp_path / "1")
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
     shutil.copy(tmp_path / "other/saved_model.pb", tmp_path / "1")
     shutil.rmtree(tmp_path / "1/variables")

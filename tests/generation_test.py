@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from stacked_rnn import reference
 from stacked_rnn.decoding import generation
-from tests.samplers_test import options, uniforms
+from tests.helpers.sampler_inputs import options, uniforms
 
 WORD = [3, 1, 4, 1, 5, 2, 6, 0]
 

@@ -8,11 +8,9 @@ Skipped where there is none. Some two minutes on one:
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import keras
 import numpy as np
@@ -21,14 +19,13 @@ import tensorflow as tf
 
 from stacked_rnn import configs, inference, layers, rnn_ops
 from stacked_rnn.utils import devices
-from tests import small_tasks
+from tests.helpers import ROOT, small_tasks, workers
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(
     not tf.config.list_physical_devices("GPU"), reason="there is no GPU"
 )
 of_runs = pytest.mark.xdist_group("runs")
-ROOT = pathlib.Path(__file__).parents[1]
-TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 60
 PROMPTS = ["", "The", "The cat sat on the mat. The d", "T"]
 
 
@@ -276,7 +273,7 @@ def finish(process):
 
 def train(directory, *flags, **environment):
     directory.mkdir(exist_ok=True)
-    (directory / "cats.txt").write_text(TEXT)
+    (directory / "cats.txt").write_text(workers.TEXT)
     return start(
         "train.py", directory, "--corpus=cats.txt", "--units=64",
         "--cell=lstm", "--epochs=6", "--batch_size=8", "--sequence_length=20",
@@ -294,23 +291,18 @@ def runs(tmp_path_factory):
     on_gpu = train(directory / "gpu")
     on_cpu = train(directory / "cpu", **NO_GPU)
     killed = train(directory / "killed", "--checkpoint_minutes=0")
-    checkpoints = directory / "killed/runs/cats/checkpoints/last"
-    deadline = time.monotonic() + 100
-    while not list(checkpoints.glob("ckpt-*.index")):
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+
+    def has_checkpoint():
+        assert killed.poll() is None
+        return workers.checkpoints(directory / "killed")
+
+    wait_until(has_checkpoint, 100)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     outputs = [finish(on_gpu), finish(on_cpu)]
     again = train(directory / "killed", "--checkpoint_minutes=0")
     outputs.append(finish(again))
     return directory, outputs
-
-
-def history(directory):
-    return np.genfromtxt(
-        directory / "runs/cats/history.csv", delimiter=",", skip_header=1
-    )
 
 
 @of_runs
@@ -325,10 +317,14 @@ def test_a_run_says_what_it_runs_on(runs):
 def test_a_killed_run_goes_on_to_the_same_end(runs):
     directory, _ = runs
     np.testing.assert_allclose(
-        history(directory / "killed"), history(directory / "gpu"), atol=1e-3
+        workers.history(directory / "killed"),
+        workers.history(directory / "gpu"),
+        atol=1e-3,
     )
     np.testing.assert_allclose(
-        history(directory / "cpu"), history(directory / "gpu"), atol=2e-2
+        workers.history(directory / "cpu"),
+        workers.history(directory / "gpu"),
+        atol=2e-2,
     )
 
 

@@ -15,21 +15,15 @@ import time
 import pytest
 
 from stacked_rnn.serving import bodies, connections, guard, openai_stream
-from tests.serving_test import (
-    active,
-    completion,
-    request,
-    serving,
-    wait_until,
-)
-from tests.serving_test import directory as directory
+from tests.helpers.live_server import active, completion, request, serving
+from tests.helpers.waiting import wait_until
 
 PATIENCE = 3.0  # seconds: the faults that were found took 5 and more
 
 
 @pytest.fixture(scope="module")
-def running(directory):
-    with serving(directory) as running:
+def running(saved_models):
+    with serving(saved_models) as running:
         yield running
 
 

@@ -6,7 +6,6 @@ namespace) joins them. Needs root and iproute2, skips without.
 
 import contextlib
 import fcntl
-import json
 import os
 import queue
 import re
@@ -20,12 +19,14 @@ import time
 
 import pytest
 
-from tests.distributed_test import (
-    ROOT,
+from tests.helpers import ROOT
+from tests.helpers.waiting import read_until, wait_until
+from tests.helpers.workers import (
     TEXT,
     assert_close,
+    checkpoints,
+    cluster_config,
     finish,
-    read_error_line,
     results,
 )
 
@@ -55,6 +56,7 @@ LOST = (
 )
 START_SECONDS = 120  # until the first checkpoint, on a busy machine
 PORT = 2222
+NO_MORE_FRAMES = (0.0, None)
 
 
 def stated_seconds():
@@ -157,10 +159,6 @@ class Hosts:
     def start(self, index, *flags):
         """Starts the worker of a host."""
         cluster = [f"{address}:{PORT}" for address in self.addresses]
-        config = {
-            "cluster": {"worker": cluster},
-            "task": {"type": "worker", "index": index},
-        }
         process = subprocess.Popen(
             [
                 IP, "netns", "exec", self._names[index],
@@ -168,7 +166,7 @@ class Hosts:
                 "--strategy=multi_worker", *FLAGS, *flags,
             ],
             cwd=self.directory,
-            env=os.environ | {"TF_CONFIG": json.dumps(config)},
+            env=os.environ | {"TF_CONFIG": cluster_config(cluster, index)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._processes.append(process)
@@ -211,13 +209,10 @@ class DelayedWire:
                 frame = os.read(source, 2**16)
                 frames.put((time.monotonic() + self._delay, frame))
         except OSError:  # its namespace was deleted
-            frames.put((0.0, None))
+            frames.put(NO_MORE_FRAMES)
 
     def _give(self, target, frames):
-        while True:
-            due, frame = frames.get()
-            if frame is None:
-                break
+        for due, frame in iter(frames.get, NO_MORE_FRAMES):
             time.sleep(max(0.0, due - time.monotonic()))
             with contextlib.suppress(OSError):  # the link is down: it is lost
                 os.write(target, frame)
@@ -261,24 +256,24 @@ def one_process(tmp_path_factory):
 
 
 def wait_for_checkpoint(hosts, processes):
-    last = hosts.directory / "runs/cats/checkpoints/last"
-    deadline = time.monotonic() + START_SECONDS
-    while not list(last.glob("ckpt-*.index")):
+    def is_there():
         assert all(p.poll() is None for p in processes)
-        assert time.monotonic() < deadline, "no checkpoint in time"
-        time.sleep(0.02)
+        return checkpoints(hosts.directory)
+
+    wait_until(is_there, START_SECONDS)
 
 
 def wait_for_ends(processes, since, seconds):
     """Output, errors and exit code of each; all have to end in time."""
     ends = {}
-    while len(ends) < len(processes):
-        took = time.monotonic() - since
+
+    def have_ended():
         for index, process in enumerate(processes):
             if index not in ends and process.poll() is not None:
-                ends[index] = took
-        assert took < seconds, f"ended after seconds, by process: {ends}"
-        time.sleep(0.02)
+                ends[index] = time.monotonic() - since
+        return len(ends) == len(processes)
+
+    wait_until(have_ended, since + seconds - time.monotonic())
     print("seconds until each process ended:", {
         index: round(took, 1) for index, took in sorted(ends.items())
     })  # fmt: skip
@@ -373,10 +368,11 @@ def test_an_absent_host_is_named_and_waited_for(make_hosts, one_process):
     hosts.cut(2)
     processes = [hosts.start(i) for i in range(2)]
     for index, process in enumerate(processes):
-        line = read_error_line(process)
-        assert line.startswith(f"worker {index}: waiting for all of 10.77.0.1:")
-        line = read_error_line(process)
-        assert line == f"worker {index}: still waiting for 10.77.0.3:{PORT}\n"
+        first, second = read_until(process, "still waiting", "stderr", 60)
+        assert first.startswith(
+            f"worker {index}: waiting for all of 10.77.0.1:"
+        )
+        assert second == f"worker {index}: still waiting for 10.77.0.3:{PORT}\n"
     hosts.connect(2)
     finish([*processes, hosts.start(2)])
     assert_close(hosts.directory, one_process)
@@ -408,16 +404,17 @@ def test_a_worker_that_is_restarted_alone_brings_all_back(
     workers = hosts.start_all()
     wait_for_checkpoint(hosts, workers)
     workers[1].send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + START_SECONDS
-    restarts = 0
-    while any(process.poll() != 0 for process in workers):
-        assert time.monotonic() < deadline, "they do not come together again"
+    restarts = []
+
+    def have_succeeded():
         for index, process in enumerate(workers):
             if process.poll() not in (None, 0):
                 _, errors = process.communicate(timeout=10)
                 assert process.returncode in (2, -signal.SIGKILL), errors
                 workers[index] = hosts.start(index)
-                restarts += 1
-        time.sleep(0.1)
-    print(f"restarts of 3 workers: {restarts}")
+                restarts.append(index)
+        return all(process.poll() == 0 for process in workers)
+
+    wait_until(have_succeeded, START_SECONDS)
+    print(f"restarts of 3 workers: {len(restarts)}")
     assert_close(hosts.directory, one_process)

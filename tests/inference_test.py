@@ -5,15 +5,8 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, inference, reference, tokenizers
-from tests import simulated_gpu
-from tests.export_test import build_generator
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    return inference.load(
-        build_generator().save(tmp_path_factory.mktemp("char"))
-    )
+from tests.helpers import simulated_gpu
+from tests.helpers.small_models import build_generator
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from stacked_rnn import configs, datasets, tokenizers
 from stacked_rnn.datasets import corpora, splits, token_cache, windows
 from stacked_rnn.utils import text_files
-from tests.datasets_test import batch, batches, epoch_targets
+from tests.helpers.epochs import batch, batches, epoch_targets
 
 WORDS = ["the", "Time", "traveller", "smiled", "round", "at", "us.", "It", "is"]
 KINDS = ("byte", "char", "word", "subword")

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import layers
-from tests import simulated_gpu
-from tests.conftest import mirrored
+from tests.helpers import simulated_gpu
+from tests.helpers.small_models import mirrored
 
 BATCH, TIME, INPUTS, UNITS = 3, 6, 4, 5
 MASK = np.array([[1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0], [0] * 6]) > 0

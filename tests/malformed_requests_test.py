@@ -6,8 +6,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.serving_test import active, completion, serving
-from tests.serving_test import directory as directory
+from tests.helpers.live_server import active, completion, serving
 
 schemathesis = pytest.importorskip("schemathesis", reason="no schemathesis")
 NEGATIVE = schemathesis.GenerationMode.NEGATIVE
@@ -19,9 +18,9 @@ NEGATIVE = schemathesis.GenerationMode.NEGATIVE
 @pytest.mark.parametrize(
     "path", ["/v1/completions", "/v1/models/{model}:predict"]
 )
-def test_they_are_refused_and_the_server_goes_on(directory, path, count):
+def test_they_are_refused_and_the_server_goes_on(letters, path, count):
     statuses = collections.Counter()
-    with serving(directory / "letters", max_tokens=20) as running:
+    with serving(letters.parent, max_tokens=20) as running:
         schema = schemathesis.openapi.from_url(
             f"http://127.0.0.1:{running.port}/openapi.json"
         )

@@ -9,10 +9,10 @@ import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from stacked_rnn import configs, inference
+from stacked_rnn import configs
 from stacked_rnn.serving import metrics, scheduler
-from tests.export_test import build_generator
-from tests.serving_test import completion, request, serving, wait_until
+from tests.helpers.live_server import completion, request, serving
+from tests.helpers.waiting import wait_until
 
 PROMETHEUS_ACCEPTS = (  # version 2.42
     "application/openmetrics-text;version=1.0.0;q=0.75,"
@@ -64,21 +64,9 @@ def values(body):
     return found
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("saved_models")
-    build_generator().save(directory / "letters")
-    return directory
-
-
-@pytest.fixture(scope="module")
-def model(directory):
-    return inference.load(str(directory / "letters"))
-
-
 @pytest.fixture
-def harness(model):
-    harness = Harness(model)
+def harness(loaded):
+    harness = Harness(loaded)
     yield harness
     harness.batcher.close(20)
 
@@ -145,8 +133,7 @@ def test_a_stop_string_is_not_counted_as_generated(harness):
 
 def test_a_text_without_a_place_counts_as_far_as_it_came(harness):
     growing = harness.submit(["abc"] * 64, max_new_tokens=10**6)
-    while harness.batcher.num_active < 64:
-        time.sleep(0.001)
+    wait_until(lambda: harness.batcher.num_active == 64)
     [waiting] = harness.submit(["abc"], max_new_tokens=5)
     waiting.cancelled = True
     text, *_ = harness.ended.get(timeout=60)
@@ -176,8 +163,7 @@ def test_places_and_models_are_shown_as_they_are(harness):
     assert found["max_texts_active",] == scheduler.SIZES[-1]
     assert found["max_texts_waiting",] == harness.batcher.max_waiting == 1024
     growing = harness.submit(["abc"] * 70, max_new_tokens=10**6)
-    while harness.values()["texts_active",] < 64:
-        time.sleep(0.001)
+    wait_until(lambda: harness.values()["texts_active",] == 64)
     assert harness.values()["texts_waiting",] == 6
     for text in growing:
         text.cancelled = True
@@ -251,8 +237,8 @@ def test_the_format_is_the_one_that_is_accepted(accept, is_open):
     assert first[0] == 0.001 and first[-2] == 300
 
 
-def test_the_server_counts_what_it_was_asked(directory):
-    with serving(directory) as running:
+def test_the_server_counts_what_it_was_asked(letters):
+    with serving(letters.parent) as running:
         status, answer = completion(
             running, prompt=["abc", "ab"], n=2, max_tokens=7
         )

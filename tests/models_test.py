@@ -8,7 +8,12 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, datasets, models, reference
-from tests.conftest import CELLS, randomized_model, small_config
+from tests.helpers.small_models import (
+    CELLS,
+    randomized_model,
+    reference_logits,
+    small_config,
+)
 
 VARIANTS = {
     "plain": {},
@@ -17,38 +22,6 @@ VARIANTS = {
     "tied": {"tie_embeddings": True},
     "tied_same_width": {"tie_embeddings": True, "embedding_dim": 6},
 }
-
-
-def reference_logits(model, token_ids, states, weights=None):
-    """The model's equations in NumPy, from its weights by name."""
-    config = model.config
-    states = tf.nest.map_structure(np.asarray, states)
-    if weights is None:
-        weights = {w.path: w.numpy().astype("float64") for w in model.weights}
-    layers = [
-        tuple(
-            weights[f"rnn_{layer}/cell_{layer}/{name}"]
-            for name in ("kernel", "recurrent_kernel", "bias")
-        )
-        for layer in range(config.num_layers)
-    ]
-    projections = None
-    if config.residual:
-        projections = [weights.get("residual_projection/kernel")]
-        projections += [None] * (config.num_layers - 1)
-    embeddings = weights["embedding/embeddings"]
-    x, states = reference.deep_rnn(
-        config.cell,
-        embeddings[token_ids],
-        states,
-        layers,
-        projections=projections,
-    )
-    if not config.tie_embeddings:
-        return x @ weights["readout/kernel"] + weights["readout/bias"], states
-    if "readout_projection/kernel" in weights:
-        x = x @ weights["readout_projection/kernel"]
-    return x @ embeddings.T, states
 
 
 def random_states(config, rng, batch_size):

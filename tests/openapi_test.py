@@ -13,8 +13,8 @@ from starlette.routing import Match
 
 from stacked_rnn import configs
 from stacked_rnn.serving import app, openapi, tf_serving
-from tests.export_test import build_generator
-from tests.serving_test import active, request, serving, wait_until
+from tests.helpers.live_server import active, request, serving
+from tests.helpers.waiting import wait_until
 
 schemathesis = pytest.importorskip("schemathesis", reason="no schemathesis")
 DOCUMENT = openapi.document(configs.ServeConfig(), needs_key=True)
@@ -31,11 +31,11 @@ CHECKS = {"checks": {"positive_data_acceptance": {"enabled": False}}}
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory):
+def directory(letters, tmp_path_factory):
     """A model, and one that cannot be loaded."""
     directory = tmp_path_factory.mktemp("saved_models")
-    build_generator().save(directory / "letters")
-    shutil.copytree(directory / "letters" / "1", directory / "broken" / "1")
+    for name in ("letters", "broken"):
+        shutil.copytree(letters, directory / name / "1")
     (directory / "broken" / "1" / "saved_model.pb").write_bytes(b"broken")
     return directory
 

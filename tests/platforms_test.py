@@ -7,7 +7,6 @@ the country; macOS and Windows know no affinity (tests/devices_test.py).
 import ast
 import errno
 import os
-import pathlib
 import signal
 import threading
 import types
@@ -16,8 +15,8 @@ import pytest
 
 from stacked_rnn.training import runs
 from stacked_rnn.utils import files
+from tests.helpers import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "stacked_rnn").rglob("*.py")])
 # Of the modules that are everywhere, what is not.
 NOT_EVERYWHERE = {

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import reference
-from tests.conftest import CELLS
+from tests.helpers.small_models import CELLS
 
 KERAS_CELLS = {
     "simple_rnn": keras.layers.SimpleRNNCell,

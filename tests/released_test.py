@@ -4,9 +4,6 @@ released/ has what the commands of November 2026 wrote, before the modules got
 the names that they have now. Never write it anew: people have such files.
 """
 
-import pathlib
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -14,8 +11,8 @@ import pytest
 
 from stacked_rnn import inference
 from stacked_rnn.configs import SamplingConfig
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.helpers import ROOT
+from tests.helpers.processes import run
 
 
 @pytest.fixture
@@ -68,15 +65,11 @@ def test_a_run_is_resumed(unpacked):
     directory = unpacked("run")
     history = directory / "run/history.csv"
     before = history.read_text()
-    subprocess.run(
-        [
-            sys.executable, ROOT / "train.py",
-            "--flagfile=run/config.flags", "--model_dir=run",
-            "--export_dir=exported", "--epochs=13",
-        ],
-        cwd=directory,
-        check=True,
+    ended = run(
+        directory, "train.py", "--flagfile=run/config.flags",
+        "--model_dir=run", "--export_dir=exported", "--epochs=13",
     )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
     after = history.read_text()
     assert after.startswith(before)
     assert after.count("\n") == before.count("\n") + 1

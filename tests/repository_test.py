@@ -21,25 +21,19 @@ import pytest
 from stacked_rnn import configs, saved_models
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import memory, repository, server
-from tests.export_test import build_generator
+from tests.helpers import ROOT
+from tests.helpers.waiting import wait_until
 
-SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
 LOGGER = "stacked_rnn.serving"
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    """A version's directory."""
-    return build_generator().save(tmp_path_factory.mktemp("exported") / "m")
-
-
 @pytest.fixture
-def add(exported, tmp_path):
+def add(letters, tmp_path):
     """Adds a version, linked: of these tests none writes into one."""
 
     def add(name, **changes):
         path = tmp_path / name
-        shutil.copytree(exported, path, copy_function=os.link)
+        shutil.copytree(letters, path, copy_function=os.link)
         if changes:
             config = path / saved_models.CONFIG_FILE
             values = json.loads(config.read_text()) | changes
@@ -110,13 +104,6 @@ def open_repository(directory, max_loaded=0, model_name=""):
 
 def versions(models):
     return {one.name: one.version for one in models}
-
-
-def wait_until(condition, seconds=30, pause=0.005):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(pause)
 
 
 @pytest.fixture
@@ -337,8 +324,8 @@ def test_a_refused_version_is_tried_again_when_its_files_change(
 
 
 @pytest.mark.parametrize("name", ["variables/variables.index", "new", "."])
-def test_every_file_of_a_version_counts(exported, tmp_path, name):
-    version = shutil.copytree(exported, tmp_path / "1")
+def test_every_file_of_a_version_counts(letters, tmp_path, name):
+    version = shutil.copytree(letters, tmp_path / "1")
     before = repository._stamp(version)
     assert repository._stamp(version) == before
     (version / name).touch()
@@ -421,17 +408,18 @@ def test_texts_in_a_replaced_version_end_in_time(add, loader, tmp_path):
         ({"validation": 3}, 1),
     ],
 )
-def test_a_record_of_another_kind_costs_a_sentence(exported, training, count):
+def test_a_record_of_another_kind_costs_a_sentence(letters, training, count):
     description = dataclasses.replace(
-        saved_models.read_description(exported), training=training
+        saved_models.read_description(letters), training=training
     )
     card = repository._card(description, 5)
     assert len(card) == count and "5 parameters" in card[0]
 
 
-def test_the_parameters_of_a_version(exported):
-    model = build_generator().model
-    assert saved_models.num_parameters(exported) == model.count_params()
+def test_the_parameters_of_a_version(letters, generator):
+    assert (
+        saved_models.num_parameters(letters) == generator.model.count_params()
+    )
 
 
 # While models load
@@ -634,10 +622,10 @@ def test_a_model_that_cannot_be_loaded_is_not_waited_for(
     models.close(0)
 
 
-def test_a_model_that_is_let_go_leaves_nothing(exported, tmp_path, monkeypatch):
+def test_a_model_that_is_let_go_leaves_nothing(letters, tmp_path, monkeypatch):
     monkeypatch.setattr(repository, "_STAY_SECONDS", 0.0)
     for name in "ab":
-        shutil.copytree(exported, tmp_path / name / "1", copy_function=os.link)
+        shutil.copytree(letters, tmp_path / name / "1", copy_function=os.link)
     models = open_repository(tmp_path, max_loaded=1)
     models.update()
     traces = [
@@ -663,9 +651,9 @@ def test_a_model_that_is_let_go_leaves_nothing(exported, tmp_path, monkeypatch):
 # What is said at the start
 
 
-def test_the_address_and_each_model_are_said(exported, tmp_path, said):
+def test_the_address_and_each_model_are_said(letters, tmp_path, said):
     for name in "ab":
-        shutil.copytree(exported, tmp_path / name / "1", copy_function=os.link)
+        shutil.copytree(letters, tmp_path / name / "1", copy_function=os.link)
     config = configs.ServeConfig(
         saved_model=str(tmp_path), port=0, access_log=False, jit_compile=False
     )
@@ -706,14 +694,15 @@ def test_addresses_open_in_a_browser(host, base):
     ids=["loads", "compiles"],
 )
 def test_the_command_says_where_at_once_and_stops_while_it(
-    exported, tmp_path, names, line
+    letters, tmp_path, names, line
 ):
     for name in names:
-        shutil.copytree(exported, tmp_path / name / "1", copy_function=os.link)
+        shutil.copytree(letters, tmp_path / name / "1", copy_function=os.link)
     process = subprocess.Popen(
-        [sys.executable, SERVE, f"--saved_model={tmp_path}", "--port=0"],
+        [sys.executable, ROOT / "serve.py", "--port=0",
+         f"--saved_model={tmp_path}"],
         stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(SERVE.parent)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     before = list(
         itertools.takewhile(lambda said: line not in said, process.stderr)

@@ -1,20 +1,17 @@
 """Training that is killed for real ends as if it had not been."""
 
-import pathlib
 import random
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-ROOT = pathlib.Path(__file__).parents[1]
-TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 60
-COMMAND = (
-    "train.py", "--corpus=cats.txt", "--cell=gru", "--units=16",
+from tests.helpers import workers
+from tests.helpers.processes import Script
+
+FLAGS = (
+    "--corpus=cats.txt", "--cell=gru", "--units=16",
     "--embedding_dim=8", "--batch_size=8",
     "--sequence_length=20", "--carry_state", "--dropout=0.1",
     "--deterministic", "--checkpoint_minutes=0.01", "--early_stopping=12",
@@ -26,32 +23,21 @@ NUMBERED = ("saved_model.pb", "fingerprint.pb")
 
 
 def start(directory, epochs):
-    return subprocess.Popen(
-        [sys.executable, ROOT / COMMAND[0], *COMMAND[1:], f"--epochs={epochs}"],
-        cwd=directory,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    return Script(directory, "train.py", *FLAGS, f"--epochs={epochs}")
 
 
 def finish(directory, epochs):
-    process = start(directory, epochs)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    return output
+    ended = start(directory, epochs).finish(300)
+    assert ended.returncode == 0, ended.stderr
 
 
 def kill_after_the_first_epoch(directory, epochs, seconds):
-    """Kills a run so many seconds after it trained; its output until then."""
-    process = start(directory, epochs)
-    output = ""
-    for line in process.stdout:
-        output += line
-        if "sample:" in line:
-            break
+    """Kills a run so many seconds after its first epoch; returns its output."""
+    script = start(directory, epochs)
+    script.wait_for("sample:")
     time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    rest, _ = process.communicate()
-    return output + rest
+    script.kill()
+    return script.output
 
 
 def results(directory):
@@ -95,7 +81,7 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     for directory in (undisturbed, killed):
         directory.mkdir()
-        (directory / "cats.txt").write_text(TEXT)
+        (directory / "cats.txt").write_text(workers.TEXT)
     finish(undisturbed, epochs)
     rng = random.Random(0)
     for number in range(kills):

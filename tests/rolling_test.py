@@ -9,24 +9,25 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
-import time
 
 import pytest
 
-from tests import forked
-from tests.export_test import build_generator
+from tests.helpers import ROOT
+from tests.helpers.processes import Script
+from tests.helpers.waiting import wait_until
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-CONF = forked.ROOT / "deploy" / "nginx.conf"
+CONF = ROOT / "deploy" / "nginx.conf"
 LENGTHS = (1, 20, 200)  # of the texts, in tokens
 
 
 @pytest.fixture
-def directory(tmp_path):
-    build_generator().save(tmp_path / "saved_models" / "letters")
+def directory(letters, tmp_path):
+    shutil.copytree(letters, tmp_path / "saved_models" / "letters" / "1")
     return tmp_path
 
 
@@ -62,13 +63,6 @@ def is_ready(port):
             return ask(connection, "GET", "/readyz")[0] == 200
     except OSError:
         return False
-
-
-def wait_until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -114,34 +108,28 @@ class Servers:
             self.start(port)
 
     def start(self, port):
-        with self._log(port).open("ab") as log:
-            self._processes[port] = forked.start(
-                self._directory, "serve.py",
-                [f"--port={port}", "--nojit_compile"], log, log,
-            )  # fmt: skip
+        self._processes[port] = Script(
+            self._directory, "serve.py", f"--port={port}", "--nojit_compile"
+        )
 
     def restart(self, port):
         """As an orderly supervisor does; its exit code."""
         process = self._processes[port]
-        process.terminate()
-        process.join(60)
+        process.send_signal(signal.SIGTERM)
+        ended = process.finish(60)
         self.start(port)
         self.wait(port)
-        return process.exitcode
+        return ended.returncode
 
     def wait(self, port):
         """Until it is ready."""
         process = self._processes[port]
-        wait_until(lambda: is_ready(port) or not process.is_alive())
-        assert process.is_alive(), self._log(port).read_text()
-
-    def _log(self, port):
-        return self._directory / f"{port}.log"
+        wait_until(lambda: is_ready(port) or process.poll() is not None, 120)
+        assert process.poll() is None, process.errors
 
     def kill(self):
         for process in self._processes.values():
             process.kill()
-            process.join()
 
 
 def complete(connection, max_tokens, stream):
@@ -200,7 +188,7 @@ def test_a_rolling_restart_fails_no_request(directory):
                         client.result()
                 return len(answers) >= enough
 
-            wait_until(are_enough)
+            wait_until(are_enough, 120)
 
         wait_for_answers()
         exit_codes = []

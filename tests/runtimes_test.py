@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from stacked_rnn import configs, inference, tokenizers
 from stacked_rnn.export import runtimes
-from tests.export_test import build_generator
+from tests.helpers.small_models import build_generator
 
 FORMATS = tuple(runtimes.SUFFIXES)
 TEXT = "hgf edc\nba" * 30

@@ -8,28 +8,9 @@ from hypothesis import strategies as st
 
 from stacked_rnn import reference
 from stacked_rnn.decoding import samplers
+from tests.helpers.sampler_inputs import options, uniforms
 
 LOGITS = np.log([[0.5, 0.3, 0.15, 0.05]]).astype("float32")
-
-
-def options(
-    batch=1, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0
-):
-    def rows(value, dtype):
-        return tf.broadcast_to(tf.constant(value, dtype), [batch])
-
-    return samplers.SamplingOptions(
-        rows(temperature, tf.float32),
-        rows(top_k, tf.int32),
-        rows(top_p, tf.float32),
-        rows(repetition_penalty, tf.float32),
-    )
-
-
-def uniforms(seeds, count):
-    """The first numbers of each row's stream."""
-    places = tf.repeat(tf.range(count)[:, None], len(seeds), axis=1)
-    return samplers.uniforms(tf.constant(seeds, tf.int64), places)
 
 
 def drawn_set(sorts=True, **kwargs):

@@ -19,7 +19,7 @@ from stacked_rnn import (
     training,
 )
 from stacked_rnn.configs import BeamConfig, UserError
-from tests.conftest import CELLS, mirrored, small_config
+from tests.helpers.small_models import CELLS, mirrored, small_config
 
 SOURCE_LENGTHS = np.array([6, 3, 1])
 SOURCE_MASK = np.arange(6)[None] < SOURCE_LENGTHS[:, None]

@@ -13,23 +13,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
-from stacked_rnn import inference
 from stacked_rnn.serving import tf_serving
 from stacked_rnn.serving.tf_serving import ServingError
-from tests.export_test import build_generator
 
 PROMPTS = ["abc", "", "h a\nb"]
 NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return build_generator().save(tmp_path_factory.mktemp("letters"))
-
-
-@pytest.fixture(scope="module")
-def functions(saved):
-    return inference.load(saved).functions
+def functions(loaded):
+    return loaded.functions
 
 
 ECHOED = {

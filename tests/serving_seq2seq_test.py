@@ -8,8 +8,8 @@ import pytest
 
 from stacked_rnn import export, inference, models, tokenizers
 from stacked_rnn.configs import BeamConfig
-from tests.conftest import small_config
-from tests.serving_test import request, serving
+from tests.helpers.live_server import request, serving
+from tests.helpers.small_models import randomize, small_config
 
 TEXTS = ["ab c", "", "bé"]
 SEARCH = {"num_beams": 3, "length_penalty": 0.5, "max_new_tokens": 5}
@@ -24,8 +24,7 @@ def saved(tmp_path_factory):
         num_layers=1,
         decoder_layers=2,
     )
-    model, rng = models.build_seq2seq(config), np.random.default_rng(0)
-    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.weights])
+    model = randomize(models.build_seq2seq(config))
     directory = tmp_path_factory.mktemp("saved_models") / "letters"
     export.TextTranslator(model, tokenizer, max_new_tokens=7).save(
         directory,

@@ -5,7 +5,6 @@ import contextlib
 import http.client
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -21,83 +20,28 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacked_rnn import configs, inference, reference
+from stacked_rnn import configs, reference
 from stacked_rnn.serving import openai_stream, server
-from tests.export_test import build_generator
-
-SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """Two models, one of them with a story."""
-    directory = tmp_path_factory.mktemp("saved_models")
-    build_generator().save(
-        directory / "letters",
-        {
-            "corpus": "letters.txt", "characters": 1000, "epochs": 2,
-            "validation": {"bits_per_character": 1.5, "perplexity": 2.83},
-        },
-    )  # fmt: skip
-    build_generator(cell="lstm").save(directory / "others")
-    return directory
-
-
-@contextlib.contextmanager
-def serving(directory, **settings):
-    config = configs.ServeConfig(
-        **{
-            "saved_model": str(directory), "port": 0, "poll_seconds": 0.1,
-            "access_log": False,
-            "jit_compile": False,
-        }
-        | settings
-    )  # fmt: skip
-    with server.Server(config) as running:
-        yield running
+from tests.helpers import ROOT
+from tests.helpers.live_server import (
+    active,
+    completion,
+    openai_client,
+    request,
+    serving,
+)
+from tests.helpers.waiting import read_until, wait_until
 
 
 @pytest.fixture(scope="module")
-def running(directory):
-    with serving(directory) as running:
+def running(saved_models):
+    with serving(saved_models) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def client(running):
     return openai_client(running)
-
-
-@pytest.fixture(scope="module")
-def model(directory):
-    return inference.load(str(directory / "letters"))
-
-
-def openai_client(running, key="none"):
-    return openai.OpenAI(
-        base_url=f"http://127.0.0.1:{running.port}/v1",
-        api_key=key,
-        max_retries=0,
-    )
-
-
-def request(running, method, path, body=None, headers=()):
-    """(status, headers, body) of a request."""
-    connection = http.client.HTTPConnection("127.0.0.1", running.port, 60)
-    if isinstance(body, (dict, list)):
-        body = json.dumps(body)
-    headers = {"content-type": "application/json"} | dict(headers)
-    connection.request(method, path, body, headers)
-    answer = connection.getresponse()
-    content = answer.read()
-    connection.close()
-    return answer.status, answer.headers, content
-
-
-def completion(running, **values):
-    body = {"model": "letters", "prompt": "abc"} | values
-    status, _, content = request(running, "POST", "/v1/completions", body)
-    return status, json.loads(content)
 
 
 def alone(model, prompt, stop=(), num_samples=1, **options):
@@ -107,28 +51,10 @@ def alone(model, prompt, stop=(), num_samples=1, **options):
     return list(model.generate([prompt], sampling, stop, num_samples))
 
 
-def active(running, name="letters"):
-    """Texts of a model that have a place or wait for one."""
-    _, _, content = request(running, "GET", "/metrics")
-    return sum(
-        float(line.split()[-1])
-        for line in content.decode().splitlines()
-        if line.startswith(("stacked_rnn_texts_active", "stacked_rnn_texts_w"))
-        and f'"{name}"' in line
-    )
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-
-
 # OpenAI's API
 
 
-def test_a_seeded_completion_is_what_generate_makes(client, model):
+def test_a_seeded_completion_is_what_generate_makes(client, loaded):
     answer = client.completions.create(
         model="letters", prompt=["abc", ""], n=2, seed=7, max_tokens=30,
         temperature=0.9, top_p=0.9, stop=["zz"], logprobs=0,
@@ -139,8 +65,8 @@ def test_a_seeded_completion_is_what_generate_makes(client, model):
         "top_k": 8, "repetition_penalty": 1.2,
     }  # fmt: skip
     expected = [
-        *alone(model, "abc", num_samples=2, **options),
-        *alone(model, "", num_samples=2, **options),
+        *alone(loaded, "abc", num_samples=2, **options),
+        *alone(loaded, "", num_samples=2, **options),
     ]
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     for choice, text in zip(answer.choices, expected, strict=True):
@@ -190,13 +116,13 @@ def test_a_stream_adds_up_to_the_answer(client):
             assert together == getattr(expected.logprobs, name)
 
 
-def test_an_echo_has_the_prompt_and_its_cost(client, model):
+def test_an_echo_has_the_prompt_and_its_cost(client, loaded):
     answer = client.completions.create(
         model="letters", prompt="abcab", max_tokens=0, echo=True, logprobs=0
     )
     [choice] = answer.choices
     assert choice.text == "abcab" and choice.finish_reason == "length"
-    _, nats = model.token_nats("abcab")
+    _, nats = loaded.token_nats("abcab")
     assert choice.logprobs.token_logprobs[0] is None
     assert choice.logprobs.token_logprobs[1:] == pytest.approx(
         [-one for one in nats], abs=1e-5
@@ -222,7 +148,7 @@ def likeliest(model, text):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_likeliest_tokens_at_each_place(client, model, stream):
+def test_the_likeliest_tokens_at_each_place(client, loaded, stream):
     """They are the largest log p of the model, and the one that was drawn."""
     options = {
         "model": "letters", "prompt": ["abcab", "h"], "n": 2, "seed": 4,
@@ -240,7 +166,7 @@ def test_the_likeliest_tokens_at_each_place(client, model, stream):
         found = [choice.logprobs.top_logprobs for choice in choices]
     for text, (first, *places) in zip(texts, found, strict=True):
         assert first is None and len(places) == len(text) - 1
-        expected = likeliest(model, text)
+        expected = likeliest(loaded, text)
         for token, place, all_of_them in zip(text[1:], places, expected):
             best = sorted(all_of_them, key=all_of_them.get)[-3:]
             assert set(place) == {*best, token}
@@ -248,7 +174,7 @@ def test_the_likeliest_tokens_at_each_place(client, model, stream):
                 assert log_prob == pytest.approx(all_of_them[name], abs=1e-4)
 
 
-def test_the_likeliest_tokens_without_the_prompt(client, model):
+def test_the_likeliest_tokens_without_the_prompt(client, loaded):
     """As `lm-eval` and others tell whether a text is the greedy one."""
     options = {"model": "letters", "prompt": "abc", "max_tokens": 20}
     greedy = client.completions.create(logprobs=1, temperature=0, **options)
@@ -261,8 +187,8 @@ def test_the_likeliest_tokens_without_the_prompt(client, model):
     assert len(places) == 20 and {*map(len, places)} <= {5, 6}
 
 
-def test_token_ids_are_a_prompt(client, model):
-    token_ids = model.tokenizer.tokenize(["abc"]).values.numpy().tolist()
+def test_token_ids_are_a_prompt(client, loaded):
+    token_ids = loaded.tokenizer.tokenize(["abc"]).values.numpy().tolist()
     options = {"model": "letters", "seed": 3, "max_tokens": 9}
     texts = {
         client.completions.create(prompt=prompt, **options).choices[0].text
@@ -378,12 +304,12 @@ def test_no_body_makes_the_server_fail(running, body):
 # TensorFlow Serving's API, and the rest
 
 
-def test_predict_status_and_metadata(running, client, model):
+def test_predict_status_and_metadata(running, client, loaded):
     status, _, content = request(
         running, "POST", "/v1/models/letters/versions/1:predict",
         {"signature_name": "generate", "inputs": {"prompts": ["abc"]}},
     )  # fmt: skip
-    expected = model.functions.generate(["abc"])["texts"].numpy()[0].decode()
+    expected = loaded.functions.generate(["abc"])["texts"].numpy()[0].decode()
     assert status == 200
     assert json.loads(content)["outputs"]["texts"] == [expected]
     status, _, content = request(running, "GET", "/v1/models/letters")
@@ -519,10 +445,10 @@ def test_a_silent_stream_is_kept_alive(running, monkeypatch):
     wait_until(lambda: active(running) == 0)
 
 
-def test_pages_that_may_use_openais_client(directory):
+def test_pages_that_may_use_openais_client(saved_models):
     """It sends a dozen headers of its own, which a browser asks about."""
     with serving(
-        directory / "letters", cors_origins=("https://my.page",)
+        saved_models / "letters", cors_origins=("https://my.page",)
     ) as running:
         status, headers, _ = request(
             running, "OPTIONS", "/v1/completions", headers={
@@ -544,7 +470,7 @@ def test_pages_that_may_use_openais_client(directory):
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1", "::", "0.0.0.0"])
-def test_addresses_of_both_families(directory, host):
+def test_addresses_of_both_families(saved_models, host):
     has_ipv6 = True
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -554,7 +480,7 @@ def test_addresses_of_both_families(directory, host):
         pytest.skip("this machine has no IPv6")
     addresses = ["127.0.0.1"] * (host != "::1")
     addresses += ["::1"] * (has_ipv6 and host != "0.0.0.0")
-    with serving(directory / "letters", host=host) as running:
+    with serving(saved_models / "letters", host=host) as running:
         for address in addresses:
             connection = http.client.HTTPConnection(address, running.port, 60)
             connection.request("GET", "/healthz")
@@ -601,11 +527,11 @@ def test_a_slow_reader_does_not_stop_the_others(running):
     wait_until(lambda: active(running) == 0)
 
 
-def test_limits_keys_and_origins(directory, tmp_path):
+def test_limits_keys_and_origins(saved_models, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("first-key\nsecond-key\n")
     with serving(
-        directory / "letters", model_name="mine", max_waiting=4,
+        saved_models / "letters", model_name="mine", max_waiting=4,
         max_body_bytes=500, api_keys_file=str(keys),
         cors_origins=("https://my.page",),
     ) as running:  # fmt: skip
@@ -638,7 +564,7 @@ def test_limits_keys_and_origins(directory, tmp_path):
         assert headers["access-control-allow-origin"] == "https://my.page"
 
 
-def test_a_full_queue_is_told_of(directory, monkeypatch):
+def test_a_full_queue_is_told_of(saved_models, monkeypatch):
     monkeypatch.setattr(
         "stacked_rnn.serving.scheduler.Batcher._grow",
         lambda _: time.sleep(0.01),
@@ -649,7 +575,7 @@ def test_a_full_queue_is_told_of(directory, monkeypatch):
         b"content-length: %d\r\n\r\n%s" % (len(body), body)
     )
     with (
-        serving(directory, max_waiting=4) as running,
+        serving(saved_models, max_waiting=4) as running,
         contextlib.ExitStack() as stack,
     ):
         batcher = running._repository["letters"].batcher
@@ -673,10 +599,10 @@ def test_a_full_queue_is_told_of(directory, monkeypatch):
 
 
 def test_a_new_version_takes_over_and_a_broken_one_does_not(
-    directory, tmp_path
+    saved_models, tmp_path
 ):
     versions = tmp_path / "letters"
-    shutil.copytree(directory / "letters", versions)
+    shutil.copytree(saved_models / "letters", versions)
     with (
         serving(versions) as running,
         concurrent.futures.ThreadPoolExecutor(4) as pool,
@@ -709,9 +635,9 @@ def test_a_new_version_takes_over_and_a_broken_one_does_not(
         assert set(statuses) == {200} and len(statuses) >= 4
 
 
-def test_on_the_way_out_texts_end_and_new_ones_are_refused(directory):
+def test_on_the_way_out_texts_end_and_new_ones_are_refused(saved_models):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        with serving(directory / "letters") as running:
+        with serving(saved_models / "letters") as running:
             texts = [
                 pool.submit(completion, running, max_tokens=1000)
                 for _ in range(3)
@@ -731,7 +657,7 @@ def test_on_the_way_out_texts_end_and_new_ones_are_refused(directory):
         assert [text.result()[0] for text in texts] == [200] * 3
 
 
-def test_on_the_way_out_predictions_end(directory, monkeypatch):
+def test_on_the_way_out_predictions_end(saved_models, monkeypatch):
     began = threading.Event()
 
     def slow(*_):
@@ -741,7 +667,7 @@ def test_on_the_way_out_predictions_end(directory, monkeypatch):
 
     monkeypatch.setattr("stacked_rnn.serving.predict.predict", slow)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with serving(directory / "letters") as running:
+        with serving(saved_models / "letters") as running:
             answer = pool.submit(
                 request, running, "POST", "/v1/models/letters:predict", {}
             )
@@ -751,9 +677,9 @@ def test_on_the_way_out_predictions_end(directory, monkeypatch):
         assert answer.result()[0] == 200
 
 
-def test_what_does_not_end_in_time_is_told_so(directory):
+def test_what_does_not_end_in_time_is_told_so(saved_models):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with serving(directory / "letters", drain_seconds=0.1) as running:
+        with serving(saved_models / "letters", drain_seconds=0.1) as running:
             text = pool.submit(completion, running, max_tokens=4096, n=50)
             wait_until(lambda: active(running) == 50)
         status, answer = text.result()
@@ -763,7 +689,7 @@ def test_what_does_not_end_in_time_is_told_so(directory):
 # The command
 
 
-def test_bad_use_is_one_line(directory, tmp_path):
+def test_bad_use_is_one_line(saved_models, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for settings, message in (
             ({"saved_model": "nowhere"}, "no such directory"),
@@ -777,11 +703,11 @@ def test_bad_use_is_one_line(directory, tmp_path):
             with pytest.raises(configs.UserError, match=message):
                 server.Server(
                     configs.ServeConfig(
-                        **{"saved_model": str(directory)} | settings
+                        **{"saved_model": str(saved_models)} | settings
                     )
                 )
     broken = tmp_path / "broken" / "1"
-    shutil.copytree(directory / "letters" / "1", broken)
+    shutil.copytree(saved_models / "letters" / "1", broken)
     (broken / "saved_model.pb").write_bytes(b"broken")
     with (
         pytest.raises(configs.UserError, match="none of its models"),
@@ -790,17 +716,15 @@ def test_bad_use_is_one_line(directory, tmp_path):
         pass
 
 
-def test_the_command_serves_until_it_is_told_to_stop(directory):
+def test_the_command_serves_until_it_is_told_to_stop(saved_models):
     process = subprocess.Popen(
-        [sys.executable, SERVE, f"--saved_model={directory}", "--port=0",
-         "--nojit_compile"],
+        [sys.executable, ROOT / "serve.py", "--port=0", "--nojit_compile",
+         f"--saved_model={saved_models}"],
         stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(SERVE.parent)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    for line in process.stderr:
-        if "Serving letters, others at" in line:
-            port = int(line.rsplit(":", 1)[1].strip(" /\n"))
-            break
+    *_, line = read_until(process, "Serving letters, others at", "stderr")
+    port = int(line.rsplit(":", 1)[1].strip(" /\n"))
     running = type("Running", (), {"port": port})
     assert completion(running)[0] == 200
     process.send_signal(signal.SIGTERM)

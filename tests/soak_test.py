@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+from tests.helpers import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.mark.soak

@@ -28,7 +28,7 @@ from stacked_rnn import (
 )
 from stacked_rnn.training import plan, runs
 from stacked_rnn.utils import devices
-from tests.conftest import mirrored, small_config
+from tests.helpers.small_models import mirrored, small_config
 
 TEXT = "".join(chr(ord("a") + (3 * i * i + i // 7) % 10) for i in range(700))
 

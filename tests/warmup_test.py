@@ -5,17 +5,15 @@ import tensorflow as tf
 
 from stacked_rnn import inference, saved_models
 from stacked_rnn.export import warmup_requests
-from tests.export_test import build_generator
 
 
-def test_warm_up_requests_are_official_messages_that_run(tmp_path):
+def test_warm_up_requests_are_official_messages_that_run(letters):
     logs = pytest.importorskip(
         "tensorflow_serving.apis.prediction_log_pb2",
         reason="tensorflow-serving-api is not installed",
     )
-    path = build_generator().save(tmp_path)
-    records = tf.data.TFRecordDataset(str(path / warmup_requests.FILE))
-    signatures = inference.load(path).functions.signatures
+    records = tf.data.TFRecordDataset(str(letters / warmup_requests.FILE))
+    signatures = inference.load(letters).functions.signatures
     names = []
     for record in records:
         log = logs.PredictionLog.FromString(record.numpy())
@@ -44,8 +42,7 @@ def test_long_fields_have_long_lengths(tmp_path):
     assert tf.make_ndarray(texts).tolist() == [text]
 
 
-def test_a_model_says_how_it_was_trained(tmp_path):
-    generator = build_generator()
+def test_a_model_says_how_it_was_trained(generator, tmp_path):
     path = generator.save(tmp_path, {"corpus": "letters", "epochs": 2})
     assert saved_models.read_description(path).training == {
         "corpus": "letters",

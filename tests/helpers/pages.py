@@ -1,12 +1,12 @@
-"""What the documentation shows: blocks of Python, and commands."""
+"""Finds blocks of Python and commands on the pages of the documentation."""
 
 import dataclasses
-import pathlib
 import re
 import shlex
 import textwrap
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 _BLOCK = re.compile(
     r"(?:<!-- (?P<name>\S+\.py) -->\n)?^(?P<indent> *)```python\n"
     r"(?P<code>.*?)^ *```$",

@@ -1,0 +1,140 @@
+"""Runs the project's scripts, each in a directory.
+
+`run` and `Script` fork a process that has imported TensorFlow already: the
+import takes seconds, and the tests start more than a hundred scripts.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+
+from tests.helpers import ROOT
+from tests.helpers.waiting import wait_until
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["tensorflow", "keras"])
+
+
+class Script:
+    """A script at work in a fork.
+
+    Args:
+        directory: to work in, with a Keras cache of its own.
+        script: a file of the project.
+        *arguments: strings.
+        stdin: bytes to read from standard input.
+        **environment: more variables.
+    """
+
+    def __init__(self, directory, script, *arguments, stdin=b"", **environment):
+        self.arguments = [script, *arguments]
+        with tempfile.TemporaryFile() as entered:
+            entered.write(stdin)
+            entered.seek(0)
+            # Written at their ends, and read here without moving these.
+            self._files = [tempfile.TemporaryFile("ab+") for _ in range(2)]
+            self._process = _forks.Process(
+                target=_run,
+                args=(
+                    [str(ROOT / script), *map(str, arguments)],
+                    str(directory),
+                    environment,
+                    [
+                        _forks.reducer.DupFd(file.fileno())
+                        for file in (entered, *self._files)
+                    ],
+                ),
+                daemon=True,  # it ends with the tests, whatever happens
+            )
+            self._process.start()
+
+    @property
+    def output(self) -> str:
+        """What it wrote to standard output so far."""
+        return self._read(0)
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to standard error so far."""
+        return self._read(1)
+
+    def poll(self):
+        """Its exit code, or None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number):
+        os.kill(self._process.pid, number)
+
+    def wait_for(self, words, seconds=120):
+        """Waits until it has written some words; fails where it ends before."""
+
+        def are_there():
+            has_ended = self.poll() is not None
+            written = self.output + self.errors
+            assert words in written or not has_ended, written
+            return words in written
+
+        wait_until(are_there, seconds)
+
+    def finish(self, seconds=120) -> subprocess.CompletedProcess:
+        """Waits for the end; fails, and kills it, when the time is up."""
+        self._process.join(seconds)
+        if self.poll() is None:
+            self.kill()
+            raise AssertionError(f"no end in {seconds} seconds: {self.errors}")
+        return subprocess.CompletedProcess(
+            self.arguments, self.poll(), self.output, self.errors
+        )
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+        self._process.join()
+
+    def _read(self, index):
+        descriptor = self._files[index].fileno()
+        size = os.fstat(descriptor).st_size
+        return os.pread(descriptor, size, 0).decode()
+
+
+def run(directory, script, *arguments, **options):
+    """Runs a script to its end in a fork; see `Script`.
+
+    Returns:
+        As `subprocess.run` does, the output captured as text.
+    """
+    return Script(directory, script, *arguments, **options).finish(300)
+
+
+def run_anew(directory, script, *arguments, **options):
+    """Runs a script as a person does, in a new Python."""
+    options = {"timeout": 300} | options
+    return subprocess.run(
+        [sys.executable, ROOT / script, *arguments],
+        cwd=directory, capture_output=True, text=True, check=False,
+        env=os.environ | {"KERAS_HOME": str(directory / "keras")}, **options,
+    )  # fmt: skip
+
+
+def assert_flags_are_parsed(script, arguments):
+    """Has a script parse flags, names and values, and do nothing else.
+
+    It fails at the last argument, which is no flag.
+    """
+    ended = run(ROOT, script, *arguments, "the end")
+    assert "'the end' is not a flag" in ended.stderr, ended.stderr
+
+
+def _run(arguments, directory, environment, files):
+    for number, file in enumerate(files):
+        os.dup2(file.detach(), number)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    os.chdir(directory)
+    os.environ["KERAS_HOME"] = os.path.join(directory, "keras")
+    os.environ.update(environment)
+    sys.argv = arguments
+    sys.path.insert(0, str(ROOT))
+    runpy.run_path(arguments[0], run_name="__main__")
