@@ -36,7 +36,7 @@ class Script:
             entered.write(stdin)
             entered.seek(0)
             # Written at their ends, and read here without moving these.
-            self._files = [tempfile.TemporaryFile("ab+") for _ in range(2)]
+            self._files = [tempfile.TemporaryFile("ab+") for _ in range(2)]  # noqa: SIM115
             self._process = _forks.Process(
                 target=_run,
                 args=(
