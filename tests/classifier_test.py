@@ -22,7 +22,7 @@ from stacked_rnn import (
 )
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import server
-from stacked_rnn.training import objectives, warm_start
+from stacked_rnn.training import warm_start
 from tests.helpers.small_models import mirrored, small_config
 
 LENGTHS = np.array([6, 3, 1, 0])
@@ -206,7 +206,11 @@ def make_trainer(corpus, model_dir=None, strategy=None, model=None, **changes):
         "vocabulary_size": data.tokenizer.vocabulary_size(),
     } | (model or {})  # fmt: skip
     return training.Trainer(
-        small_config(**options), config, data, model_dir, strategy
+        small_config(**options),
+        config,
+        tasks.ClassifierTask(data),
+        model_dir,
+        strategy,
     )
 
 
@@ -243,21 +247,18 @@ def test_what_is_exported_is_no_surer_than_right(several_labels, tmp_path):
         rows.append(f"{text}\t{label}{other}")
     corpus = tmp_path / "a.tsv"
     corpus.write_text("\n".join(rows))
-    task = tasks.ClassifierTask(
-        warm_start.Start(
-            small_config(units=8, num_layers=1),
-            configs.TrainConfig(
-                task="classifier",
-                corpus=str(corpus),
-                label_separator="," if several_labels else "",
-            ),
-        )
+    start = warm_start.Start(
+        small_config(units=8, num_layers=1),
+        configs.TrainConfig(
+            task="classifier",
+            corpus=str(corpus),
+            label_separator="," if several_labels else "",
+        ),
     )
-    model = models.build_classifier(
-        task.model_config, len(task.data.labels), several_labels
-    )
-    model.cool(1 / 15)
-    product = task.product(model)
+    task = tasks.ClassifierTask.read(start)
+    model = task.build(task.complete(start.model_config), use_cudnn=False)
+    model.apply_temperature(1 / 15)
+    product = task.exported(model)
     texts = task.data.validation_texts
     targets = inference.classifier.targets_of(texts, task.data.labels)
 
@@ -328,8 +329,8 @@ def test_the_best_epoch(corpus):
         {"val_accuracy": 0.9, "val_loss": 0.7},
         {"val_accuracy": 0.9, "val_loss": 0.6},
     ]
-    objective = objectives.ClassificationObjective(make_trainer(corpus).data)
-    assert min(epochs, key=objective.cost) == epochs[2]
+    task = make_trainer(corpus).task
+    assert min(epochs, key=task.cost) == epochs[2]
 
 
 @pytest.mark.parametrize("several_labels", [False, True])
@@ -337,15 +338,15 @@ def test_texts_count_once_whatever_they_weigh(several_labels, rng):
     data = datasets.ClassificationData(
         tokenizer=None, labels=("a", "b"), several_labels=several_labels,
         training=None, validation=None, validation_texts=None,
-        class_weights=np.array([0.2, 3.0], np.float32),
+        class_weights=np.array([0.2, 3.0], np.float32), max_tokens=9,
     )  # fmt: skip
-    objective = objectives.ClassificationObjective(data)
+    task = tasks.ClassifierTask(data)
     inputs = {"token_ids": token_ids_of(rng), "mask": MASK}
     targets = np.ones([len(MASK), 2 if several_labels else 1], np.int32)
     targets[-1] = -1  # a row that the batch does not have
     model = build(rng, num_classes=2, several_labels=several_labels)
-    sums, _ = objective.sums(model, inputs, targets, ())
-    assert objective.count(sums.numpy()) == len(MASK) - 1
+    sums, _ = task.sums(model, inputs, targets, ())
+    assert task.count(sums.numpy()) == len(MASK) - 1
 
 
 def test_a_run_of_other_labels_is_another_run(corpus, tmp_path):

@@ -59,7 +59,9 @@ def workplace(generator, tmp_path_factory):
         data = datasets.load_language_data(config)
         size = data.tokenizer.vocabulary_size()
         model_config = small_config(dropout=0.1, vocabulary_size=size)
-        trainer = training.Trainer(model_config, config, data, "old")
+        trainer = training.Trainer(
+            model_config, config, tasks.LanguageModelTask(data), "old"
+        )
         train(trainer, 2 * data.training.steps_per_epoch)
         trainer.model.set_weights([0 * w for w in trainer.model.get_weights()])
         train(trainer, trainer.step + 1)
@@ -94,10 +96,8 @@ def prepare(init_from, model_dir="another", model=None, given=(), **changes):
     )
 
 
-def load_data(start):
-    return datasets.load_language_data(
-        start.train_config, tokenizer=start.tokenizer
-    )
+def read_task(start):
+    return tasks.LanguageModelTask.read(start)
 
 
 def make_trainer(init_from, model_dir="another", strategy=None, **changes):
@@ -105,7 +105,7 @@ def make_trainer(init_from, model_dir="another", strategy=None, **changes):
     return training.Trainer(
         start.model_config,
         start.train_config,
-        load_data(start),
+        read_task(start),
         model_dir,
         strategy,
         initial_weights=start.weights,
@@ -155,7 +155,9 @@ def test_a_run_begins_with_the_best_weights_of_another():
     old = training.Trainer(
         configs.ModelConfig.from_dict(record["model"]),
         train_config(corpus="old.txt"),
-        dataclasses.replace(trainer.data, digest=record["digest"]),
+        tasks.LanguageModelTask(
+            dataclasses.replace(trainer.data, digest=record["digest"])
+        ),
         "old",
     )
     best = old.best_model().get_weights()
@@ -186,7 +188,7 @@ def test_all_replicas_begin_with_the_weights(generator):
 
 @pytest.mark.parametrize("windows", [{}, {"train_windows": 100}])
 def test_the_vocabulary_is_kept_and_what_it_lacks_is_found(generator, windows):
-    data = load_data(prepare("models", tokenizer="word", **windows))
+    data = read_task(prepare("models", tokenizer="word", **windows)).data
     assert data.tokenizer == generator.tokenizer
     assert data.unknown_parts == ["t", "\u00e9", ",", "z"]
     assert 0 in data.training.token_ids
@@ -348,7 +350,7 @@ def test_a_run_that_began_otherwise_is_not_resumed():
         make_trainer("old", "new", resume=True)
     start = dataclasses.replace(prepare("old"), train_config=train_config())
     plain = training.Trainer(
-        start.model_config, start.train_config, load_data(start), "new"
+        start.model_config, start.train_config, read_task(start), "new"
     )
     assert plain.step == 10
     assert make_trainer("old", "new").step == 0
@@ -373,21 +375,22 @@ def classifier_task(bidirectional=False, model_dir="classified", **changes):
         model_dir,
         {"bidirectional", "pooling"},
     )
-    return start, tasks.ClassifierTask(start)
+    task = tasks.ClassifierTask.read(start)
+    return start, task, task.complete(start.model_config)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_classifier_takes_over_a_language_model(
     bidirectional, generator, labelled
 ):
-    start, task = classifier_task(bidirectional, init_from="models")
+    start, task, config = classifier_task(bidirectional, init_from="models")
     assert task.data.tokenizer == generator.tokenizer
-    assert task.model_config.bidirectional == bidirectional
-    assert task.model_config.cell == "lstm"
-    assert not task.model_config.tie_embeddings
+    assert config.bidirectional == bidirectional
+    assert config.cell == "lstm"
+    assert not config.tie_embeddings
     trainer = training.Trainer(
-        task.model_config, start.train_config, task.data,
-        initial_weights=task.initial_weights,
+        config, start.train_config, task,
+        initial_weights=task.initial_weights(start, config),
     )  # fmt: skip
     model, trained = trainer.model, generator.model
     taken = [model.embedding.embeddings, *forwards(model, 0)]
@@ -410,21 +413,21 @@ def forwards(model, index):
 
 def test_a_classifier_that_took_over_goes_on(labelled):
     for epochs in (1, 2):
-        start, task = classifier_task(
+        start, task, config = classifier_task(
             init_from="models", epochs=epochs, jit_compile=False
         )
         trainer = training.Trainer(
-            task.model_config, start.train_config, task.data, "classified",
-            initial_weights=task.initial_weights,
+            config, start.train_config, task, "classified",
+            initial_weights=task.initial_weights(start, config),
         )  # fmt: skip
         assert trainer.step == (epochs - 1) * task.data.training.steps_per_epoch
         trainer.fit(verbose=0)
 
 
 def test_nothing_begins_with_a_classifier(labelled):
-    _, task = classifier_task(model_dir="plain")
+    _, task, config = classifier_task(model_dir="plain")
     classifier = export.TextClassifier(
-        models.build_classifier(task.model_config, 2),
+        models.build_classifier(config, 2),
         task.data.tokenizer, task.data.labels, 9,
     )  # fmt: skip
     version = classifier.save("classifiers")

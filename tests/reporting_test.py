@@ -4,8 +4,8 @@ import types
 
 import pytest
 
-from stacked_rnn import metrics
-from stacked_rnn.training import callbacks, objectives
+from stacked_rnn import metrics, tasks
+from stacked_rnn.training import callbacks
 
 SCORES = {
     "language_model": metrics.Score(5548.0, 4000, 8000.0),
@@ -16,14 +16,14 @@ SCORES = {
 
 def show(task="language_model", verbose=2, epochs=12, step=262, minutes=0.0):
     """Shows the second epoch of 131 steps, up to a step of the run."""
-    objective = objectives.OBJECTIVES[task]
+    shown = tasks.TASKS[task](data=None)
     trainer = types.SimpleNamespace(
-        step=step, seconds=75.0,
+        task=shown, step=step, seconds=75.0,
         config=types.SimpleNamespace(max_minutes=minutes),
     )  # fmt: skip
-    lines = callbacks.EpochLines(trainer, objective, verbose)
+    lines = callbacks.EpochLines(trainer, verbose)
     lines.set_params({"epochs": epochs, "steps": 131})
-    logs = SCORES[task].logs() | {f"{objective.unit}_per_second": 30345.48}
+    logs = SCORES[task].logs() | {f"{shown.unit}_per_second": 30345.48}
     lines.on_epoch_begin(1)
     for batch in (0, 65, 130):
         lines._next_paint = 0.0  # as if time had passed

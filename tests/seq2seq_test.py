@@ -15,6 +15,7 @@ from stacked_rnn import (
     metrics,
     models,
     reference,
+    tasks,
     tokenizers,
     training,
 )
@@ -236,7 +237,11 @@ def make_trainer(corpus, model_dir=None, strategy=None, model=None, **changes):
         "vocabulary_size": data.tokenizer.vocabulary_size(),
     } | (model or {})  # fmt: skip
     return training.Trainer(
-        small_config(**options), config, data, model_dir, strategy
+        small_config(**options),
+        config,
+        tasks.Seq2SeqTask(data),
+        model_dir,
+        strategy,
     )
 
 

@@ -28,11 +28,11 @@ def validated(task="language_model", **validation):
 @pytest.mark.parametrize(
     ("task", "old", "new", "text"),
     [
-        ("language_model", 1.72, 5.56, "5.56 bits per character, not 1.72"),
+        ("language_model", 1.72, 5.56, "5.560 bits/char, not 1.720 bits/char"),
         ("language_model", 1.72, 1.80, ""),  # another seed moves it so far
-        ("language_model", 1.72, 1.82, "1.82 bits per character, not 1.72"),
+        ("language_model", 1.72, 1.82, "1.820 bits/char, not 1.720 bits/char"),
         ("language_model", 1.72, 0.5, ""),
-        ("language_model", 1.72, float("nan"), "nan bits per character"),
+        ("language_model", 1.72, float("nan"), "nan bits/char"),
         ("classifier", 0.80, 0.785, ""),
         ("classifier", 0.80, 0.77, "accuracy 0.770, not accuracy 0.800"),
         ("seq2seq", 0.98, 0.97, ""),
@@ -137,7 +137,7 @@ def test_the_last_words_of_a_training(tmp_path):
     text = version_changes.warning(worse)
     for part in (
         f"{worse} takes the place of version 4 and is what is served now",
-        "5.56 bits per character, not 1.72",
+        "5.560 bits/char, not 1.720 bits/char",
         "units: 100, not 192",
         f"--saved_model={only} names the old one",
         f"deleting {worse} brings it back",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stacked_rnn import tasks
+from stacked_rnn.tasks import base
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from stacked_rnn import tasks
     ],
 )
 def test_words_to_begin_with(text, expected):
-    assert tasks._some_words(text) == expected
+    assert base.some_words(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -29,4 +29,4 @@ def test_words_to_begin_with(text, expected):
     ],
 )
 def test_a_text_in_one_line(text, expected):
-    assert tasks._in_one_line(text) == expected
+    assert base.in_one_line(text) == expected

@@ -23,6 +23,7 @@ from stacked_rnn import (
     export,
     inference,
     metrics,
+    tasks,
     tokenizers,
     training,
 )
@@ -60,7 +61,7 @@ def make_trainer(
     return training.Trainer(
         small_config(**{"cell": "simple_rnn"} | (model or {})),
         configs.TrainConfig(**settings),
-        data or load_data(),
+        tasks.LanguageModelTask(data or load_data()),
         model_dir,
         strategy,
     )
@@ -684,7 +685,7 @@ def test_bits_per_character_are_those_of_the_validation_text(
             end_of_text=bool(separator),
         ),
         config,
-        data,
+        tasks.LanguageModelTask(data),
         tmp_path / "run",
     )
     trainer.fit(verbose=0)
@@ -721,12 +722,13 @@ def test_twenty_lines_train_with_the_defaults(tmp_path):
         vocabulary_size=data.tokenizer.vocabulary_size(), end_of_text=True
     )
     run = tmp_path / "run"
-    trainer = training.Trainer(model, config, data, run)
+    task = tasks.LanguageModelTask(data)
+    trainer = training.Trainer(model, config, task, run)
     trainer.fit(verbose=0)
     first, *_, last = trainer.history
     assert last["loss"] < first["loss"]
     assert last["val_loss"] < first["val_loss"]
-    assert training.Trainer(model, config, data, run).is_finished
+    assert training.Trainer(model, config, task, run).is_finished
 
 
 @pytest.mark.parametrize(

@@ -59,13 +59,14 @@ def train(model_config, train_config, strategy):
     start = warm_start.prepare(
         model_config, train_config, model_dir, flags.given_flags()
     )
-    task = tasks.TASKS[train_config.task](start)
+    task = tasks.TASKS[train_config.task].read(start)
+    model_config = task.complete(start.model_config)
     terminal.writable_directory("export_dir", export_dir)
     model_dir = terminal.writable_directory("model_dir", model_dir)
     with contextlib.ExitStack() as stack:
         if training.Workers(strategy).is_chief:
             stack.enter_context(training.alone_in(model_dir))
-        _train(start, task, strategy, model_dir, export_dir)
+        _train(start, task, model_config, strategy, model_dir, export_dir)
 
 
 def _name_of(corpus) -> str:
@@ -76,35 +77,35 @@ def _name_of(corpus) -> str:
     return path.name.strip("-*?[]. ") or "corpus"
 
 
-def _train(start, task, strategy, model_dir, export_dir):
+def _train(start, task, model_config, strategy, model_dir, export_dir):
     import keras
 
     from stacked_rnn import training, version_changes
     from stacked_rnn.reports import plots
 
     trainer = training.Trainer(
-        task.model_config,
+        model_config,
         start.train_config,
-        task.data,
+        task,
         model_dir,
         strategy,
-        initial_weights=task.initial_weights,
+        initial_weights=task.initial_weights(start, model_config),
     )
     if not trainer.is_chief:
         trainer.fit()
         return
-    exported = training.find_export(model_dir, trainer.step, export_dir)
-    if trainer.is_finished and exported:
+    version = training.find_export(model_dir, trainer.step, export_dir)
+    if trainer.is_finished and version:
         print(
             f"Nothing is left to do: the run in {model_dir} ended with step "
-            f"{trainer.step}, and {exported} holds its best model.\n"
+            f"{trainer.step}, and {version} holds its best model.\n"
             f"{_way_on(trainer)} goes on; --noresume starts over."
         )
         return
     task.warn()
     # As asked for: a tokenizer may have added tokens of its own.
     asked = dataclasses.replace(
-        task.model_config,
+        model_config,
         vocabulary_size=start.model_config.vocabulary_size,
         end_of_text=start.model_config.end_of_text,
     )
@@ -115,18 +116,18 @@ def _train(start, task, strategy, model_dir, export_dir):
     if start.path and not trainer.step:
         print(f"Beginning with the weights of {start.path}")
 
-    product = task.product(trainer.model.for_inference())
+    exported = task.exported(trainer.model.for_inference())
     logs = model_dir / "tensorboard"
     trainer.fit(
         [
             keras.callbacks.TensorBoard(str(logs), write_graph=False),
-            *task.callbacks(trainer, product),
+            *task.callbacks(trainer, exported),
         ]
     )
 
-    product.model.set_weights(trainer.best_model().get_weights())
-    task.finish(product)
-    version = product.save(export_dir, trainer.summary())
+    exported.model.set_weights(trainer.best_model().get_weights())
+    task.finish(exported)
+    version = exported.save(export_dir, trainer.summary())
     training.note_export(model_dir, trainer.step, version)
     task.report(version, model_dir)
     if not trainer.is_finished:

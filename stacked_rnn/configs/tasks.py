@@ -72,7 +72,7 @@ TASKS = {
         use="generate.py continues texts with it",
         loaded_class="stacked_rnn.inference.language_model:SavedLanguageModel",
         quality="bits_per_character",
-        quality_format="{:.2f} bits per character",
+        quality_format="{:.3f} bits/char",
         is_share=False,
         quality_text="Validation: {bits_per_character:.2f} bits per character, "
         "perplexity {perplexity:.1f}.",

@@ -29,6 +29,7 @@ class ClassificationData:
         training, validation: `Examples`; validation may be None.
         validation_texts: `LabelledTexts`, those of `validation`.
         class_weights: float32 [classes], what a text of each counts.
+        max_tokens: how many tokens of a text are read.
         num_truncated: texts of which the end was cut off.
         num_empty: texts that were left out, as there was nothing in them.
         unknown_parts: see `LanguageData`.
@@ -43,6 +44,7 @@ class ClassificationData:
     validation: batches.Examples | None
     validation_texts: LabelledTexts | None
     class_weights: np.ndarray
+    max_tokens: int
     num_truncated: int = 0
     num_empty: int = 0
     unknown_parts: Sequence[str] = ()
@@ -130,6 +132,7 @@ def load_classification_data(
         _class_weights(
             targets[training_rows], len(labels), several, config.class_weights
         ),
+        limit,
         sum(len(ids) > limit for ids in token_ids),
         read.num_empty,
         unknown_parts,

@@ -48,6 +48,7 @@ class PairData:
             `end_id` ends a text.
         training, validation: `Pairs`; validation may be None.
         validation_texts: `TextPairs`, those of `validation`.
+        max_tokens: the most that a text may have.
         num_too_long: pairs that were left out, as one of them was too long.
         num_empty: pairs that were left out, as one of them was empty.
         longest_target: tokens of it.
@@ -59,6 +60,7 @@ class PairData:
     training: Pairs
     validation: Pairs | None
     validation_texts: TextPairs | None
+    max_tokens: int
     num_too_long: int
     num_empty: int
     longest_target: int
@@ -182,6 +184,7 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
         pairs(training_rows, config.seed),
         validation,
         validation_texts,
+        limit,
         int(np.sum(~fits)),
         read.num_empty,
         max(len(targets[row]) for row in training_rows),

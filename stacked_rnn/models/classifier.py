@@ -129,11 +129,11 @@ class Classifier(keras.Model):
         """Those that the stack is made of, two for a bidirectional one."""
         return [one for layer in self.stack for one in stacks.directions(layer)]
 
-    def take_over(self, language_model) -> None:
-        """Begins with the embedding and the layers of a language model.
+    def load_backbone_from(self, language_model) -> None:
+        """Copies the embedding and the layers of a language model.
 
-        Those that read forwards, as far as they fit: above a bidirectional
-        layer, layers have wider inputs.
+        Of the layers, those that read forwards and that fit: above a
+        bidirectional layer, layers have wider inputs.
         """
         self.embedding.set_weights(language_model.embedding.get_weights()[:1])
         directions = 1 + self.config.bidirectional
@@ -144,8 +144,8 @@ class Classifier(keras.Model):
             if layer.cell.kernel.shape == trained.cell.kernel.shape:
                 layer.set_weights(trained.get_weights())
 
-    def cool(self, temperature) -> None:
-        """Divides the logits by a number, once and for all."""
+    def apply_temperature(self, temperature) -> None:
+        """Divides the logits by a number, for good."""
         self.readout.set_weights(
             [weight / temperature for weight in self.readout.get_weights()]
         )

@@ -19,13 +19,12 @@ class EpochLines(keras.callbacks.Callback):
 
     Args:
         trainer: the `Trainer`.
-        objective: its objective, whose `figure` is shown.
         verbose: as of `Trainer.fit`, and not 0.
     """
 
-    def __init__(self, trainer, objective, verbose):
+    def __init__(self, trainer, verbose):
         super().__init__()
-        self._trainer, self._objective = trainer, objective
+        self._trainer = trainer
         if verbose == "auto":
             verbose = 1 if sys.stdout.isatty() else 2
         self._has_bar = verbose == 1
@@ -69,13 +68,13 @@ class EpochLines(keras.callbacks.Callback):
         return f"Epoch {self._epoch + 1}" + (f"/{epochs}" if epochs else "")
 
     def _speed(self, logs):
-        unit = self._objective.unit
+        unit = self._trainer.task.unit
         return f"{logs[f'{unit}_per_second']:,.0f} {unit}/s"
 
     def _line(self, logs):
         steps = self.params["steps"]
         done = self._trainer.step - self._epoch * steps
-        figure, text = self._objective.figure
+        info = self._trainer.task.info
         parts = [
             self._name() + (f", {done:,} of {steps:,} steps" * (done < steps)),
             f"loss {logs['loss']:.4f}",
@@ -83,7 +82,9 @@ class EpochLines(keras.callbacks.Callback):
         if "val_loss" in logs:
             parts.append(f"val_loss {logs['val_loss']:.4f}")
         parts += [
-            text.format(logs.get(f"val_{figure}", logs[figure])),
+            info.quality_format.format(
+                logs.get(f"val_{info.quality}", logs[info.quality])
+            ),
             self._speed(logs),
         ]
         if self.params["epochs"]:

@@ -78,7 +78,7 @@ class Progress(tf.train.experimental.PythonState):
     Attributes:
         step: training steps done.
         epoch: epochs that came to an end, validation included.
-        sums: those of the objective, of the epoch so far.
+        sums: those of the task, of the epoch so far.
         seconds: of the time that `--max_minutes` gives to the run, those that
             are over, where it alone ends the run.
         learning_rate, gradient_norm: those of the last step.
@@ -141,9 +141,9 @@ class Progress(tf.train.experimental.PythonState):
 
 
 def open_run(
-    model_dir, model_config, tokenizer, train_config, digest, task_description
+    model_dir, model_config, tokenizer, train_config, digest, task_record
 ) -> bool:
-    """Readies --model_dir; whether there is a checkpoint to go on from.
+    """Prepares --model_dir; returns whether there is a run to resume.
 
     A run goes on only with what it began with, but for `MAY_CHANGE`. Another
     one that is there is moved aside, never overwritten.
@@ -152,7 +152,7 @@ def open_run(
         model_dir: the directory.
         model_config, tokenizer, train_config: what is to be trained.
         digest: of the text.
-        task_description: the `description` of the objective.
+        task_record: the `record` of the task.
     """
     description = {
         "task": train_config.task,
@@ -166,7 +166,7 @@ def open_run(
             for name, value in train_config.to_dict().items()
             if name not in MAY_CHANGE
         },
-        **task_description,
+        **task_record,
     }
     record = model_dir / RECORD
     if record.exists():

@@ -10,8 +10,8 @@ class Steps:
     """The steps of a run as compiled functions.
 
     Args:
-        model: what the objective builds.
-        objective: one of `objectives`.
+        model: what the task built.
+        task: a `tasks.Task`.
         optimizer: a Keras optimizer, built.
         strategy: the `tf.distribute.Strategy` in whose scope both were made.
         windows: the `datasets.Windows` to train on.
@@ -22,7 +22,7 @@ class Steps:
     def __init__(
         self,
         model,
-        objective,
+        task,
         optimizer,
         strategy,
         windows,
@@ -30,7 +30,7 @@ class Steps:
         decisions,
     ):
         self._model, self._optimizer = model, optimizer
-        self._objective = objective
+        self._task = task
         self._strategy, self._windows = strategy, windows
         self._accumulate_steps = train_config.accumulate_steps
         self._gradient_clip_norm = train_config.gradient_clip_norm
@@ -62,7 +62,7 @@ class Steps:
             wishes: float32 [n], what this process has to tell the others.
 
         Returns:
-            The objective's sums of the batches and those of the wishes, over
+            The task's sums of the batches and those of the wishes, over
             steps and replicas, float32 [num_sums + n]; the new states; of the
             last step the learning rate, which a schedule would take
             milliseconds to compute eagerly; and the norm of its gradient
@@ -82,7 +82,7 @@ class Steps:
             return done + 1, sums + new, states, learning_rate, norm
 
         zero = tf.constant(0.0)
-        sums = tf.zeros(self._objective.num_sums + wishes.shape[0])
+        sums = tf.zeros(self._task.num_sums + wishes.shape[0])
         _, *results = tf.while_loop(
             lambda done, *_: done < count,
             add,
@@ -136,7 +136,7 @@ class Steps:
         return learning_rate, norm / scale
 
     def score(self, windows, step, page, states):
-        """The objective's sums of a batch, and the new states."""
+        """The task's sums of a batch, and the new states."""
 
         def local_step(step, page, states):
             inputs, targets = self._local_batch(windows, step, page)
@@ -146,7 +146,7 @@ class Steps:
         return self._strategy.reduce("SUM", sums, axis=None), states
 
     def _sums(self, inputs, targets, states):
-        return self._objective.sums(self._model, inputs, targets, states)
+        return self._task.sums(self._model, inputs, targets, states)
 
     def deal(self, windows, states=None):
         """Deals the rows of states[layer][part] out; None: zeros."""
@@ -154,7 +154,7 @@ class Steps:
 
         def local(context):
             if states is None:
-                return self._objective.initial_states(self._model, rows)
+                return self._task.initial_states(self._model, rows)
             first = context.replica_id_in_sync_group * rows
             return tf.nest.map_structure(
                 lambda state: tf.constant(
@@ -238,7 +238,7 @@ class Steps:
             add,
             (
                 0,
-                [tf.zeros(self._objective.num_sums), zeros],
+                [tf.zeros(self._task.num_sums), zeros],
                 tf.nest.map_structure(
                     lambda state: tf.TensorArray(
                         state.dtype, count, element_shape=state.shape[1:]
@@ -279,7 +279,7 @@ class Steps:
 
     def _forward_backward(self, inputs, targets, states):
         with tf.GradientTape() as tape:
-            sums, states = self._objective.sums(
+            sums, states = self._task.sums(
                 self._model, inputs, targets, states, training=True
             )
             scaled = self._optimizer.scale_loss(sums[0])

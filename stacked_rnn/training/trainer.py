@@ -17,7 +17,6 @@ import tensorflow as tf
 
 from stacked_rnn.configs import UserError
 from stacked_rnn.training import (
-    objectives,
     plan,
     runs,
     schedules,
@@ -39,13 +38,12 @@ _OPTIMIZERS = {
 
 
 class Trainer:
-    """Trains a model by the objective of its task.
+    """Trains a model of a task.
 
     Args:
         model_config: the architecture, its `vocabulary_size` known.
         train_config: how to train.
-        data: of that task, a `datasets.LanguageData`, `ClassificationData` or
-            `PairData`.
+        task: a `tasks.Task`, which has the data.
         model_dir: directory of the run. Without one nothing is written, and
             nothing resumed.
         strategy: a `tf.distribute.Strategy`; None: `train_config.strategy`.
@@ -57,6 +55,7 @@ class Trainer:
     Attributes:
         is_chief: whether this process is the one that writes.
         model: what is trained, of `models`.
+        task, data: the task and its data.
         step: training steps done, over all epochs.
     """
 
@@ -64,13 +63,13 @@ class Trainer:
         self,
         model_config,
         train_config,
-        data,
+        task,
         model_dir=None,
         strategy=None,
         initial_weights=None,
     ):
         self.config = train_config
-        self.data = data
+        self.task, self.data = task, task.data
         self.model_dir = model_dir and pathlib.Path(model_dir)
         if train_config.deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -88,18 +87,17 @@ class Trainer:
                 f"part(s) each: take a multiple of {parts}"
             )
         if self._workers.count > 1:
-            corpus = [train_config.corpus, data.digest]
+            corpus = [train_config.corpus, self.data.digest]
             self._workers.check_same(
                 model_config.to_dict()
                 | train_config.to_dict()
                 | {"corpus": corpus}
             )
-        self._objective = objectives.OBJECTIVES[train_config.task](data)
         resuming = self.model_dir is not None and self._open_run(model_config)
         keras.utils.set_random_seed(train_config.seed)
         self._is_timed = not train_config.epochs  # by --max_minutes alone
         self.total_steps = (
-            train_config.epochs * data.training.steps_per_epoch or math.inf
+            train_config.epochs * self.data.training.steps_per_epoch or math.inf
         )
         self.decisions = plan.decide(
             model_config,
@@ -111,9 +109,7 @@ class Trainer:
         )
         dtype_policy = self.decisions.dtype_policy
         with self.strategy.scope(), _dtype_policy(dtype_policy):
-            self.model = self._objective.build(
-                model_config, self.decisions.use_cudnn
-            )
+            self.model = self.task.build(model_config, self.decisions.use_cudnn)
             if initial_weights is not None:
                 self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:
@@ -138,10 +134,10 @@ class Trainer:
         self._clock = schedules.Clock(train_config.max_minutes)
         self._steps = steps.Steps(
             self.model,
-            self._objective,
+            task,
             self.optimizer,
             self.strategy,
-            data.training,
+            self.data.training,
             train_config,
             self.decisions,
         )
@@ -203,7 +199,7 @@ class Trainer:
             self.model.config,
             num_parameters,
             windows.batch_size // parts * windows.sequence_length,
-            self._objective.has_logits_at_each_token,
+            self.task.has_logits_at_each_token,
         )
         return (
             f"{num_parameters:,} parameters, {windows.num_tokens:,} tokens to "
@@ -250,7 +246,7 @@ class Trainer:
     def _best_row(self) -> dict | None:
         """Of the history, the results of the best epoch that was validated."""
         rows = [row for row in self.history if "val_loss" in row]
-        return min(rows, key=self._objective.cost, default=None)
+        return min(rows, key=self.task.cost, default=None)
 
     def summary(self) -> dict:
         """How the best model came about, for people: JSON values.
@@ -277,7 +273,7 @@ class Trainer:
         }
 
     def _open_run(self, model_config) -> bool:
-        """Readies the directory; whether there is a run to go on with."""
+        """Prepares the directory; returns whether there is a run to resume."""
         error, outcome = None, 0.0
         if self.is_chief:
             try:
@@ -288,7 +284,7 @@ class Trainer:
                         self.data.tokenizer,
                         self.config,
                         self.data.digest,
-                        self._objective.description,
+                        self.task.record(),
                     )
                 )
             except UserError as caught:
@@ -315,7 +311,7 @@ class Trainer:
             UserError: the loss became NaN or infinite.
         """
         if self.is_chief and verbose:
-            lines = EpochLines(self, self._objective, verbose)
+            lines = EpochLines(self, verbose)
             callbacks = [lines, *callbacks]
         callbacks = keras.callbacks.CallbackList(
             callbacks,
@@ -395,7 +391,7 @@ class Trainer:
         progress, windows = self._progress, self.data.training
         steps_per_epoch = windows.steps_per_epoch
         if self.step == progress.epoch * steps_per_epoch:
-            progress.sums = [0.0] * self._objective.num_sums
+            progress.sums = [0.0] * self.task.num_sums
             progress.states = None
         zeros = self._steps.deal(windows)
         states = self._steps.deal(windows, progress.states)
@@ -427,7 +423,7 @@ class Trainer:
             self._check_finite("loss", sums[0] / sums[1])
             if not self._scales_loss:  # else such a step changes nothing
                 self._check_finite("norm of the gradient", float(norm))
-            done += self._objective.count(sums)
+            done += self.task.count(sums)
             progress.step += count
             progress.sums = [*map(operator.add, progress.sums, sums)]
             speed = done / (time.perf_counter() - started)
@@ -455,12 +451,10 @@ class Trainer:
 
     def _logs(self, speed) -> dict:
         progress = self._progress
-        return self._objective.score(
-            progress.sums, self.data.training
-        ).logs() | {
+        return self.task.score(progress.sums, self.data.training).logs() | {
             "learning_rate": progress.learning_rate,
             "gradient_norm": progress.gradient_norm,
-            f"{self._objective.unit}_per_second": speed,
+            f"{self.task.unit}_per_second": speed,
         }
 
     def _end_epoch(self, logs) -> dict:
@@ -477,9 +471,9 @@ class Trainer:
             self._check_finite("loss of the validation", scores["val_loss"])
         row = {"epoch": progress.epoch} | logs | scores
         # The same run has the same history.
-        del row[f"{self._objective.unit}_per_second"]
+        del row[f"{self.task.unit}_per_second"]
         progress.history[progress.epoch :] = [row]
-        cost = self._objective.cost(scores) if scores else math.inf
+        cost = self.task.cost(scores) if scores else math.inf
         is_best = cost < progress.best_cost
         if self._is_epoch_full():
             progress.epoch += 1
@@ -498,10 +492,10 @@ class Trainer:
                 `datasets.Examples` or `Pairs`.
 
         Returns:
-            What the objective's `score` does.
+            What the task's `score` does.
         """
         states = zeros = self._steps.deal(windows)
-        totals = [0.0] * self._objective.num_sums
+        totals = [0.0] * self.task.num_sums
         for step in range(windows.steps_per_epoch):
             if windows.begins_page(step):
                 page = _as_tensors(windows.page(step))
@@ -511,7 +505,7 @@ class Trainer:
                 windows, _as_tensors(np.int64(step)), page, states
             )
             totals = [*map(operator.add, totals, sums.numpy().tolist())]
-        return self._objective.score(totals, windows)
+        return self.task.score(totals, windows)
 
     def _check_finite(self, name, value) -> None:
         """Raises a `UserError` where training has diverged."""

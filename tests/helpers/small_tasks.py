@@ -3,7 +3,7 @@
 import dataclasses
 import random
 
-from stacked_rnn import configs, datasets, export, models, training
+from stacked_rnn import configs, datasets, export, models, tasks, training
 
 TASKS = ("language_model", "classifier", "seq2seq")
 LENGTHS = (1, 3, 5, 13)  # of texts: batches have padding, and empty rows
@@ -66,7 +66,9 @@ def make_trainer(
         }
         | (model or {})
     )
-    return training.Trainer(model_config, config, data, model_dir, strategy)
+    return training.Trainer(
+        model_config, config, tasks.TASKS[task](data), model_dir, strategy
+    )
 
 
 def untrained(task, config, tokenizer, use_cudnn):

@@ -1,0 +1,172 @@
+"""The task of a classifier: to label texts."""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from stacked_rnn import datasets, export, inference, metrics, models
+from stacked_rnn.inference.classifier import scores_of, targets_of
+from stacked_rnn.reports import plots
+from stacked_rnn.tasks import base
+
+_REPORTED = ("accuracy", "macro_f1", "auc", "calibration_error")
+
+
+class ClassifierTask(base.Task):
+    """Sums: weighted nats of the labels, their weights; correct, all of them.
+
+    Where a text may have several labels, each class is a prediction of its own.
+    """
+
+    name = "classifier"
+    num_sums = 4
+    unit = "texts"
+    has_logits_at_each_token = False
+
+    @classmethod
+    def read(cls, start):
+        return cls(
+            datasets.load_classification_data(
+                start.train_config,
+                start.model_config.vocabulary_size,
+                start.tokenizer,
+            )
+        )
+
+    def complete(self, model_config):
+        config = dataclasses.replace(
+            model_config,
+            vocabulary_size=self.data.tokenizer.vocabulary_size(),
+        )
+        models.check_classifier(
+            config, len(self.data.labels), self.data.several_labels
+        )
+        return config
+
+    def initial_weights(self, start, model_config):
+        if not start.model:
+            return None
+        keras.utils.set_random_seed(start.train_config.seed)
+        model = self.build(model_config, use_cudnn=False)
+        model.load_backbone_from(start.model)
+        return model.get_weights()
+
+    def record(self):
+        return {"labels": list(self.data.labels)}
+
+    def warn(self):
+        super().warn()
+        data = self.data
+        base.warn_of(data.num_empty, "text(s) empty: left out")
+        base.warn_of(
+            data.num_truncated,
+            f"text(s) of more than --sequence_length={data.max_tokens} tokens: "
+            "the rest is not read",
+        )
+
+    def build(self, model_config, use_cudnn):
+        return models.build_classifier(
+            model_config,
+            len(self.data.labels),
+            self.data.several_labels,
+            use_cudnn,
+        )
+
+    def sums(self, model, inputs, targets, states, training=False):
+        """As `Task.sums`.
+
+        Args:
+            model: a `models.Classifier`.
+            inputs: {token_ids, mask}, [batch, time] each.
+            targets: int32 [batch, columns], see `datasets.Examples`.
+            states: empty.
+            training: whether dropout is applied.
+        """
+        logits = tf.cast(model(inputs, training=training), tf.float32)
+        class_weights = tf.constant(self.data.class_weights)
+        is_target = targets >= 0
+        targets = tf.maximum(targets, 0)
+        if self.data.several_labels:
+            nats = tf.nn.sigmoid_cross_entropy_with_logits(
+                tf.cast(targets, tf.float32), logits
+            )
+            weights = tf.where(
+                targets == 1, class_weights, tf.ones_like(class_weights)
+            )
+            is_correct = (logits > 0) == (targets == 1)
+        else:
+            if logits.shape[1] == 1:  # log odds of the second class
+                logits = tf.concat([tf.zeros_like(logits), logits], axis=1)
+            nats = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                targets[:, 0], logits
+            )[:, None]
+            weights = tf.gather(class_weights, targets)
+            is_correct = tf.argmax(logits, 1, tf.int32)[:, None] == targets
+
+        def total(values):
+            values = tf.cast(values, tf.float32)
+            return tf.reduce_sum(tf.where(is_target, values, 0.0))
+
+        parts = (nats * weights, weights, is_correct, is_target)
+        return tf.stack([*map(total, parts)]), states
+
+    def count(self, sums):
+        """How many texts the sums are of, whatever they weigh."""
+        predictions = len(self.data.labels) if self.data.several_labels else 1
+        return sums[3] / predictions
+
+    def score(self, sums, batches):
+        return metrics.ClassificationScore(*sums)
+
+    def cost(self, results):
+        """As `Task.cost`: less accuracy; between equal ones, the loss.
+
+        A classifier improves for some time while it is overconfident already,
+        and its loss rises.
+        """
+        return 1e-6 * results["val_loss"] - results["val_accuracy"]
+
+    def exported(self, model):
+        return export.TextClassifier(
+            model, self.data.tokenizer, self.data.labels, self.data.max_tokens
+        )
+
+    def finish(self, exported):
+        """Calibrates the probabilities on the validation."""
+        texts = self.data.validation_texts
+        if texts is None:
+            return
+        exported.model.apply_temperature(
+            metrics.best_temperature(
+                scores_of(exported.serving_default, texts.texts),
+                targets_of(texts, self.data.labels),
+                self.data.several_labels,
+            )
+        )
+
+    def report(self, version, model_dir):
+        texts = self.data.validation_texts
+        if texts is None:
+            return
+        result = inference.load(version).evaluate(texts)
+        print(
+            "\nOn the validation: "
+            + ", ".join(
+                f"{name.replace('_', ' ')} {result[name]:.3f}"
+                for name in _REPORTED
+                if result[name] is not None
+            )
+        )
+        if "confusion" in result:
+            print(
+                metrics.format_confusion(result["confusion"], self.data.labels)
+            )
+        picture = model_dir / "classification.png"
+        if plots.draw_classification(result, self.data.labels, picture):
+            print(f"Drawn: {picture}")
+
+    def next_steps(self, version):
+        texts = self.data.validation_texts
+        text = texts.texts[0] if texts else "..."
+        return base.commands_to_predict(version, text, "LABELLED_FILE")

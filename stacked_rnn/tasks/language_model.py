@@ -1,0 +1,104 @@
+"""The task of a language model: to continue a text."""
+
+import dataclasses
+import shlex
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from stacked_rnn import datasets, export, metrics, models, training
+from stacked_rnn.configs import unescaped
+from stacked_rnn.tasks import base
+
+
+class LanguageModelTask(base.Task):
+    """Sums: nats of the next tokens, their number."""
+
+    name = "language_model"
+
+    @classmethod
+    def read(cls, start):
+        return cls(
+            datasets.load_language_data(
+                start.train_config,
+                start.model_config.vocabulary_size,
+                start.tokenizer,
+            )
+        )
+
+    def complete(self, model_config):
+        config = dataclasses.replace(
+            model_config,
+            vocabulary_size=self.data.tokenizer.vocabulary_size(),
+            end_of_text=self.data.tokenizer.end_id is not None,
+        )
+        models.check_language_model(config)
+        return config
+
+    def initial_weights(self, start, model_config):
+        return start.weights
+
+    def record(self):
+        return {"held_out": self.data.held_out}
+
+    def warn(self):
+        super().warn()
+        data = self.data
+        if not data.has_separator:
+            separator = unescaped(data.tokenizer.document_separator)
+            print(
+                f"warning: --document_separator={separator!r} is nowhere in "
+                "the text, which is one document: no generated text will end",
+                file=sys.stderr,
+            )
+        for note in data.notes:
+            print(note, file=sys.stderr)
+
+    def build(self, model_config, use_cudnn):
+        return models.build_language_model(model_config, use_cudnn)
+
+    def initial_states(self, model, batch_size):
+        return model.initial_states(batch_size)
+
+    def sums(self, model, inputs, targets, states, training=False):
+        """As `Task.sums`; inputs and targets are int32 [batch, time]."""
+        new = model.step(
+            {"token_ids": inputs, "states": states}, training=training
+        )
+        nats = tf.reduce_sum(metrics.token_nats(new["logits"], targets))
+        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+        return tf.stack([nats, count]), new["states"]
+
+    def score(self, sums, batches):
+        nats, tokens = sums
+        return metrics.Score(
+            nats, int(tokens), tokens * batches.characters_per_token
+        )
+
+    def exported(self, model):
+        return export.TextGenerator(model, self.data.tokenizer)
+
+    def callbacks(self, trainer, exported):
+        """A short text of the model after each epoch."""
+
+        def sample(epoch):
+            exported.model.set_weights(trainer.model.get_weights())
+            return exported.sample(100, seed=epoch)
+
+        return [training.SampleTexts(trainer, sample)]
+
+    def next_steps(self, version):
+        start = "--num_samples=3"
+        if self.data.tokenizer.end_id is None:  # else each begins a document
+            windows = self.data.validation or self.data.training
+            token_ids = np.asarray(windows.token_ids[:1000], np.int32)
+            (text,) = self.data.tokenizer.detokenize(
+                tf.RaggedTensor.from_tensor(token_ids[None])
+            )
+            words = base.some_words(text.numpy().decode("utf-8", "replace"))
+            start = f"--prompt={shlex.quote(words)}" if words else start
+        return [
+            base.command("generate", version, start),
+            base.command("evaluate", version, "--text=FILE"),
+        ]

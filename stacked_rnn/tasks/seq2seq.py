@@ -1,0 +1,122 @@
+"""The task of a seq2seq model: to rewrite texts."""
+
+import dataclasses
+import random
+
+import tensorflow as tf
+
+from stacked_rnn import datasets, export, inference, metrics, models, training
+from stacked_rnn.reports import plots
+from stacked_rnn.tasks import base
+from stacked_rnn.utils import terminal
+
+_SCORED = 1000  # pairs of the validation that are reported on
+_DRAWN = 3  # of these
+
+
+class Seq2SeqTask(base.Task):
+    """Sums: nats of the target's tokens, their number; exact texts, texts.
+
+    Where the likeliest token is the target at each place, greedy decoding
+    writes this very target: how often it does is known without decoding.
+    """
+
+    name = "seq2seq"
+    num_sums = 4
+
+    @classmethod
+    def read(cls, start):
+        return cls(
+            datasets.load_pair_data(
+                start.train_config, start.model_config.vocabulary_size
+            )
+        )
+
+    def complete(self, model_config):
+        return dataclasses.replace(
+            model_config,
+            vocabulary_size=self.data.tokenizer.vocabulary_size(),
+        )
+
+    def warn(self):
+        super().warn()
+        data = self.data
+        base.warn_of(data.num_empty, "pair(s) have an empty text: left out")
+        base.warn_of(
+            data.num_too_long,
+            "pair(s) have a text of more than --sequence_length="
+            f"{data.max_tokens} tokens: left out",
+        )
+
+    def build(self, model_config, use_cudnn):
+        return models.build_seq2seq(model_config, use_cudnn)
+
+    def sums(self, model, inputs, targets, states, training=False):
+        """As `Task.sums`.
+
+        Args:
+            model: a `models.Seq2Seq`.
+            inputs: {source_ids, source_mask, target_ids}, [batch, time] each.
+            targets: int32 [batch, target time].
+            states: empty.
+            training: whether dropout is applied.
+        """
+        logits = model(inputs, training=training)["logits"]
+        is_target = targets >= 0
+        is_correct = tf.argmax(logits, -1, tf.int32) == targets
+        is_text = tf.reduce_any(is_target, axis=1)
+        is_exact = is_text & tf.reduce_all(is_correct | ~is_target, axis=1)
+        nats = tf.reduce_sum(metrics.token_nats(logits, targets))
+        counts = (
+            tf.reduce_sum(tf.cast(mask, tf.float32))
+            for mask in (is_target, is_exact, is_text)
+        )
+        return tf.stack([nats, *counts]), states
+
+    def score(self, sums, batches):
+        return metrics.Seq2SeqScore(*sums)
+
+    def exported(self, model):
+        return export.TextTranslator(
+            model, self.data.tokenizer, 2 * self.data.longest_target
+        )
+
+    def callbacks(self, trainer, exported):
+        """A text that the model rewrites, after each epoch."""
+        pairs = self.data.validation_texts
+        if pairs is None:
+            return []
+
+        def sample(epoch):
+            exported.model.set_weights(trainer.model.get_weights())
+            text = random.Random(epoch).choice(pairs.sources)
+            outputs = exported.serving_default(tf.constant([text]))["outputs"]
+            return f"{text} -> {outputs[0].numpy().decode()}"
+
+        return [training.SampleTexts(trainer, sample)]
+
+    def report(self, version, model_dir):
+        pairs = self.data.validation_texts
+        if pairs is None:
+            return
+        model = inference.load(version)
+        shown = pairs.sample(_SCORED)
+        with terminal.progress_bar(len(shown.sources), "text") as progress:
+            result = model.evaluate(shown, progress=progress)
+        print(
+            f"\nOn {result['examples']:,} texts of the validation: "
+            f"{result['exact_match']:.1%} exact, "
+            f"{result['edit_distance']:.4f} edits per character"
+        )
+        picture = model_dir / "attention.png"
+        maps = [
+            model.align(result.text, result.output)
+            for result in model.rewrite(pairs.sample(_DRAWN).sources)
+        ]
+        if plots.draw_attention(maps, picture):
+            print(f"Drawn: {picture}")
+
+    def next_steps(self, version):
+        pairs = self.data.validation_texts
+        text = pairs.sources[0] if pairs else "..."
+        return base.commands_to_predict(version, text, "PAIRS.tsv")
