@@ -2,7 +2,7 @@
 # make test   set up, run the tests
 # make drill  longer tests: 20 kills, 4 processes, hosts cut off (as root)
 # make soak   a server under load for an hour
-# make lint   set up, check style and format
+# make lint   set up, check style, format and docs/commands.md
 # make bench  set up, measure training beside stock Keras and PyTorch
 
 PYTHON ?= python3
@@ -30,10 +30,12 @@ soak: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python docs/write_commands.py --check
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python docs/write_commands.py
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/training_speed.py

@@ -1,39 +1,48 @@
-"""What the pages of the documentation show is so: their Python runs.
+"""The pages of the documentation: their code runs, and no link is dead.
 
 Programs, which have a name there, are run by tests/commands_test.py.
 """
 
+import configparser
 import dataclasses
+import pathlib
 import re
+import shlex
 import shutil
+import subprocess
+import sys
+import tarfile
 import warnings
 
 import numpy as np
 import pytest
 
+import stacked_rnn
 from stacked_rnn import configs
 from tests.helpers import ROOT, pages
 from tests.helpers.live_server import serving
 from tests.helpers.processes import assert_flags_are_parsed
 
-BLOCKS = [
-    block
-    for pattern in ("*.md", "docs/**/*.md", "deploy/*.md", "benchmarks/*.md")
-    for path in sorted(ROOT.glob(pattern))
-    for block in pages.blocks(path.relative_to(ROOT))
-]
+BLOCKS = [block for page in pages.paths() for block in pages.blocks(page)]
 SERVER = "http://127.0.0.1:8501/"
 PAGES = sorted({block.page for block in BLOCKS if not block.name})
 
 
 @pytest.fixture(scope="module")
 def reader(letters, tmp_path_factory):
-    """Where the README's reader is: with a text, and a model of the demo."""
+    """The directory of somebody who reads the pages: a text and some models."""
     directory = tmp_path_factory.mktemp("reader")
     (directory / "mine.txt").write_text(
         "Once upon a time there was a small text. " * 250, encoding="utf-8"
     )
     shutil.copytree(letters, directory / "saved_models/pydoc/1")
+    for name, released in (
+        ("rt-polarity", "classifier"),
+        ("dates_to_iso", "seq2seq"),
+    ):
+        archive = ROOT / f"tests/released/{released}.tar.xz"
+        with tarfile.open(archive) as content:
+            content.extractall(directory / "saved_models" / name, filter="data")
     return directory
 
 
@@ -53,7 +62,7 @@ def test_the_python_of_a_page_runs(page, directory):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             block.run(namespace)
-    if page == "README.md":  # the two halves are the whole, as it says there
+    if page == "docs/python.md":  # two halves are the whole, as it says there
         whole = namespace["model"](namespace["token_ids"])
         second = namespace["second"]["logits"]
         np.testing.assert_allclose(whole[:, 50:], second, atol=1e-4)
@@ -95,7 +104,8 @@ def test_flags_that_are_named_exist():
         for kind in vars(configs).values()
         if isinstance(kind, type) and issubclass(kind, configs.Config)
     ]
-    known = {"flagfile", "help", "editable"}  # the last of pip
+    known = {"flagfile", "help", "helpfull"}
+    known |= {"editable", "logdir", "json"}  # of pip, TensorBoard and curl
     known.update(
         name
         for kind in kinds
@@ -109,6 +119,74 @@ def test_flags_that_are_named_exist():
     ):
         text = path.read_text(encoding="utf-8")
         assert set(re.findall(r"(?<![\w-])--(\w+)", text)) <= known, path
+
+
+def test_every_line_of_a_shell_block_is_a_known_command():
+    """Flags are another test's; here, scripts, targets and extras exist."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    makefile = (ROOT / "Makefile").read_text()
+    for page in pages.paths():
+        if page.parts[0] not in ("README.md", "docs"):
+            continue
+        for block in pages.blocks(page, "sh"):
+            for line in block.code.replace("\\\n", " ").splitlines():
+                match shlex.split(line, comments=True):
+                    case []:
+                        continue
+                    case ["python", script, *_]:
+                        is_known = (ROOT / script).exists()
+                    case ["make", target]:
+                        is_known = f"\n{target}:" in makefile
+                    case ["pip", "install", "--editable", what]:
+                        extra = what.removeprefix(".[").removesuffix("]")
+                        is_known = extra in setup["options.extras_require"]
+                    case command:
+                        is_known = command == [".", ".venv/bin/activate"]
+                assert is_known, f"{page}, from line {block.line}: {line}"
+
+
+@pytest.mark.parametrize("page", pages.paths(), ids=str)
+def test_no_link_of_a_page_is_dead(page):
+    for link in pages.links(page):
+        if link.startswith("http"):  # nothing is fetched
+            assert re.fullmatch(r"https?://[\w.-]+\.[a-z]+(/[^\s]*)?", link)
+            continue
+        path, _, anchor = link.partition("#")
+        target = ROOT / (page.parent / path if path else page)
+        assert target.exists(), link
+        if anchor:
+            assert anchor in pages.anchors(target), link
+
+
+def test_pictures_are_small_and_shown():
+    shown = {
+        pathlib.Path(link).name
+        for page in pages.paths()
+        for link in pages.links(page)
+    }
+    pictures = list((ROOT / "docs/images").iterdir())
+    assert {picture.name for picture in pictures} <= shown
+    assert max(picture.stat().st_size for picture in pictures) < 150_000
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 180
+
+
+def test_changelog_and_citation_name_the_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {stacked_rnn.__version__}\n" in citation
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## {stacked_rnn.__version__} (" in changelog
+
+
+def test_the_page_of_commands_is_what_help_prints():
+    subprocess.run(
+        [sys.executable, ROOT / "docs/write_commands.py", "--check"],
+        check=True,
+    )
 
 
 def test_programs_are_run_elsewhere():
