@@ -71,7 +71,7 @@ def split(read, seed):
 def result_of_this_project(rest, test, model_config, train_config, scratch):
     """What it comes to on the test, and seconds of training."""
     from stacked_rnn import inference, tasks, training
-    from stacked_rnn.training.warm_start import Start
+    from stacked_rnn.training.warm_start import WarmStart
 
     corpus = pathlib.Path(scratch, "rest.jsonl")
     with open(corpus, "w", encoding="utf-8") as file:
@@ -81,7 +81,7 @@ def result_of_this_project(rest, test, model_config, train_config, scratch):
     train_config = dataclasses.replace(
         train_config, corpus=str(corpus), text_field="text", label_field="label"
     )
-    task = tasks.ClassifierTask(Start(model_config, train_config))
+    task = tasks.ClassifierTask(WarmStart(model_config, train_config))
     trainer = training.Trainer(
         task.model_config, train_config, task.data, pathlib.Path(scratch, "run")
     )

@@ -93,7 +93,7 @@ def this_project(cell, dtype, num_layers, units, batch_size):
             None,
         ),
     )
-    print(f"{trainer.decisions}", file=sys.stderr)
+    print(f"{trainer.plan}", file=sys.stderr)
 
     def run(steps):
         trainer.total_steps = trainer.step + steps

@@ -117,13 +117,13 @@ def measure(task, epochs):
         `SavedTranslator.evaluate` gives.
     """
     from stacked_rnn import datasets, inference, tasks, training
-    from stacked_rnn.training.warm_start import Start
+    from stacked_rnn.training.warm_start import WarmStart
 
     config = TrainConfig(task="seq2seq", corpus=task, epochs=epochs)
     model_config, config = configs.with_task_defaults(
         configs.ModelConfig(), config, {"corpus", "epochs"}
     )
-    seq2seq = tasks.Seq2SeqTask(Start(model_config, config))
+    seq2seq = tasks.Seq2SeqTask(WarmStart(model_config, config))
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
         trainer = training.Trainer(

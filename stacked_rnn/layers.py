@@ -35,7 +35,7 @@ class _Scanned:
     jit_compile = True
     use_cudnn = False
     cudnn_cell = None
-    _keeps_state = None  # within `call` only
+    _state_mask = None  # within `call` only
 
     def call(
         self,
@@ -43,22 +43,22 @@ class _Scanned:
         initial_state=None,
         mask=None,
         training=False,
-        keeps_state=None,
+        state_mask=None,
     ):
         """As the stock layer, and several texts in one sequence.
 
         Args:
-            keeps_state: None, or bool [batch, time]: False where another text
+            state_mask: None, or bool [batch, time]: False where another text
                 begins, before which the state is set to zero.
         """
-        if keeps_state is not None:
+        if state_mask is not None:
             if self.go_backwards or self.use_cudnn or not self._can_scan():
                 raise ValueError(
-                    f"{self.name}: keeps_state is for what the scans compute, "
+                    f"{self.name}: state_mask is for what the scans compute, "
                     "forwards"
                 )
-            keeps_state = _time_major(keeps_state)
-        self._keeps_state = keeps_state
+            state_mask = _time_major(state_mask)
+        self._state_mask = state_mask
         try:
             return super().call(
                 sequences,
@@ -67,7 +67,7 @@ class _Scanned:
                 training=training,
             )
         finally:
-            self._keeps_state = None
+            self._state_mask = None
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """The hook of `keras.layers.RNN`: see `keras.layers.RNN.call`.
@@ -83,7 +83,7 @@ class _Scanned:
             (without `return_sequences` [batch, 1, units]), and the list of
             final states.
         """
-        keeps_state = self._keeps_state
+        state_mask = self._state_mask
         if self.use_cudnn:
             return self._by_cudnn(sequences, initial_state, mask, training)
         if not self._can_scan():
@@ -113,9 +113,9 @@ class _Scanned:
                 axis=0,
             ),
             mask=mask,
-            keeps_state=None
-            if keeps_state is None
-            else tf.cast(keeps_state, state_dtype),
+            state_mask=None
+            if state_mask is None
+            else tf.cast(state_mask, state_dtype),
             dropout_masks=recurrent_masks
             and [
                 rnn_ops.widths.pad(tf.cast(m, state_dtype), padding)

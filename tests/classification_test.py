@@ -15,7 +15,7 @@ def one_label(rng):
 
 
 @pytest.fixture
-def several_labels(rng):
+def multi_label(rng):
     return (
         rng.uniform(size=(200, 3)).astype("float32"),
         rng.uniform(size=(200, 3)) > 0.7,
@@ -25,7 +25,7 @@ def several_labels(rng):
 def test_one_label(one_label):
     scores, targets = one_label
     said, truth = scores.argmax(axis=1), targets.argmax(axis=1)
-    report = metrics.report(scores, targets, several_labels=False)
+    report = metrics.report(scores, targets, multi_label=False)
     assert report["accuracy"] == sklearn_metrics.accuracy_score(truth, said)
     assert report["macro_f1"] == pytest.approx(
         sklearn_metrics.f1_score(truth, said, average="macro")
@@ -44,9 +44,9 @@ def test_one_label(one_label):
     )
 
 
-def test_several_labels(several_labels):
-    scores, targets = several_labels
-    report = metrics.report(scores, targets, several_labels=True)
+def test_several_labels(multi_label):
+    scores, targets = multi_label
+    report = metrics.report(scores, targets, multi_label=True)
     assert report["accuracy"] == sklearn_metrics.accuracy_score(
         targets, scores > 0.5
     )
@@ -61,7 +61,7 @@ def test_several_labels(several_labels):
 def test_a_class_that_no_text_is_of():
     scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]], "float32")
     targets = np.eye(3, dtype=bool)[[0, 1]]
-    report = metrics.report(scores, targets, several_labels=False)
+    report = metrics.report(scores, targets, multi_label=False)
     assert report["f1"] == [1.0, 1.0, 0.0]
     assert report["auc"] == 1.0  # of the classes that it exists for
 
@@ -92,37 +92,37 @@ def test_a_confusion_matrix_as_text():
     ]
 
 
-@pytest.mark.parametrize("several_labels", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize(("factor", "expected"), [(1, 1), (4, 4), (0.5, 1)])
 def test_the_temperature_undoes_what_made_scores_too_sure(
-    several_labels, factor, expected, rng
+    multi_label, factor, expected, rng
 ):
     """Of labels drawn by the scores of logits that are `factor` as large."""
     logits = rng.normal(0, 2, (20_000, 3))
 
     def scores_at(logits):
         p = np.exp(logits)
-        p = p / (1 + p if several_labels else p.sum(axis=1, keepdims=True))
+        p = p / (1 + p if multi_label else p.sum(axis=1, keepdims=True))
         return p.astype("float32")
 
     drawn = rng.uniform(size=(20_000, 3))
-    if several_labels:
+    if multi_label:
         targets = drawn < scores_at(logits)
     else:  # the Gumbel trick
         targets = np.eye(3, dtype=bool)[
             np.argmax(logits - np.log(-np.log(drawn)), axis=1)
         ]
     found = metrics.best_temperature(
-        scores_at(factor * logits), targets, several_labels
+        scores_at(factor * logits), targets, multi_label
     )
     assert found == pytest.approx(expected, rel=0.05)
 
 
-@pytest.mark.parametrize("several_labels", [False, True])
-def test_certain_scores_have_a_temperature(several_labels):
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_certain_scores_have_a_temperature(multi_label):
     """Always right the lowest, always wrong the highest."""
     targets = np.eye(2, dtype=bool)[[0, 1, 0]]
     for scores, expected in ((targets, 1.0), (~targets, 20.0)):
         assert metrics.best_temperature(
-            scores.astype("float32"), targets, several_labels
+            scores.astype("float32"), targets, multi_label
         ) == pytest.approx(expected)

@@ -30,12 +30,12 @@ MASK = np.arange(6)[None] < LENGTHS[:, None]
 POOLINGS = ("last", "mean", "max", "mean_max")
 
 
-def build(rng, num_classes=3, several_labels=False, **changes):
+def build(rng, num_classes=3, multi_label=False, **changes):
     """A classifier with random weights, biases included."""
     config = small_config(
         **{"embedding_dim": 5, "vocabulary_size": 11, "num_layers": 2} | changes
     )
-    model = models.build_classifier(config, num_classes, several_labels)
+    model = models.build_classifier(config, num_classes, multi_label)
     model.set_weights(
         [rng.normal(0, 0.5, w.shape).astype("float32") for w in model.weights]
     )
@@ -142,7 +142,7 @@ def test_scores(rng):
         binary.scores(logits), np.stack([1 - p, p], 1), atol=1e-6
     )
     logits = rng.normal(0, 2, (5, 3)).astype("float32")
-    several = models.build_classifier(small_config(), 3, several_labels=True)
+    several = models.build_classifier(small_config(), 3, multi_label=True)
     np.testing.assert_allclose(
         several.scores(logits), 1 / (1 + np.exp(-logits)), atol=1e-6
     )
@@ -152,12 +152,12 @@ def test_scores(rng):
 
 
 def test_keras_can_save_it(rng, tmp_path):
-    model = build(rng, bidirectional=True, residual=True, several_labels=True)
+    model = build(rng, bidirectional=True, residual=True, multi_label=True)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     inputs = {"token_ids": token_ids_of(rng), "mask": MASK}
     np.testing.assert_array_equal(loaded(inputs), model(inputs))
-    assert loaded.several_labels
+    assert loaded.multi_label
 
 
 @pytest.mark.parametrize(
@@ -235,24 +235,24 @@ def test_it_learns(corpus, tmp_path):
     assert np.sum(result["confusion"]) == 39
 
 
-@pytest.mark.parametrize("several_labels", [False, True])
-def test_what_is_exported_is_no_surer_than_right(several_labels, tmp_path):
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_what_is_exported_is_no_surer_than_right(multi_label, tmp_path):
     """A model that is too sure is cooled; what it says stays what it was."""
     rng = np.random.default_rng(1)
     rows = ["text\tlabel"]
     for _ in range(400):
         text = "".join(rng.choice(list("abc"), 3))
         label = text[0] if rng.uniform() < 0.8 else rng.choice(list("abc"))
-        other = rng.choice(["", ",d"]) if several_labels else ""
+        other = rng.choice(["", ",d"]) if multi_label else ""
         rows.append(f"{text}\t{label}{other}")
     corpus = tmp_path / "a.tsv"
     corpus.write_text("\n".join(rows))
-    start = warm_start.Start(
+    start = warm_start.WarmStart(
         small_config(units=8, num_layers=1),
         configs.TrainConfig(
             task="classifier",
             corpus=str(corpus),
-            label_separator="," if several_labels else "",
+            label_separator="," if multi_label else "",
         ),
     )
     task = tasks.ClassifierTask.read(start)
@@ -266,8 +266,8 @@ def test_what_is_exported_is_no_surer_than_right(several_labels, tmp_path):
         scores = inference.classifier.scores_of(
             product.serving_default, texts.texts
         )
-        said = metrics.answers(scores, several_labels)
-        report = metrics.report(scores, targets, several_labels)
+        said = metrics.answers(scores, multi_label)
+        report = metrics.report(scores, targets, multi_label)
         return said, report["calibration_error"]
 
     said, error = asked()
@@ -333,18 +333,18 @@ def test_the_best_epoch(corpus):
     assert min(epochs, key=task.cost) == epochs[2]
 
 
-@pytest.mark.parametrize("several_labels", [False, True])
-def test_texts_count_once_whatever_they_weigh(several_labels, rng):
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_texts_count_once_whatever_they_weigh(multi_label, rng):
     data = datasets.ClassificationData(
-        tokenizer=None, labels=("a", "b"), several_labels=several_labels,
+        tokenizer=None, labels=("a", "b"), multi_label=multi_label,
         training=None, validation=None, validation_texts=None,
         class_weights=np.array([0.2, 3.0], np.float32), max_tokens=9,
     )  # fmt: skip
     task = tasks.ClassifierTask(data)
     inputs = {"token_ids": token_ids_of(rng), "mask": MASK}
-    targets = np.ones([len(MASK), 2 if several_labels else 1], np.int32)
+    targets = np.ones([len(MASK), 2 if multi_label else 1], np.int32)
     targets[-1] = -1  # a row that the batch does not have
-    model = build(rng, num_classes=2, several_labels=several_labels)
+    model = build(rng, num_classes=2, multi_label=multi_label)
     sums, _ = task.sums(model, inputs, targets, ())
     assert task.count(sums.numpy()) == len(MASK) - 1
 
@@ -409,7 +409,7 @@ def test_several_labels(rng, tmp_path):
         )
     )
     trainer = make_trainer(path, epochs=25, model={"pooling": "max"})
-    assert trainer.data.several_labels
+    assert trainer.data.multi_label
     trainer.fit(verbose=0)
     classifier = export.TextClassifier(
         trainer.best_model(), trainer.data.tokenizer, trainer.data.labels, 9

@@ -177,7 +177,7 @@ def test_training_by_cudnn_is_training_by_scan(
             task, tmp_path, strategy=strategy, model=model, jit_compile=False,
             **train,
         )  # fmt: skip
-        assert trainer.decisions.use_cudnn == with_gpu
+        assert trainer.plan.use_cudnn == with_gpu
         assert ("Simulated GPU, float32, cuDNN" in trainer.describe()) == (
             with_gpu
         )
@@ -199,7 +199,7 @@ def test_float16_by_cudnn_learns(task, tmp_path, monkeypatch):
         model={"cell": "gru"}, mixed_precision=True, jit_compile=False,
         epochs=3,
     )  # fmt: skip
-    assert "Old, products in float16, cuDNN" in str(trainer.decisions)
+    assert "Old, products in float16, cuDNN" in str(trainer.plan)
     trainer.fit(verbose=0)
     losses = [row["loss"] for row in trainer.history]
     assert losses == sorted(losses, reverse=True) != losses[::-1]
@@ -220,7 +220,7 @@ def test_xla_runs_the_scans_and_the_update_on_a_gpu(tmp_path, monkeypatch):
             document_separator="\\n",
             gradient_clip_norm=0.1,
         )
-        assert trainer.decisions.compiles_update == with_gpu
+        assert trainer.plan.compiles_update == with_gpu
         trainer.fit(verbose=0)
         results.append(list(trainer.history[0].values()))
     np.testing.assert_allclose(*results, atol=1e-4)

@@ -92,7 +92,7 @@ def test_twenty_steps_are_those_of_a_cpu(
 ):
     settings = {"model": model, "epochs": 9} | train
     trainer = small_tasks.make_trainer(task, tmp_path, **settings)
-    assert trainer.decisions.use_cudnn == use_cudnn
+    assert trainer.plan.use_cudnn == use_cudnn
     variable = trainer.model.trainable_variables[0].value
     assert "GPU" in variable.device
     other = on_cpu(monkeypatch, task, tmp_path, **settings, jit_compile=False)
@@ -224,7 +224,7 @@ def test_cudnn_gives_the_numbers_of_the_scan(
 
 @pytest.mark.parametrize("cell", rnn_ops.cudnn.CELLS)
 def test_cudnn_in_bfloat16_is_not_to_be_relied_on(cell):
-    """Seen with TensorFlow 2.21: where it is right, `decisions` may take it."""
+    """Seen with TensorFlow 2.21: where it is right, `plan` may take it."""
     rng = np.random.default_rng(0)
     gates = {"gru": 3, "lstm": 4}[cell]
     values = [

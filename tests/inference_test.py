@@ -161,16 +161,16 @@ def test_a_turn_that_ended_at_once_does_not_end_so_forever(loaded):
 
 def test_surprises_are_those_of_prompt_and_continuation(loaded):
     (sample,) = loaded.generate(["abc"], sampling(max_new_tokens=5))
-    surprises = loaded.surprises(sample)
-    assert [given for *_, given in surprises] == [True] * 3 + [False] * 5
-    text = b"".join(token for token, *_ in surprises).decode()
+    surprisals = loaded.surprisals(sample)
+    assert [given for *_, given in surprisals] == [True] * 3 + [False] * 5
+    text = b"".join(token for token, *_ in surprisals).decode()
     assert text == "abc" + sample.text
-    nats = [cost for _, cost, _ in surprises]
+    nats = [cost for _, cost, _ in surprisals]
     assert nats[0] is None
     scored = loaded.functions.signatures["score"](texts=tf.constant([text]))
     assert sum(nats[1:]) == pytest.approx(float(scored["nats"][0]), rel=1e-4)
     (nothing,) = loaded.generate([""], sampling(max_new_tokens=0))
-    assert loaded.surprises(nothing) == []
+    assert loaded.surprisals(nothing) == []
 
 
 def test_the_mean_log_prob_is_of_the_tokens_kept(loaded):

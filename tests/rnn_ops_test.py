@@ -45,18 +45,18 @@ def plain_step(kind, x, states, kernel, bias, drop):
     return (z * h + (1 - z) * c,)
 
 
-def keeps(keeps_state):
+def keeps(state_mask):
     """[time, batch, 1], where the state is not set to zero."""
-    if keeps_state is None:
+    if state_mask is None:
         return None
     return tf.cast(tf.transpose(KEEPS_STATE)[..., None], tf.float64)
 
 
-def plain_scan(kind, x, states, kernel, bias, mask, drop, keeps_state=None):
+def plain_scan(kind, x, states, kernel, bias, mask, drop, state_mask=None):
     outputs = []
     for t in range(x.shape[0]):
-        if keeps_state is not None:
-            states = tuple(s * keeps(keeps_state)[t] for s in states)
+        if state_mask is not None:
+            states = tuple(s * keeps(state_mask)[t] for s in states)
         new = plain_step(kind, x[t], states, kernel, bias, drop)
         if mask is not None:
             new = [tf.where(mask[t], n, s) for n, s in zip(new, states)]
@@ -66,11 +66,11 @@ def plain_scan(kind, x, states, kernel, bias, mask, drop, keeps_state=None):
 
 
 def fast_scan(
-    kind, x, states, kernel, bias, mask, drop, keeps_state=None, **options
+    kind, x, states, kernel, bias, mask, drop, state_mask=None, **options
 ):
     options |= {
         "mask": mask,
-        "keeps_state": keeps(keeps_state),
+        "state_mask": keeps(state_mask),
         "dropout_masks": drop,
     }
     if kind == "simple_rnn":
@@ -137,7 +137,7 @@ def assert_all_close(got, expected, atol=1e-10):
 
 @kinds
 @pytest.mark.parametrize(
-    ("masked", "dropped", "keeps_state"),
+    ("masked", "dropped", "state_mask"),
     [
         (False, False, None),
         (False, False, "cut"),
@@ -147,9 +147,9 @@ def assert_all_close(got, expected, atol=1e-10):
         (True, True, "cut"),
     ],
 )
-def test_values_and_all_gradients(kind, masked, dropped, keeps_state, rng):
+def test_values_and_all_gradients(kind, masked, dropped, state_mask, rng):
     case = arguments(kind, rng, masked, dropped)
-    options = {"keeps_state": keeps_state}
+    options = {"state_mask": state_mask}
     expected = values_and_gradients(
         functools.partial(plain_scan, kind, **options), *case
     )
@@ -173,7 +173,7 @@ def test_every_way_to_run_gives_the_same(kind, way, rng):
         jit_compile=way == "xla_loops",
         mask=mask,
         drop=drop,
-        keeps_state="cut",
+        state_mask="cut",
     )
 
     def run(tensors):
@@ -187,11 +187,11 @@ def test_every_way_to_run_gives_the_same(kind, way, rng):
 
 @kinds
 @pytest.mark.parametrize(
-    ("masked", "keeps_state"), [(False, None), (True, None), (True, "cut")]
+    ("masked", "state_mask"), [(False, None), (True, None), (True, "cut")]
 )
-def test_second_order_gradients(kind, masked, keeps_state, rng):
+def test_second_order_gradients(kind, masked, state_mask, rng):
     case = arguments(kind, rng, masked, dropped=False)
-    options = {"keeps_state": keeps_state}
+    options = {"state_mask": state_mask}
     plain = functools.partial(plain_scan, kind, **options)
     fast = functools.partial(fast_scan, kind, **options)
     expected = second_order(plain, *case)

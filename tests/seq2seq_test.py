@@ -246,7 +246,7 @@ def make_trainer(corpus, model_dir=None, strategy=None, model=None, **changes):
 
 
 def save(trainer, directory, max_new_tokens=12):
-    product = export.TextTranslator(
+    product = export.TextRewriter(
         trainer.best_model(), trainer.data.tokenizer, max_new_tokens
     )
     return product.save(directory, trainer.summary())
@@ -316,7 +316,7 @@ def unsure():
     tokenizer = tokenizers.build("char", b"abcdefghi", document_separator="\0")
     assert tokenizer.vocabulary_size() == 11
     model = build(np.random.default_rng(5), cell="gru", num_layers=1)
-    return export.TextTranslator(model, tokenizer, 12)
+    return export.TextRewriter(model, tokenizer, 12)
 
 
 def test_the_score_is_log_p_of_the_output(unsure):

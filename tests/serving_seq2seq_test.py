@@ -26,7 +26,7 @@ def saved(tmp_path_factory):
     )
     model = randomize(models.build_seq2seq(config))
     directory = tmp_path_factory.mktemp("saved_models") / "letters"
-    export.TextTranslator(model, tokenizer, max_new_tokens=7).save(
+    export.TextRewriter(model, tokenizer, max_new_tokens=7).save(
         directory,
         {
             "corpus": "pairs.tsv", "characters": 1000, "epochs": 2,

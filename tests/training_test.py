@@ -179,13 +179,13 @@ def test_what_does_not_count_dilutes_neither_loss_nor_gradient():
 )
 def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
     """Three shards of four rows with carried state do what one does."""
-    decide, trainers = plan.decide, []
+    make_plan, trainers = plan.make_plan, []
     for shards in (1, 3):
         monkeypatch.setattr(
             plan,
-            "decide",
+            "make_plan",
             lambda *args, n=shards: dataclasses.replace(
-                decide(*args), shards=n
+                make_plan(*args), shards=n
             ),
         )
         trainer = make_trainer(
@@ -214,13 +214,13 @@ def test_several_steps_of_a_call_are_these_steps(
     """To the end of a page, of an epoch, and of the run."""
     monkeypatch.setattr(datasets.windows, "PAGE", 200)
     monkeypatch.setattr(datasets.windows, "_BLOCKS", 2)
-    decide, trainers, calls = plan.decide, [], []
+    make_plan, trainers, calls = plan.make_plan, [], []
     for steps in (1, 4):
         monkeypatch.setattr(
             plan,
-            "decide",
+            "make_plan",
             lambda *args, n=steps: dataclasses.replace(
-                decide(*args), steps_per_call=n
+                make_plan(*args), steps_per_call=n
             ),
         )
         trainer = make_trainer(
@@ -269,7 +269,7 @@ def test_a_batch_in_parts_is_the_batch():
 )
 def test_number_of_shards(units, rows, replicas, cores, expected, monkeypatch):
     monkeypatch.setattr(devices, "cores", lambda: cores)
-    decided = plan.decide(
+    decided = plan.make_plan(
         small_config(units=units), configs.TrainConfig(),
         rows, replicas, replicas, (),
     )  # fmt: skip
@@ -290,7 +290,7 @@ def test_number_of_shards(units, rows, replicas, cores, expected, monkeypatch):
 )
 def test_what_xla_compiles(model, train, expected):
     settings = small_config(**model), configs.TrainConfig(**train)
-    assert plan.decide(*settings, 64, 1, 1, ()).xla == expected
+    assert plan.make_plan(*settings, 64, 1, 1, ()).xla == expected
 
 
 H100, A100, T4 = (
@@ -327,14 +327,14 @@ H100, A100, T4 = (
 )  # fmt: skip
 def test_what_is_decided_for_the_devices(model, train, gpus, expected):
     settings = small_config(**model), configs.TrainConfig(**train)
-    decided = plan.decide(*settings, 64, 1, 1, tuple(gpus))
+    decided = plan.make_plan(*settings, 64, 1, 1, tuple(gpus))
     got = decided.dtype_policy, decided.use_cudnn, decided.xla
     assert got == expected
     assert decided.compiles_update == bool(
         gpus and train.get("jit_compile", True)
     )
     assert decided.steps_per_call == (10 if gpus else 1)
-    several = plan.decide(*settings, 64, 2, 2, tuple(gpus))
+    several = plan.make_plan(*settings, 64, 2, 2, tuple(gpus))
     assert not several.compiles_update and several.steps_per_call == 1
 
 
@@ -350,7 +350,7 @@ def test_what_is_decided_for_the_devices(model, train, gpus, expected):
 )
 def test_a_run_says_what_was_decided(mixed_precision, gpus, expected):
     train_config = configs.TrainConfig(mixed_precision=mixed_precision)
-    decided = plan.decide(small_config(), train_config, 64, 1, 1, gpus)
+    decided = plan.make_plan(small_config(), train_config, 64, 1, 1, gpus)
     assert str(decided).startswith(expected)
 
 
@@ -367,11 +367,11 @@ def test_float16_with_its_loss_scaled_trains_as_float32_does(monkeypatch):
     """But for the first steps, which find the scale."""
     losses = []
     for policy in ("float32", "mixed_float16"):
-        decided = plan.Decisions(
+        decided = plan.ExecutionPlan(
             (), policy, False, "nothing",
             compiles_update=False, shards=1, steps_per_call=1,
         )  # fmt: skip
-        monkeypatch.setattr(plan, "decide", lambda *_, d=decided: d)
+        monkeypatch.setattr(plan, "make_plan", lambda *_, d=decided: d)
         trainer = make_trainer(
             model={"cell": "gru", "units": 16}, gradient_clip_norm=0.1
         )
@@ -1076,12 +1076,12 @@ def test_as_many_epochs_as_fit_end_with_the_schedule(
     replicas, steps_of_a_call, tmp_path, monkeypatch, a_second_a_step
 ):
     """75 seconds are 2.5 epochs, also where the run is stopped on the way."""
-    decide = plan.decide
+    make_plan = plan.make_plan
     monkeypatch.setattr(
         plan,
-        "decide",
+        "make_plan",
         lambda *args: dataclasses.replace(
-            decide(*args),
+            make_plan(*args),
             steps_per_call=steps_of_a_call,
             compiles_update=steps_of_a_call > 1,  # as on a GPU
         ),

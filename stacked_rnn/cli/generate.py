@@ -63,7 +63,7 @@ def main(where, config, sampling):
     else:
         found = model.generate(prompts, sampling, stop, config.num_samples)
     if config.output == "html":
-        print(surprisal_html.page(list(map(model.surprises, found))), end="")
+        print(surprisal_html.page(list(map(model.surprisals, found))), end="")
     else:
         print_texts(found, config, count)
 

@@ -25,7 +25,7 @@ class ClassificationData:
         tokenizer: built from the training texts alone, or that of a trained
             model.
         labels: the names of the classes, in order.
-        several_labels: whether a text may have several, or none.
+        multi_label: whether a text may have several, or none.
         training, validation: `Examples`; validation may be None.
         validation_texts: `LabelledTexts`, those of `validation`.
         class_weights: float32 [classes], what a text of each counts.
@@ -39,7 +39,7 @@ class ClassificationData:
 
     tokenizer: tokenizers.Tokenizer
     labels: Sequence[str]
-    several_labels: bool
+    multi_label: bool
     training: batches.Examples
     validation: batches.Examples | None
     validation_texts: LabelledTexts | None

@@ -54,7 +54,7 @@ class TextClassifier(tf.Module):
             self.model({"token_ids": padded, "mask": mask})
         )
         classes = tf.constant(self._labels)
-        if self.model.several_labels:
+        if self.model.multi_label:
             labels = tf.strings.reduce_join(
                 tf.ragged.boolean_mask(
                     tf.broadcast_to(classes, tf.shape(scores)), scores > 0.5
@@ -81,7 +81,7 @@ class TextClassifier(tf.Module):
                 "task": "classifier",
                 "model": model.config.to_dict(),
                 "labels": self._labels,
-                "several_labels": model.several_labels,
+                "several_labels": model.multi_label,
                 "max_tokens": self._max_tokens,
                 "training": training,
             },

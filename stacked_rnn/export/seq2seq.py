@@ -38,7 +38,7 @@ def _checks(num_beams, length_penalty, max_new_tokens):
     ]
 
 
-class TextTranslator(tf.Module):
+class TextRewriter(tf.Module):
     """Tokenizer and model in one module, with the signatures to serve.
 
     Args:

@@ -22,13 +22,13 @@ class Prediction:
         labels: the name of the likeliest class, or with several labels those
             of a probability above one half.
         scores: the probability of each class, by name.
-        several_labels: whether a text may have several labels, or none.
+        multi_label: whether a text may have several labels, or none.
     """
 
     text: str
     labels: tuple[str, ...]
     scores: dict[str, float]
-    several_labels: bool = False
+    multi_label: bool = False
 
     def columns(self) -> tuple[str, ...]:
         """What a line of predict.py has."""
@@ -39,7 +39,7 @@ class Prediction:
         """The same and more, as JSON values."""
         return {
             "text": self.text,
-            "label": self.labels if self.several_labels else self.labels[0],
+            "label": self.labels if self.multi_label else self.labels[0],
             "scores": self.scores,
         }
 
@@ -54,7 +54,7 @@ class SavedClassifier(base.LoadedModel):
         return tuple(self.description.entries["labels"])
 
     @property
-    def several_labels(self) -> bool:
+    def multi_label(self) -> bool:
         """Whether a text may have several labels, or none."""
         return self.description.entries["several_labels"]
 
@@ -67,13 +67,13 @@ class SavedClassifier(base.LoadedModel):
         texts = iter(texts)
         while batch := list(itertools.islice(texts, _ROWS)):
             scores = scores_of(self._label, batch)
-            said = metrics.answers(scores, self.several_labels)
+            said = metrics.answers(scores, self.multi_label)
             for text, row, is_said in zip(batch, scores.tolist(), said):
                 yield Prediction(
                     text,
                     tuple(itertools.compress(self.labels, is_said)),
                     dict(zip(self.labels, row)),
-                    self.several_labels,
+                    self.multi_label,
                 )
 
     def evaluate_files(self, config, search) -> dict:
@@ -84,7 +84,7 @@ class SavedClassifier(base.LoadedModel):
                 config.text,
                 config.text_field,
                 config.label_field,
-                config.label_separator if self.several_labels else "",
+                config.label_separator if self.multi_label else "",
                 flag="text",
             )
         )
@@ -105,7 +105,7 @@ class SavedClassifier(base.LoadedModel):
                 f"{', '.join(map(repr, unknown[:5]))} (it knows "
                 f"{', '.join(map(repr, self.labels[:20]))})"
             )
-        if not self.several_labels and any(
+        if not self.multi_label and any(
             len(names) != 1 for names in read.labels
         ):
             raise UserError(
@@ -115,7 +115,7 @@ class SavedClassifier(base.LoadedModel):
         result = metrics.report(
             scores_of(self._label, read.texts),
             targets_of(read, self.labels),
-            self.several_labels,
+            self.multi_label,
         )
         result["f1"] = dict(zip(self.labels, result["f1"]))
         return result

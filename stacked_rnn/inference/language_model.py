@@ -295,7 +295,7 @@ class SavedLanguageModel(base.LoadedModel):
             )
         return token_ids, nats
 
-    def surprises(self, continuation) -> list:
+    def surprisals(self, continuation) -> list:
         """What each token of a prompt and its continuation costs.
 
         Returns:

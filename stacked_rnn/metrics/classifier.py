@@ -44,12 +44,12 @@ class ClassificationScore:
         return {f"{prefix}loss": self.loss, f"{prefix}accuracy": self.accuracy}
 
 
-def answers(scores, several_labels) -> np.ndarray:
+def answers(scores, multi_label) -> np.ndarray:
     """What a classifier says, bool [texts, classes].
 
     The likeliest class, or with several labels each that is likelier than not.
     """
-    if several_labels:
+    if multi_label:
         return scores > 0.5
     return np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]
 
@@ -136,7 +136,7 @@ def calibration_error(bins) -> float:
     )
 
 
-def best_temperature(scores, targets, several_labels) -> float:
+def best_temperature(scores, targets, multi_label) -> float:
     """What to divide logits by, so that the scores say how sure to be.
 
     Temperature scaling (Guo et al. 2017, section 4.2): of the temperatures from
@@ -146,9 +146,9 @@ def best_temperature(scores, targets, several_labels) -> float:
     Args:
         scores: float32 [texts, classes], at temperature 1.
         targets: bool [texts, classes].
-        several_labels: whether each class has a score of its own.
+        multi_label: whether each class has a score of its own.
     """
-    if several_labels:  # each class is a question of its own: yes or no
+    if multi_label:  # each class is a question of its own: yes or no
         scores = np.stack([scores, 1 - scores], axis=-1)
         targets = np.stack([targets, ~targets], axis=-1)
     log_p = np.log(np.maximum(scores, 1e-30))
@@ -161,13 +161,13 @@ def best_temperature(scores, targets, several_labels) -> float:
     return float(min(_TEMPERATURES, key=nats))
 
 
-def report(scores, targets, several_labels) -> dict:
+def report(scores, targets, multi_label) -> dict:
     """All figures on a classifier, JSON values.
 
     Args:
         scores: float32 [texts, classes].
         targets: bool [texts, classes].
-        several_labels: whether a text may have several labels, or none.
+        multi_label: whether a text may have several labels, or none.
 
     Returns:
         accuracy (with several labels, of texts whose labels are all right),
@@ -175,7 +175,7 @@ def report(scores, targets, several_labels) -> dict:
         calibration_error, examples; f1, a list by class; what `calibration`
         gives; and with one label a text the confusion, a row for each class.
     """
-    said = answers(scores, several_labels)
+    said = answers(scores, multi_label)
     f1 = f1_scores(said, targets)
     areas = [
         area_under_curve(scores[:, number], targets[:, number])
@@ -192,7 +192,7 @@ def report(scores, targets, several_labels) -> dict:
         "f1": f1.tolist(),
         "calibration": bins,
     }
-    if not several_labels:
+    if not multi_label:
         result["confusion"] = confusion_matrix(said, targets).tolist()
     return result
 

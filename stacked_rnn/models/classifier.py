@@ -11,7 +11,7 @@ from stacked_rnn.models import stacks
 def build_classifier(
     config: ModelConfig,
     num_classes: int,
-    several_labels: bool = False,
+    multi_label: bool = False,
     use_cudnn: bool = False,
 ) -> "Classifier":
     """A stack of recurrent layers that tells of which class a text is.
@@ -19,17 +19,17 @@ def build_classifier(
     Args:
         config: the architecture; `vocabulary_size` must be given.
         num_classes: how many there are.
-        several_labels: whether a text may be of several classes, or of none.
+        multi_label: whether a text may be of several classes, or of none.
         use_cudnn: whether the layers are cuDNN's: in training on a GPU.
 
     Raises:
         UserError: see `check_classifier`.
     """
-    check_classifier(config, num_classes, several_labels)
-    return Classifier(config, num_classes, several_labels, use_cudnn)
+    check_classifier(config, num_classes, multi_label)
+    return Classifier(config, num_classes, multi_label, use_cudnn)
 
 
-def check_classifier(config, num_classes, several_labels) -> None:
+def check_classifier(config, num_classes, multi_label) -> None:
     """Raises a `UserError` for what no classifier can be."""
     stacks.check_vocabulary_size(config)
     if config.tie_embeddings:
@@ -37,7 +37,7 @@ def check_classifier(config, num_classes, several_labels) -> None:
             "--tie_embeddings: a classifier predicts no tokens; only "
             "--task=language_model takes it"
         )
-    if num_classes < 2 - several_labels:
+    if num_classes < 2 - multi_label:
         raise UserError(f"a classifier of {num_classes} class(es) says nothing")
 
 
@@ -57,7 +57,7 @@ class Classifier(keras.Model):
         self,
         config,
         num_classes,
-        several_labels=False,
+        multi_label=False,
         use_cudnn=False,
         **kwargs,
     ):
@@ -92,7 +92,7 @@ class Classifier(keras.Model):
             self.residual_projection = keras.layers.Dense(
                 width, use_bias=False, name="residual_projection"
             )
-        is_binary = num_classes == 2 and not several_labels
+        is_binary = num_classes == 2 and not multi_label
         self.readout = keras.layers.Dense(
             1 if is_binary else num_classes, name="readout"
         )
@@ -122,7 +122,7 @@ class Classifier(keras.Model):
         # Config
         self.config = config
         self.num_classes = num_classes
-        self.several_labels = several_labels
+        self.multi_label = multi_label
 
     @property
     def recurrent_layers(self) -> list[keras.layers.RNN]:
@@ -157,7 +157,7 @@ class Classifier(keras.Model):
         one of its own.
         """
         logits = keras.ops.cast(logits, "float32")
-        if self.several_labels:
+        if self.multi_label:
             return keras.ops.sigmoid(logits)
         if self.num_classes == 2:
             logits = keras.ops.concatenate([-logits, logits], axis=-1)
@@ -172,7 +172,7 @@ class Classifier(keras.Model):
             recurrent_dropout=0.0,
             embedding_dropout=0.0,
         )
-        copy = Classifier(config, self.num_classes, self.several_labels)
+        copy = Classifier(config, self.num_classes, self.multi_label)
         copy.set_weights(self.get_weights())
         return copy
 
@@ -180,14 +180,18 @@ class Classifier(keras.Model):
         return {
             "config": self.config.to_dict(),
             "num_classes": self.num_classes,
-            "several_labels": self.several_labels,
+            "several_labels": self.multi_label,
             "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        return cls(ModelConfig.from_dict(config.pop("config")), **config)
+        return cls(
+            ModelConfig.from_dict(config.pop("config")),
+            multi_label=config.pop("several_labels"),  # the name in files
+            **config,
+        )
 
 
 def _recurrent_layer(config, index, use_cudnn):

@@ -202,8 +202,8 @@ def _wire(model, config, token_ids, states, run):
         x, new_states = run(x, initial_state=states)
         return _read_out(model, config, x), new_states
     if config.end_of_text:
-        keeps_state = token_ids != config.vocabulary_size - 1
-        run = functools.partial(run, keeps_state=keeps_state)
+        state_mask = token_ids != config.vocabulary_size - 1
+        run = functools.partial(run, state_mask=state_mask)
     new_states = []
     for index, layer in enumerate(model.recurrent_layers):
         below = x

@@ -50,20 +50,20 @@ def directions(layer) -> list[keras.layers.RNN]:
     return [layer]
 
 
-def run_window(layer, inputs, states, mask=None, keeps_state=None):
+def run_window(layer, inputs, states, mask=None, state_mask=None):
     """A recurrent layer over [batch, time, inputs]: outputs, new states."""
     outputs, *new_states = layer(
         inputs,
         initial_state=states and list(states),
         mask=mask,
-        keeps_state=keeps_state,
+        state_mask=state_mask,
     )
     return outputs, new_states
 
 
-def run_cell(layer, inputs, states, keeps_state=None):
+def run_cell(layer, inputs, states, state_mask=None):
     """A recurrent layer's cell, once: [batch, inputs] -> output, new states."""
-    if keeps_state is not None:
-        keeps = keras.ops.cast(keeps_state[:, None], inputs.dtype)
+    if state_mask is not None:
+        keeps = keras.ops.cast(state_mask[:, None], inputs.dtype)
         states = [state * keeps for state in states]
     return layer.cell(inputs, list(states))

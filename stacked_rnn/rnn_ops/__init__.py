@@ -13,7 +13,7 @@ Notation, for one time step, in the gate order of Keras:
     d name   the gradient of the loss with respect to a value
 
 Sequences are [time, batch, ...]. Where a mask [time, batch, 1] is False, a step
-leaves the state as it is. Where `keeps_state` [time, batch, 1] is 0, the state
+leaves the state as it is. Where `state_mask` [time, batch, 1] is 0, the state
 is set to zero before the step: another text begins. `dropout_masks` has a mask
 [batch, units] for each gate: the gate sees h times its mask, the same one at
 every step (Gal & Ghahramani 2016). x and the states have one dtype, in which

@@ -67,7 +67,7 @@ def compiled_if(jit_compile, forward, backward):
     return forward, backward
 
 
-def scan(step, states, sequences, like, keeps_state=None, backward=False):
+def scan(step, states, sequences, like, state_mask=None, backward=False):
     """Loops over time.
 
     Args:
@@ -76,7 +76,7 @@ def scan(step, states, sequences, like, keeps_state=None, backward=False):
         states: tuple of tensors.
         sequences: tensors [time, ...].
         like: for each output of a step a tensor of its shape and dtype.
-        keeps_state: None, or [time, batch, 1]: what the states before a step,
+        state_mask: None, or [time, batch, 1]: what the states before a step,
             or going back their gradients, are multiplied by.
         backward: from the last time step to the first.
 
@@ -93,13 +93,13 @@ def scan(step, states, sequences, like, keeps_state=None, backward=False):
         )
 
     inputs = [array(s.shape[1:], s.dtype).unstack(s) for s in sequences]
-    if keeps_state is not None:
-        keeps = array(keeps_state.shape[1:], keeps_state.dtype).unstack(
-            keeps_state
+    if state_mask is not None:
+        keeps = array(state_mask.shape[1:], state_mask.dtype).unstack(
+            state_mask
         )
 
     def scaled(states, t):
-        if keeps_state is None:
+        if state_mask is None:
             return states
         return tuple(state * keeps.read(t) for state in states)
 
@@ -172,10 +172,10 @@ def _matmul(a, b):
     return tf.cast(tf.matmul(tf.cast(a, b.dtype), b), a.dtype)
 
 
-def before(first, sequence, keeps_state):
+def before(first, sequence, state_mask):
     """The states that each step sees, given those after it."""
     before = tf.concat([first[None], sequence[:-1]], axis=0)
-    return before if keeps_state is None else before * keeps_state
+    return before if state_mask is None else before * state_mask
 
 
 def split_masks(dropout_masks, count):

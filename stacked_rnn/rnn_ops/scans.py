@@ -10,7 +10,7 @@ def simple_rnn(
     states,
     recurrent_kernel,
     mask=None,
-    keeps_state=None,
+    state_mask=None,
     dropout_masks=None,
     jit_compile=False,
     custom_gradient=True,
@@ -22,7 +22,7 @@ def simple_rnn(
         states: (h,), [batch, units].
         recurrent_kernel: [units, units].
         mask: None, or bool [time, batch, 1].
-        keeps_state: None, or x.dtype [time, batch, 1], 0 or 1.
+        state_mask: None, or x.dtype [time, batch, 1], 0 or 1.
         dropout_masks: None, or one mask [batch, units].
         jit_compile: whether XLA compiles the loops.
         custom_gradient: False: leaves the gradient to autodiff.
@@ -36,7 +36,7 @@ def simple_rnn(
         forward, backward = loops.compiled_if(
             jit_compile, _simple_rnn_forward, _simple_rnn_backward
         )
-        h, outputs = forward(x, h0, kernel, mask, keeps_state, dropout_masks)
+        h, outputs = forward(x, h0, kernel, mask, state_mask, dropout_masks)
 
         def gradient(d_outputs, d_h):
             d_h0, d_x = backward(
@@ -45,10 +45,10 @@ def simple_rnn(
                 outputs,
                 kernel,
                 mask,
-                keeps_state,
+                state_mask,
                 dropout_masks,
             )
-            before = loops.before(h0, outputs, keeps_state)
+            before = loops.before(h0, outputs, state_mask)
             d_kernel = loops.kernel_gradient(before, d_x, kernel, dropout_masks)
             return d_x, d_h0, d_kernel
 
@@ -65,7 +65,7 @@ def gru(
     recurrent_bias=None,
     reset_after=True,
     mask=None,
-    keeps_state=None,
+    state_mask=None,
     dropout_masks=None,
     jit_compile=False,
     custom_gradient=True,
@@ -85,7 +85,7 @@ def gru(
         recurrent_bias: None, or [3 * units]; with `reset_after` only.
         reset_after: which of the two candidates.
         mask: None, or bool [time, batch, 1].
-        keeps_state: None, or x.dtype [time, batch, 1], 0 or 1.
+        state_mask: None, or x.dtype [time, batch, 1], 0 or 1.
         dropout_masks: None, or three masks [batch, units].
         jit_compile: whether XLA compiles the loops.
         custom_gradient: False: leaves the gradient to autodiff.
@@ -109,13 +109,13 @@ def gru(
             kernel,
             bias,
             mask,
-            keeps_state,
+            state_mask,
             dropout_masks,
             reset_after=reset_after,
         )
 
         def gradient(d_outputs, d_h):
-            before = loops.before(h0, outputs, keeps_state)
+            before = loops.before(h0, outputs, state_mask)
             d_h0, d_x, d_products = backward(
                 d_outputs,
                 d_h,
@@ -123,7 +123,7 @@ def gru(
                 *saved,
                 kernel,
                 mask,
-                keeps_state,
+                state_mask,
                 dropout_masks,
                 reset_after=reset_after,
             )
@@ -160,7 +160,7 @@ def lstm(
     states,
     recurrent_kernel,
     mask=None,
-    keeps_state=None,
+    state_mask=None,
     dropout_masks=None,
     jit_compile=False,
     custom_gradient=True,
@@ -179,7 +179,7 @@ def lstm(
         states: (h, c), each [batch, units].
         recurrent_kernel: [units, 4 * units].
         mask: None, or bool [time, batch, 1].
-        keeps_state: None, or x.dtype [time, batch, 1], 0 or 1.
+        state_mask: None, or x.dtype [time, batch, 1], 0 or 1.
         dropout_masks: None, or four masks [batch, units].
         jit_compile: whether XLA compiles the loops.
         custom_gradient: False: leaves the gradient to autodiff.
@@ -194,7 +194,7 @@ def lstm(
             jit_compile, _lstm_forward, _lstm_backward
         )
         h, c, (outputs, *saved) = forward(
-            x, h0, c0, kernel, mask, keeps_state, dropout_masks
+            x, h0, c0, kernel, mask, state_mask, dropout_masks
         )
 
         def gradient(d_outputs, d_h, d_c):
@@ -206,10 +206,10 @@ def lstm(
                 *saved,
                 kernel,
                 mask,
-                keeps_state,
+                state_mask,
                 dropout_masks,
             )
-            before = loops.before(h0, outputs, keeps_state)
+            before = loops.before(h0, outputs, state_mask)
             d_kernel = loops.kernel_gradient(before, d_x, kernel, dropout_masks)
             return d_x, d_h0, d_c0, d_kernel
 
@@ -226,7 +226,7 @@ def lstm(
 # saved there does not matter.
 
 
-def _simple_rnn_forward(x, h0, kernel, mask, keeps_state, dropout_masks):
+def _simple_rnn_forward(x, h0, kernel, mask, state_mask, dropout_masks):
     product = loops.product(kernel, dropout_masks)
 
     def step(states, x, *keep):
@@ -235,13 +235,13 @@ def _simple_rnn_forward(x, h0, kernel, mask, keeps_state, dropout_masks):
         return (h,), (h,)
 
     (h,), (outputs,) = loops.scan(
-        step, (h0,), loops.present(x, mask), like=(h0,), keeps_state=keeps_state
+        step, (h0,), loops.present(x, mask), like=(h0,), state_mask=state_mask
     )
     return h, outputs
 
 
 def _simple_rnn_backward(
-    d_outputs, d_h, outputs, kernel, mask, keeps_state, dropout_masks
+    d_outputs, d_h, outputs, kernel, mask, state_mask, dropout_masks
 ):
     product_gradient = loops.product_gradient(kernel, dropout_masks)
 
@@ -256,14 +256,14 @@ def _simple_rnn_backward(
         (d_h,),
         loops.present(d_outputs, outputs, mask),
         like=(d_h,),
-        keeps_state=keeps_state,
+        state_mask=state_mask,
         backward=True,
     )
     return d_h0, d_x
 
 
 def _gru_forward(
-    x, h0, kernel, bias, mask, keeps_state, dropout_masks, reset_after
+    x, h0, kernel, bias, mask, state_mask, dropout_masks, reset_after
 ):
     units = h0.shape[-1]
     gate_masks, candidate_masks = loops.split_masks(dropout_masks, 2)
@@ -293,7 +293,7 @@ def _gru_forward(
         (h0,),
         loops.present(x, mask),
         like=(h0,) * 5,
-        keeps_state=keeps_state,
+        state_mask=state_mask,
     )
     return h, saved
 
@@ -308,7 +308,7 @@ def _gru_backward(
     n,
     kernel,
     mask,
-    keeps_state,
+    state_mask,
     dropout_masks,
     reset_after,
 ):
@@ -345,13 +345,13 @@ def _gru_backward(
             tf.concat([d_h] * 3, axis=1),
             tf.concat([d_h] * (3 if reset_after else 2), axis=1),
         ),
-        keeps_state=keeps_state,
+        state_mask=state_mask,
         backward=True,
     )
     return d_h0, d_x, d_products
 
 
-def _lstm_forward(x, h0, c0, kernel, mask, keeps_state, dropout_masks):
+def _lstm_forward(x, h0, c0, kernel, mask, state_mask, dropout_masks):
     product = loops.product(kernel, dropout_masks)
 
     def step(states, x, *keep):
@@ -368,7 +368,7 @@ def _lstm_forward(x, h0, c0, kernel, mask, keeps_state, dropout_masks):
         (h0, c0),
         loops.present(x, mask),
         like=(h0,) * 6,
-        keeps_state=keeps_state,
+        state_mask=state_mask,
     )
     return h, c, saved
 
@@ -385,7 +385,7 @@ def _lstm_backward(
     o,
     kernel,
     mask,
-    keeps_state,
+    state_mask,
     dropout_masks,
 ):
     product_gradient = loops.product_gradient(kernel, dropout_masks)
@@ -411,10 +411,10 @@ def _lstm_backward(
         step,
         (d_h, d_c),
         loops.present(
-            d_outputs, loops.before(c0, c, keeps_state), c, i, f, g, o, mask
+            d_outputs, loops.before(c0, c, state_mask), c, i, f, g, o, mask
         ),
         like=(tf.concat([d_h] * 4, axis=1),),
-        keeps_state=keeps_state,
+        state_mask=state_mask,
         backward=True,
     )
     return d_h0, d_c0, d_x

@@ -195,7 +195,7 @@ class Stream:
         for text in texts:
             likely = []
             if body.logprobs:
-                ranking = top_logprobs.Ranking(served.model, served.rank)
+                ranking = top_logprobs.TopLogprobs(served.model, served.rank)
                 likely = ranking.read(text.prompt_ids.tolist())
                 self._rankings += [copy.copy(ranking) for _ in range(body.n)]
             scores = body.echo and body.logprobs is not None

@@ -48,7 +48,7 @@ def rank_function(model):
     return rank
 
 
-class Ranking:
+class TopLogprobs:
     """Follows a text; a copy follows another that begins with the same tokens.
 
     Args:

@@ -49,7 +49,7 @@ class Task:
         """Reads the data of a run.
 
         Args:
-            start: a `warm_start.Start`.
+            start: a `warm_start.WarmStart`.
 
         Raises:
             UserError: the data cannot be used.

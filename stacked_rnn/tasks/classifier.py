@@ -40,7 +40,7 @@ class ClassifierTask(base.Task):
             vocabulary_size=self.data.tokenizer.vocabulary_size(),
         )
         models.check_classifier(
-            config, len(self.data.labels), self.data.several_labels
+            config, len(self.data.labels), self.data.multi_label
         )
         return config
 
@@ -69,7 +69,7 @@ class ClassifierTask(base.Task):
         return models.build_classifier(
             model_config,
             len(self.data.labels),
-            self.data.several_labels,
+            self.data.multi_label,
             use_cudnn,
         )
 
@@ -87,7 +87,7 @@ class ClassifierTask(base.Task):
         class_weights = tf.constant(self.data.class_weights)
         is_target = targets >= 0
         targets = tf.maximum(targets, 0)
-        if self.data.several_labels:
+        if self.data.multi_label:
             nats = tf.nn.sigmoid_cross_entropy_with_logits(
                 tf.cast(targets, tf.float32), logits
             )
@@ -113,7 +113,7 @@ class ClassifierTask(base.Task):
 
     def count(self, sums):
         """How many texts the sums are of, whatever they weigh."""
-        predictions = len(self.data.labels) if self.data.several_labels else 1
+        predictions = len(self.data.labels) if self.data.multi_label else 1
         return sums[3] / predictions
 
     def score(self, sums, batches):
@@ -141,7 +141,7 @@ class ClassifierTask(base.Task):
             metrics.best_temperature(
                 scores_of(exported.serving_default, texts.texts),
                 targets_of(texts, self.data.labels),
-                self.data.several_labels,
+                self.data.multi_label,
             )
         )
 

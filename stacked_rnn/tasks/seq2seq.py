@@ -77,7 +77,7 @@ class Seq2SeqTask(base.Task):
         return metrics.Seq2SeqScore(*sums)
 
     def exported(self, model):
-        return export.TextTranslator(
+        return export.TextRewriter(
             model, self.data.tokenizer, 2 * self.data.longest_target
         )
 

@@ -7,7 +7,7 @@ from stacked_rnn.utils import devices
 
 
 @dataclasses.dataclass(frozen=True)
-class Decisions:
+class ExecutionPlan:
     """How a step is computed.
 
     Attributes:
@@ -54,9 +54,9 @@ def _describe(gpus) -> str:
     return f"the CPU (no GPU{missing})"
 
 
-def decide(
+def make_plan(
     model_config, train_config, rows, replicas, local_replicas, gpus
-) -> Decisions:
+) -> ExecutionPlan:
     """Decides.
 
     Args:
@@ -87,7 +87,7 @@ def decide(
     else:
         xla = _what_xla_compiles(model_config, train_config)
     is_one_gpu = bool(gpus) and replicas == 1
-    return Decisions(
+    return ExecutionPlan(
         gpus,
         dtype_policy,
         use_cudnn,

@@ -16,7 +16,7 @@ class Steps:
         strategy: the `tf.distribute.Strategy` in whose scope both were made.
         windows: the `datasets.Windows` to train on.
         train_config: the settings.
-        decisions: the `plan.Decisions`.
+        plan: the `plan.ExecutionPlan`.
     """
 
     def __init__(
@@ -27,62 +27,62 @@ class Steps:
         strategy,
         windows,
         train_config,
-        decisions,
+        plan,
     ):
         self._model, self._optimizer = model, optimizer
         self._task = task
         self._strategy, self._windows = strategy, windows
         self._accumulate_steps = train_config.accumulate_steps
         self._gradient_clip_norm = train_config.gradient_clip_norm
-        self._shards = decisions.shards
-        self._steps_per_call = decisions.steps_per_call
+        self._shards = plan.shards
+        self._steps_per_call = plan.steps_per_call
         # autograph=False: there is nothing to convert, and it takes seconds.
         compiled = functools.partial(
             tf.function, jit_compile=True, autograph=False
         )
-        if decisions.xla == "shards":
+        if plan.xla == "shards":
             self._forward_backward = compiled(self._forward_backward)
-            if decisions.gpus:  # each op of a scan would be a launch
+            if plan.gpus:  # each op of a scan would be a launch
                 self._sums = compiled(self._sums)
-        if decisions.compiles_update:
+        if plan.compiles_update:
             self._update = compiled(self._update)
         self.train = tf.function(self.train, autograph=False)
         self.score = tf.function(self.score, autograph=False)
         self._gather_rows = tf.function(self._gather_rows, autograph=False)
 
-    def train(self, step, count, page, states, wishes):
+    def train(self, step, count, page, states, stop_flags):
         """Some updates, one from the global batch of each step.
 
         Args:
             step: int64 scalar, the first of them.
             count: int32 scalar, how many there are, all of one page; more than
-                one only where `decisions` has more in a call.
+                one only where `plan` has more in a call.
             page: `Windows.page` of these steps, as tensors.
             states: of the replicas.
-            wishes: float32 [n], what this process has to tell the others.
+            stop_flags: float32 [n], what this process has to tell the others.
 
         Returns:
-            The task's sums of the batches and those of the wishes, over
+            The task's sums of the batches and those of the stop_flags, over
             steps and replicas, float32 [num_sums + n]; the new states; of the
             last step the learning rate, which a schedule would take
             milliseconds to compute eagerly; and the norm of its gradient
             before it was clipped.
         """
         if self._steps_per_call == 1:
-            return self._train_step(step, page, states, wishes)
+            return self._train_step(step, page, states, stop_flags)
 
         def add(done, sums, states, learning_rate, norm):
             with tf.device("CPU:0"):  # or each step would wait for a GPU
                 number = step + tf.cast(done, tf.int64)
             new, new_states, learning_rate, norm = self._train_step(
-                number, page, states, wishes
+                number, page, states, stop_flags
             )
             if self._windows.carries_state:
                 states = new_states
             return done + 1, sums + new, states, learning_rate, norm
 
         zero = tf.constant(0.0)
-        sums = tf.zeros(self._task.num_sums + wishes.shape[0])
+        sums = tf.zeros(self._task.num_sums + stop_flags.shape[0])
         _, *results = tf.while_loop(
             lambda done, *_: done < count,
             add,
@@ -90,7 +90,7 @@ class Steps:
         )
         return results
 
-    def _train_step(self, step, page, states, wishes):
+    def _train_step(self, step, page, states, stop_flags):
         """As `train`, one update.
 
         The batch is cut within the graph: an iterator's threads would take
@@ -100,15 +100,15 @@ class Steps:
         one replica: N replicas do what one does.
         """
 
-        def local_step(step, page, states, wishes):
+        def local_step(step, page, states, stop_flags):
             batch = self._local_batch(self._windows, step, page)
             sums, gradients, states = self._local_step(*batch, states)
-            sums = tf.concat([sums, wishes], axis=0)
+            sums = tf.concat([sums, stop_flags], axis=0)
             replica = tf.distribute.get_replica_context()
             return replica.all_reduce("SUM", [sums, *gradients]), states
 
         reduced, states = self._strategy.run(
-            local_step, (step, page, states, wishes)
+            local_step, (step, page, states, stop_flags)
         )
         sums, *gradients = (
             self._strategy.experimental_local_results(value)[0]
@@ -148,7 +148,7 @@ class Steps:
     def _sums(self, inputs, targets, states):
         return self._task.sums(self._model, inputs, targets, states)
 
-    def deal(self, windows, states=None):
+    def scatter(self, windows, states=None):
         """Deals the rows of states[layer][part] out; None: zeros."""
         rows = self._num_rows(windows)
 
@@ -168,7 +168,7 @@ class Steps:
         )
 
     def gather(self, states):
-        """The inverse of `deal`: NumPy arrays, float32."""
+        """The inverse of `scatter`: NumPy arrays, float32."""
         if not self._windows.carries_state:
             return None
         return tf.nest.map_structure(

@@ -99,7 +99,7 @@ class Trainer:
         self.total_steps = (
             train_config.epochs * self.data.training.steps_per_epoch or math.inf
         )
-        self.decisions = plan.decide(
+        self.plan = plan.make_plan(
             model_config,
             train_config,
             train_config.batch_size // parts,
@@ -107,13 +107,13 @@ class Trainer:
             len(self.strategy.extended.worker_devices),
             devices.gpus(),
         )
-        dtype_policy = self.decisions.dtype_policy
+        dtype_policy = self.plan.dtype_policy
         with self.strategy.scope(), _dtype_policy(dtype_policy):
-            self.model = self.task.build(model_config, self.decisions.use_cudnn)
+            self.model = self.task.build(model_config, self.plan.use_cudnn)
             if initial_weights is not None:
                 self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:
-                layer.jit_compile = self.decisions.xla == "loops"
+                layer.jit_compile = self.plan.xla == "loops"
             self._share = None
             if self._is_timed:  # of the time: what moves the learning rate
                 self._share = tf.Variable(0.0, trainable=False)
@@ -139,7 +139,7 @@ class Trainer:
             self.strategy,
             self.data.training,
             train_config,
-            self.decisions,
+            self.plan,
         )
         if self.model_dir is not None:
             # The seeds of dropout are not among what TensorFlow tracks.
@@ -207,7 +207,7 @@ class Trainer:
             + (f", going on from step {self.step:,}" if self.step else "")
             + "\nOn "
             + (f"{replicas} devices: " if replicas > 1 else "")
-            + str(self.decisions)
+            + str(self.plan)
             + (
                 f", about {gigabytes:.1f} GB of memory on each device"
                 if gigabytes >= _GIGABYTES_TO_NAME
@@ -334,8 +334,8 @@ class Trainer:
 
     def _fit(self, callbacks) -> None:
         while not self._is_over():
-            wishes = self._wishes(math.inf)
-            interrupts, stops, *_ = map(self._workers.largest, wishes)
+            stop_flags = self._stop_flags(math.inf)
+            interrupts, stops, *_ = map(self._workers.largest, stop_flags)
             self.interrupted = interrupts > 0
             if self.interrupted or stops:
                 break
@@ -348,7 +348,7 @@ class Trainer:
                 callbacks.on_epoch_end(epoch, logs)
             self._save()
 
-    def _wishes(self, next_save) -> list[float]:
+    def _stop_flags(self, next_save) -> list[float]:
         """Of this process: interrupt? stop? save? And the share of the time.
 
         Several processes have clocks and signals of their own, but stop and
@@ -393,8 +393,8 @@ class Trainer:
         if self.step == progress.epoch * steps_per_epoch:
             progress.sums = [0.0] * self.task.num_sums
             progress.states = None
-        zeros = self._steps.deal(windows)
-        states = self._steps.deal(windows, progress.states)
+        zeros = self._steps.scatter(windows)
+        states = self._steps.scatter(windows, progress.states)
         page = None
         started, done = time.perf_counter(), 0
         save_interval = 60 * self.config.checkpoint_minutes
@@ -411,7 +411,7 @@ class Trainer:
                 _as_tensors(np.int32(count)),
                 page,
                 states,
-                tf.constant(self._wishes(next_save)),
+                tf.constant(self._stop_flags(next_save)),
             )
             self._clock.start()
             *sums, interrupts, stops, saves, shares = sums.numpy().tolist()
@@ -444,7 +444,7 @@ class Trainer:
     def _steps_of_a_call(self) -> int:
         """How many steps come next, up to the end of their page or the run."""
         step, windows = self.step + 1, self.data.training
-        last = min(self.step + self.decisions.steps_per_call, self.total_steps)
+        last = min(self.step + self.plan.steps_per_call, self.total_steps)
         while step < last and not windows.begins_page(step):
             step += 1
         return step - self.step
@@ -494,7 +494,7 @@ class Trainer:
         Returns:
             What the task's `score` does.
         """
-        states = zeros = self._steps.deal(windows)
+        states = zeros = self._steps.scatter(windows)
         totals = [0.0] * self.task.num_sums
         for step in range(windows.steps_per_epoch):
             if windows.begins_page(step):

@@ -20,7 +20,7 @@ from stacked_rnn.training import runs
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class WarmStart:
     """What a run begins with.
 
     Attributes:
@@ -43,7 +43,7 @@ class Start:
         return self.model and self.model.get_weights()
 
 
-def prepare(model_config, train_config, model_dir, given=()) -> Start:
+def prepare(model_config, train_config, model_dir, given=()) -> WarmStart:
     """Finds and reads what `--init_from` names, if it names something.
 
     Args:
@@ -56,7 +56,7 @@ def prepare(model_config, train_config, model_dir, given=()) -> Start:
         UserError: there is no trained model, or a damaged or a contrary one.
     """
     if not train_config.init_from:
-        return Start(model_config, train_config)
+        return WarmStart(model_config, train_config)
     path, model_dir = map(pathlib.Path, (train_config.init_from, model_dir))
     if path.resolve() == model_dir.resolve():
         raise UserError(
@@ -90,7 +90,7 @@ def prepare(model_config, train_config, model_dir, given=()) -> Start:
             f"{named}: the architecture and the tokenizer of a trained model "
             f"are kept: leave out {', '.join(contrary)}"
         )
-    return Start(
+    return WarmStart(
         dataclasses.replace(
             trained_config,
             **{name: asked[name] for name in free},

@@ -83,6 +83,6 @@ def untrained(task, config, tokenizer, use_cudnn):
         )
     if task == "seq2seq":
         model = models.build_seq2seq(config, use_cudnn)
-        return export.TextTranslator(model.for_inference(), tokenizer, 20)
+        return export.TextRewriter(model.for_inference(), tokenizer, 20)
     model = models.build_language_model(config, use_cudnn)
     return export.TextGenerator(model.for_inference(), tokenizer)
