@@ -199,7 +199,7 @@ def beam_search(
     max_new_tokens,
     length_penalty,
     end_ids=(),
-    never=None,
+    banned_id=None,
 ):
     """The texts that follow one prompt and score best, D2L section 10.8.
 
@@ -211,7 +211,7 @@ def beam_search(
         token_id: the last token of the prompt, not yet read.
         states: whatever `decode_step` takes.
         end_ids: the ids that end a text, themselves left out.
-        never: an id that no text holds.
+        banned_id: an id that no text holds.
 
     Returns:
         Tuples (score, token_ids, log_probs), `num_beams` at most: the texts
@@ -226,7 +226,7 @@ def beam_search(
             logits, states = decode_step(last, states)
             end = -np.inf  # log p that the text ends, by any of the ids
             for new, log_prob in enumerate(log_softmax(logits)):
-                if new == never:
+                if new == banned_id:
                     continue
                 if new in end_ids:
                     end = np.logaddexp(end, log_prob)

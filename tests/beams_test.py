@@ -77,15 +77,15 @@ def assert_same(found, expected):
     max_new_tokens=st.integers(1, 7),
     length_penalty=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
     end_ids=st.lists(st.integers(0, 6), max_size=2, unique=True),
-    never=st.none() | st.integers(0, 6),
+    banned_id=st.none() | st.integers(0, 6),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_it_is_the_search_of_the_reference(
-    seed, vocabulary_size, end_ids, never, **kwargs
+    seed, vocabulary_size, end_ids, banned_id, **kwargs
 ):
     kwargs |= {
         "end_ids": [i for i in end_ids if i < vocabulary_size],
-        "never": never if (never or 9) < vocabulary_size else None,
+        "banned_id": banned_id if (banned_id or 9) < vocabulary_size else None,
     }
     step, numpy_step = random_steps(seed, vocabulary_size)
     token_ids, h = beginning(seed, vocabulary_size)
@@ -156,8 +156,9 @@ def test_one_beam_is_greedy(end_id):
             tf.constant(token_ids), states, tf.zeros((8, 6), tf.bool),
             tf.zeros(8, tf.int64),
         ),
-        options=options(8, temperature=0.0),
-        max_new_tokens=tf.fill([8], 9), count=tf.constant(9), size=9,
+        options=options(8, temperature=0.0)
+        | {"max_new_tokens": tf.fill([8], 9)},
+        max_steps=tf.constant(9), padded_length=9,
         end_id=end_id,
     )  # fmt: skip
     found = search(
@@ -183,7 +184,7 @@ def test_in_a_graph_and_compiled_it_is_the_same(mode):
         return search(
             step, token_ids, h, num_beams=num_beams,
             max_new_tokens=max_new_tokens, length_penalty=length_penalty,
-            end_ids=[1, 3], never=0,
+            end_ids=[1, 3], banned_id=0,
         )  # fmt: skip
 
     numbers = [

@@ -24,7 +24,8 @@ from stacked_rnn import (
     tokenizers,
 )
 from stacked_rnn.configs import UserError
-from stacked_rnn.export import base, language_model
+from stacked_rnn.decoding.options import DTYPES
+from stacked_rnn.export import base
 from tests.helpers.sampler_inputs import uniforms
 from tests.helpers.small_models import (
     CELLS,
@@ -41,8 +42,8 @@ def generate(functions, prompts, **options):
     return functions.signatures["generate"](
         prompts=tf.constant(prompts, tf.string),
         **{
-            spec.name: tf.constant(np.atleast_1d(values[spec.name]), spec.dtype)
-            for spec in language_model._OPTIONS
+            name: tf.constant(np.atleast_1d(values[name]), dtype)
+            for name, dtype in DTYPES.items()
         },
     )
 

@@ -39,9 +39,9 @@ def generate(step, carry, *, max_new_tokens, count=None, **kwargs):
     result = generation.generate(
         step,
         carry,
-        options=kwargs.pop("options", options(len(max_new_tokens))),
-        max_new_tokens=tf.constant(max_new_tokens, tf.int32),
-        count=tf.constant(count),
+        options=kwargs.pop("options", options(len(max_new_tokens)))
+        | {"max_new_tokens": tf.constant(max_new_tokens, tf.int32)},
+        max_steps=tf.constant(count),
         **kwargs,
     )
     return result["token_ids"], result["log_probs"], result
@@ -71,7 +71,8 @@ def test_given_tokens_are_read_and_not_drawn(size):
 
     token_ids, log_probs, result = generate(
         wavering, start([1, 2, 3], tf.zeros(3, tf.int32), seeds),
-        max_new_tokens=limits, count=12, size=size, given=tf.constant(given),
+        max_new_tokens=limits, count=12, padded_length=size,
+        forced_ids=tf.constant(given),
     )  # fmt: skip
     # The state adds up what was read before the last token.
     last, read, places = [6, 7, 3], [1 + 5 + 0 + 2, 2, 0], [4, 1, 0]
@@ -157,10 +158,9 @@ def test_in_pieces_or_whole_it_is_the_same_text(jit_compile, rng):
         lambda carry, count: generation.generate(
             bigram,
             carry,
-            options=settings,
-            max_new_tokens=tf.constant([30, 12, 25]),
-            count=count,
-            size=8,
+            options=settings | {"max_new_tokens": tf.constant([30, 12, 25])},
+            max_steps=count,
+            padded_length=8,
             end_id=7,
         ),
         jit_compile=jit_compile,
@@ -183,7 +183,7 @@ def test_in_pieces_or_whole_it_is_the_same_text(jit_compile, rng):
 
 def test_a_token_that_is_never_to_be_drawn():
     token_ids, log_probs, _ = generate(
-        spell, start([0], tf.constant([0])), max_new_tokens=[8], never=1,
+        spell, start([0], tf.constant([0])), max_new_tokens=[8], banned_id=1,
         options=options(temperature=0.0),
     )  # fmt: skip
     assert 1 not in token_ids.numpy()
@@ -214,7 +214,7 @@ def test_the_draw_is_the_reference_draw(mode, rng):
         return generate(
             bigram, start([1, 5], (), seeds=[4, 9]), max_new_tokens=[12, 12],
             count=12, options=options(2, temperature=0.9, top_p=0.95),
-            size=12 if mode == "xla" else None,
+            padded_length=12 if mode == "xla" else None,
         )  # fmt: skip
 
     if mode != "eager":

@@ -200,17 +200,17 @@ def test_rows_have_their_own_options_and_do_not_see_each_other(
 ):
     logits = tf.constant(rng.normal(0, 2, (6, 40)), tf.float32)
     uniform = tf.constant(rng.uniform(size=6), tf.float32)
-    mixed = samplers.SamplingOptions(
-        tf.constant([0.0, 0.5, 1.0, 1.0, 2.0, 1.0]),
-        tf.constant([0, 3, 0, 7, 0, 1]),
-        tf.constant([1.0, 1.0, 0.3, 0.8, 1.0, 1.0]),
-        tf.ones(6),
+    mixed = options(
+        6,
+        temperature=[0.0, 0.5, 1.0, 1.0, 2.0, 1.0],
+        top_k=[0, 3, 0, 7, 0, 1],
+        top_p=[1.0, 1.0, 0.3, 0.8, 1.0, 1.0],
     )
     sample = tf.function(samplers.sample, jit_compile=jit_compile)
     together = sample(logits, uniform, mixed, sorts=not jit_compile).numpy()
     for row in range(6):
-        alone = samplers.SamplingOptions(*(v[row : row + 1] for v in mixed))
         one = slice(row, row + 1)
+        alone = {name: values[one] for name, values in mixed.items()}
         assert (
             samplers.sample(logits[one], uniform[one], alone) == together[row]
         )

@@ -31,7 +31,7 @@ def search(
     max_new_tokens,
     length_penalty,
     end_ids=(),
-    never=None,
+    banned_id=None,
     num_texts=None,
 ):
     """Looks for the texts that score best after each prompt.
@@ -44,7 +44,7 @@ def search(
         num_beams, max_new_tokens: int32 scalars, at least 1; for XLA constants.
         length_penalty: float32 scalar, at least 0.
         end_ids: int32 [count], the ids that end a text, themselves left out.
-        never: an id that no text holds, such as the unknown token.
+        banned_id: an id that no text holds, such as the unknown token.
         num_texts: how many of the best are wanted: the search may end sooner,
             the others are then not the best; None: all `num_beams`.
 
@@ -77,8 +77,8 @@ def search(
         vocabulary_size = logits.shape[-1]
         ids = tf.range(vocabulary_size)
         log_probs = tf.nn.log_softmax(tf.cast(logits, tf.float32))
-        if never is not None:
-            log_probs = tf.where(ids == never, -np.inf, log_probs)
+        if banned_id is not None:
+            log_probs = tf.where(ids == banned_id, -np.inf, log_probs)
         # All ends make one choice, the last column. A sum of rounded
         # probabilities may be above 1.
         ending = tf.reduce_logsumexp(

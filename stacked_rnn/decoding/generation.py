@@ -1,13 +1,13 @@
-"""The generation loop, given a step function: no model, no text in here.
+"""The generation loop over a step function: no model and no text in here.
 
 Where a batch stands between two tokens is a value, the carry: a dictionary of
 
     token_ids  int32 [batch], the last token of each row, not yet read
     states     the states before that token, a nest of [batch, units]
-    seen       bool [batch, vocabulary], what the repetition penalty knows
+    seen       bool [batch, vocabulary], the tokens for the repetition penalty
     positions  int32 [batch], how many tokens each row has drawn
     finished   bool [batch], the rows that draw no more
-    seeds      int64 [batch], one stream of random numbers a row
+    seeds      int64 [batch], one stream of random numbers per row
 
 So a text may be generated in pieces of any length and come out the same.
 """
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from stacked_rnn.decoding import samplers
 
-CHUNK = 256  # most tokens of one call of a compiled loop
+CHUNK = 256  # most tokens per call of a compiled loop
 
 
 def start(token_ids, states, seen, seeds):
@@ -37,51 +37,56 @@ def generate(
     carry,
     *,
     options,
-    max_new_tokens,
-    count,
-    size=None,
-    given=None,
-    never=None,
+    max_steps,
+    padded_length=None,
+    forced_ids=None,
+    banned_id=None,
     end_id=None,
 ):
-    """Draws up to `count` tokens, one after the other, until all rows finish.
+    """Draws up to `max_steps` tokens per row, one after the other.
+
+    It stops earlier once all rows have finished.
 
     Args:
         decode_step: (token_ids int32 [batch], states) -> (logits float32
             [batch, vocabulary], states).
         carry: where the rows stand, see above.
-        options: `samplers.SamplingOptions`.
-        max_new_tokens: int32 [batch], over all calls; 0: nothing.
-        count: int32 scalar, most tokens of this call.
-        size: None, or, for XLA, a constant at least as large as `count`: the
-            width of the results. It compiles once for a size, whatever the
-            counts.
-        given: None, or int32 [batch, count or more]: what each row reads
-            before it draws, the rest of a prompt; negative beyond. It stands
-            in front of what the row draws, and is not counted.
-        never: an id that is never drawn, such as the unknown token.
-        end_id: the id that ends a row, itself left out.
+        options: the sampling options, see `options`; `max_new_tokens` is over
+            all calls, 0 draws nothing. Those not in `options.PLAIN` may be
+            missing: without effect then, and less work.
+        max_steps: int32 scalar.
+        padded_length: None, or, for XLA, a constant of at least `max_steps`:
+            the width of the results. XLA compiles once per width, whatever
+            `max_steps` is.
+        forced_ids: None, or int32 [batch, max_steps or more]: what each row
+            reads before it draws, such as the rest of a prompt; negative
+            beyond. These tokens stand before those that the row draws, and
+            are not counted.
+        banned_id: an id that is never drawn, such as the unknown token.
+        end_id: the id that ends a row; it is not part of the result.
 
     Returns:
-        token_ids: int32 [batch, size], 0 beyond what a row read or drew.
-        log_probs: float32 [batch, size], the model's own log p(token),
+        A dictionary of
+
+        token_ids: int32 [batch, width], read or drawn; 0 beyond.
+        log_probs: float32 [batch, width], the model's own log p(token),
             before temperature, penalty and truncation.
-        lengths: int32 [batch], tokens that each row drew.
+        lengths: int32 [batch], how many tokens each row drew.
         carry: where the rows stand now.
     """
-    compiled = size is not None
-    size = size if compiled else tf.maximum(count, 1)
+    is_compiled = padded_length is not None
+    width = padded_length if is_compiled else tf.maximum(max_steps, 1)
     vocabulary_size = carry["seen"].shape[-1]
-    before = carry["positions"]
-    places = before + tf.range(size)[:, None]
-    if given is not None:
-        is_given = given >= 0
-        places -= tf.reduce_sum(tf.cast(is_given, tf.int32), axis=1)
+    before, limits = carry["positions"], options["max_new_tokens"]
+    places = before + tf.range(width)[:, None]
+    if forced_ids is not None:
+        is_forced = forced_ids >= 0
+        places -= tf.reduce_sum(tf.cast(is_forced, tf.int32), axis=1)
     uniforms = samplers.uniforms(carry["seeds"], places)
-    allowed = np.zeros(vocabulary_size, np.float32)
-    if never is not None:
-        allowed[never] = -np.inf
-    penalty = options.repetition_penalty
+    bans = np.zeros(vocabulary_size, np.float32)
+    if banned_id is not None:
+        bans[banned_id] = -np.inf
+    penalty = options.get("repetition_penalty")
 
     def if_penalized(change, value):
         if penalty is None:
@@ -100,12 +105,14 @@ def generate(
             logits,
         )
         token_ids = samplers.sample(
-            penalized + allowed, uniforms[step], options, sorts=not compiled
+            penalized + bans, uniforms[step], options, sorts=not is_compiled
         )
         is_drawn = ~carry["finished"]
-        if given is not None:
-            is_drawn &= ~is_given[:, step]
-            token_ids = tf.where(is_given[:, step], given[:, step], token_ids)
+        if forced_ids is not None:
+            is_drawn &= ~is_forced[:, step]
+            token_ids = tf.where(
+                is_forced[:, step], forced_ids[:, step], token_ids
+            )
         seen = if_penalized(
             lambda seen: (
                 seen
@@ -127,7 +134,7 @@ def generate(
             "states": states,
             "seen": seen,
             "positions": positions,
-            "finished": finished | (positions >= max_new_tokens),
+            "finished": finished | (positions >= limits),
             "seeds": carry["seeds"],
         }
         return (
@@ -137,18 +144,19 @@ def generate(
             log_probs.write(step, tf.where(finished, 0.0, log_prob)),
         )
 
-    carry = carry | {"finished": carry["finished"] | (before >= max_new_tokens)}
+    carry = carry | {"finished": carry["finished"] | (before >= limits)}
     _, carry, drawn, log_probs = tf.while_loop(
         lambda step, carry, *_: (
             # Without a single step the shapes of the results were unknown.
-            (step == 0) | ((step < count) & ~tf.reduce_all(carry["finished"]))
+            (step == 0)
+            | ((step < max_steps) & ~tf.reduce_all(carry["finished"]))
         ),
         draw,
         (
             tf.constant(0),
             carry,
-            tf.TensorArray(tf.int32, size, element_shape=before.shape),
-            tf.TensorArray(tf.float32, size, element_shape=before.shape),
+            tf.TensorArray(tf.int32, width, element_shape=before.shape),
+            tf.TensorArray(tf.float32, width, element_shape=before.shape),
         ),
     )
     return {

@@ -1,31 +1,12 @@
-"""How the next token is drawn: pure functions of logits, numbers and options.
+"""Drawing the next token: pure functions of logits, numbers and options.
 
 A row of a batch has its own options and its own stream of random numbers, so
 that what it draws does not depend on the rows beside it. Every function runs
 eagerly, in a graph and under XLA, with the same result.
 """
 
-import typing
-
 import numpy as np
 import tensorflow as tf
-
-
-class SamplingOptions(typing.NamedTuple):
-    """The options of a batch, one tensor [batch] each.
-
-    Attributes:
-        temperature: float32; 0 takes the likeliest token.
-        top_k: int32; 0 keeps all tokens. None: as 0 and 1 in all rows, for
-            less work.
-        top_p: float32; 1 keeps all tokens. None where top_k is.
-        repetition_penalty: float32; 1 has no effect. None: as 1.
-    """
-
-    temperature: tf.Tensor
-    top_k: tf.Tensor | None = None
-    top_p: tf.Tensor | None = None
-    repetition_penalty: tf.Tensor | None = None
 
 
 def uniforms(seeds, positions):
@@ -37,7 +18,7 @@ def uniforms(seeds, positions):
 
     Args:
         seeds: int64 [batch].
-        positions: int32 [count, batch], which number of each row's stream.
+        positions: int32 [count, batch], the index into each row's stream.
 
     Returns:
         float32 [count, batch].
@@ -78,7 +59,7 @@ def _threefry_2x32(keys, counter_0, counter_1):
 
 
 def penalize_repetition(logits, seen, penalty):
-    """Makes the tokens that were seen less likely (Keskar et al. 2019, 4.1).
+    """Makes tokens that were seen less likely (Keskar et al. 2019, 4.1).
 
     Args:
         logits: float32 [batch, vocabulary].
@@ -167,27 +148,28 @@ def _threshold_by_bits(logits, k, top_p):
 
 
 def sample(logits, uniform, options, sorts=True):
-    """Draws one token a row by inverting its cumulative distribution.
+    """Draws one token per row by inverting its cumulative distribution.
 
     Args:
         logits: float32 [batch, vocabulary].
         uniform: float32 [batch], numbers in [0, 1).
-        options: `SamplingOptions`; its repetition penalty is for
-            `penalize_repetition`, which comes first.
+        options: [batch] each: temperature, where 0 takes the likeliest token;
+            top_k and top_p, or neither. (`penalize_repetition` comes before.)
         sorts: see `truncate`.
 
     Returns:
         token_ids, int32 [batch].
     """
-    greedy = options.temperature <= 0
+    greedy = options["temperature"] <= 0
     # The least divisor is one with which no logit becomes infinite.
-    divisor = tf.where(greedy, 1.0, tf.maximum(options.temperature, 1e-30))
+    divisor = tf.where(greedy, 1.0, tf.maximum(options["temperature"], 1e-30))
     scaled = logits / divisor[:, None]
-    if options.top_k is not None:
-        truncates = (options.top_k > 0) | (options.top_p < 1.0)
+    if "top_k" in options:
+        top_k, top_p = options["top_k"], options["top_p"]
+        truncates = (top_k > 0) | (top_p < 1.0)
         scaled = tf.cond(  # the sort is the dearest part
             tf.reduce_any(truncates),
-            lambda: truncate(scaled, options.top_k, options.top_p, sorts),
+            lambda: truncate(scaled, top_k, top_p, sorts),
             lambda: scaled,
         )
     # float64: two float32 sums of the same numbers, in batches of different

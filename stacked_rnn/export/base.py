@@ -1,9 +1,10 @@
-"""Writing a version of a SavedModel, whole or not at all."""
+"""What all exported models share: a module of text in, text out, and `save`."""
 
 import json
 import pathlib
 import shutil
 import tempfile
+import types
 
 import tensorflow as tf
 
@@ -12,41 +13,105 @@ from stacked_rnn.configs import UserError
 from stacked_rnn.export import warmup_requests
 
 
-def save(module, export_dir, signatures, description, requests) -> pathlib.Path:
-    """Writes the next version.
+class ExportedModel(tf.Module):
+    """Tokenizer and model in one module, with signatures to serve.
 
     Args:
-        module: a `tf.Module` with a `tokenizer`.
-        export_dir: directory of the versions.
-        signatures: functions by name.
-        description: what the model says of itself, JSON values.
-        requests: (signature, inputs) each, to warm a server up with.
+        model: a Keras model without dropout (`for_inference`), with `config`.
+        tokenizer: a `tokenizers.Tokenizer`.
 
-    Returns:
-        The directory of the version, export_dir/VERSION.
-
-    Raises:
-        UserError: it cannot be written.
+    Attributes:
+        task: in `configs.TASKS`.
+        weights: the variables of the model.
+        tokenizer: as given.
     """
-    export_dir = pathlib.Path(export_dir)
-    export_dir.mkdir(parents=True, exist_ok=True)
-    # A name that is not a number is no version to any reader.
-    partial = pathlib.Path(tempfile.mkdtemp(".partial", "export-", export_dir))
-    try:
-        _write(module, partial, signatures, description)
-        warmup_requests.write(partial / warmup_requests.FILE, requests)
-        partial.chmod(0o755)
-        path = _take_next_number(partial, export_dir)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError | tf.errors.OpError):
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"--export_dir={export_dir}: cannot write there ({reason}): "
-                "free some space, and the same command exports the run"
-            ) from error
-        raise
-    return path
+
+    task: str
+
+    def __init__(self, model, tokenizer):
+        super().__init__()
+        # A SavedModel saves what it tracks: of a Keras model a graph of its
+        # own, besides the weights.
+        self._untracked = types.SimpleNamespace(model=model)
+        self.weights = [weight.value for weight in model.weights]
+        self.tokenizer = tokenizer
+
+    @property
+    def model(self):
+        """The Keras model inside."""
+        return self._untracked.model
+
+    def signatures(self) -> dict:
+        """The functions to serve, by name."""
+        raise NotImplementedError
+
+    def entries(self) -> dict:
+        """What config.json has for models of the task alone: JSON values."""
+        return {}
+
+    def warmup(self) -> list[tuple[str, dict]]:
+        """Requests that warm a server up: (signature, inputs) each."""
+        raise NotImplementedError
+
+    def save(self, export_dir, training=None) -> pathlib.Path:
+        """Writes the next version of the SavedModel, whole or not at all.
+
+        Args:
+            export_dir: the directory of the versions.
+            training: how the model was trained (`Trainer.summary`), JSON
+                values, or None.
+
+        Returns:
+            The directory of the version, export_dir/VERSION.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        export_dir = pathlib.Path(export_dir)
+        export_dir.mkdir(parents=True, exist_ok=True)
+        # A name that is not a number is no version to any reader.
+        partial = pathlib.Path(
+            tempfile.mkdtemp(".partial", "export-", export_dir)
+        )
+        try:
+            self._write(partial, training)
+            partial.chmod(0o755)
+            return _take_next_number(partial, export_dir)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError | tf.errors.OpError):
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"--export_dir={export_dir}: cannot write there ({reason}):"
+                    " free some space, and the same command exports the run"
+                ) from error
+            raise
+
+    def _write(self, directory, training):
+        with tempfile.TemporaryDirectory() as scratch:
+            tokenizer_json = pathlib.Path(
+                scratch, pathlib.Path(saved_models.TOKENIZER_FILE).name
+            )
+            tokenizer_json.write_text(
+                json.dumps(self.tokenizer.to_dict(), ensure_ascii=False),
+                encoding="utf-8",
+            )
+            self.tokenizer_json = tf.saved_model.Asset(str(tokenizer_json))
+            tf.saved_model.save(
+                self, str(directory), signatures=self.signatures()
+            )
+        config_json = directory / saved_models.CONFIG_FILE
+        config_json.parent.mkdir()
+        config = {
+            "task": self.task,
+            "model": self.model.config.to_dict(),
+            **self.entries(),
+            "training": training,
+        }
+        config_json.write_text(
+            json.dumps(config, indent=2) + "\n", encoding="utf-8"
+        )
+        warmup_requests.write(directory / warmup_requests.FILE, self.warmup())
 
 
 def _take_next_number(partial, export_dir) -> pathlib.Path:
@@ -59,21 +124,3 @@ def _take_next_number(partial, export_dir) -> pathlib.Path:
         except OSError:
             if not path.exists():
                 raise
-
-
-def _write(module, directory, signatures, description):
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer_json = pathlib.Path(
-            scratch, pathlib.Path(saved_models.TOKENIZER_FILE).name
-        )
-        tokenizer_json.write_text(
-            json.dumps(module.tokenizer.to_dict(), ensure_ascii=False),
-            encoding="utf-8",
-        )
-        module.tokenizer_json = tf.saved_model.Asset(str(tokenizer_json))
-        tf.saved_model.save(module, str(directory), signatures=signatures)
-    config_json = directory / saved_models.CONFIG_FILE
-    config_json.parent.mkdir()
-    config_json.write_text(
-        json.dumps(description, indent=2) + "\n", encoding="utf-8"
-    )

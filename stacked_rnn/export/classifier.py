@@ -1,36 +1,25 @@
 """A classifier as a SavedModel that labels texts."""
 
-import pathlib
-import types
-
 import tensorflow as tf
 
 from stacked_rnn.export import base
 
 
-class TextClassifier(tf.Module):
-    """Tokenizer and model in one module, with the signature to serve.
+class TextClassifier(base.ExportedModel):
+    """Labels texts.
 
     Args:
         model: a `models.Classifier` without dropout (`for_inference`).
         tokenizer: a `tokenizers.Tokenizer`.
         labels: the names of the classes.
-        max_tokens: that it reads of a text.
+        max_tokens: how many tokens of a text it reads.
     """
 
-    def __init__(self, model, tokenizer, labels, max_tokens):
-        super().__init__()
-        # What a SavedModel tracks it saves: of a Keras model a graph of its
-        # own, besides the weights.
-        self._untracked = types.SimpleNamespace(model=model)
-        self.weights = [weight.value for weight in model.weights]
-        self.tokenizer = tokenizer
-        self._labels, self._max_tokens = tuple(labels), max_tokens
+    task = "classifier"
 
-    @property
-    def model(self):
-        """The Keras model inside."""
-        return self._untracked.model
+    def __init__(self, model, tokenizer, labels, max_tokens):
+        super().__init__(model, tokenizer)
+        self._labels, self._max_tokens = tuple(labels), max_tokens
 
     @tf.function(
         autograph=False,
@@ -70,20 +59,15 @@ class TextClassifier(tf.Module):
             "classes": tf.broadcast_to(classes, tf.shape(scores)),
         }
 
-    def save(self, export_dir, training=None) -> pathlib.Path:
-        """As `TextGenerator.save`."""
-        model = self.model
-        return base.save(
-            self,
-            export_dir,
-            signatures={"serving_default": self.serving_default},
-            description={
-                "task": "classifier",
-                "model": model.config.to_dict(),
-                "labels": self._labels,
-                "several_labels": model.multi_label,
-                "max_tokens": self._max_tokens,
-                "training": training,
-            },
-            requests=[("serving_default", {"texts": tf.constant([b""])})],
-        )
+    def signatures(self):
+        return {"serving_default": self.serving_default}
+
+    def entries(self):
+        return {
+            "labels": self._labels,
+            "several_labels": self.model.multi_label,
+            "max_tokens": self._max_tokens,
+        }
+
+    def warmup(self):
+        return [("serving_default", {"texts": tf.constant([b""])})]

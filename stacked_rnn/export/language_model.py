@@ -1,15 +1,12 @@
 """A language model as a SavedModel that continues texts."""
 
 import functools
-import pathlib
-import types
 
-import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import metrics
 from stacked_rnn.configs import MAX_NEW_TOKENS, SamplingConfig
-from stacked_rnn.decoding import beam_search, generation, samplers
+from stacked_rnn.decoding import beam_search, generation, options
 from stacked_rnn.export import base
 
 _WINDOW = 128  # tokens that run through the layers at once
@@ -24,41 +21,11 @@ def _rows(dtype, name):
     return tf.TensorSpec([None], dtype, name)
 
 
-_OPTIONS = (  # of `generate`, one value for each prompt
-    _rows(tf.int32, "max_new_tokens"),
-    _rows(tf.float32, "temperature"),
-    _rows(tf.int32, "top_k"),
-    _rows(tf.float32, "top_p"),
-    _rows(tf.float32, "repetition_penalty"),
-    _rows(tf.int64, "seed"),
-)
+class TextGenerator(base.ExportedModel):
+    """Continues texts, and scores them.
 
-
-def _checks(temperature, top_k, top_p, repetition_penalty):
-    """Assertions that the options are in the ranges of `SamplingConfig`."""
-    finite = np.finfo(np.float32).max
-    return [
-        tf.debugging.Assert(tf.reduce_all(is_right), [message])
-        for is_right, message in (
-            (
-                (temperature >= 0) & (temperature <= finite),
-                "temperature: expected 0 <= temperature < inf",
-            ),
-            (top_k >= 0, "top_k: expected 0 <= top_k"),
-            ((top_p > 0) & (top_p <= 1), "top_p: expected 0 < top_p <= 1"),
-            (
-                (repetition_penalty > 0) & (repetition_penalty <= finite),
-                "repetition_penalty: expected 0 < repetition_penalty < inf",
-            ),
-        )
-    ]
-
-
-class TextGenerator(tf.Module):
-    """Tokenizer and model in one module, with the signatures to serve.
-
-    The signatures need no XLA: TensorFlow Serving has it off. What
-    `inference` and `serving` call is here too, piece by piece, as functions:
+    The signatures need no XLA: TensorFlow Serving has it off. `inference` and
+    `serving` call these functions, which are saved too:
 
         begin           prompts, seeds -> carry (see `generation`)
         extend          texts, carry -> carry, the texts read
@@ -78,17 +45,14 @@ class TextGenerator(tf.Module):
         model: a language model without dropout (`for_inference`), with
             `config`, `initial_states`, `step`, `prefill` and `decode_step`.
         tokenizer: a `tokenizers.Tokenizer`.
-        defaults: a `SamplingConfig`: what `serving_default` generates with,
-            and what is taken for an option that a request leaves out.
+        defaults: a `SamplingConfig`: the options of `serving_default`, and the
+            value of an option that a request leaves out.
     """
 
+    task = "language_model"
+
     def __init__(self, model, tokenizer, defaults=SamplingConfig()):
-        super().__init__()
-        # What a SavedModel tracks it saves: of a Keras model a graph of its
-        # own, besides the weights.
-        self._untracked = types.SimpleNamespace(model=model)
-        self.weights = [weight.value for weight in model.weights]
-        self.tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self.defaults = defaults
         carry = {
             "token_ids": _rows(tf.int32, "token_ids"),
@@ -100,7 +64,6 @@ class TextGenerator(tf.Module):
             "finished": _rows(tf.bool, "finished"),
             "seeds": _rows(tf.int64, "seeds"),
         }
-        options = {spec.name: spec for spec in _OPTIONS if spec.name != "seed"}
         count = tf.TensorSpec([], tf.int32, "count")
         # Traced once each, however many call them.
         self.tokenize = _function(
@@ -125,18 +88,18 @@ class TextGenerator(tf.Module):
             self._extend, input_signature=[_rows(tf.string, "texts"), carry]
         )
         self.decode_chunk = _function(
-            self._decode_chunk, input_signature=[carry, options, count]
+            self._decode_chunk,
+            input_signature=[carry, options.specs(options.ALL), count],
         )
         self.compiled_chunk, self.compiled_plain_chunk = (
             _function(
-                functools.partial(self._decode_chunk, size=generation.CHUNK),
-                input_signature=[carry, known, count],
+                functools.partial(
+                    self._decode_chunk, padded_length=generation.CHUNK
+                ),
+                input_signature=[carry, options.specs(names), count],
                 jit_compile=True,
             )
-            for known in (
-                options,
-                {k: options[k] for k in ("max_new_tokens", "temperature")},
-            )
+            for names in (options.ALL, options.PLAIN)
         )
         self.beam_search = _function(
             self._beam_search,
@@ -159,11 +122,6 @@ class TextGenerator(tf.Module):
         self.generate = self._generate_signature()
         self.decode_step = self._decode_step_signature()
 
-    @property
-    def model(self):
-        """The language model."""
-        return self._untracked.model
-
     def _state_specs(self):
         return tuple(
             tuple(
@@ -178,7 +136,7 @@ class TextGenerator(tf.Module):
         )
 
     def _named(self, states) -> dict:
-        """The states by the names that the signatures have for them."""
+        """The states by their names in the signatures."""
         return {
             spec.name: state
             for spec, state in zip(
@@ -187,20 +145,15 @@ class TextGenerator(tf.Module):
         }
 
     def _default_options(self):
-        return {
-            spec.name: tf.constant(
-                [getattr(self.defaults, spec.name)], spec.dtype
-            )
-            for spec in _OPTIONS
-        }
+        return options.tensors([self.defaults], options.DTYPES)
 
     # Signatures -------------------------------------------------------------
 
     @_function(input_signature=[_rows(tf.string, "prompts")])
     def serving_default(self, prompts):
         """Continues each prompt with the exported defaults."""
-        options = self._default_options()
-        return {"texts": self.generate(prompts, **options)["texts"]}
+        found = self.generate(prompts, **self._default_options())
+        return {"texts": found["texts"]}
 
     def _generate_signature(self):
         default = self._default_options()
@@ -219,9 +172,8 @@ class TextGenerator(tf.Module):
             Args:
                 prompts: string [batch], any lengths; an empty one begins a
                     text.
-                the others: [batch] each, or [1] for the same in all rows. What
-                    they mean is in `configs.SamplingConfig`, which has their
-                    limits too.
+                others: [batch] each, or [1] for the same value in all rows;
+                    `configs.SamplingConfig` has their meaning and limits.
 
             Returns:
                 texts: string [batch], the continuations alone, valid UTF-8.
@@ -239,13 +191,14 @@ class TextGenerator(tf.Module):
                 seed=seed,
             )
 
+        specs = options.specs().values()
         return _function(
-            generate, input_signature=[_rows(tf.string, "prompts"), *_OPTIONS]
+            generate, input_signature=[_rows(tf.string, "prompts"), *specs]
         )
 
     @_function(input_signature=[_rows(tf.string, "texts")])
     def embed(self, texts):
-        """What the model keeps of each text.
+        """The state of the top layer after each text.
 
         Returns:
             embeddings: float32 [batch, units], the top layer's state h.
@@ -255,10 +208,10 @@ class TextGenerator(tf.Module):
 
     @_function(input_signature=[_rows(tf.string, "prompts")])
     def prefill(self, prompts):
-        """Reads prompts, as the beginning of a loop over `decode_step`.
+        """Reads prompts: the start of a loop over `decode_step`.
 
         Returns:
-            logits: float32 [batch, vocabulary], of the token that comes next.
+            logits: float32 [batch, vocabulary], of the next token.
             state_LAYER_PART: [batch, units] each.
         """
         logits, states = self._read_all(prompts)
@@ -268,8 +221,8 @@ class TextGenerator(tf.Module):
         specs = self._state_specs()
 
         def decode_step(token_ids, **states):
-            """One token: token_ids int32 [batch] and the states, as `prefill`
-            gives them, to logits and states.
+            """Reads one token: token_ids int32 [batch] and the states that
+            `prefill` returns, to logits and states.
             """
             states = [states[spec.name] for spec in tf.nest.flatten(specs)]
             logits, states = self._step(
@@ -282,21 +235,21 @@ class TextGenerator(tf.Module):
             **{spec.name: spec for spec in tf.nest.flatten(specs)},
         )
 
-    # What they are made of --------------------------------------------------
+    # Their parts ----------------------------------------------------------
 
-    def _generate(self, prompts, *, max_new_tokens, seed, **options):
+    def _generate(self, prompts, *, max_new_tokens, seed, **checked):
         batch_size = tf.size(prompts)
         limits = tf.clip_by_value(
             tf.broadcast_to(max_new_tokens, [batch_size]), 0, MAX_NEW_TOKENS
         )
-        with tf.control_dependencies(_checks(**options)):
-            options = {
+        with tf.control_dependencies(options.checks(checked)):
+            checked = {
                 name: tf.broadcast_to(values, [batch_size])
-                for name, values in options.items()
+                for name, values in checked.items()
             }
         drawn = self.decode_chunk(
             self.begin(prompts, tf.broadcast_to(seed, [batch_size])),
-            options | {"max_new_tokens": limits},
+            checked | {"max_new_tokens": limits},
             tf.reduce_max(tf.concat([limits, [0]], axis=0)),
         )
         longest = tf.reduce_max(tf.concat([drawn["lengths"], [0]], axis=0))
@@ -336,16 +289,14 @@ class TextGenerator(tf.Module):
             "seen": carry["seen"] | self._seen(token_ids),
         }
 
-    def _decode_chunk(self, carry, options, count, size=None):
-        options = dict(options)
+    def _decode_chunk(self, carry, options, count, padded_length=None):
         return generation.generate(
             self._step,
             carry,
-            max_new_tokens=options.pop("max_new_tokens"),
-            options=samplers.SamplingOptions(**options),
-            count=count,
-            size=size,
-            never=self.tokenizer.unknown_id,
+            options=options,
+            max_steps=count,
+            padded_length=padded_length,
+            banned_id=self.tokenizer.unknown_id,
             end_id=self.tokenizer.end_id,
         )
 
@@ -360,7 +311,7 @@ class TextGenerator(tf.Module):
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
             end_ids=end_ids,
-            never=self.tokenizer.unknown_id,
+            banned_id=self.tokenizer.unknown_id,
         )
 
     def _prompt_ids(self, prompts):
@@ -423,12 +374,12 @@ class TextGenerator(tf.Module):
 
     @_function(input_signature=[_rows(tf.string, "texts")])
     def score(self, texts):
-        """What each text costs the model, its first token given.
+        """Scores each text, its first token given.
 
         Returns:
             nats: float32 [batch], -log p of all tokens but the first.
             tokens: int32 [batch], how many those are.
-            characters: int32 [batch], of the text, whatever the tokens are.
+            characters: int32 [batch], of the text, whatever its tokens are.
         """
         ragged = self.tokenize(texts)
         token_ids = ragged.to_tensor(default_value=-1)
@@ -478,47 +429,31 @@ class TextGenerator(tf.Module):
 
     def sample(self, max_new_tokens, seed=0) -> str:
         """A short text by the exported defaults."""
-        options = self._default_options() | {
+        changed = self._default_options() | {
             "max_new_tokens": tf.constant([max_new_tokens]),
             "seed": tf.constant([seed], tf.int64),
         }
-        text = self.generate(tf.constant([""]), **options)["texts"].numpy()[0]
+        text = self.generate(tf.constant([""]), **changed)["texts"].numpy()[0]
         return text.decode()
 
-    def save(self, export_dir, training=None) -> pathlib.Path:
-        """Writes the next version of the SavedModel, whole or not at all.
+    def signatures(self):
+        return {
+            name: getattr(self, name)
+            for name in (
+                "serving_default", "generate", "score", "embed", "prefill",
+                "decode_step",
+            )
+        }  # fmt: skip
 
-        Args:
-            export_dir: directory of the versions.
-            training: what the model says of how it was trained, JSON values
-                (`Trainer.summary`); None: nothing.
+    def entries(self):
+        return {"sampling": self.defaults.to_dict()}
 
-        Returns:
-            The directory of the version, export_dir/VERSION.
-        """
+    def warmup(self):
         texts = tf.constant([b""])
-        return base.save(
-            self,
-            export_dir,
-            signatures={
-                "serving_default": self.serving_default,
-                "generate": self.generate,
-                "score": self.score,
-                "embed": self.embed,
-                "prefill": self.prefill,
-                "decode_step": self.decode_step,
-            },
-            description={
-                "task": "language_model",
-                "model": self.model.config.to_dict(),
-                "sampling": self.defaults.to_dict(),
-                "training": training,
-            },
-            requests=[
-                ("serving_default", {"prompts": texts}),
-                ("generate", {"prompts": texts} | self._default_options()),
-                ("score", {"texts": texts}),
-                ("embed", {"texts": texts}),
-                ("prefill", {"prompts": texts}),
-            ],
-        )
+        return [
+            ("serving_default", {"prompts": texts}),
+            ("generate", {"prompts": texts} | self._default_options()),
+            ("score", {"texts": texts}),
+            ("embed", {"texts": texts}),
+            ("prefill", {"prompts": texts}),
+        ]

@@ -1,8 +1,6 @@
-"""A seq2seq model as a SavedModel that makes a text of another."""
+"""A seq2seq model as a SavedModel that rewrites texts."""
 
 import functools
-import pathlib
-import types
 
 import tensorflow as tf
 
@@ -38,32 +36,24 @@ def _checks(num_beams, length_penalty, max_new_tokens):
     ]
 
 
-class TextRewriter(tf.Module):
-    """Tokenizer and model in one module, with the signatures to serve.
+class TextRewriter(base.ExportedModel):
+    """Rewrites texts.
 
     Args:
         model: a `models.Seq2Seq` without dropout (`for_inference`).
         tokenizer: a `tokenizers.Tokenizer` with an `end_id`.
-        max_new_tokens: that it writes, unless asked for another number.
+        max_new_tokens: how many tokens it writes at most, by default.
     """
 
-    def __init__(self, model, tokenizer, max_new_tokens):
-        super().__init__()
-        # What a SavedModel tracks it saves: of a Keras model a graph of its
-        # own, besides the weights.
-        self._untracked = types.SimpleNamespace(model=model)
-        self.weights = [weight.value for weight in model.weights]
-        self.tokenizer = tokenizer
-        self.defaults = BeamConfig(max_new_tokens=max_new_tokens)
+    task = "seq2seq"
 
-    @property
-    def model(self):
-        """The Keras model inside."""
-        return self._untracked.model
+    def __init__(self, model, tokenizer, max_new_tokens):
+        super().__init__(model, tokenizer)
+        self.defaults = BeamConfig(max_new_tokens=max_new_tokens)
 
     @_function(input_signature=[_TEXTS])
     def serving_default(self, texts):
-        """Makes a text of each, by beam search with the defaults.
+        """Rewrites each text, by beam search with the defaults.
 
         Returns:
             outputs: string [batch], valid UTF-8.
@@ -78,7 +68,7 @@ class TextRewriter(tf.Module):
 
     @_function(input_signature=_SEARCH)
     def translate(self, texts, num_beams, length_penalty, max_new_tokens):
-        """The best text of `search` alone, which is found sooner.
+        """As `search`, the best output alone, which is found sooner.
 
         Returns:
             outputs, scores: [batch].
@@ -90,7 +80,7 @@ class TextRewriter(tf.Module):
 
     @_function(input_signature=_SEARCH)
     def search(self, texts, num_beams, length_penalty, max_new_tokens):
-        """Makes `num_beams` texts of each, the best first.
+        """Finds `num_beams` outputs per text, the best first.
 
         Args:
             texts: string [batch].
@@ -116,7 +106,7 @@ class TextRewriter(tf.Module):
         input_signature=[_TEXTS, tf.TensorSpec([None], tf.string, "outputs")]
     )
     def align(self, texts, outputs):
-        """Where the model looks in each text while it writes an output.
+        """The attention to each text while an output is written.
 
         Args:
             texts, outputs: string [batch] each.
@@ -124,8 +114,8 @@ class TextRewriter(tf.Module):
         Returns:
             attention: float32 [batch, longest output + 1, longest text + 1];
                 a row sums to 1, the last one is that of the end.
-            text_tokens, output_tokens: string [batch, longest], what each
-                token stands for; empty: the end, or nothing.
+            text_tokens, output_tokens: string [batch, longest], the
+                text of each token; empty for the end and beyond.
             log_probs: float32 [batch, longest output + 1], log p of each token
                 of an output and of its end; 0 beyond.
         """
@@ -141,17 +131,17 @@ class TextRewriter(tf.Module):
         before = tf.pad(
             target_ids[:, :-1], [[0, 0], [1, 0]], constant_values=end_id
         )
-        said = self.model(
+        result = self.model(
             {
                 "source_ids": source_ids,
                 "source_mask": source_mask,
                 "target_ids": before,
             }
         )
-        log_probs = tf.nn.log_softmax(tf.cast(said["logits"], tf.float32))
+        log_probs = tf.nn.log_softmax(tf.cast(result["logits"], tf.float32))
         log_probs = tf.gather(log_probs, target_ids, batch_dims=2)
         return {
-            "attention": tf.cast(said["attention"], tf.float32),
+            "attention": tf.cast(result["attention"], tf.float32),
             "text_tokens": self._tokens(source_ids),
             "output_tokens": self._tokens(target_ids),
             "log_probs": tf.where(target_mask, log_probs, 0.0),
@@ -172,7 +162,7 @@ class TextRewriter(tf.Module):
             # A single text takes the first end that it comes to.
             length_penalty=tf.where(num_beams == 1, 0.0, length_penalty),
             end_ids=[end_id],
-            never=self.tokenizer.unknown_id,
+            banned_id=self.tokenizer.unknown_id,
             num_texts=num_texts,
         )
         token_ids, lengths = found["token_ids"], found["lengths"]
@@ -189,7 +179,7 @@ class TextRewriter(tf.Module):
         }
 
     def _read(self, texts):
-        """Token ids with the end of each, and where they are: [batch, time]."""
+        """Token ids, each row with its end, and their mask: [batch, time]."""
         token_ids = self.tokenizer.tokenize(texts)
         ends = tf.fill([tf.size(texts), 1], self.tokenizer.end_id)
         token_ids = tf.concat([token_ids, ends], axis=1)
@@ -204,22 +194,15 @@ class TextRewriter(tf.Module):
         each = tf.RaggedTensor.from_tensor(tf.reshape(token_ids, [-1, 1]))
         return tf.reshape(self.tokenizer.detokenize(each), tf.shape(token_ids))
 
-    def save(self, export_dir, training=None) -> pathlib.Path:
-        """As `TextGenerator.save`."""
-        text = {"texts": tf.constant([b""])}
-        return base.save(
-            self,
-            export_dir,
-            signatures={
-                "serving_default": self.serving_default,
-                "search": self.search,
-                "align": self.align,
-            },
-            description={
-                "task": "seq2seq",
-                "model": self.model.config.to_dict(),
-                "search": self.defaults.to_dict(),
-                "training": training,
-            },
-            requests=[("serving_default", text)],
-        )
+    def signatures(self):
+        return {
+            "serving_default": self.serving_default,
+            "search": self.search,
+            "align": self.align,
+        }
+
+    def entries(self):
+        return {"search": self.defaults.to_dict()}
+
+    def warmup(self):
+        return [("serving_default", {"texts": tf.constant([b""])})]

@@ -12,7 +12,7 @@ import threading
 
 import tensorflow as tf
 
-from stacked_rnn.decoding import generation, samplers
+from stacked_rnn.decoding import generation
 
 _loops = {}  # by all that they were traced from; XLA frees none either
 _tracing = threading.Lock()
@@ -50,16 +50,14 @@ def decode_loop(
             step = _step(decode_step, graph_def)
 
             def loop(captured, carry, options, given, count):
-                options = dict(options)
                 return generation.generate(
                     functools.partial(step, captured),
                     carry,
-                    max_new_tokens=options.pop("max_new_tokens"),
-                    options=samplers.SamplingOptions(**options),
-                    count=count,
-                    size=size if jit_compile else None,
-                    given=given,
-                    never=never,
+                    options=options,
+                    max_steps=count,
+                    padded_length=size if jit_compile else None,
+                    forced_ids=given,
+                    banned_id=never,
                     end_id=end_id,
                 )
 

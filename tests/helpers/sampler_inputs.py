@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from stacked_rnn.decoding import samplers
+from stacked_rnn.decoding.options import DTYPES
 
 
 def options(
@@ -10,15 +11,16 @@ def options(
 ):
     """Sampling options of a batch: a value for all rows, or one per row."""
 
-    def rows(value, dtype):
-        return tf.broadcast_to(tf.constant(value, dtype), [batch])
-
-    return samplers.SamplingOptions(
-        rows(temperature, tf.float32),
-        rows(top_k, tf.int32),
-        rows(top_p, tf.float32),
-        rows(repetition_penalty, tf.float32),
-    )
+    values = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+    }
+    return {
+        name: tf.broadcast_to(tf.constant(value, DTYPES[name]), [batch])
+        for name, value in values.items()
+    }
 
 
 def uniforms(seeds, count):
