@@ -1,21 +1,21 @@
-"""Beam search, given a step function: no model, no text in here, and no luck.
+"""Beam search over a step function: no model and no text in here.
 
-Every step has candidates: all texts that are a live one and a token more. Of
-the `num_beams` best, those that end are finished; the `num_beams` best of the
-others live on. Those that still live after the last step are cut off: they come
-after all finished ones, since a text without an end may score well by repeating
-itself. Of equal candidates the one with the better beginning comes first, then
-the one with the lower id; of equal finished texts, the one that finished first.
+At every step each live text and each token make a candidate. Of the `num_beams`
+best candidates, those that end a text are finished; the `num_beams` best of the
+others live on. Texts that are still live after the last step are cut off, and
+rank after all finished ones, since a text without an end may score well by
+repeating itself. Between equal candidates the better beginning comes first,
+then the lower id; between equal finished texts, the one that finished first.
 
 The score of a finished text is log p / length ** length_penalty ("Dive into
 Deep Learning", D2L, section 10.8; Wu et al. 2016, section 7, go on to ((5 +
-length) / 6) ** length_penalty). The plain power has a plain meaning: 0 compares
-the texts' log p, 1 the mean over their tokens. The end of a text counts, in
-log p and in length; where several ids end it, log p is that of any of them.
+length) / 6) ** length_penalty). With 0 the plain power compares log p, with 1
+the mean log p per token. The end of a text counts, in log p and in length;
+where several ids may end it, log p is that of any of them.
 
-No live text gets better than log p now / max_new_tokens ** length_penalty: its
-log p only falls. The search is over when that beats no finished text, and what
-comes out is what going on would have left.
+The log p of a live text only falls, so its score cannot exceed log p now /
+max_new_tokens ** length_penalty. The search stops once no live text can beat a
+finished one; the result is the same as without stopping.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ def search(
     banned_id=None,
     num_texts=None,
 ):
-    """Looks for the texts that score best after each prompt.
+    """Finds the continuations of each prompt that score best.
 
     Args:
         decode_step: (token_ids int32 [rows], states) -> (logits float32
@@ -43,10 +43,10 @@ def search(
         states: the states before that token, a nest of [batch, ...].
         num_beams, max_new_tokens: int32 scalars, at least 1; for XLA constants.
         length_penalty: float32 scalar, at least 0.
-        end_ids: int32 [count], the ids that end a text, themselves left out.
+        end_ids: int32 [count], the ids that end a text and are not part of it.
         banned_id: an id that no text holds, such as the unknown token.
-        num_texts: how many of the best are wanted: the search may end sooner,
-            the others are then not the best; None: all `num_beams`.
+        num_texts: how many texts are wanted (None: all `num_beams`). With
+            fewer the search may stop sooner; the rest are then not the best.
 
     Returns:
         token_ids: int32 [batch, num_beams, max_new_tokens], the best finished

@@ -1,4 +1,4 @@
-"""A text as it grows from tokens: whole characters, stop strings, no model."""
+"""Incremental detokenization: whole characters, and stop strings."""
 
 import array
 import bisect
@@ -14,14 +14,14 @@ class Continuation:
     """The growing continuation of one prompt.
 
     Args:
-        prompt: what it continues.
-        seed: what it is drawn with.
-        stop: strings that end the text, themselves left out.
+        prompt: the text before it.
+        seed: of its random numbers.
+        stop: strings that end the text and are not part of it.
 
     Attributes:
-        tokens: list of the bytes of its tokens, which may be parts of
-            characters, up to the one in which a stop string begins.
-        log_probs: log p of each, in nats.
+        tokens: the bytes of each token, which may be a part of a character,
+            up to the token in which a stop string begins.
+        log_probs: log p of each token, in nats.
         stopped: whether a stop string or an end-of-text token ended it.
     """
 
@@ -42,7 +42,7 @@ class Continuation:
 
     @property
     def finish_reason(self) -> str:
-        """Why it ended: "length", or "stop": a string or the end of a text."""
+        """Why the text ended: "stop" (see `stopped`) or "length"."""
         return "stop" if self.stopped else "length"
 
     @property
@@ -54,17 +54,17 @@ class Continuation:
         """Adds tokens, up to a stop string.
 
         Args:
-            tokens: list of bytes.
-            log_probs: log p of each.
-            ended: whether an end-of-text token follows them.
+            tokens: a list of bytes objects.
+            log_probs: log p of each token.
+            ended: whether an end-of-text token follows the tokens.
         """
         before, new = len(self._content), b"".join(tokens)
         self._content += new
         self.tokens += tokens
         self.log_probs.frombytes(np.asarray(log_probs, np.float32).tobytes())
         self.stopped |= ended
-        found = [stop.find(new) for stop in self._stops]
-        end = min((place for place in found if place is not None), default=None)
+        ends = [stop.find(new) for stop in self._stops]
+        end = min((end for end in ends if end is not None), default=None)
         if end is None:
             return
         end += before
@@ -75,26 +75,25 @@ class Continuation:
         del self.tokens[count:], self.log_probs[count:]
 
     def show(self, last=False) -> str:
-        """What was not shown before and can be.
+        """Returns the new text that is safe to display.
 
-        Whole characters only, and nothing that may prove to be the beginning
-        of a stop string.
+        It has whole characters only, and holds back what may turn out to be the
+        beginning of a stop string.
 
         Args:
-            last: whether nothing will be added: shows all the rest.
+            last: whether no token will be added: returns all the rest.
         """
         end = len(self._content)
         if not (last or self.stopped):
-            # These bytes may prove to be the beginning of a stop string.
-            end -= max((stop.begun for stop in self._stops), default=0)
+            end -= max((stop.num_matched for stop in self._stops), default=0)
         new = self._content[self._shown : end]
         self._shown = max(end, self._shown)
         return self._decoder.decode(new, final=last)
 
     def show_tokens(self) -> slice:
-        """Which of `tokens` were not shown before and are.
+        """Returns the slice of `tokens` that are new in the displayed text.
 
-        Those that lie wholly in what `show` gave up to now.
+        A token is displayed once `show` has returned the whole of it.
         """
         first = self._shown_tokens
         lengths = map(len, self.tokens[first:])
@@ -108,44 +107,48 @@ class Continuation:
 
 
 class _Search:
-    """Looks for a byte string in bytes that come in parts.
+    """Searches a growing byte string for a fixed one.
 
-    By Knuth, Morris and Pratt (1977): no byte is looked at twice, however long
-    the string is.
+    By Knuth, Morris and Pratt (1977): the time is linear in the new bytes,
+    however long the string is.
 
     Attributes:
-        begun: how many bytes of the string those that came last are, at most.
+        num_matched: the length of the longest beginning of the string that the
+            bytes end with.
     """
 
     def __init__(self, string):
         self._string, self._borders = string, _borders(string)
-        self.begun = 0
+        self.num_matched = 0
 
     def find(self, new) -> int | None:
-        """Where in the new bytes the string begins, if it ends in them.
+        """Adds bytes; returns where in them the string begins, or None.
 
-        Negative where it began in those before.
+        The index is negative where the string began in earlier bytes.
         """
-        string, begun, place = self._string, self.begun, 0
-        while place < len(new):
-            if not begun:  # most bytes are passed over here
-                place = new.find(string[:1], place)
-                if place < 0:
+        string, matched, index = self._string, self.num_matched, 0
+        while index < len(new):
+            if not matched:  # most bytes are skipped here
+                index = new.find(string[:1], index)
+                if index < 0:
                     break
-            while begun and new[place] != string[begun]:
-                begun = self._borders[begun - 1]
-            begun += new[place] == string[begun]
-            place += 1
-            if begun == len(string):
-                self.begun = 0
-                return place - len(string)
-        self.begun = begun
+            while matched and new[index] != string[matched]:
+                matched = self._borders[matched - 1]
+            matched += new[index] == string[matched]
+            index += 1
+            if matched == len(string):
+                self.num_matched = 0
+                return index - len(string)
+        self.num_matched = matched
         return None
 
 
-@functools.lru_cache(64)  # the texts of a request have the same
+@functools.lru_cache(64)  # the texts of a request share their stop strings
 def _borders(string) -> list[int]:
-    """Of each beginning of a string: the longest that it ends with, but all."""
+    """Lengths of the borders of each beginning of a string.
+
+    A border is a proper beginning that is an ending, too.
+    """
     borders, length = [0], 0
     for byte in string[1:]:
         while length and byte != string[length]:

@@ -1,21 +1,23 @@
 """The decode step as one file, for ONNX Runtime (.onnx) and LiteRT (.tflite).
 
-A file takes and gives what the signature `decode_step` does, for any batch:
+The inputs and outputs of a file are those of the signature `decode_step`, for
+any batch:
 
     token_ids             int32 [batch]
-    state_LAYER_PART      float32 [batch, units], each; zeros before a text
+    state_LAYER_PART      float32 [batch, units] each; zeros before a text
     logits                float32 [batch, vocabulary], of the next token
-    new_state_LAYER_PART  float32 [batch, units], each
+    new_state_LAYER_PART  float32 [batch, units] each
 
-Neither runtime has the operations that cut a text into tokens, so a vocabulary
-stands beside it, a JSON object:
+Neither runtime has the operations that tokenize a text, so a vocabulary is
+written beside the file, a JSON object:
 
     tokens      the bytes of each token by its id, as lists of numbers
-    start_id    the token that an empty prompt becomes
-    unknown_id  what stands for all else, never to be generated; or null
-    tokenizer   what the SavedModel has in assets/tokenizer.json
+    start_id    the token that stands for an empty prompt
+    unknown_id  the unknown token, never to be generated; or null
+    end_id      the token that ends a text; or null
+    tokenizer   as in assets/tokenizer.json of the SavedModel
 
-docs/runtimes.md has a generator for each, with no need of TensorFlow.
+docs/runtimes.md has a generator for each runtime, without TensorFlow.
 """
 
 import importlib.util
@@ -32,15 +34,15 @@ from stacked_rnn.utils import files, terminal
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
 _PACKAGES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
-# The newest that tf2onnx has long had, and that runtimes read since 2022.
+# tf2onnx has long supported it, and runtimes have read it since 2022.
 _OPSET = 17
 
 
 def require(format) -> None:
-    """Checks that the packages of a format are here, before any work is done.
+    """Checks that the packages of a format are installed.
 
     Raises:
-        UserError: naming the one that is not, and the extra that brings it.
+        UserError: naming the one that is missing, and the extra that has it.
     """
     for package in _PACKAGES[format]:
         if importlib.util.find_spec(package) is None:
@@ -55,10 +57,10 @@ def write(model, path, weights="float32") -> None:
 
     Args:
         model: an `inference.SavedLanguageModel`.
-        path: of the file; its suffix says the format.
-        weights: what the weights are kept as. "float16": computed with in
-            float32. "int8": matrices and what they are multiplied with are
-            rounded, to a range found anew in each step.
+        path: the file to write; its suffix tells the format.
+        weights: the type of the weights in the file. "float16": the step still
+            computes in float32. "int8": matrices and the vectors that they
+            multiply are rounded, to a range found in each step.
     """
     convert = {".onnx": _to_onnx, ".tflite": _to_tflite}[path.suffix]
     content = convert(model, weights)
@@ -77,7 +79,7 @@ def write(model, path, weights="float32") -> None:
 
 
 def vocabulary_path(path) -> pathlib.Path:
-    """Where the vocabulary of a file stands."""
+    """The path of the vocabulary that belongs to a file."""
     return path.with_suffix(".vocabulary.json")
 
 
@@ -93,7 +95,7 @@ def _replace(path, content):
 
 
 def _decode_step(model):
-    """The signature, its results named apart from what it takes."""
+    """The signature, with names of results that differ from the inputs'."""
     signature = model.functions.signatures["decode_step"]
     specs = signature.structured_input_signature[1].values()
 
@@ -102,8 +104,8 @@ def _decode_step(model):
         logits = new.pop("logits")
         return {"logits": logits} | {f"new_{name}": new[name] for name in new}
 
-    # Every graph takes over a list of the tables that tokenizers have made.
-    # When the graph is converted, TensorFlow warns that it cannot write it.
+    # Every new graph inherits the list of tables that tokenizers have made, and
+    # TensorFlow warns that it cannot write it when the graph is converted.
     tf.compat.v1.get_default_graph().clear_collection(
         tf.compat.v1.GraphKeys.TABLE_INITIALIZERS
     )

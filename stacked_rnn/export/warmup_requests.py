@@ -1,4 +1,4 @@
-"""Warm-up requests: what TensorFlow Serving runs before it serves a version.
+"""Warm-up requests, which TensorFlow Serving runs before it serves a version.
 
 A file of TFRecords, each a PredictionLog. The messages are of the package
 tensorflow-serving-api, which nothing else here needs: the few fields are
@@ -14,8 +14,8 @@ def write(path, requests) -> None:
     """Writes requests for signatures.
 
     Args:
-        path: of the file.
-        requests: (signature name, {input name: tensor}) of each.
+        path: the file to write.
+        requests: (signature name, {input name: tensor}) for each request.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature_name, inputs in requests:
