@@ -679,6 +679,6 @@ def test_many_texts_are_cut_some_at_a_time(piece, monkeypatch):
     texts = [b"ab", b"", b"a longer one", b"c", b""]
     tokenizer = tokenizers.build("char", b"\n".join(texts))
     monkeypatch.setattr(corpora, "PIECE", piece)
-    cut = token_cache.cut_texts(tokenizer, texts)
+    cut = token_cache.tokenize_texts(tokenizer, texts)
     whole = tokenizer.tokenize(tf.constant(texts)).to_list()
     assert [ids.tolist() for ids in cut] == whole

@@ -9,7 +9,7 @@ import tensorflow as tf
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError, unescaped
 from stacked_rnn.datasets import corpora, token_cache
-from stacked_rnn.datasets.batches import do_without_validation
+from stacked_rnn.datasets.batches import warn_of_no_validation
 from stacked_rnn.datasets.windows import (
     RandomWindows,
     SlidingWindows,
@@ -159,7 +159,7 @@ def _cut_windows(config, tokenized):
     )
     if num_held_out < 2:
         if config.validation_fraction:
-            do_without_validation(
+            warn_of_no_validation(
                 config,
                 "all documents are the same"
                 if tokenized.num_documents["training"] and not num_held_out

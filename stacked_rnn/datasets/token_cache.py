@@ -169,7 +169,7 @@ def _sizes(parts):
     )
 
 
-def cut_texts(tokenizer, texts) -> list[np.ndarray]:
+def tokenize_texts(tokenizer, texts) -> list[np.ndarray]:
     """The token ids of each of many texts, int32 [tokens]; a bar on a terminal.
 
     Some at a time: what lies between a text and its tokens takes many times the
