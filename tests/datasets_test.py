@@ -194,7 +194,7 @@ def test_offline_the_place_for_the_file_is_said(tmp_path, monkeypatch):
 def test_a_download_of_another_content_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     serve_download(monkeypatch, b"a captive portal")
-    with pytest.raises(configs.UserError, match="another text"):
+    with pytest.raises(configs.UserError, match="has changed"):
         read("shakespeare")
     assert not (tmp_path / "datasets" / "shakespeare.txt").exists()
 
@@ -434,7 +434,7 @@ def test_that_nothing_validates_is_said(tmp_path, capsys):
         assert load(tmp_path, text, **changes).validation is None
         warnings = capsys.readouterr().err
         assert bool(message) == warnings.startswith(
-            "warning: nothing validates: "
+            "warning: no validation: "
         )
         assert message in warnings
 

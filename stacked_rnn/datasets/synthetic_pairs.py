@@ -169,7 +169,7 @@ def identifiers_to_words():
 
 
 def words_of_identifiers(names):
-    """Returns the words of names that have two to five, of 2 letters or more."""
+    """Splits names; keeps those of two to five words, none of one letter."""
     found = {tuple(words_of_identifier(name)) for name in names}
     return sorted(
         words
