@@ -129,7 +129,7 @@ def tokenize_corpus(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # One process at a time tokenizes; the others wait.
-        with files.locked(directory / "lock", waits=True):
+        with files.locked(directory / "lock", blocking=True):
             cached = _load(directory)
             if not cached:
                 parts = splits.split(corpus, fraction, seed)
