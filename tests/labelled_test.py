@@ -152,7 +152,7 @@ def test_empty_texts_are_counted():
         ("a.tsv", 'text\tlabel\n"two\nlines"\tpos\n', "line 2: a quote is not"),
         ("a.tsv", b"text\tlabel\nx\0\tpos\n", "zero byte at 12, line 2"),
         ("a.tsv", "text\tlabel\n".encode("utf-16"), "a.tsv is UTF-16 text"),
-        ("a.csv", b"PK\x03\x04", "a.csv is no plain text but a zip archive"),
+        ("a.csv", b"PK\x03\x04", "a.csv is not plain text but a zip archive"),
         ("a.txt", "__label__pos good\n", "__label__ marks fastText's"),
         ("dir/train/a.txt", "a\n", "not classes"),
         ("dir/a.txt", "some text\n", "contains no directories"),
