@@ -70,7 +70,7 @@ def test_pieces_of_a_part_are_counted_in_characters(book, small_pieces, cut):
     corpus = datasets.Corpus(str(book))
     assert corpus.num_characters == 30_000
     for first, last in ((0, cut), (cut, 30_000)):
-        part = splits.Stretch(first, last)
+        part = splits.Span(first, last)
         assert b"".join(corpus.pieces(part)).decode() == text[first:last]
 
 
@@ -89,8 +89,8 @@ def test_any_bytes_are_a_corpus_of_bytes(tmp_path, small_pieces):
     assert b"".join(corpus.pieces()) == content
     cut = corpus.num_characters // 3
     parts = [
-        *corpus.pieces(splits.Stretch(0, cut)),
-        *corpus.pieces(splits.Stretch(cut, corpus.num_characters)),
+        *corpus.pieces(splits.Span(0, cut)),
+        *corpus.pieces(splits.Span(cut, corpus.num_characters)),
     ]
     assert b"".join(parts) == content
 

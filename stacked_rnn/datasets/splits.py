@@ -19,7 +19,7 @@ _BLANK = _NUM_BUCKETS  # the bucket of blank documents, which are never held out
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretch:
+class Span:
     """The characters from `first` up to, but not including, `last`."""
 
     first: int
@@ -80,7 +80,7 @@ def split(corpus, fraction, seed) -> dict:
             text.
 
     Returns:
-        A dict of the parts, `Stretch` or `Documents`: "training", and
+        A dict of the parts, `Span` or `Documents`: "training", and
         "validation" if anything is held out.
     """
     if fraction and corpus.has_separator:
@@ -90,9 +90,9 @@ def split(corpus, fraction, seed) -> dict:
     length = corpus.num_characters
     # At least two characters, an input and a target, are left for training.
     cut = max(int(length * (1 - fraction)), min(2, length))
-    parts = {"training": Stretch(0, cut)}
+    parts = {"training": Span(0, cut)}
     if cut < length:
-        parts["validation"] = Stretch(cut, length)
+        parts["validation"] = Span(cut, length)
     return parts
 
 
