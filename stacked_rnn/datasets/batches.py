@@ -26,7 +26,7 @@ class Batches(abc.ABC):
 
     Attributes:
         batch_size: rows per batch.
-        sequence_length: tokens of the longest row.
+        sequence_length: tokens of the longest row, padding included.
         num_tokens: tokens of the whole set.
         characters: characters of the text that these tokens stand for; None:
             as many as tokens.
@@ -88,11 +88,12 @@ class _BucketedBatches(Batches):
         buckets: int [rows], the bucket of each row.
         batch_size: rows per batch.
         seed: shuffles the rows and the batches; None: the order is kept.
+        characters: characters of all rows; None: as many as tokens.
     """
 
-    def __init__(self, buckets, batch_size, seed):
-        self._buckets = buckets
-        self.batch_size, self._seed = batch_size, seed
+    def __init__(self, buckets, batch_size, seed, characters):
+        self._buckets, self._seed = buckets, seed
+        self.batch_size, self.characters = batch_size, characters
         self._rows_of_steps = functools.lru_cache(1)(self._order_rows)
 
     def __len__(self):
@@ -155,16 +156,10 @@ class Examples(_BucketedBatches):
         self.token_ids, self.targets = token_ids, targets
         lengths = np.array([len(ids) for ids in token_ids])
         self.num_tokens = int(lengths.sum())
-        self.characters = characters
         self._lengths = _bucket_lengths(lengths, batch_size)
-        super().__init__(
-            np.searchsorted(self._lengths, lengths), batch_size, seed
-        )
-
-    @property
-    def sequence_length(self) -> int:
-        """Tokens of the longest text, padding included."""
-        return self._lengths[-1]
+        self.sequence_length = self._lengths[-1]
+        buckets = np.searchsorted(self._lengths, lengths)
+        super().__init__(buckets, batch_size, seed, characters)
 
     def _page(self, rows, bucket):
         return {
@@ -193,7 +188,8 @@ class Examples(_BucketedBatches):
 class Pairs(_BucketedBatches):
     """Batches of source and target texts, for a seq2seq model.
 
-    `num_tokens` counts the tokens of the targets.
+    `num_tokens` counts the targets alone; `sequence_length` is of a source and
+    its target together.
 
     Args:
         sources, targets: lists with an integer array for each text, whose last
@@ -208,14 +204,8 @@ class Pairs(_BucketedBatches):
         self, sources, targets, end_id, batch_size, seed=None, characters=None
     ):
         self.sources, self.targets, self._end_id = sources, targets, end_id
-        lengths = np.array(
-            [
-                (len(source), len(target))
-                for source, target in zip(sources, targets)
-            ]
-        )
+        lengths = np.array([[*map(len, sources)], [*map(len, targets)]]).T
         self.num_tokens = int(lengths[:, 1].sum())
-        self.characters = characters
         total = lengths.sum(axis=1)
         limits = _bucket_lengths(total, batch_size)
         buckets = np.searchsorted(limits, total)
@@ -223,12 +213,8 @@ class Pairs(_BucketedBatches):
             bucket: _round_up(lengths[buckets == bucket].max(axis=0)).tolist()
             for bucket in np.unique(buckets)
         }
-        super().__init__(buckets, batch_size, seed)
-
-    @property
-    def sequence_length(self) -> int:
-        """The largest sum of a source's and a target's padded lengths."""
-        return max(map(sum, self._lengths.values()))
+        self.sequence_length = max(map(sum, self._lengths.values()))
+        super().__init__(buckets, batch_size, seed, characters)
 
     def _page(self, rows, bucket):
         source_length, target_length = self._lengths[bucket]

@@ -74,7 +74,7 @@ def load_classification_data(
     labels = sorted(labelled.counts)
     multi_label = any(len(names) != 1 for names in labelled.labels)
     _check_labels(config, labelled, labels, multi_label)
-    targets = _targets_of(labelled, labels, multi_label)
+    targets = _targets_of(labelled.labels, labels, multi_label)
     held_out = _held_out(
         labelled.texts, targets, config.validation_fraction, config.seed
     )
@@ -131,10 +131,7 @@ def load_classification_data(
         validation,
         validation_texts,
         _class_weights(
-            targets[training_rows],
-            len(labels),
-            multi_label,
-            config.class_weights,
+            targets[training_rows], labels, multi_label, config.class_weights
         ),
         limit,
         sum(len(ids) > limit for ids in token_ids),
@@ -161,11 +158,11 @@ def _warn_of_missing_classes(labels, validation_texts) -> None:
     )
 
 
-def _targets_of(labelled, labels, multi_label) -> np.ndarray:
+def _targets_of(label_sets, labels, multi_label) -> np.ndarray:
     """Returns the targets of texts.
 
     Args:
-        labelled: `LabelledTexts`, whose labels are all among `labels`.
+        label_sets: for each text a tuple of its labels.
         labels: names of the classes.
         multi_label: whether a text may have any number of labels.
 
@@ -175,11 +172,9 @@ def _targets_of(labelled, labels, multi_label) -> np.ndarray:
     """
     class_of = {name: index for index, name in enumerate(labels)}
     if not multi_label:
-        return np.array(
-            [[class_of[name]] for (name,) in labelled.labels], np.int32
-        )
-    targets = np.zeros((len(labelled.labels), len(labels)), np.int32)
-    for row, names in enumerate(labelled.labels):
+        return np.array([[class_of[name]] for (name,) in label_sets], np.int32)
+    targets = np.zeros((len(label_sets), len(labels)), np.int32)
+    for row, names in enumerate(label_sets):
         targets[row, [class_of[name] for name in names]] = 1
     return targets
 
@@ -227,13 +222,13 @@ def _held_out(texts, targets, fraction, seed) -> np.ndarray:
     return held_out
 
 
-def _class_weights(targets, num_classes, multi_label, is_balanced):
+def _class_weights(targets, labels, multi_label, is_balanced):
     """Returns 1 for each class; balanced: more for rare ones, on average 1."""
     if not is_balanced:
-        return np.ones(num_classes, np.float32)
+        return np.ones(len(labels), np.float32)
     if multi_label:
         counts = targets.sum(axis=0)
     else:
-        counts = np.bincount(targets[:, 0], minlength=num_classes)
-    weights = len(targets) / (num_classes * np.maximum(counts, 1))
+        counts = np.bincount(targets[:, 0], minlength=len(labels))
+    weights = len(targets) / (len(labels) * np.maximum(counts, 1))
     return weights.astype(np.float32)

@@ -138,10 +138,8 @@ def read_labelled_texts(
 
 def _read_fields(file, text_field, label_field, flag):
     """Yields (location, text, label) for each row of a table or JSONL file."""
-    fields = (text_field, label_field)
-    for location, (text, label) in tables.read_fields(
-        file, fields, flag, _HINT
-    ):
+    rows = tables.read_fields(file, (text_field, label_field), flag, _HINT)
+    for location, (text, label) in rows:
         tables.check_string(text, text_field, location, flag, _HINT)
         for name in label if isinstance(label, list) else ():
             if isinstance(name, str):

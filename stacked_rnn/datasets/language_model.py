@@ -17,8 +17,7 @@ from stacked_rnn.datasets.windows import (
     Windows,
 )
 
-# Of fewer tokens the mean loss is off by a tenth of a nat or more.
-_ENOUGH_TO_VALIDATE = 100
+_FEW_TOKENS = 100  # of fewer, the mean loss is off by 0.1 nats or more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,10 +226,9 @@ def _notes(config, corpus, tokenized, training, validation):
         short.append(
             f"{training.num_streams:,} stream(s) (not {config.batch_size:,})"
         )
-    if validation and validation.num_tokens < _ENOUGH_TO_VALIDATE:
+    if validation and validation.num_tokens < _FEW_TOKENS:
         short.append(
-            f"{validation.num_tokens:,} tokens held out, too few to measure "
-            "progress"
+            f"{validation.num_tokens:,} tokens held out, too few to rely on"
         )
     if short:
         yield f"warning: the text is short: {', '.join(short)}"
@@ -251,7 +249,7 @@ def _cut_sliding_windows(config, token_ids, tokenizer):
             "give more text"
         )
 
-    def windows_from(first, count):
+    def cut(first, count):
         part = token_ids[first : first + count + length]
         row = tf.constant(np.asarray(part, np.int32)[None])
         (text,) = tokenizer.detokenize(tf.RaggedTensor.from_tensor(row))
@@ -263,9 +261,7 @@ def _cut_sliding_windows(config, token_ids, tokenizer):
             len(text.numpy().decode("utf-8", "replace")),
         )
 
-    training = windows_from(0, config.train_windows)
+    training = cut(0, config.train_windows)
     if not config.validation_windows:
         return training, None
-    return training, windows_from(
-        config.train_windows, config.validation_windows
-    )
+    return training, cut(config.train_windows, config.validation_windows)

@@ -113,9 +113,8 @@ def _read_file(file, fields, flag):
             f"{', '.join(synthetic_pairs.GENERATORS)})"
         )
     header = _HEADER if fields == _HEADER else None
-    for location, values in tables.read_fields(
-        file, fields, flag, _HINT, header
-    ):
+    rows = tables.read_fields(file, fields, flag, _HINT, header)
+    for location, values in rows:
         for value, name in zip(values, fields):
             tables.check_string(value, name, location, flag, _HINT)
         yield values

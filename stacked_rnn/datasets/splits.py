@@ -61,7 +61,7 @@ class Documents:
 
     def texts(self, corpus) -> Iterator[str]:
         """Yields the text of this part, in strings of any length."""
-        for buckets, _, texts in _in_buckets(corpus, self.seed):
+        for buckets, _, texts in _hash_documents(corpus, self.seed):
             yield "".join(itertools.compress(texts, self.is_in[buckets]))
 
 
@@ -99,7 +99,7 @@ def split(corpus, fraction, seed) -> dict:
 def _split_documents(corpus, fraction, seed) -> dict:
     """Returns the parts, or an empty dict if documents are few or too long."""
     characters, documents = np.zeros((2, _BLANK + 1), np.int64)
-    for buckets, is_new, texts in _in_buckets(corpus, seed):
+    for buckets, is_new, texts in _hash_documents(corpus, seed):
         np.add.at(characters, buckets, [len(text) for text in texts])
         np.add.at(documents, buckets, 1)
         documents[buckets[0]] -= not is_new
@@ -107,17 +107,17 @@ def _split_documents(corpus, fraction, seed) -> dict:
     if documents.sum() < 2:
         return {}
     *candidates, last = np.flatnonzero(documents)
-    is_held_out = np.zeros(_BLANK + 1, bool)
+    held_out = np.zeros(_BLANK + 1, bool)
     left = corpus.num_characters * fraction
     for bucket in candidates:
         if characters[bucket] <= 2 * left:
-            is_held_out[bucket] = True
+            held_out[bucket] = True
             left -= characters[bucket]
-    if candidates and not is_held_out.any():
+    if candidates and not held_out.any():
         smallest = min(*candidates, last, key=characters.__getitem__)
         if characters[smallest] > corpus.num_characters / 4:
             return {}
-        is_held_out[smallest] = True
+        held_out[smallest] = True
     parts = {
         name: Documents(
             is_in,
@@ -125,23 +125,20 @@ def _split_documents(corpus, fraction, seed) -> dict:
             int(characters[is_in].sum()),
             int(documents[is_in].sum()),
         )
-        for name, is_in in (
-            ("training", ~is_held_out),
-            ("validation", is_held_out),
-        )
+        for name, is_in in (("training", ~held_out), ("validation", held_out))
     }
     return {name: part for name, part in parts.items() if part.num_documents}
 
 
-def _in_buckets(corpus, seed) -> Iterator[tuple[np.ndarray, bool, list[str]]]:
+def _hash_documents(corpus, seed) -> Iterator[tuple]:
     """Yields the documents as `Corpus.documents` does, with their buckets.
 
     The hash is of the first `PIECE` characters of a document, without the white
     space around them.
 
     Yields:
-        (buckets, is_new, texts): an int array, and texts that end with their
-        separator.
+        (buckets, is_new, texts): an int array, a bool, and a list of texts that
+        end with their separators.
     """
     last_bucket = None
     for is_new, documents, separator in corpus.documents():

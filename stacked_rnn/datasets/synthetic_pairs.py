@@ -127,15 +127,14 @@ def identifiers(modules="*.py") -> list[str]:
     return sorted(names)
 
 
-def _numbers():
-    """Returns all numbers below 1,000 and a sample of those to a million."""
-    large = random.Random(0).sample(range(1000, 1_000_001), _NUM_NUMBERS - 1000)
-    return [*range(1000), *large]
-
-
 def numbers_to_words():
-    """Generates pairs such as 127 -> one hundred and twenty-seven."""
-    return [(str(number), words_of_number(number)) for number in _numbers()]
+    """Generates pairs such as 127 -> one hundred and twenty-seven.
+
+    They are all numbers below 1,000, and a sample of those up to a million.
+    """
+    large = random.Random(0).sample(range(1000, 1_000_001), _NUM_NUMBERS - 1000)
+    numbers = [*range(1000), *large]
+    return [(str(number), words_of_number(number)) for number in numbers]
 
 
 def words_to_numbers():

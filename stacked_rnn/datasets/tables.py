@@ -39,9 +39,7 @@ def kind(file, flag) -> str:
         line = next(text_files.read_lines(file, flag), "")
         if line.startswith("{"):
             return ".jsonl"
-        for delimiter, suffix in (("\t", ".tsv"), (",", ".csv")):
-            if delimiter in line:
-                return suffix
+        return ".tsv" if "\t" in line else ".csv" if "," in line else ""
     return ""
 
 

@@ -147,13 +147,11 @@ def _tokenize_in_memory(corpus, parts, tokenizer, build):
     is_given = tokenizer is not None
     if not is_given:
         tokenizer = build(corpus.pieces(parts["training"]))
-    token_ids, unknown_parts = {}, {}
+    token_ids, unknown_parts, dtype = {}, {}, _dtype(tokenizer)
     for name, part in parts.items():
         pieces = []
         for piece in corpus.pieces(part):
-            piece_ids = _tokenize_piece(
-                tokenizer.tokenize, piece, tokenizer.vocabulary_size()
-            )
+            piece_ids = _tokenize_piece(tokenizer.tokenize, piece, dtype)
             if is_given:
                 unknown_parts |= _unknown_parts(tokenizer, piece, piece_ids)
             pieces.append(piece_ids)
@@ -205,14 +203,13 @@ def count_unknown(tokenizer, token_ids) -> int:
     return int(np.count_nonzero(token_ids == tokenizer.unknown_id))
 
 
-def _tokenize_piece(tokenize, piece, vocabulary_size):
-    """Returns the token ids of a piece, as the narrowest unsigned integers."""
-    token_ids = tokenize(tf.constant([piece])).flat_values.numpy()
-    return token_ids.astype(_dtype(vocabulary_size))
+def _tokenize_piece(tokenize, piece, dtype):
+    return tokenize(tf.constant([piece])).flat_values.numpy().astype(dtype)
 
 
-def _dtype(vocabulary_size):
-    return np.min_scalar_type(vocabulary_size - 1)
+def _dtype(tokenizer):
+    """Returns the narrowest unsigned integer type for the token ids."""
+    return np.min_scalar_type(tokenizer.vocabulary_size() - 1)
 
 
 def _unknown_parts(tokenizer, piece, token_ids) -> dict:
@@ -260,14 +257,12 @@ def _read(directory):
 
 
 def _fill(directory, corpus, parts, tokenizer, build):
-    """Writes the files of a directory that a killed process has not."""
-    print(
-        f"Tokenizing once; the tokens are cached in {directory}",
-        file=sys.stderr,
-    )
+    """Writes a directory, reusing the pieces that a killed process wrote."""
+    print(f"Tokenizing once; tokens are kept in {directory}", file=sys.stderr)
     is_given = tokenizer is not None
     if not is_given:
         tokenizer = _build_once(directory, corpus, parts["training"], build)
+    dtype = _dtype(tokenizer)
     (directory / "parts").mkdir(exist_ok=True)
     tokenize = tf.function(
         tokenizer.tokenize,
@@ -278,9 +273,7 @@ def _fill(directory, corpus, parts, tokenizer, build):
     def write_piece(item):
         path, piece = item
         if not path.exists():
-            token_ids = _tokenize_piece(
-                tokenize, piece, tokenizer.vocabulary_size()
-            )
+            token_ids = _tokenize_piece(tokenize, piece, dtype)
             unknown_parts = (
                 _unknown_parts(tokenizer, piece, token_ids) if is_given else ()
             )
@@ -319,7 +312,7 @@ def _fill(directory, corpus, parts, tokenizer, build):
         "lengths": lengths,
         "num_characters": num_characters,
         "num_documents": num_documents,
-        "dtype": _dtype(tokenizer.vocabulary_size()).name,
+        "dtype": dtype.name,
         "unknown_parts": [*unknown_parts],
         "num_unknown": num_unknown,
         "tokenizer": tokenizer.to_dict(),

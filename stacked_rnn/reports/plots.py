@@ -43,8 +43,7 @@ def draw_curves(history, path) -> bool:
                 axes.plot(epochs, values, marker=".", label=label)
         if len(curves) > 1:
             axes.legend()
-        axes.set_title(title)
-        axes.set_xlabel("epoch")
+        axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     return _save(picture, path)
 
@@ -74,9 +73,7 @@ def draw_classification(result, labels, path) -> bool:
         picture.colorbar(image, ax=axes, shrink=0.8)
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
-        axes.set_title("confusion matrix")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("actual")
+        axes.set(title="confusion matrix", xlabel="predicted", ylabel="actual")
         if len(labels) <= 12:
             half = max(map(max, confusion)) / 2
             for row, counts in enumerate(confusion):
@@ -93,9 +90,7 @@ def draw_classification(result, labels, path) -> bool:
         marker="o",
         label=f"error {result['calibration_error']:.3f}",
     )
-    right.set_title("calibration")
-    right.set_xlabel("confidence")
-    right.set_ylabel("accuracy")
+    right.set(title="calibration", xlabel="confidence", ylabel="accuracy")
     right.legend()
     return _save(picture, path)
 

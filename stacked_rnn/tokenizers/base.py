@@ -103,11 +103,7 @@ class Tokenizer(tf.Module):
         if separator:
             text = text.partition(separator)[0]
         known = set().union(*vocabulary)
-        return [
-            character
-            for character in dict.fromkeys(text)
-            if character not in known
-        ]
+        return [char for char in dict.fromkeys(text) if char not in known]
 
     def _documents(self, texts):
         return tf.strings.split(texts, unescaped(self.document_separator))

@@ -64,13 +64,9 @@ class CharTokenizer(Tokenizer):
         code_points = [ord(character) for character in self._vocabulary]
         known = code_points[1:]
         if self._vocabulary[:1] != UNKNOWN_CHARACTER or not known:
-            raise UserError(
-                "a character vocabulary must be U+FFFD and further characters"
-            )
+            raise UserError("a character vocabulary is U+FFFD and others")
         if known != sorted(set(known)):
-            raise UserError(
-                "a character vocabulary must be in ascending order after U+FFFD"
-            )
+            raise UserError("a character vocabulary is in ascending order")
         self._code_points = np.array(code_points, np.int32)
 
     @classmethod
