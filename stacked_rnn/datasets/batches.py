@@ -51,7 +51,7 @@ class Batches(abc.ABC):
         return (self.characters or self.num_tokens) / self.num_tokens
 
     def begins_page(self, step) -> bool:
-        """Returns whether a global step is the first of its page."""
+        """Returns whether a global step is its page's first; here, always."""
         return True
 
     @abc.abstractmethod
