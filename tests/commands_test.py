@@ -239,7 +239,7 @@ def test_a_training_whose_output_nobody_reads_goes_on(tmp_path):
     errors = process.stderr.read()
     assert process.wait(timeout=120) == 0, errors
     assert errors.splitlines() == [
-        "note: the output cannot be written (Broken pipe); the work goes on"
+        "note: cannot write the output (Broken pipe); the program continues"
     ]
     assert (tmp_path / "saved_models/cats/1/saved_model.pb").exists()
 
@@ -566,7 +566,7 @@ def test_what_surprises_about_a_text_is_one_line_each(tmp_path):
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     unknown, separator = ran.stderr.splitlines()
-    assert "50% of the tokens are unknown to the vocabulary" in unknown
+    assert "50% of the tokens are not in the vocabulary" in unknown
     assert r"--document_separator='<end>\n' is nowhere in the te" in separator
 
 

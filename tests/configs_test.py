@@ -269,7 +269,7 @@ def test_much_that_is_unknown_is_said_in_one_line(capsys):
     assert capsys.readouterr().err == ""
     terminal.warn_of_unknown_share(1 / 3, tokenizer)
     said = capsys.readouterr().err
-    assert "33% of the tokens are unknown" in said and said.count("\n") == 1
+    assert "33% of the tokens are not in" in said and said.count("\n") == 1
 
 
 def test_strings_of_the_text_are_written_with_escapes():

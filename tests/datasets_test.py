@@ -194,7 +194,7 @@ def test_offline_the_place_for_the_file_is_said(tmp_path, monkeypatch):
 def test_a_download_of_another_content_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     serve_download(monkeypatch, b"a captive portal")
-    with pytest.raises(configs.UserError, match="another text"):
+    with pytest.raises(configs.UserError, match="has changed"):
         read("shakespeare")
     assert not (tmp_path / "datasets" / "shakespeare.txt").exists()
 
@@ -397,8 +397,8 @@ def test_short_texts_train_with_the_defaults(tmp_path, length, changes):
 def test_one_line_says_what_a_short_text_has_cut_down(tmp_path):
     for text, changes, notes in (
         ("a" * 60, {}, ["windows of 53 token(s) (not 100), 6 tokens held out, "
-                        "too few to say much"]),
-        ("a" * 900, {}, ["90 tokens held out, too few to say much"]),
+                        "too few to rely on"]),
+        ("a" * 900, {}, ["90 tokens held out, too few to rely on"]),
         ("a" * 1001, {}, []),
         ("a" * 1001, {"carry_state": True}, ["8 stream(s) (not 32)"]),
         ("a" * 5000, {"carry_state": True}, []),
@@ -416,9 +416,9 @@ def test_texts_too_short_are_refused_with_what_would_do(tmp_path):
         ("abc.", {"tokenizer": "word"}, "1 --.* or --validation_fraction=0$"),
         ("\u043f" * 500, {"letters_only": True}, "--letters_only leaves next"),
         ("a" * 9, {"early_stopping": 1},
-         "--early_stopping=1: .*of 9 tokens 1 are held out, and 2 are needed"),
+         "--early_stopping=1: .*of 9 tokens, 1 are held out, and 2 are needed"),
         ("a" * 20, {"train_windows": 15, "validation_windows": 5},
-         "take 21 tokens or more, and the text has 20"),
+         "need 21 tokens or more, but the text has 20"),
     ):  # fmt: skip
         with pytest.raises(configs.UserError, match=message):
             load(tmp_path, text, **changes)
@@ -426,16 +426,14 @@ def test_texts_too_short_are_refused_with_what_would_do(tmp_path):
 
 def test_that_nothing_validates_is_said(tmp_path, capsys):
     for text, changes, message in (
-        ("aa", {}, "of 2 tokens 0 are held out, and 2 are needed"),
-        ("a" * 9, {}, "of 9 tokens 1 are held out, and 2 are needed"),
+        ("aa", {}, "of 2 tokens, 0 are held out, and 2 are needed"),
+        ("a" * 9, {}, "of 9 tokens, 1 are held out, and 2 are needed"),
         ("a" * 9, {"validation_fraction": 0.0}, ""),
-        ("aa|" * 9, {"document_separator": "|"}, "documents are the same"),
+        ("aa|" * 9, {"document_separator": "|"}, "documents are equal"),
     ):  # fmt: skip
         assert load(tmp_path, text, **changes).validation is None
         warnings = capsys.readouterr().err
-        assert bool(message) == warnings.startswith(
-            "warning: nothing validates: "
-        )
+        assert bool(message) == warnings.startswith("warning: no validation: ")
         assert message in warnings
 
 
@@ -481,8 +479,9 @@ def test_of_documents_some_validate_and_not_the_last_ones(
     assert data.validation.characters == characters
     assert characters == pytest.approx(0.1 * len(text), rel=0.05)
     assert data.notes[0] == (
-        f"note: {len(validation)} of {len(names) + 50} documents validate, "
-        f"{characters / len(text):.1%} of the text; --seed chooses them"
+        f"note: {len(validation)} of {len(names) + 50} documents are "
+        f"held out for validation, {characters / len(text):.1%} of the text; "
+        "--seed chooses them"
     )
     again = load(tmp_path, text, **options)
     assert documents_of(again.validation, again.tokenizer) == validation
@@ -679,6 +678,6 @@ def test_many_texts_are_cut_some_at_a_time(piece, monkeypatch):
     texts = [b"ab", b"", b"a longer one", b"c", b""]
     tokenizer = tokenizers.build("char", b"\n".join(texts))
     monkeypatch.setattr(corpora, "PIECE", piece)
-    cut = token_cache.cut_texts(tokenizer, texts)
+    cut = token_cache.tokenize_texts(tokenizer, texts)
     whole = tokenizer.tokenize(tf.constant(texts)).to_list()
     assert [ids.tolist() for ids in cut] == whole

@@ -115,12 +115,12 @@ def test_empty_texts_are_counted():
         ("a.tsv", "txt\tlabel\nx\ty\n", "a.tsv, line 1: no field 'text'"),
         ("a.tsv", "text\tlabel\nx\n", "a.tsv, line 2: no field 'label'"),
         ("a.jsonl", '{"text": "x"}', "line 1: no field 'label'"),
-        ("a.jsonl", '{"text": 7, "label": "x"}', "text is no string"),
+        ("a.jsonl", '{"text": 7, "label": "x"}', "text is not a string"),
         ("a.jsonl", "{", "a.jsonl, line 1: not JSON"),
         ("a.jsonl", "[1]", "a.jsonl, line 1: expected a JSON object"),
-        ("a.jsonl", '{"text": "x", "label": {}}', "{} is no label"),
+        ("a.jsonl", '{"text": "x", "label": {}}', "{} is not a label"),
         ("a.tsv", b"text\tlabel\n\xff\tx\n", "a.tsv is not UTF-8 text"),
-        ("a.tsv", "text\tlabel\n", "there is no text in it"),
+        ("a.tsv", "text\tlabel\n", "contains no text"),
         ("a.tsv.gz", b"no gzip", "cannot read a.tsv.gz"),
         ("a.txt", "some text\n", "where are the labels?"),
         ("a.tsv", "text\tlabel\nx\tpos\ny\t \n", "a.tsv, line 3: no label"),
@@ -129,14 +129,14 @@ def test_empty_texts_are_counted():
         (
             "a.jsonl",
             '{"text": "x", "label": ["a", "b"]}\n{"text": "x", "label": "c"}',
-            "a.jsonl, line 1: a list of labels, and in a.jsonl, line 2 it is",
+            "a.jsonl, line 1: a list of labels, but a.jsonl, line 2 has a ",
         ),
         ("a.jsonl", '{"text": "x", "label": ["\\ud83d"]}', "half a character"),
         (
             "a.csv",
             "text,label\nfine,pos\n\nDear all, yes,pos\n",
-            'a.csv, line 4: 3 cells, and the first line has 2: a text with '
-            'commas in it stands in quotes',
+            'a.csv, line 4: 3 cells, but the first line has 2: a text with '
+            'commas must be quoted',
         ),
         ("a.tsv", "label\ttext\npos\ta\tb\n", "line 2: 3 cells"),
         (
@@ -144,18 +144,18 @@ def test_empty_texts_are_counted():
             'label,text\n' + 'pos,x\n' * 9 + 'pos,"great\nneg,awful\n',
             "a.csv, line 11: a quote that begins here is never closed",
         ),
-        ("a.csv", "text,label,text\na,b,c\n", "line 1: two columns of the na"),
+        ("a.csv", "text,label,text\na,b,c\n", "line 1: two columns are named"),
         ("a.csv", "text;label\na;b\n", "line 1: no field 'text' (there are "
          "text;label): its columns are separated by semicolons"),
-        ("a.tsv", '"text"\t"label"\n"a"\t"b"\n', "cells in quotes are for"),
+        ("a.tsv", '"text"\t"label"\n"a"\t"b"\n', "quoted cells are for"),
         ("a.tsv", "Arabic\tAamer\n", "the first line names the columns, such"),
-        ("a.tsv", 'text\tlabel\n"two\nlines"\tpos\n', "line 2: a quote that"),
+        ("a.tsv", 'text\tlabel\n"two\nlines"\tpos\n', "line 2: a quote is not"),
         ("a.tsv", b"text\tlabel\nx\0\tpos\n", "zero byte at 12, line 2"),
         ("a.tsv", "text\tlabel\n".encode("utf-16"), "a.tsv is UTF-16 text"),
-        ("a.csv", b"PK\x03\x04", "a.csv is no plain text but a zip archive"),
-        ("a.txt", "__label__pos good\n", "__label__ is fastText's way"),
-        ("dir/train/a.txt", "a\n", "no classes"),
-        ("dir/a.txt", "some text\n", "no directories in it"),
+        ("a.csv", b"PK\x03\x04", "a.csv is not plain text but a zip archive"),
+        ("a.txt", "__label__pos good\n", "__label__ marks fastText's"),
+        ("dir/train/a.txt", "a\n", "not classes"),
+        ("dir/a.txt", "some text\n", "contains no directories"),
     ],
 )  # fmt: skip
 def test_bad_files(name, content, message):
@@ -179,7 +179,7 @@ def test_files_of_parts_are_no_classes():
 def test_a_table_beside_another_kind_of_file_is_named():
     write("a.tsv", "text\tlabel\nx\tpos\n")
     write("b.txt", "x\n")
-    with pytest.raises(UserError, match="b.txt: one of several files"):
+    with pytest.raises(UserError, match="b.txt is neither .tsv nor .csv"):
         datasets.read_labelled_texts("a.tsv,b.txt")
 
 
@@ -219,7 +219,7 @@ def test_a_separator_of_labels_may_be_a_tab_and_is_missed(capsys):
     assert capsys.readouterr().err == ""
     datasets.read_labelled_texts("a.jsonl", label_separator=";")
     said = capsys.readouterr().err
-    assert "--label_separator=';' is in no label" in said
+    assert "--label_separator=';' occurs in no label" in said
 
 
 def test_fields_may_be_as_long_as_a_c_long_allows(monkeypatch):
@@ -354,7 +354,7 @@ def test_texts_of_their_own_are_split_as_ever():
 def test_that_nothing_validates_is_said_or_refused(lines, capsys):
     assert split_of(lines)[1] is None
     said = capsys.readouterr().err
-    assert "no class has the 10 different ones that it takes to hold" in said
+    assert "text(s) has the 10 different texts needed to hold out 10%" in said
     assert said.count("\n") == 1
     split_of(lines, validation_fraction=0.0)
     assert capsys.readouterr().err == ""
@@ -367,7 +367,7 @@ def test_a_class_that_does_not_validate_is_named(capsys):
     lines += [f"b {number}\trare" for number in range(9)]
     assert len(split_of(lines)[1]) == 2
     said = capsys.readouterr().err
-    assert "no text validates of the class 'rare'" in said
+    assert "the validation set has no text of the class 'rare'" in said
     assert said.count("\n") == 1
 
 
@@ -410,10 +410,10 @@ def test_the_same_words_whatever_the_order_of_the_classes():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a\tx\nb\tx\n", "all 2 .* have the label 'x', and 2 labels are nee"),
+        ("a\tx\nb\tx\n", "all 2 .* have the label 'x', but at least 2 labels"),
         (
             "".join(f"a\t{n}\n" for n in range(9)),
-            "9 labels for 9 texts, and 18 are needed",
+            "9 labels need at least 18 texts, and there are 9",
         ),
     ],
 )

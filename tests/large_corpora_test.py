@@ -70,7 +70,7 @@ def test_pieces_of_a_part_are_counted_in_characters(book, small_pieces, cut):
     corpus = datasets.Corpus(str(book))
     assert corpus.num_characters == 30_000
     for first, last in ((0, cut), (cut, 30_000)):
-        part = splits.Stretch(first, last)
+        part = splits.Span(first, last)
         assert b"".join(corpus.pieces(part)).decode() == text[first:last]
 
 
@@ -89,8 +89,8 @@ def test_any_bytes_are_a_corpus_of_bytes(tmp_path, small_pieces):
     assert b"".join(corpus.pieces()) == content
     cut = corpus.num_characters // 3
     parts = [
-        *corpus.pieces(splits.Stretch(0, cut)),
-        *corpus.pieces(splits.Stretch(cut, corpus.num_characters)),
+        *corpus.pieces(splits.Span(0, cut)),
+        *corpus.pieces(splits.Span(cut, corpus.num_characters)),
     ]
     assert b"".join(parts) == content
 
@@ -217,9 +217,9 @@ def test_a_second_run_reads_the_tokens_of_the_first(
     book, tmp_path, monkeypatch, capsys, small_pieces
 ):
     first = load(book, tmp_path)
-    assert "vocabulary: 0 M char" in capsys.readouterr().err
+    assert "building the vocabulary: 0 M char" in capsys.readouterr().err
     monkeypatch.setattr(tokenizers, "build", None)
-    monkeypatch.setattr(token_cache, "_cut", None)
+    monkeypatch.setattr(token_cache, "_tokenize_piece", None)
     second = load(book, tmp_path)
     assert second.tokenizer == first.tokenizer
     assert np.array_equal(
@@ -247,7 +247,7 @@ def test_what_decides_the_tokens_has_files_of_its_own(
 def test_an_interrupted_run_goes_on_where_it_was(
     book, tmp_path, monkeypatch, small_pieces
 ):
-    cut, done = token_cache._cut, []
+    cut, done = token_cache._tokenize_piece, []
 
     def interrupted(*arguments):
         if len(done) == 8:
@@ -255,7 +255,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
         done.append(arguments)
         return cut(*arguments)
 
-    monkeypatch.setattr(token_cache, "_cut", interrupted)
+    monkeypatch.setattr(token_cache, "_tokenize_piece", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(book, tmp_path)
     [directory] = tmp_path.glob("tokens-*")
@@ -266,7 +266,9 @@ def test_an_interrupted_run_goes_on_where_it_was(
     monkeypatch.setattr(tokenizers, "build", None)
     done.clear()
     monkeypatch.setattr(
-        token_cache, "_cut", lambda *args: (done.append(args), cut(*args))[1]
+        token_cache,
+        "_tokenize_piece",
+        lambda *args: (done.append(args), cut(*args))[1],
     )
     data = load(book, tmp_path)
     assert len(done) == 16 - parts
@@ -292,7 +294,7 @@ def test_damaged_files_are_made_anew(
         path.write_bytes(path.read_bytes()[: 100 if damage == "short" else -1])
     assert np.array_equal(load(book, tmp_path).training.token_ids[:], expected)
     error = capsys.readouterr().err
-    assert error.count("note: ") == 1 and "damaged, and made anew" in error
+    assert error.count("note: ") == 1 and "damaged: rebuilding" in error
 
 
 def test_a_cache_that_cannot_be_used_is_named(book, tmp_path, small_pieces):

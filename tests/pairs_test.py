@@ -65,19 +65,19 @@ def test_columns_of_other_names_and_empty_texts(write):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "a\tb\n", "are in .tsv, .csv or .jsonl files .or made: num"),
+        ("a.txt", "a\tb\n", ".tsv, .csv or .jsonl files .or generated: num"),
         ("a.tsv", "a\n", "line 1: no field 'target' .there are source.: the"),
         ("a.tsv", "a\tb\nc\n", "line 2: no field 'target'"),
-        ("a.tsv", "a\t\n", "no pair of texts in it"),
+        ("a.tsv", "a\t\n", "contains no pair of texts"),
         ("a.tsv", "", "line 1: no field 'source' .there are none."),
-        ("a.csv", "a,b\ng, h,GH\n", "line 2: 3 cells, and the first.*has 2"),
+        ("a.csv", "a,b\ng, h,GH\n", "line 2: 3 cells, but the first.*has 2"),
         ("a.csv", "a,b\nc,\"d\ne,f\n", "line 2: a quote that begins here is"),
-        ("a.csv", "a,b\nc,\"d\" e\n", "line 2: .*quote in it is written"),
+        ("a.csv", "a,b\nc,\"d\" e\n", "line 2: .*contains a quote is written"),
         ("a.csv", "a;b\n", "line 1: .*separated by semicolons"),
         ("a.csv", "a\tb\n", "line 1: .*separated by tabs: name it .tsv"),
         ("a.tsv", "a,b\n", "line 1: .*separated by commas: name it .csv"),
         ("a.tsv", "source\ttarget\ttarget\na\tb\tc\n",
-         "line 1: two columns of the name 'target'"),
+         "line 1: two columns are named 'target'"),
         ("a.tsv", "a\tb\nc\0\td\n", "zero byte at 5, line 2"),
         ("a.jsonl", '{"source": "a\\u0000", "target": "b"}',
          "line 1: a zero byte in 'source'"),
@@ -85,12 +85,12 @@ def test_columns_of_other_names_and_empty_texts(write):
          r"line 1: half a character in 'target' .\\ud83d"),
         ("a.jsonl", '{"source": "a", "target": null}', "'target' is null"),
         ("a.jsonl", '{"source": "a", "target": "b", "source": "c"}',
-         "line 1: two fields of the name 'source'"),
-        ("a.jsonl", "[" * 100_000, "line 1: nested too deep"),
+         "line 1: two fields are named 'source'"),
+        ("a.jsonl", "[" * 100_000, "line 1: nested too deeply"),
         ("a.tsv", "source\ttarget\n\"a\nb\"\tc\n", 
-         "line 2: a quote that does not end in its line"),
+         "line 2: a quote is not closed on its line"),
         ("a.jsonl", '{"source": "a"}\n', "line 1: no field 'target'"),
-        ("a.jsonl", '{"source": "a", "target": 3}\n', "target is no string"),
+        ("a.jsonl", '{"source": "a", "target": 3}\n', "target is not a string"),
         ("a.jsonl", "[]\n", "line 1: expected a JSON object"),
         ("a.tsv", b"a\t\xff\n", "not UTF-8"),
     ],
@@ -172,8 +172,8 @@ def test_that_nothing_validates_is_said_or_refused(write, targets, capsys):
     path = write("a.tsv", "source\ttarget\n" + "\n".join(rows))
     assert datasets.load_pair_data(config(path)).validation is None
     said = capsys.readouterr().err
-    assert "nothing validates: of 100 pair(s) those with" in said
-    assert "and 10 without one are needed" in said
+    assert "no validation: of 100 pair(s), those with" in said
+    assert "and at least 10 without are needed" in said
     assert said.count("\n") == 1
     with pytest.raises(UserError, match="--early_stopping=1: no text to valid"):
         datasets.load_pair_data(config(path, early_stopping=1))
@@ -233,7 +233,7 @@ def test_long_texts_are_left_out_and_counted(write):
     )
     assert data.num_too_long == 2 and len(data.training) == 2
     assert data.longest_target == 4  # with its end
-    with pytest.raises(UserError, match="4 longer than --seq.* shortest has 2"):
+    with pytest.raises(UserError, match="4 of 4 are longer .* shortest has 2"):
         datasets.load_pair_data(
             config(path, sequence_length=1, validation_fraction=0.0)
         )

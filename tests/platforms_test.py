@@ -151,7 +151,7 @@ def test_a_lock_is_held_waited_for_and_given_back(
     came_in = threading.Event()
 
     def wait():
-        with files.locked(path, waits=True):
+        with files.locked(path, blocking=True):
             came_in.set()
 
     waiting = threading.Thread(target=wait)

@@ -221,14 +221,14 @@ def test_bad_input_is_one_line(monkeypatch):
 
 def test_words_of_many_letters_are_learned_from_in_part(monkeypatch):
     """DNA, say: five million letters took the library a minute."""
-    monkeypatch.setattr(subword, "_LEARNED_OF_LONG_WORDS", 1000)
+    monkeypatch.setattr(subword, "_MAX_LONG_WORD_CHARACTERS", 1000)
     texts = [
         TEXT,
         "ACGT" * 100 + " and " + "1" * 300,
         "\u3042" * 600,
         "_" * 900,
     ]
-    learned = list(subword._with_words_cut(texts))
+    learned = list(subword._split_long_words(texts))
     assert learned[0] == TEXT
     dna, ones = learned[1].split(" and ")
     assert dna.split("\n") == ["ACGT" * 8] * 12 + ["ACGT" * 4]

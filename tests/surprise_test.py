@@ -40,7 +40,7 @@ def test_each_character_has_its_surprise():
         )
     )
     assert page.spans == [
-        ["<", "given first", "background:rgb(255,255,255)", "prompt"],
+        ["<", "not predicted", "background:rgb(255,255,255)", "prompt"],
         ["a&", "0.00 nats", "background:rgb(255,255,255)", "prompt"],
         ["\n", "9.00 nats", "background:rgb(255,125,90)", None],
     ]

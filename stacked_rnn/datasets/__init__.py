@@ -1,6 +1,6 @@
-"""Corpora, their splits, and the batches that are cut from them."""
+"""Corpora, their splits, and batches of their texts."""
 
-from stacked_rnn.datasets.batches import Examples, Pairs
+from stacked_rnn.datasets.batches import Batches, Examples, Pairs
 from stacked_rnn.datasets.classifier import (
     ClassificationData,
     load_classification_data,
@@ -30,6 +30,7 @@ from stacked_rnn.datasets.windows import (
 )
 
 __all__ = [
+    "Batches",
     "ClassificationData",
     "Corpus",
     "Examples",

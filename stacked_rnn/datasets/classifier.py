@@ -1,7 +1,6 @@
-"""What a classifier learns from: labelled texts, tokenized and split."""
+"""The data of a classifier: labelled texts, tokenized and split."""
 
 import dataclasses
-import hashlib
 import math
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ import numpy as np
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import batches, token_cache
+from stacked_rnn.datasets import batches, tables, token_cache
 from stacked_rnn.datasets.labelled_texts import (
     LabelledTexts,
     read_labelled_texts,
@@ -19,22 +18,22 @@ from stacked_rnn.datasets.labelled_texts import (
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationData:
-    """What a classifier learns from.
+    """The training and validation sets of a classifier.
 
     Attributes:
-        tokenizer: built from the training texts alone, or that of a trained
+        tokenizer: built from the training texts alone, or taken from a trained
             model.
-        labels: the names of the classes, in order.
-        multi_label: whether a text may have several, or none.
+        labels: the names of the classes, in alphabetical order.
+        multi_label: whether a text may have any number of labels, even none.
         training, validation: `Examples`; validation may be None.
-        validation_texts: `LabelledTexts`, those of `validation`.
-        class_weights: float32 [classes], what a text of each counts.
-        max_tokens: how many tokens of a text are read.
-        num_truncated: texts of which the end was cut off.
-        num_empty: texts that were left out, as there was nothing in them.
+        validation_texts: the `LabelledTexts` of `validation`, or None.
+        class_weights: float32 [classes], the weights in the loss.
+        max_tokens: longer texts are truncated to this many tokens.
+        num_truncated: number of texts that were truncated.
+        num_empty: number of empty texts, which were left out.
         unknown_parts: see `LanguageData`.
-        digest: of texts and labels; equal ones have the same.
-        unknown_share: of the tokens of all texts.
+        digest: a hash of all texts and labels.
+        unknown_share: fraction of the tokens of all texts that are unknown.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -60,47 +59,49 @@ def load_classification_data(
     Args:
         config: a `TrainConfig`.
         vocabulary_size: see `ModelConfig`.
-        tokenizer: that of a trained model, of the kind that `config` names;
-            None: built from the training texts.
+        tokenizer: the tokenizer of a trained model, of the kind that `config`
+            names; None: it is built from the training texts.
+
+    Raises:
+        UserError: the corpus cannot be read, or does not suit a classifier.
     """
-    read = read_labelled_texts(
+    labelled = read_labelled_texts(
         config.corpus,
         config.text_field,
         config.label_field,
         config.label_separator,
     )
-    labels = sorted(read.counts)
-    several = any(len(names) != 1 for names in read.labels)
-    _check_labels(config, read, labels, several)
-    targets = _targets_of(read, labels, several)
+    labels = sorted(labelled.counts)
+    multi_label = any(len(names) != 1 for names in labelled.labels)
+    _check_labels(config, labelled, labels, multi_label)
+    targets = _targets_of(labelled.labels, labels, multi_label)
     held_out = _held_out(
-        read.texts, targets, config.validation_fraction, config.seed
+        labelled.texts, targets, config.validation_fraction, config.seed
     )
     if config.validation_fraction and not held_out.any():
-        batches.do_without_validation(
+        batches.warn_of_no_validation(
             config,
-            f"of {len(held_out):,} text(s) no class has the "
-            f"{math.ceil(1 / config.validation_fraction):,} different ones "
-            f"that it takes to hold out {config.validation_fraction:.0%}",
+            f"no class of the {len(held_out):,} text(s) has the "
+            f"{math.ceil(1 / config.validation_fraction):,} different texts "
+            f"needed to hold out {config.validation_fraction:.0%}",
         )
-    texts = [text.encode("utf-8", "replace") for text in read.texts]
+    texts = [text.encode("utf-8", "replace") for text in labelled.texts]
     if tokenizer is None:
-        # Shuffled: where the vocabulary is full, of the words that are equally
-        # frequent the first ones are kept, which must not be those of a class.
+        # Shuffled: a full vocabulary keeps the first of equally frequent words,
+        # which would be those of one class.
         rows = np.random.default_rng(config.seed).permutation(
             np.flatnonzero(~held_out)
         )
-        learned = [texts[row] for row in rows]
         tokenizer = tokenizers.build(
             config.tokenizer,
-            [b"\n".join(learned)],
+            [b"\n".join(texts[row] for row in rows)],
             vocabulary_size,
             config.letters_only,
         )
         unknown_parts = ()
     else:
         unknown_parts = tokenizer.unknown_parts(texts)
-    token_ids = token_cache.cut_texts(tokenizer, texts)
+    token_ids = token_cache.tokenize_texts(tokenizer, texts)
     limit = config.sequence_length
 
     def examples_of(rows, seed):
@@ -109,7 +110,7 @@ def load_classification_data(
             targets[rows],
             config.batch_size,
             seed,
-            sum(len(read.texts[row]) for row in rows),
+            sum(len(labelled.texts[row]) for row in rows),
         )
 
     training_rows = np.flatnonzero(~held_out)
@@ -118,32 +119,32 @@ def load_classification_data(
     if len(validation_rows):
         validation = examples_of(validation_rows, None)
         validation_texts = LabelledTexts(
-            [read.texts[row] for row in validation_rows],
-            [read.labels[row] for row in validation_rows],
+            [labelled.texts[row] for row in validation_rows],
+            [labelled.labels[row] for row in validation_rows],
         )
-        _warn_of_unvalidated(labels, validation_texts)
+        _warn_of_missing_classes(labels, validation_texts)
     return ClassificationData(
         tokenizer,
         labels,
-        several,
+        multi_label,
         examples_of(training_rows, config.seed),
         validation,
         validation_texts,
         _class_weights(
-            targets[training_rows], len(labels), several, config.class_weights
+            targets[training_rows], labels, multi_label, config.class_weights
         ),
         limit,
         sum(len(ids) > limit for ids in token_ids),
-        read.num_empty,
+        labelled.num_empty,
         unknown_parts,
-        _digest(read),
+        tables.digest(labelled.texts, labelled.labels),
         sum(token_cache.count_unknown(tokenizer, ids) for ids in token_ids)
         / max(1, sum(map(len, token_ids))),
     )
 
 
-def _warn_of_unvalidated(labels, validation_texts) -> None:
-    """Names the classes that are so rare that none of their texts validates."""
+def _warn_of_missing_classes(labels, validation_texts) -> None:
+    """Names the classes of which the validation set has no text."""
     missing = [name for name in labels if name not in validation_texts.counts]
     if not missing:
         return
@@ -151,56 +152,56 @@ def _warn_of_unvalidated(labels, validation_texts) -> None:
     if len(missing) > 5:
         shown += f" and {len(missing) - 5:,} more"
     print(
-        f"warning: no text validates of the class {shown}: what is said of the "
-        "validation leaves them out",
+        f"warning: the validation set has no text of the class {shown}: its "
+        "scores leave them out",
         file=sys.stderr,
     )
 
 
-def _targets_of(read, labels, several) -> np.ndarray:
-    """What a classifier is to say of texts.
+def _targets_of(label_sets, labels, multi_label) -> np.ndarray:
+    """Returns the targets of texts.
 
     Args:
-        read: `LabelledTexts`, whose labels are all among `labels`.
+        label_sets: for each text a tuple of its labels.
         labels: names of the classes.
-        several: whether a text may have several.
+        multi_label: whether a text may have any number of labels.
 
     Returns:
-        int32 [texts, 1], the number of its class, or with several [texts,
-        classes], 0 or 1 each.
+        int32 [texts, 1], the index of the text's class; with multi_label
+        [texts, classes], each 0 or 1.
     """
-    number = {name: index for index, name in enumerate(labels)}
-    if not several:
-        return np.array([[number[name]] for (name,) in read.labels], np.int32)
-    targets = np.zeros((len(read.labels), len(labels)), np.int32)
-    for row, names in enumerate(read.labels):
-        targets[row, [number[name] for name in names]] = 1
+    class_of = {name: index for index, name in enumerate(labels)}
+    if not multi_label:
+        return np.array([[class_of[name]] for (name,) in label_sets], np.int32)
+    targets = np.zeros((len(label_sets), len(labels)), np.int32)
+    for row, names in enumerate(label_sets):
+        targets[row, [class_of[name] for name in names]] = 1
     return targets
 
 
-def _check_labels(config, read, labels, several):
-    what = f"--corpus={config.corpus}"
-    if len(labels) < 2 - several:
+def _check_labels(config, labelled, labels, multi_label):
+    corpus, num_texts = f"--corpus={config.corpus}", len(labelled.texts)
+    if len(labels) < 2 - multi_label:
         raise UserError(
-            f"{what}: all {len(read.texts)} text(s) have the label "
-            f"{labels[0]!r}, and 2 labels are needed"
+            f"{corpus}: all {num_texts} text(s) have the label "
+            f"{labels[0]!r}, but at least 2 labels are needed"
             if labels
-            else f"{what}: no text has a label"
+            else f"{corpus}: no text has a label"
         )
-    if len(labels) > max(2, len(read.texts) // 2):
+    if len(labels) > max(2, num_texts // 2):
         raise UserError(
-            f"{what}: {len(labels)} labels for {len(read.texts)} texts, and "
-            f"{2 * len(labels)} are needed: is --label_field="
+            f"{corpus}: {len(labels)} labels need at least {2 * len(labels)} "
+            f"texts, and there are {num_texts}: is --label_field="
             f"{config.label_field} a column of classes?"
         )
 
 
 def _held_out(texts, targets, fraction, seed) -> np.ndarray:
-    """Which texts validate, bool [texts]: of each class the same part.
+    """Chooses the same fraction of each class for validation: bool [texts].
 
-    With several labels a class is a set of labels. Equal texts stay together,
-    so that no text of the validation is in the training; what is no more equal
-    than by the white space around it is so too.
+    For multi-label targets, each set of labels is a class here. Equal texts
+    stay together, so that no text of the validation set is in the training
+    set; texts that differ only in the white space around them are equal.
     """
     groups = {}
     for row, text in enumerate(texts):
@@ -208,33 +209,26 @@ def _held_out(texts, targets, fraction, seed) -> np.ndarray:
     groups = list(groups.values())
     held_out = np.zeros(len(targets), bool)
     rng = np.random.default_rng(seed)
-    # Of texts that are equal the first one says of which class they are.
+    # Equal texts belong to the class of the first of them.
     _, classes = np.unique(targets, axis=0, return_inverse=True)
     classes = classes.reshape(-1)[[rows[0] for rows in groups]]
-    for number in range(classes.max() + 1):
-        members = rng.permutation(np.flatnonzero(classes == number))
+    for index in range(classes.max() + 1):
+        members = rng.permutation(np.flatnonzero(classes == index))
         left = int(sum(len(groups[member]) for member in members) * fraction)
-        for member in members[:-1]:  # one at least is for the training
+        for member in members[:-1]:  # at least one is left for training
             if len(groups[member]) <= 2 * left:
                 held_out[groups[member]] = True
                 left -= len(groups[member])
     return held_out
 
 
-def _class_weights(targets, num_classes, several, balanced):
-    """1 for each class, or balanced: rare ones count more, 1 on the average."""
-    if not balanced:
-        return np.ones(num_classes, np.float32)
-    if several:
+def _class_weights(targets, labels, multi_label, is_balanced):
+    """Returns 1 for each class; balanced: more for rare ones, on average 1."""
+    if not is_balanced:
+        return np.ones(len(labels), np.float32)
+    if multi_label:
         counts = targets.sum(axis=0)
     else:
-        counts = np.bincount(targets[:, 0], minlength=num_classes)
-    weights = len(targets) / (num_classes * np.maximum(counts, 1))
+        counts = np.bincount(targets[:, 0], minlength=len(labels))
+    weights = len(targets) / (len(labels) * np.maximum(counts, 1))
     return weights.astype(np.float32)
-
-
-def _digest(read) -> str:
-    digest = hashlib.sha256()
-    for text, names in zip(read.texts, read.labels):
-        digest.update(repr((text, names)).encode("utf-8", "replace"))
-    return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""Corpora by name or path, read piece by piece: they may exceed the memory.
+"""Reading corpora, named or from files, that may be larger than memory.
 
-Pieces are byte strings, as TensorFlow's string ops want them.
+They are read in pieces: byte strings, as TensorFlow's string ops take them.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ import keras
 from stacked_rnn.configs import UserError
 from stacked_rnn.utils import text_files
 
-PIECE = 2**20  # characters of a piece
-_LEAVE_OUT = "take --skip_bad_files, which leaves such files out"
-_ANY_BYTES = f"take --tokenizer=byte, which reads any file, or {_LEAVE_OUT}"
-# Before this white space every tokenizer begins a new token.
+PIECE = 2**20  # characters per piece
+_LEAVE_OUT = "use --skip_bad_files to leave such files out"
+_ANY_BYTES = f"use --tokenizer=byte, which reads any file, or {_LEAVE_OUT}"
+# Every tokenizer begins a new token before this white space.
 _BOUNDARY = re.compile(r"(?<=[A-Za-z])[ \n](?=\w)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-    """A text on the web: its address, and the digest of its content."""
+    """A text to download: its address and the expected hash of its content."""
 
     url: str
     algorithm: str
@@ -49,32 +49,35 @@ DOWNLOADS = {
 
 
 class Corpus:
-    r"""The text that `--corpus` names.
+    r"""The text of `--corpus`, which may consist of several files.
 
-    It is read once to the end here, and checked, and again for its pieces.
+    Creating it reads and checks all files once; `pieces`, `texts` and
+    `documents` read them again.
 
-    Files are ended before the next one is joined to them: by the separator of
-    documents where there is one, else by a line break. Where line breaks alone
-    separate documents, more of them in a row do so once.
+    A file that does not end with the document separator gets one before the
+    next file, or a line break if there is no separator. If the separator
+    consists of line breaks, a longer run of line breaks is reduced to one
+    separator.
 
     Args:
-        corpus: "pydoc", a name in `DOWNLOADS`, a path, a directory with all
-            that is below it, a glob, "-" for standard input, or several of
-            these separated by commas, whose texts are joined in order. See
+        corpus: "pydoc", a name in `DOWNLOADS`, a path, a directory (all files
+            below it), a glob, "-" for standard input, or several of these
+            separated by commas, whose texts are joined in order. See
             `text_files`.
-        binary: take files of any bytes, as they are; otherwise only UTF-8 text,
-            each of whose lines ends in a line break alone.
-        skip_bad_files: leave those out, with a warning each, that cannot be
-            read, are empty or not text.
-        document_separator: what stands between the documents, itself; empty:
-            the text is one.
-        flag: what an error calls the corpus.
-        keep_line_ends: leave \r\n and \r as they are.
+        binary: read any bytes as they are; else only UTF-8 text is accepted,
+            and all line ends become \n.
+        skip_bad_files: leave out files that cannot be read, are empty or not
+            text, with a warning for each.
+        document_separator: the string between documents, without escapes;
+            empty: the text is one document.
+        flag: the flag that errors name.
+        keep_line_ends: keep \r\n and \r as they are.
 
     Attributes:
-        num_characters: of the text; a byte that is not UTF-8 counts as one.
-        has_separator: whether the separator is in the text.
-        digest: of the text, hexadecimal.
+        num_characters: characters of the text; a byte that is not UTF-8 counts
+            as one.
+        has_separator: whether the separator occurs in the text.
+        digest: SHA-256 of the text, hexadecimal.
 
     Raises:
         UserError: naming the file that is missing, empty or not text.
@@ -94,24 +97,24 @@ class Corpus:
         self._separator = document_separator
         if flag == "corpus":
             self._options |= {"any_bytes": _ANY_BYTES, "leave_out": _LEAVE_OUT}
-        self._files = []  # and what stands before the text of each
+        self._files = []  # (file, what stands before its text)
         self.num_characters = 0
         self.has_separator = False
         digest = hashlib.sha256()
-        end = ""  # of the text so far
+        end = ""  # the last characters so far
         for file in _find(corpus, flag):
             joint = self._joint(end) if self._files else ""
-            with_file, new_end = digest.copy(), end + joint
-            with_file.update(_encoded(joint))
-            has_separator, count = False, 0
+            new_digest, new_end = digest.copy(), end + joint
+            new_digest.update(_encode(joint))
+            has_separator, num_characters = False, 0
             try:
                 for text in self._read(file):
-                    with_file.update(_encoded(text))
-                    count += len(text)
+                    new_digest.update(_encode(text))
+                    num_characters += len(text)
                     last = new_end + text
                     has_separator = has_separator or self._separator in last
                     new_end = last[-max(64, len(self._separator)) :]
-                if not count:
+                if not num_characters:
                     raise UserError(f"--{flag}: {file.name} is empty")
             except UserError as error:
                 if not skip_bad_files:
@@ -119,66 +122,68 @@ class Corpus:
                 print(f"warning: skipped: {error}", file=sys.stderr)
             else:
                 self._files.append((file, joint))
-                self.num_characters += len(joint) + count
+                self.num_characters += len(joint) + num_characters
                 self.has_separator |= has_separator and bool(self._separator)
-                digest, end = with_file, new_end
+                digest, end = new_digest, new_end
         if not self._files:
             raise UserError(f"--{flag}={corpus}: none of its files can be read")
         self.digest = digest.hexdigest()
 
     def pieces(self, part=None) -> Iterator[bytes]:
-        """The text, or a part of it, a piece at a time.
+        """Yields the text, or a part of it, in pieces for a tokenizer.
 
-        A piece ends between two words where it can, and never in a separator,
-        so that its tokens are those of the whole text.
+        A piece ends between two words if possible, and never within a
+        separator, so that the pieces have the same tokens as the whole text.
 
         Args:
-            part: of `splits`; None: all the text.
+            part: a `splits.Span` or `splits.Documents`; None: all the text.
         """
         text = ""
         for more in part.texts(self) if part else self.texts():
             text += more
-            # So far beyond that a separator at the cut is seen whole.
+            # Read far enough that a separator at the cut is complete.
             while len(text) > PIECE + len(self._separator):
                 cut = _find_boundary(text, self._separator)
-                yield _encoded(text[:cut])
+                yield _encode(text[:cut])
                 text = text[cut:]
         if text:
-            yield _encoded(text)
+            yield _encode(text)
 
     def texts(self) -> Iterator[str]:
-        """All the text, some of it at a time."""
+        """Yields all the text, in strings of any length."""
         for file, joint in self._files:
             yield joint
             yield from self._read(file)
 
     def documents(self) -> Iterator[tuple[bool, list[str], str]]:
-        """The documents, some at a time, and a long one in parts.
+        """Yields the documents, several at a time, and a long one in parts.
 
         Yields:
-            Whether the first of them begins, or goes on; what stands between
-            the separators; and the separator, where it comes after each. A part
-            of a document comes alone, and the first one has `PIECE` characters.
+            (is_new, documents, separator): whether the first document begins
+            here or continues the one before; the documents, without
+            separators; and the separator that follows each of them, "" if none
+            does. A part of a document comes alone; a first part has `PIECE`
+            characters.
         """
-        begins, text = True, ""
+        is_new, text = True, ""
         for more in self.texts():
             *documents, text = (text + more).split(self._separator)
             if documents:
-                yield begins, documents, self._separator
-                begins = True
-            # What comes next may be the rest of a separator.
+                yield is_new, documents, self._separator
+                is_new = True
+            # The text may end with the beginning of a separator.
             while len(text) >= PIECE + len(self._separator):
-                yield begins, [text[:PIECE]], ""
-                begins, text = False, text[PIECE:]
+                yield is_new, [text[:PIECE]], ""
+                is_new, text = False, text[PIECE:]
         if text:
-            yield begins, [text], ""
+            yield is_new, [text], ""
 
     def _joint(self, end) -> str:
-        """What is to stand between a text and the next file."""
+        """Returns what to insert between the end of a text and a file."""
         separator = self._separator or "\n"
         if not separator.strip("\n"):
-            there = len(end) - len(end.rstrip("\n"))
-            return separator[min(there, len(separator)) :]
+            num_present = len(end) - len(end.rstrip("\n"))
+            return separator[min(num_present, len(separator)) :]
         core, text = separator.rstrip(), end.rstrip()
         if not text.endswith(core):
             return separator
@@ -186,16 +191,16 @@ class Corpus:
         return "" if end[len(text) :].startswith(space) else space
 
     def _read(self, file) -> Iterator[str]:
-        """The text of a file, some of it at a time."""
+        """Yields the text of a file, in strings of any length."""
         parts = text_files.read(file, self._flag, self._binary, **self._options)
         if self._separator and not self._separator.strip("\n"):
-            return _with_short_runs(parts, len(self._separator))
+            return _limit_line_breaks(parts, len(self._separator))
         return parts
 
 
-def _with_short_runs(parts, length) -> Iterator[str]:
-    """A text in parts, with at most so many line breaks in a row."""
-    held = None  # line breaks at the end, which may go on; None: the beginning
+def _limit_line_breaks(parts, max_run) -> Iterator[str]:
+    """Yields a text with at most `max_run` line breaks in a row."""
+    held = None  # line breaks at the end, perhaps more to come; None: at first
     for part in parts:
         if held is None:
             part = part.lstrip("\n")
@@ -204,30 +209,30 @@ def _with_short_runs(parts, length) -> Iterator[str]:
         text = (held or "") + part
         kept = text.rstrip("\n")
         held = text[len(kept) :]
-        yield re.sub(f"\n{{{length + 1},}}", "\n" * length, kept)
-    yield (held or "")[:length]
+        yield re.sub(f"\n{{{max_run + 1},}}", "\n" * max_run, kept)
+    yield (held or "")[:max_run]
 
 
-def _encoded(text) -> bytes:
+def _encode(text) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
 def _find_boundary(text, separator="") -> int:
-    """Where a piece at the beginning of a text ends."""
+    """Returns the length of the first piece of a text."""
     boundaries = [
         match.start()
         for match in _BOUNDARY.finditer(text, PIECE - 2**10, PIECE + 1)
     ]
     cut = boundaries[-1] if boundaries else PIECE
-    # A separator that begins before the cut and ends behind it stays whole.
-    within = text.find(
+    # Do not cut through a separator.
+    start = text.find(
         separator, max(1, cut - len(separator) + 1), cut + len(separator) - 1
     )
-    return within if len(separator) > 1 and within > 0 else cut
+    return start if len(separator) > 1 and start > 0 else cut
 
 
 def _find(corpus, flag):
-    """Yields the `TextFile`s that a corpus consists of."""
+    """Yields the `TextFile`s of a corpus."""
     names = ("pydoc", *DOWNLOADS)
     for source in text_files.parts(corpus):
         if source == "pydoc":
@@ -244,10 +249,10 @@ def _pydoc_text() -> bytes:
 
 
 def _download(name) -> str:
-    """Path of a corpus in the Keras cache; fetched where it is not there.
+    """Returns the path of a corpus in the Keras cache; downloads it if missing.
 
-    A file that is there already is taken as it is, with a note where it is not
-    the published one: somebody put it there.
+    An existing file is used as it is, with a note if it is not the published
+    one: the user may have put it there.
     """
     download = DOWNLOADS[name]
     path = os.path.join(keras_cache(), "datasets", f"{name}.txt")
@@ -259,22 +264,22 @@ def _download(name) -> str:
         fetched = keras.utils.get_file(
             os.path.basename(path), download.url, cache_dir=keras_cache()
         )
-    except Exception as error:  # the only type that get_file promises
+    except Exception as error:  # get_file documents no narrower type
         raise UserError(
-            f"--corpus={name}: cannot download {download.url}: fetch it by "
+            f"--corpus={name}: cannot download {download.url}: download it by "
             f"hand and put it at {path}"
         ) from error
     if _digest(fetched, download.algorithm) != download.digest:
         os.remove(fetched)
         raise UserError(
-            f"--corpus={name}: {download.url} holds another text than it used "
-            f"to: put a copy that you trust at {path}"
+            f"--corpus={name}: the text at {download.url} has changed: put a "
+            f"copy that you trust at {path}"
         )
     return fetched
 
 
 def keras_cache() -> str:
-    """The directory in which Keras keeps what it has fetched."""
+    """Returns the directory in which Keras keeps its downloads."""
     return os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
 
 

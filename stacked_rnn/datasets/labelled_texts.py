@@ -1,7 +1,7 @@
-"""Texts with labels, from the files that people have.
+"""Reading labelled texts from files.
 
-TSV or CSV with a header line, JSONL, a directory of a directory for each class,
-or a file for each class with a text a line.
+TSV or CSV with a header line, JSONL, a directory with a subdirectory per class,
+or a file per class with one text per line.
 """
 
 import collections
@@ -29,12 +29,12 @@ _SPLITS = {
 
 @dataclasses.dataclass(frozen=True)
 class LabelledTexts:
-    """Texts and what they are.
+    """Texts and their labels.
 
     Attributes:
         texts: strings, none empty.
-        labels: a tuple of names for each.
-        num_empty: texts that were left out, as there was nothing in them.
+        labels: for each text a tuple with the names of its classes.
+        num_empty: number of empty texts, which were left out.
     """
 
     texts: Sequence[str]
@@ -43,7 +43,7 @@ class LabelledTexts:
 
     @property
     def counts(self) -> collections.Counter:
-        """How many texts have each label."""
+        """Number of texts per label."""
         return collections.Counter(itertools.chain(*self.labels))
 
 
@@ -60,10 +60,10 @@ def read_labelled_texts(
         source: "imdb" (the training half of Keras' film reviews, downloaded
             once), a path, a glob, or several of these separated by commas.
             Files that end in .gz are unpacked.
-        text_field, label_field: columns of a table, fields of a JSON object.
-        label_separator: between the labels of a text; empty: it has one. In
-            JSONL a list of labels needs none.
-        flag: what an error calls the source.
+        text_field, label_field: columns of a table, or fields of a JSON object.
+        label_separator: the string between the labels of a text; empty: each
+            text has one label. Lists of labels in JSONL need no separator.
+        flag: the flag that errors name.
 
     Raises:
         UserError: naming the file and the line.
@@ -81,16 +81,16 @@ def read_labelled_texts(
         pairs = _read_directories(directories[0], flag)
     elif directories:
         raise UserError(
-            f"--{flag}={source}: {directories[0]} is a directory: give one "
-            "alone, in which each class has its own"
+            f"--{flag}={source}: {directories[0]} is a directory: give it "
+            "alone, with a subdirectory per class"
         )
     else:
         files = tables.find(source, flag)
         kinds = [bool(tables.kind(file, flag)) for file in files]
         if any(kinds) and not all(kinds):
             raise UserError(
-                f"--{flag}: {files[kinds.index(False)].name}: one of several "
-                "files, and neither .tsv nor .csv nor .jsonl as others are"
+                f"--{flag}: {files[kinds.index(False)].name} is neither .tsv "
+                "nor .csv nor .jsonl, as other files here are: leave it out"
             )
         if any(kinds):
             pairs = itertools.chain(
@@ -102,22 +102,22 @@ def read_labelled_texts(
         else:
             pairs = _read_files_of_classes(files, flag)
     texts, labels, num_empty = [], [], 0
-    has_separator, first_list, first_one = not label_separator, "", ""
-    for where, text, label in pairs:
+    has_separator, first_list, first_single = not label_separator, "", ""
+    for location, text, label in pairs:
         is_list = isinstance(label, list)
-        names = _names(label, label_separator, f"--{flag}: {where}")
+        names = _label_names(label, label_separator, f"--{flag}: {location}")
         if text.strip() and not (names or is_list or label_separator):
             raise UserError(
-                f"--{flag}: {where}: no label: give it one, or leave the text "
+                f"--{flag}: {location}: no label: add one, or leave the text "
                 "out (with --label_separator, or lists in JSONL, a text may "
                 "have none)"
             )
-        first_list = first_list or (where if is_list else "")
-        first_one = first_one or ("" if is_list else where)
-        if first_list and first_one and not label_separator:
+        first_list = first_list or (location if is_list else "")
+        first_single = first_single or ("" if is_list else location)
+        if first_list and first_single and not label_separator:
             raise UserError(
-                f"--{flag}: {first_list}: a list of labels, and in "
-                f"{first_one} it is one: write lists in all lines, or in none"
+                f"--{flag}: {first_list}: a list of labels, but {first_single} "
+                "has a single label: write lists in all lines, or in none"
             )
         has_separator |= isinstance(label, str) and label_separator in label
         if text.strip():
@@ -126,29 +126,29 @@ def read_labelled_texts(
         else:
             num_empty += 1
     if not texts:
-        raise UserError(f"--{flag}={source}: there is no text in it")
-    if not has_separator and first_one and flag == "corpus":
+        raise UserError(f"--{flag}={source}: contains no text")
+    if not has_separator and first_single and flag == "corpus":
         print(
-            f"warning: --label_separator={label_separator!r} is in no label: "
-            "each text has one, or none",
+            f"warning: --label_separator={label_separator!r} occurs in no "
+            "label: no text has more than one",
             file=sys.stderr,
         )
     return LabelledTexts(texts, labels, num_empty)
 
 
 def _read_fields(file, text_field, label_field, flag):
-    """Yields (where, text, label) of a table or of JSON objects."""
-    fields = (text_field, label_field)
-    for where, (text, label) in tables.read_fields(file, fields, flag, _HINT):
-        tables.check_string(text, text_field, where, flag, _HINT)
+    """Yields (location, text, label) for each row of a table or JSONL file."""
+    rows = tables.read_fields(file, (text_field, label_field), flag, _HINT)
+    for location, (text, label) in rows:
+        tables.check_string(text, text_field, location, flag, _HINT)
         for name in label if isinstance(label, list) else ():
             if isinstance(name, str):
-                tables.check_text(name, label_field, where, flag)
-        yield where, text, label
+                tables.check_text(name, label_field, location, flag)
+        yield location, text, label
 
 
 def _read_directories(root, flag):
-    """A directory for each class, a file for each text."""
+    """Yields (path, text, class): a directory per class, a file per text."""
     classes = sorted(
         path.name
         for path in pathlib.Path(root).iterdir()
@@ -161,10 +161,10 @@ def _read_directories(root, flag):
     }
     if not files:
         raise UserError(
-            f"--{flag}={root}: no directories in it: there should be one for "
-            "each class, with a file for each text"
+            f"--{flag}={root}: contains no directories: there should be one "
+            "per class, with a file per text"
         )
-    _check_classes(files, f"--{flag}={root}", "the directories")
+    _check_classes(files, f"--{flag}={root}: the directories")
     for name, paths in files.items():
         for path in paths:
             file = text_files.text_file(path)
@@ -172,71 +172,73 @@ def _read_directories(root, flag):
 
 
 def _read_files_of_classes(files, flag):
-    """A file for each class, a text a line."""
+    """Yields (location, text, class): a file per class, a text per line."""
     for file in files:
         line = next(text_files.read_lines(file, flag), "")
         if line.startswith("__label__"):
             raise UserError(
-                f"--{flag}: {file.name}, line 1: __label__ is fastText's way: "
-                "write a .tsv whose first line is label, a tab, text, and each "
-                "other one the same"
+                f"--{flag}: {file.name}, line 1: __label__ marks fastText's "
+                "format: write a .tsv file whose first line is label, a tab, "
+                "text, and each further line a label, a tab, a text"
             )
     if len(files) < 2:
         raise UserError(
             f"--{flag}={files[0].name}: where are the labels? Expected .tsv or "
-            ".csv with a header line, .jsonl, a directory for each class, or "
-            "several files, one for each class"
+            ".csv with a header line, .jsonl, a directory per class, or "
+            "several files, one per class"
         )
     paths = [pathlib.Path(file.name.removesuffix(".gz")) for file in files]
-    one_stem = len({path.stem for path in paths}) == 1
-    labels = [path.suffix[1:] if one_stem else path.stem for path in paths]
-    _check_classes(labels, f"--{flag}={files[0].name}", "the files")
+    is_suffix = len({path.stem for path in paths}) == 1
+    labels = [path.suffix[1:] if is_suffix else path.stem for path in paths]
+    _check_classes(labels, f"--{flag}={files[0].name}: the files")
     for file, label in zip(files, labels):
         for number, line in enumerate(text_files.read_lines(file, flag), 1):
             yield f"{file.name}, line {number}", line, label
 
 
-def _check_classes(labels, what, where):
-    """Refuses the parts of a data set as classes."""
+def _check_classes(labels, subject):
+    """Rejects names such as "train" and "test" as classes."""
     if len(labels) > 1 and {name.lower() for name in labels} <= _SPLITS:
         raise UserError(
-            f"{what}: {where} {', '.join(labels)} are parts of a data set, and "
-            "no classes: give one of them alone, in which the labels are"
+            f"{subject} {', '.join(labels)} are parts of a data set, not "
+            "classes: give one of them alone, with labels in it"
         )
 
 
-def _names(label, separator, where) -> tuple[str, ...]:
-    """The labels of a text, as strings."""
+def _label_names(label, separator, location) -> tuple[str, ...]:
+    """Returns the different labels of a text, as strings."""
     if isinstance(label, str) and separator:
         label = label.split(separator)
     elif not isinstance(label, list):
         label = [label]
     names = []
-    for one in label:
-        if isinstance(one, (dict, list)) or one is None:
-            raise UserError(f"{where}: {json.dumps(one)} is no label: {_HINT}")
-        name = one if isinstance(one, str) else json.dumps(one)
+    for value in label:
+        if isinstance(value, (dict, list)) or value is None:
+            raise UserError(
+                f"{location}: {json.dumps(value)} is not a label: {_HINT}"
+            )
+        name = value if isinstance(value, str) else json.dumps(value)
         if name.strip():
             names.append(name.strip())
     return tuple(dict.fromkeys(names))
 
 
 def _imdb() -> LabelledTexts:
-    """The training half of Keras' film reviews, as words in lower case."""
-    first = 3  # the ids below stand for padding, start and unknown words
+    """Loads the training half of Keras' film reviews, as lower-case words."""
+    first = 3  # lower ids stand for padding, start and unknown words
     try:
         (reviews, sentiments), _ = keras.datasets.imdb.load_data(
             index_from=first
         )
         index = keras.datasets.imdb.get_word_index()
-    except Exception as error:  # Keras promises no other type
+    except Exception as error:  # Keras documents no narrower type
         raise UserError(
             f"--corpus=imdb: cannot download it ({error}): put imdb.npz and "
             f"imdb_word_index.json into {corpora.keras_cache()}/datasets"
         ) from error
-    words = {number + first: word for word, number in index.items()}
+    words = {rank + first: word for word, rank in index.items()}
     texts = [
-        " ".join(words[number] for number in review if number in words)
+        " ".join(words[word_id] for word_id in review if word_id in words)
         for review in reviews
     ]
     names = np.array(["negative", "positive"])[sentiments].tolist()

@@ -1,4 +1,4 @@
-"""What a language model learns from: a corpus, tokenized and cut."""
+"""The data of a language model: a corpus, tokenized, split and windowed."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import tensorflow as tf
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError, unescaped
 from stacked_rnn.datasets import corpora, token_cache
-from stacked_rnn.datasets.batches import do_without_validation
+from stacked_rnn.datasets.batches import warn_of_no_validation
 from stacked_rnn.datasets.windows import (
     RandomWindows,
     SlidingWindows,
@@ -17,27 +17,27 @@ from stacked_rnn.datasets.windows import (
     Windows,
 )
 
-_FEW = 100  # tokens; of fewer the mean loss is off by a tenth of a nat and more
+_FEW_TOKENS = 100  # of fewer, the mean loss is off by 0.1 nats or more
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageData:
-    """What a language model learns from.
+    """The training and validation sets of a language model.
 
     Attributes:
-        tokenizer: built from the training part of the text alone, or that of a
-            trained model.
+        tokenizer: built from the training part of the text alone, or taken from
+            a trained model.
         training, validation: `Windows`; validation may be None.
-        unknown_parts: the characters or words of the text that the vocabulary
-            of a trained model lacks, each once.
-        digest: of the text; equal texts have the same.
-        unknown_share: of the tokens of a part, those that stand for something
-            unknown; of the part where they are more.
-        has_separator: whether the separator of documents is in the text, where
-            there is one.
-        held_out: what validates, "the end" of the text or "documents".
-        notes: lines on how the text was split and cut, where it is short or has
-            documents.
+        unknown_parts: the characters or words of the text that are not in the
+            vocabulary of a trained model, each once.
+        digest: a hash of the text.
+        unknown_share: fraction of the tokens that are unknown, in the part in
+            which it is larger.
+        has_separator: whether the document separator occurs in the text; True
+            if there is no separator.
+        held_out: what is held out for validation, "the end" of the text or
+            "documents".
+        notes: lines for the user, on a short text or the split of documents.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -59,8 +59,11 @@ def load_language_data(
     Args:
         config: a `TrainConfig`.
         vocabulary_size: see `ModelConfig`.
-        tokenizer: that of a trained model, of the kind that `config` names;
-            None: built from the text.
+        tokenizer: the tokenizer of a trained model, of the kind that `config`
+            names; None: it is built from the text.
+
+    Raises:
+        UserError: the corpus cannot be read, or is too short.
     """
     separator = (tokenizer or config).document_separator
     if not tokenizer and config.tokenizer != "byte":
@@ -70,7 +73,7 @@ def load_language_data(
         binary=config.tokenizer == "byte",
         skip_bad_files=config.skip_bad_files,
         document_separator=unescaped(separator),
-        keep_line_ends=tokenizer is not None and _knows_returns(tokenizer),
+        keep_line_ends=tokenizer is not None and _has_returns(tokenizer),
     )
     settings = {
         "kind": config.tokenizer,
@@ -80,7 +83,7 @@ def load_language_data(
     }
     tokenized = token_cache.tokenize_corpus(
         corpus,
-        # The windows of the book overlap, and are split as tokens.
+        # D2L's windows overlap: they are split later, as tokens.
         0.0 if config.train_windows else config.validation_fraction,
         config.seed,
         tokenizer,
@@ -110,47 +113,50 @@ def load_language_data(
 
 
 def read_text(source, tokenizer, flag="text") -> bytes:
-    """The text that a language model is to score, as its training reads it.
+    """Reads a text to score with a language model, as its training read it.
 
     Args:
-        source: what `Corpus` takes.
-        tokenizer: of the model.
-        flag: what an error calls the source.
+        source: see `Corpus`.
+        tokenizer: the tokenizer of the model.
+        flag: the flag that errors name.
+
+    Raises:
+        UserError: naming the file that is missing, empty or not text.
     """
     corpus = corpora.Corpus(
         source,
         binary=tokenizer.kind == "byte",
         document_separator=unescaped(tokenizer.document_separator),
         flag=flag,
-        keep_line_ends=_knows_returns(tokenizer),
+        keep_line_ends=_has_returns(tokenizer),
     )
     return b"".join(corpus.pieces())
 
 
 def _with_line_breaks(separator) -> str:
-    r"""A separator as it stands in a text whose lines end in \n alone."""
+    r"""Replaces \r\n and \r in a separator by \n, as in the text itself."""
     if "\r" not in unescaped(separator):
         return separator
     separator = unescaped(separator).replace("\r\n", "\n").replace("\r", "\n")
     return separator.replace("\\", r"\\")
 
 
-def _knows_returns(tokenizer) -> bool:
-    r"""Whether a vocabulary has \r, as once those of texts with \r\n had."""
+def _has_returns(tokenizer) -> bool:
+    r"""Returns whether a vocabulary has \r, as in versions that kept \r\n."""
     return tokenizer.kind in ("char", "word") and not (
         tokenizer.missing_characters("\r")
     )
 
 
 def _cut_windows(config, tokenized):
-    """The `Windows` for training and for validation."""
+    """Returns the `Windows` for training, and for validation or None."""
     token_ids = tokenized.token_ids
     training, validation = token_ids["training"], token_ids.get("validation")
     num_held_out = 0 if validation is None else len(validation)
     if len(training) < 2:
         raise UserError(_why_too_short(config, len(training), num_held_out))
-    kind = Streams if config.carry_state else RandomWindows
-    windows = kind(
+    windows_class = Streams if config.carry_state else RandomWindows
+    windows = windows_class(
         training,
         min(config.sequence_length, len(training) - 1),
         config.batch_size,
@@ -159,16 +165,16 @@ def _cut_windows(config, tokenized):
     )
     if num_held_out < 2:
         if config.validation_fraction:
-            do_without_validation(
+            warn_of_no_validation(
                 config,
-                "all documents are the same"
+                "all documents are equal"
                 if tokenized.num_documents["training"] and not num_held_out
-                else f"of {len(training) + num_held_out:,} tokens "
+                else f"of {len(training) + num_held_out:,} tokens, "
                 f"{num_held_out} are held out, and 2 are needed",
             )
         return windows, None
     length = min(config.sequence_length, num_held_out - 1)
-    # Few enough streams that their cold starts hardly count.
+    # Few streams, so that their initial zero states hardly matter.
     num_streams = num_held_out // (8 * length)
     return windows, Streams(
         validation,
@@ -179,36 +185,36 @@ def _cut_windows(config, tokenized):
 
 
 def _why_too_short(config, num_tokens, num_held_out) -> str:
-    """Why there is nothing to train on, and what would do."""
-    ways = "give more text"
+    """Returns the error for a training part of fewer than two tokens."""
+    advice = "give more text"
     if num_tokens + num_held_out > 1:
-        ways += ", or --validation_fraction=0"
-    nothing_left = (
+        advice += ", or --validation_fraction=0"
+    cause = (
         "--letters_only leaves next to nothing of this text: "
         if config.letters_only
         else ""
     )
     return (
-        f"--corpus={config.corpus}: {nothing_left}it has {num_tokens} "
+        f"--corpus={config.corpus}: {cause}it has {num_tokens} "
         f"--tokenizer={config.tokenizer} token(s) to train on, and 2 are "
-        f"needed: {ways}"
+        f"needed: {advice}"
     )
 
 
 def _notes(config, corpus, tokenized, training, validation):
-    """Yields lines on how a text was split and cut."""
+    """Yields lines for the user on how the text was split and cut."""
     documents = tokenized.num_documents
     if validation and documents["training"]:
         share = tokenized.num_characters["validation"] / corpus.num_characters
         yield (
             f"note: {documents['validation']:,} of "
-            f"{sum(documents.values()):,} documents validate, {share:.1%} of "
-            "the text; --seed chooses them"
+            f"{sum(documents.values()):,} documents are held out for "
+            f"validation, {share:.1%} of the text; --seed chooses them"
         )
     elif validation and corpus.has_separator and not config.train_windows:
         yield (
-            "note: the end of the text validates: it has less than two "
-            "documents, or each is more than a quarter of it"
+            "note: the end of the text is held out for validation: it has "
+            "fewer than two documents, or each is more than a quarter of it"
         )
     short = []
     if training.sequence_length < config.sequence_length:
@@ -220,23 +226,26 @@ def _notes(config, corpus, tokenized, training, validation):
         short.append(
             f"{training.num_streams:,} stream(s) (not {config.batch_size:,})"
         )
-    if validation and validation.num_tokens < _FEW:
+    if validation and validation.num_tokens < _FEW_TOKENS:
         short.append(
-            f"{validation.num_tokens:,} tokens held out, too few to say much"
+            f"{validation.num_tokens:,} tokens held out, too few to rely on"
         )
     if short:
         yield f"warning: the text is short: {', '.join(short)}"
 
 
 def _cut_sliding_windows(config, token_ids, tokenizer):
-    """The split of D2L section 9.3: the first windows, and the next ones."""
-    windows = config.train_windows + config.validation_windows
-    length = min(config.sequence_length, len(token_ids) - windows)
+    """Returns the first windows of a text for training, the next to validate.
+
+    This is the split of D2L section 9.3; the second may be None.
+    """
+    num_windows = config.train_windows + config.validation_windows
+    length = min(config.sequence_length, len(token_ids) - num_windows)
     if length < 1:
         raise UserError(
             f"--train_windows={config.train_windows} and --validation_windows="
-            f"{config.validation_windows} take {windows + 1:,} tokens or more, "
-            f"and the text has {len(token_ids):,}: ask for fewer windows, or "
+            f"{config.validation_windows} need {num_windows + 1:,} tokens or "
+            f"more, but the text has {len(token_ids):,}: use fewer windows, or "
             "give more text"
         )
 

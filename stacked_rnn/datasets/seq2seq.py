@@ -1,8 +1,7 @@
-"""What a seq2seq model learns from: pairs of texts, tokenized and split."""
+"""The data of a seq2seq model: pairs of texts, tokenized and split."""
 
 import collections
 import dataclasses
-import hashlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ import numpy as np
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.datasets import synthetic_pairs, tables, token_cache
-from stacked_rnn.datasets.batches import Pairs, do_without_validation
+from stacked_rnn.datasets.batches import Pairs, warn_of_no_validation
 
-# Between the texts of the tokenizer's vocabulary: its one token ends a text.
+# The tokenizer's document separator: its token ends each text.
 _SEPARATOR = "\0"
 _HEADER = ("source", "target")
 _HINT = "--source_field and --target_field name the columns"
@@ -22,38 +21,41 @@ _HINT = "--source_field and --target_field name the columns"
 
 @dataclasses.dataclass(frozen=True)
 class TextPairs:
-    """Texts, and what is to be made of each.
+    """Source texts and their target texts.
 
     Attributes:
         sources, targets: strings, none empty.
-        num_empty: pairs that were left out, as one of them was empty.
+        num_empty: number of pairs that were left out, since a text was empty.
     """
 
     sources: Sequence[str]
     targets: Sequence[str]
     num_empty: int = 0
 
-    def sample(self, count) -> "TextPairs":
-        """At most so many of them, from all over."""
-        every = slice(None, None, -(-len(self.sources) // count))
-        return TextPairs(self.sources[every], self.targets[every])
+    def sample(self, max_pairs) -> "TextPairs":
+        """Returns at most `max_pairs` pairs, evenly spaced."""
+        spaced = slice(None, None, -(-len(self.sources) // max_pairs))
+        return TextPairs(self.sources[spaced], self.targets[spaced])
 
 
 @dataclasses.dataclass(frozen=True)
 class PairData:
-    """What a seq2seq model learns from.
+    """The training and validation sets of a seq2seq model.
 
     Attributes:
-        tokenizer: of both sides, built from the training texts alone; its
-            `end_id` ends a text.
+        tokenizer: built from the sources and targets of the training set
+            alone; its `end_id` ends each text.
         training, validation: `Pairs`; validation may be None.
-        validation_texts: `TextPairs`, those of `validation`.
-        max_tokens: the most that a text may have.
-        num_too_long: pairs that were left out, as one of them was too long.
-        num_empty: pairs that were left out, as one of them was empty.
-        longest_target: tokens of it.
-        digest: of the texts; equal ones have the same.
-        unknown_share: of the tokens of all texts.
+        validation_texts: the `TextPairs` of `validation`, or None.
+        max_tokens: the most tokens that a source or a target may have.
+        num_too_long: number of pairs that were left out, since a text was
+            longer.
+        num_empty: number of pairs that were left out, since a text was empty.
+        longest_target: tokens of the longest target of the training set, the
+            end included.
+        digest: a hash of all texts.
+        unknown_share: fraction of the tokens that are unknown, the mean of
+            sources and targets.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -74,44 +76,47 @@ def read_pairs(
     """Reads pairs of texts.
 
     Args:
-        source: a name of `synthetic_pairs.MADE`, a path, a glob, or several of
-            these separated by commas: .tsv, .csv or .jsonl, or these with .gz.
-        source_field, target_field: columns of a table, fields of a JSON object.
-            A table without such a header line has the source in its first
-            column, the target in its second.
-        flag: what an error calls the source.
+        source: a name in `synthetic_pairs.GENERATORS`, a path, a glob, or
+            several of these separated by commas: .tsv, .csv or .jsonl files,
+            also as .gz.
+        source_field, target_field: columns of a table, or fields of a JSON
+            object. With the default names, a table without a header line has
+            the source in its first column and the target in its second.
+        flag: the flag that errors name.
 
     Raises:
         UserError: naming the file and the line.
     """
-    if source in synthetic_pairs.MADE:
-        return TextPairs(*zip(*synthetic_pairs.MADE[source]()))
+    if source in synthetic_pairs.GENERATORS:
+        return TextPairs(*zip(*synthetic_pairs.GENERATORS[source]()))
     fields = (source_field, target_field)
     pairs = itertools.chain(
         *(_read_file(file, fields, flag) for file in tables.find(source, flag))
     )
     sources, targets, num_empty = [], [], 0
-    for one, other in pairs:
-        if one.strip() and other.strip():
-            sources.append(one)
-            targets.append(other)
+    for source_text, target_text in pairs:
+        if source_text.strip() and target_text.strip():
+            sources.append(source_text)
+            targets.append(target_text)
         else:
             num_empty += 1
     if not sources:
-        raise UserError(f"--{flag}={source}: there is no pair of texts in it")
+        raise UserError(f"--{flag}={source}: contains no pair of texts")
     return TextPairs(sources, targets, num_empty)
 
 
 def _read_file(file, fields, flag):
     if not tables.kind(file, flag):
         raise UserError(
-            f"--{flag}={file.name}: pairs of texts are in .tsv, .csv or .jsonl "
-            f"files (or made: {', '.join(synthetic_pairs.MADE)})"
+            f"--{flag}={file.name}: pairs of texts are read from .tsv, .csv or "
+            ".jsonl files (or generated: "
+            f"{', '.join(synthetic_pairs.GENERATORS)})"
         )
     header = _HEADER if fields == _HEADER else None
-    for where, values in tables.read_fields(file, fields, flag, _HINT, header):
+    rows = tables.read_fields(file, fields, flag, _HINT, header)
+    for location, values in rows:
         for value, name in zip(values, fields):
-            tables.check_string(value, name, where, flag, _HINT)
+            tables.check_string(value, name, location, flag, _HINT)
         yield values
 
 
@@ -121,74 +126,77 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
     Args:
         config: a `TrainConfig`.
         vocabulary_size: see `ModelConfig`.
+
+    Raises:
+        UserError: the corpus cannot be read, or leaves nothing to train on.
     """
-    read = read_pairs(config.corpus, config.source_field, config.target_field)
-    held_out = _held_out(read, config.validation_fraction, config.seed)
+    pairs = read_pairs(config.corpus, config.source_field, config.target_field)
+    held_out = _held_out(pairs, config.validation_fraction, config.seed)
     texts = [
         [text.encode("utf-8", "replace") for text in side]
-        for side in (read.sources, read.targets)
+        for side in (pairs.sources, pairs.targets)
     ]
-    learned = [
+    training_texts = [
         text for side in texts for text in itertools.compress(side, ~held_out)
     ]
     tokenizer = tokenizers.build(
         config.tokenizer,
-        [b"\n".join(learned)],
+        [b"\n".join(training_texts)],
         vocabulary_size,
         config.letters_only,
         _SEPARATOR,
     )
     sources, targets = (_token_ids(tokenizer, side) for side in texts)
     limit = config.sequence_length
-    lengths = [  # without what ends a text
+    lengths = [  # without the end token
         max(len(source), len(target)) - 1
         for source, target in zip(sources, targets)
     ]
     fits = np.array(lengths) <= limit
 
-    def pairs(rows, seed):
+    def batches_of(rows, seed):
         return Pairs(
             [sources[row] for row in rows],
             [targets[row] for row in rows],
             tokenizer.end_id,
             config.batch_size,
             seed,
-            sum(len(read.targets[row]) for row in rows),
+            sum(len(pairs.targets[row]) for row in rows),
         )
 
     training_rows = np.flatnonzero(fits & ~held_out)
     validation_rows = np.flatnonzero(fits & held_out)
     if not len(training_rows):
         raise UserError(
-            f"--corpus={config.corpus}: no pair to train on: of "
-            f"{len(fits):,} there are {np.sum(~fits):,} longer than "
+            f"--corpus={config.corpus}: no pair to train on: "
+            f"{np.sum(~fits):,} of {len(fits):,} are longer than "
             f"--sequence_length={limit} tokens, and the shortest has "
             f"{min(lengths):,}"
         )
     if config.validation_fraction and not len(validation_rows):
-        do_without_validation(
+        warn_of_no_validation(
             config,
-            f"of {len(held_out):,} pair(s) those with a text in common stay "
-            f"together, and {math.ceil(1 / config.validation_fraction):,} "
-            "without one are needed",
+            f"of {len(held_out):,} pair(s), those with a text in common stay "
+            "together, and at least "
+            f"{math.ceil(1 / config.validation_fraction):,} without are needed",
         )
     validation = validation_texts = None
     if len(validation_rows):
-        validation = pairs(validation_rows, None)
+        validation = batches_of(validation_rows, None)
         validation_texts = TextPairs(
-            [read.sources[row] for row in validation_rows],
-            [read.targets[row] for row in validation_rows],
+            [pairs.sources[row] for row in validation_rows],
+            [pairs.targets[row] for row in validation_rows],
         )
     return PairData(
         tokenizer,
-        pairs(training_rows, config.seed),
+        batches_of(training_rows, config.seed),
         validation,
         validation_texts,
         limit,
         int(np.sum(~fits)),
-        read.num_empty,
+        pairs.num_empty,
         max(len(targets[row]) for row in training_rows),
-        _digest(read),
+        tables.digest(pairs.sources, pairs.targets),
         np.mean(
             [
                 token_cache.count_unknown(tokenizer, np.concatenate(side))
@@ -200,23 +208,23 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
 
 
 def _token_ids(tokenizer, texts) -> list[np.ndarray]:
-    """The ids of each text, with the one that ends it."""
+    """Returns the token ids of each text, `end_id` last."""
     return [
         np.append(ids, np.int32(tokenizer.end_id))
-        for ids in token_cache.cut_texts(tokenizer, texts)
+        for ids in token_cache.tokenize_texts(tokenizer, texts)
     ]
 
 
-def _held_out(read, fraction, seed) -> np.ndarray:
-    """Which pairs validate, bool [pairs].
+def _held_out(pairs, fraction, seed) -> np.ndarray:
+    """Chooses the pairs for validation: bool [pairs].
 
     Pairs that have a text in common stay together, so that no source and no
-    target of the validation is in the training.
+    target of the validation set is in the training set.
     """
     groups = collections.defaultdict(list)
-    for row, group in enumerate(_groups(read)):
+    for row, group in enumerate(_group_by_text(pairs)):
         groups[group].append(row)
-    held_out = np.zeros(len(read.sources), bool)
+    held_out = np.zeros(len(pairs.sources), bool)
     left = int(len(held_out) * fraction)
     for group in np.random.default_rng(seed).permutation(list(groups)):
         if len(groups[group]) <= left:
@@ -225,26 +233,22 @@ def _held_out(read, fraction, seed) -> np.ndarray:
     return held_out
 
 
-def _groups(read) -> list[int]:
-    """For each pair the number of the first that it is connected with."""
-    group = list(range(len(read.sources)))
+def _group_by_text(pairs) -> list[int]:
+    """Returns for each pair the first row of its group (a union-find).
+
+    Pairs with an equal source or an equal target are in one group.
+    """
+    parent = list(range(len(pairs.sources)))
 
     def root(row):
-        while group[row] != row:
-            group[row] = group[group[row]]
-            row = group[row]
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
         return row
 
-    for side in (read.sources, read.targets):
+    for side in (pairs.sources, pairs.targets):
         first = {}
         for row, text in enumerate(side):
-            one, other = sorted((root(row), root(first.setdefault(text, row))))
-            group[other] = one
-    return [root(row) for row in group]
-
-
-def _digest(read) -> str:
-    digest = hashlib.sha256()
-    for pair in zip(read.sources, read.targets):
-        digest.update(repr(pair).encode("utf-8", "replace"))
-    return digest.hexdigest()
+            low, high = sorted((root(row), root(first.setdefault(text, row))))
+            parent[high] = low
+    return [root(row) for row in parent]

@@ -1,7 +1,7 @@
-"""Pairs of texts that a program can make: numbers, dates, names in programs.
+"""Generated pairs of texts: numbers, dates and identifiers.
 
-The same pairs each time; those of `identifiers_to_words` come from the standard
-library of the Python at hand.
+They are the same in every run; the pairs of `identifiers_to_words` are made
+from the standard library of the running Python.
 """
 
 import datetime
@@ -10,9 +10,9 @@ import random
 import re
 import sysconfig
 
-_NUMBERS = 30_000
-_DATES = 10_000
-_FORMATS_OF_A_DATE = 3
+_NUM_NUMBERS = 30_000
+_NUM_DATES = 10_000
+_FORMATS_PER_DATE = 3
 
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve "
@@ -33,7 +33,7 @@ _ORDINALS = (
 
 
 def words_of_number(number) -> str:
-    """A number below a thousand million: 105 is one hundred and five."""
+    """Spells an integer from 0 to 999,999,999: 105 is one hundred and five."""
     if number < 20:
         return _UNITS[number]
     if number < 100:
@@ -55,19 +55,19 @@ def words_of_number(number) -> str:
 
 
 def forms_of_date(date) -> list[str]:
-    """A date as people write it, so that no other date is written so."""
+    """Returns a date in formats that people use, all of them unambiguous."""
     year, month, day = date.year, _MONTHS[date.month - 1], date.day
     weekday = _DAYS[date.weekday()]
-    number = _with_ending(day)
+    nth = _with_suffix(day)
     return [
         f"{day} {month} {year}",
         f"{day:02} {month[:3]} {year}",
         f"{month} {day}, {year}",
-        f"{month[:3]}. {number}, {year}",
+        f"{month[:3]}. {nth}, {year}",
         f"{weekday}, {day} {month} {year}",
         f"{weekday[:3]} {month[:3]} {day} {year}",
-        f"{weekday}, {month} {number} {year}",
-        f"the {number} of {month}, {year}",
+        f"{weekday}, {month} {nth} {year}",
+        f"the {nth} of {month}, {year}",
         f"the {_ordinal(day)} of {month} {year}",
         f"{month.upper()} {day} {year}",
         f"{day}-{month[:3].upper()}-{year}",
@@ -79,10 +79,10 @@ def forms_of_date(date) -> list[str]:
     ]
 
 
-def _with_ending(day):
-    endings = {1: "st", 2: "nd", 3: "rd"}
+def _with_suffix(day):
+    suffixes = {1: "st", 2: "nd", 3: "rd"}
     is_teen = 10 < day < 20
-    return f"{day}{'th' if is_teen else endings.get(day % 10, 'th')}"
+    return f"{day}{'th' if is_teen else suffixes.get(day % 10, 'th')}"
 
 
 def _ordinal(day):
@@ -95,13 +95,13 @@ def _ordinal(day):
 
 
 def words_of_identifier(name) -> list[str]:
-    """The words that a name is made of: read_only, ReadOnly, READ_ONLY."""
+    """Splits an identifier: ReadOnly and READ_ONLY become read, only."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     return [word.lower() for word in words]
 
 
 def forms_of_identifier(words) -> list[str]:
-    """Words as one name, in the styles that programs have."""
+    """Joins words into identifiers, in five styles: read_only, ReadOnly, ..."""
     capitalized = [word.capitalize() for word in words]
     return [
         "_".join(words),
@@ -113,10 +113,10 @@ def forms_of_identifier(words) -> list[str]:
 
 
 def identifiers(modules="*.py") -> list[str]:
-    """Names that modules of the standard library define or assign.
+    """Returns the names that the standard library defines or assigns, sorted.
 
     Args:
-        modules: a glob below its directory.
+        modules: a glob, relative to the directory of the standard library.
     """
     names = set()
     directory = pathlib.Path(sysconfig.get_paths()["stdlib"])
@@ -127,40 +127,39 @@ def identifiers(modules="*.py") -> list[str]:
     return sorted(names)
 
 
-def _numbers():
-    """All below 1,000, and some of those up to a million."""
-    large = random.Random(0).sample(range(1000, 1_000_001), _NUMBERS - 1000)
-    return [*range(1000), *large]
-
-
 def numbers_to_words():
-    """127 -> one hundred and twenty-seven."""
-    return [(str(number), words_of_number(number)) for number in _numbers()]
+    """Generates pairs such as 127 -> one hundred and twenty-seven.
+
+    They are all numbers below 1,000, and a sample of those up to a million.
+    """
+    large = random.Random(0).sample(range(1000, 1_000_001), _NUM_NUMBERS - 1000)
+    numbers = [*range(1000), *large]
+    return [(str(number), words_of_number(number)) for number in numbers]
 
 
 def words_to_numbers():
-    """One hundred and twenty-seven -> 127."""
+    """Generates pairs such as one hundred and twenty-seven -> 127."""
     return [(words, number) for number, words in numbers_to_words()]
 
 
 def dates_to_iso():
-    """3rd of March, 2021 -> 2021-03-03."""
+    """Generates pairs such as the 3rd of March, 2021 -> 2021-03-03."""
     rng = random.Random(0)
     first = datetime.date(1900, 1, 1)
     days = (datetime.date(2100, 1, 1) - first).days
     dates = [
         first + datetime.timedelta(day)
-        for day in rng.sample(range(days), _DATES)
+        for day in rng.sample(range(days), _NUM_DATES)
     ]
     return [
         (form, date.isoformat())
         for date in dates
-        for form in rng.sample(forms_of_date(date), _FORMATS_OF_A_DATE)
+        for form in rng.sample(forms_of_date(date), _FORMATS_PER_DATE)
     ]
 
 
 def identifiers_to_words():
-    """ReadOnly, READ_ONLY, readonly -> read only."""
+    """Generates pairs such as ReadOnly -> read only, READ_ONLY -> read only."""
     return [
         (form, " ".join(words))
         for words in words_of_identifiers(identifiers())
@@ -169,7 +168,7 @@ def identifiers_to_words():
 
 
 def words_of_identifiers(names):
-    """The words of those names that have two to five, none of one letter."""
+    """Splits names; keeps those of two to five words, none of one letter."""
     found = {tuple(words_of_identifier(name)) for name in names}
     return sorted(
         words
@@ -178,9 +177,9 @@ def words_of_identifiers(names):
     )
 
 
-MADE = {
-    made.__name__: made
-    for made in (
+GENERATORS = {
+    generator.__name__: generator
+    for generator in (
         numbers_to_words,
         words_to_numbers,
         dates_to_iso,

@@ -1,13 +1,13 @@
-"""The tokens of a corpus: in memory, or made once and kept on disk.
+"""Tokenizing a corpus: in memory, or once and cached on disk.
 
-A large corpus has a directory in the cache, named by the digest of the text and
-of all that decides its tokens:
+A large corpus has a directory in the cache, named by a hash of the text and of
+all settings that affect its tokens:
 
-    tokenizer.json            as soon as the vocabulary is known
-    parts/training-000007.npz a piece of text that is done, until all are
-    training.tokens           the token ids of a part, in one width
-    index.json                last of all: what there is
-    lock                      held by the process that makes them
+    tokenizer.json            written as soon as the vocabulary is known
+    parts/training-000007.npz the tokens of one piece; removed at the end
+    training.tokens           the token ids of a part, all of the same width
+    index.json                written last: the contents of the directory
+    lock                      held by the process that tokenizes
 """
 
 import collections
@@ -29,22 +29,21 @@ from stacked_rnn.configs import UserError
 from stacked_rnn.datasets import corpora, splits
 from stacked_rnn.utils import devices, files, terminal
 
-LARGE = 2**24  # characters; a corpus with fewer is kept in memory
+LARGE = 2**24  # characters; a smaller corpus is kept in memory
 _INDEX = "index.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedCorpus:
-    """A corpus as tokens.
+    """The token ids of a corpus, by part: "training" and perhaps "validation".
 
     Attributes:
-        tokenizer: what cut it.
-        token_ids: of each part by its name, integers [tokens]: an array or a
-            `TokenFile`.
-        num_characters, num_documents: of each part, see `splits`.
-        unknown_parts: see `Tokenizer.unknown_parts`; of a tokenizer that was
-            not built from this corpus.
-        num_unknown: tokens of each part that stand for something unknown.
+        tokenizer: the tokenizer of the corpus.
+        token_ids: integers [tokens] per part: an array or a `TokenFile`.
+        num_characters, num_documents: numbers per part, see `splits`.
+        unknown_parts: see `Tokenizer.unknown_parts`; empty if the tokenizer was
+            built from this corpus.
+        num_unknown: number of unknown tokens per part.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -56,10 +55,14 @@ class TokenizedCorpus:
 
 
 class TokenFile:
-    """Token ids on disk; `file[first:last]` reads them.
+    """Token ids on disk; `file[first:last]` reads them into an array.
 
-    Read by TensorFlow's file system, that finds its place in a long file at
-    once. (`tf.data.FixedLengthRecordDataset` reads all that it skips.)
+    TensorFlow's file system seeks in constant time, whereas
+    `tf.data.FixedLengthRecordDataset` reads all records that it skips.
+
+    Args:
+        path: path of the file.
+        dtype: integer type of the ids.
     """
 
     def __init__(self, path, dtype):
@@ -68,7 +71,7 @@ class TokenFile:
             size = os.fstat(file.fileno()).st_size
         self._length, rest = divmod(size, self._dtype.itemsize)
         if rest:
-            raise ValueError("it ends within a token")
+            raise ValueError("the file ends within a token")
         self._file = tf.io.gfile.GFile(str(path), "rb")
 
     def __len__(self):
@@ -87,8 +90,8 @@ class TokenFile:
         token_ids = np.frombuffer(content, self._dtype)
         if len(token_ids) < count:
             raise UserError(
-                f"--cache_dir: {self._file.name} was cut short; the same "
-                "command makes it anew"
+                f"--cache_dir: {self._file.name} was cut short; repeat the "
+                "command to rebuild it"
             )
         return token_ids
 
@@ -96,16 +99,16 @@ class TokenFile:
 def tokenize_corpus(
     corpus, fraction, seed, tokenizer, build, settings, cache_dir
 ):
-    """The tokens of a corpus, from the cache where it is large.
+    """Splits and tokenizes a corpus; a large one is cached.
 
     Args:
         corpus: a `Corpus`.
-        fraction, seed: what `splits.split` takes.
-        tokenizer: that of a trained model, or None.
-        build: makes a tokenizer from the pieces of the part "training"; called
-            where there is none.
-        settings: dict of what decides the vocabulary that `build` makes.
-        cache_dir: a directory, or "" for the one beside those of Keras.
+        fraction, seed: arguments of `splits.split`.
+        tokenizer: the tokenizer of a trained model, or None.
+        build: builds a tokenizer from the pieces of the training part; called
+            if `tokenizer` is None.
+        settings: dict of the settings that affect the vocabulary of `build`.
+        cache_dir: a directory; "": `stacked_rnn` in the cache of Keras.
 
     Returns:
         A `TokenizedCorpus`.
@@ -125,17 +128,17 @@ def tokenize_corpus(
     directory = cache_dir / name
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # One process at a time makes them; the others wait.
-        with files.locked(directory / "lock", waits=True):
-            found = _load(directory)
-            if not found:
+        # One process at a time tokenizes; the others wait.
+        with files.locked(directory / "lock", blocking=True):
+            cached = _load(directory)
+            if not cached:
                 parts = splits.split(corpus, fraction, seed)
                 _fill(directory, corpus, parts, tokenizer, build)
-                found = _read(directory)
-        return found
+                cached = _read(directory)
+        return cached
     except OSError as error:
         raise UserError(
-            f"--cache_dir={cache_dir}: cannot keep tokens there: "
+            f"--cache_dir={cache_dir}: cannot store tokens there: "
             f"{error.strerror}"
         ) from error
 
@@ -144,14 +147,14 @@ def _tokenize_in_memory(corpus, parts, tokenizer, build):
     is_given = tokenizer is not None
     if not is_given:
         tokenizer = build(corpus.pieces(parts["training"]))
-    token_ids, unknown_parts = {}, {}
+    token_ids, unknown_parts, dtype = {}, {}, _dtype(tokenizer)
     for name, part in parts.items():
         pieces = []
         for piece in corpus.pieces(part):
-            cut = _cut(tokenizer.tokenize, piece, tokenizer.vocabulary_size())
+            piece_ids = _tokenize_piece(tokenizer.tokenize, piece, dtype)
             if is_given:
-                unknown_parts |= _unknown_parts(tokenizer, piece, cut)
-            pieces.append(cut)
+                unknown_parts |= _unknown_parts(tokenizer, piece, piece_ids)
+            pieces.append(piece_ids)
         token_ids[name] = np.concatenate(pieces)
     num_unknown = {
         name: count_unknown(tokenizer, ids) for name, ids in token_ids.items()
@@ -162,52 +165,55 @@ def _tokenize_in_memory(corpus, parts, tokenizer, build):
 
 
 def _sizes(parts):
-    """The characters and the documents of each part."""
+    """Returns the numbers of characters and of documents per part."""
     return (
         {name: part.num_characters for name, part in parts.items()},
         {name: part.num_documents for name, part in parts.items()},
     )
 
 
-def cut_texts(tokenizer, texts) -> list[np.ndarray]:
-    """The token ids of each of many texts, int32 [tokens]; a bar on a terminal.
+def tokenize_texts(tokenizer, texts) -> list[np.ndarray]:
+    """Tokenizes each of many texts: a list of int32 [tokens].
 
-    Some at a time: what lies between a text and its tokens takes many times the
-    memory of both.
+    It shows a progress bar, and tokenizes some texts at a time: the tensors
+    between a text and its tokens take many times the memory of both.
+
+    Args:
+        tokenizer: a `Tokenizer`.
+        texts: list of byte strings.
     """
-    token_ids, batch, waiting = [], [], 0
+    token_ids, batch, batch_bytes = [], [], 0
     with terminal.progress_bar(len(texts), "text") as progress:
-        for number, text in enumerate(texts, 1):
+        for done, text in enumerate(texts, 1):
             batch.append(text)
-            waiting += len(text)
-            if waiting >= corpora.PIECE or number == len(texts):
+            batch_bytes += len(text)
+            if batch_bytes >= corpora.PIECE or done == len(texts):
                 ragged = tokenizer.tokenize(tf.constant(batch))
                 ends = ragged.row_splits.numpy()[1:-1]
                 token_ids += np.split(ragged.flat_values.numpy(), ends)
-                batch, waiting = [], 0
-                progress(number)
+                batch, batch_bytes = [], 0
+                progress(done)
     return token_ids
 
 
 def count_unknown(tokenizer, token_ids) -> int:
-    """How many of some token ids stand for what the vocabulary lacks."""
+    """Counts the tokens that stand for something unknown."""
     if tokenizer.unknown_id is None:
         return 0
     return int(np.count_nonzero(token_ids == tokenizer.unknown_id))
 
 
-def _cut(tokenize, piece, vocabulary_size):
-    """The token ids of a piece, in the narrowest integers that hold them."""
-    token_ids = tokenize(tf.constant([piece])).flat_values.numpy()
-    return token_ids.astype(_dtype(vocabulary_size))
+def _tokenize_piece(tokenize, piece, dtype):
+    return tokenize(tf.constant([piece])).flat_values.numpy().astype(dtype)
 
 
-def _dtype(vocabulary_size):
-    return np.min_scalar_type(vocabulary_size - 1)
+def _dtype(tokenizer):
+    """Returns the narrowest unsigned integer type for the token ids."""
+    return np.min_scalar_type(tokenizer.vocabulary_size() - 1)
 
 
 def _unknown_parts(tokenizer, piece, token_ids) -> dict:
-    """What has no token, as keys."""
+    """Returns the parts of a piece without a token, as keys of a dict."""
     if tokenizer.unknown_id not in token_ids:
         return {}
     return dict.fromkeys(tokenizer.unknown_parts([piece]))
@@ -217,14 +223,14 @@ def _unknown_parts(tokenizer, piece, token_ids) -> dict:
 
 
 def _load(directory) -> TokenizedCorpus | None:
-    """What a directory holds; None where it is to be made, or made anew."""
+    """Reads a directory; None if it is incomplete or damaged."""
     if not (directory / _INDEX).exists():
         return None
     try:
         return _read(directory)
     except (FileNotFoundError, ValueError, KeyError, UserError):
         print(
-            f"note: the tokens in {directory} are damaged, and made anew",
+            f"note: the tokens in {directory} are damaged: rebuilding them",
             file=sys.stderr,
         )
         (directory / _INDEX).unlink()
@@ -238,7 +244,7 @@ def _read(directory):
         for name in index["lengths"]
     }
     if {n: len(file) for n, file in token_ids.items()} != index["lengths"]:
-        raise ValueError("a file of another length")
+        raise ValueError("a file has the wrong length")
     tokenizer = tokenizers.from_dict(index["tokenizer"])
     return TokenizedCorpus(
         tokenizer,
@@ -251,11 +257,12 @@ def _read(directory):
 
 
 def _fill(directory, corpus, parts, tokenizer, build):
-    """Makes the files, or those of them that a killed process did not."""
-    print(f"The tokens are made once, and kept in {directory}", file=sys.stderr)
+    """Writes a directory, reusing the pieces that a killed process wrote."""
+    print(f"Tokenizing once; tokens are kept in {directory}", file=sys.stderr)
     is_given = tokenizer is not None
     if not is_given:
         tokenizer = _build_once(directory, corpus, parts["training"], build)
+    dtype = _dtype(tokenizer)
     (directory / "parts").mkdir(exist_ok=True)
     tokenize = tf.function(
         tokenizer.tokenize,
@@ -263,10 +270,10 @@ def _fill(directory, corpus, parts, tokenizer, build):
         autograph=False,
     )
 
-    def make_part(item):
+    def write_piece(item):
         path, piece = item
         if not path.exists():
-            token_ids = _cut(tokenize, piece, tokenizer.vocabulary_size())
+            token_ids = _tokenize_piece(tokenize, piece, dtype)
             unknown_parts = (
                 _unknown_parts(tokenizer, piece, token_ids) if is_given else ()
             )
@@ -280,12 +287,12 @@ def _fill(directory, corpus, parts, tokenizer, build):
 
     lengths, unknown_parts, num_unknown = {}, {}, {}
     for name, part in parts.items():
-        pieces = _shown(corpus, part, f"{name} text to tokens")
-        paths = _in_parallel(
-            make_part,
+        pieces = _with_progress(corpus, part, f"tokenizing the {name} text")
+        paths = _map_in_parallel(
+            write_piece,
             (
-                (directory / "parts" / f"{name}-{number:06}.npz", piece)
-                for number, piece in enumerate(pieces)
+                (directory / "parts" / f"{name}-{index:06}.npz", piece)
+                for index, piece in enumerate(pieces)
             ),
         )
         lengths[name] = num_unknown[name] = 0
@@ -305,7 +312,7 @@ def _fill(directory, corpus, parts, tokenizer, build):
         "lengths": lengths,
         "num_characters": num_characters,
         "num_documents": num_documents,
-        "dtype": _dtype(tokenizer.vocabulary_size()).name,
+        "dtype": dtype.name,
         "unknown_parts": [*unknown_parts],
         "num_unknown": num_unknown,
         "tokenizer": tokenizer.to_dict(),
@@ -316,31 +323,31 @@ def _fill(directory, corpus, parts, tokenizer, build):
 
 
 def _build_once(directory, corpus, part, build):
-    """The tokenizer of a part; that of a killed process where there is one."""
+    """Builds the tokenizer, or loads it if a killed process has built it."""
     path = directory / "tokenizer.json"
     if path.exists():
         return tokenizers.from_dict(
             json.loads(path.read_text(encoding="utf-8"))
         )
-    tokenizer = build(_shown(corpus, part, "vocabulary"))
+    tokenizer = build(_with_progress(corpus, part, "building the vocabulary"))
     with files.whole_file(path) as file:
         file.write(json.dumps(tokenizer.to_dict()).encode())
     return tokenizer
 
 
-def _shown(corpus, part, what):
-    """The pieces of a part, with a bar on a terminal and a line elsewhere."""
+def _with_progress(corpus, part, activity):
+    """Yields the pieces of a part; shows a line and a progress bar."""
     length = part.num_characters
-    print(f"{what}: {length / 1e6:,.0f} M characters", file=sys.stderr)
-    pieces_in_all = -(-length // corpora.PIECE)
-    with terminal.progress_bar(pieces_in_all, "piece") as progress:
+    print(f"{activity}: {length / 1e6:,.0f} M characters", file=sys.stderr)
+    num_pieces = -(-length // corpora.PIECE)
+    with terminal.progress_bar(num_pieces, "piece") as progress:
         for done, piece in enumerate(corpus.pieces(part)):
             yield piece
-            progress(min(done + 1, pieces_in_all))
+            progress(min(done + 1, num_pieces))
 
 
-def _in_parallel(function, items):
-    """`function` of each item, in order, of some at the same time."""
+def _map_in_parallel(function, items):
+    """Yields the function's results in order; reads few items ahead."""
     workers = devices.cores()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         running = collections.deque()

@@ -1,8 +1,7 @@
-"""The windows that are cut from a corpus, a batch for each step.
+"""Batches of windows: equally long stretches of a stream of tokens.
 
-Windows are a pure function of the seed and the step, so that a run can go on
-from any step. A text that exceeds the memory is read page by page: a page is
-what the batches of some thousand steps are cut from.
+A text that is larger than memory is read page by page; the batches of some
+thousand steps are cut from one page.
 """
 
 import abc
@@ -14,26 +13,30 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn.configs import UserError
+from stacked_rnn.datasets.batches import Batches
 
-PAGE = 2**22  # tokens of a page; at most twice as many
-_BLOCKS = 16  # of a page, from all over the text
+PAGE = 2**22  # tokens per page; at most twice as many
+_BLOCKS = 16  # per page, from all over the text
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Windows(abc.ABC):
-    """Batches of windows over a stream of token ids.
+class Windows(Batches):
+    """Batches of windows of a stream of token ids.
 
     A window that starts at s has the inputs x = tokens[s : s + time] and the
-    targets y = tokens[s + 1 : s + 1 + time]. Batches have one shape for all
-    steps: where there is nothing to predict, the target is -1.
+    targets y = tokens[s + 1 : s + 1 + time]. All batches have the same shape:
+    where a window has nothing to predict, its target is -1.
 
     Attributes:
-        token_ids: the stream, integers [tokens]: an array, or what can be cut
-            into slices as one.
-        sequence_length: tokens of a window, the `time` above.
-        batch_size: windows of a batch.
-        seed: of the order and the offset of the windows.
-        characters: of the text that was cut into the tokens; None: as many.
+        token_ids: the stream, integers [tokens]: an array or a `TokenFile`.
+        sequence_length: tokens per window, the `time` above.
+        batch_size: windows per batch.
+        seed: decides the order and the offset of the windows.
+        characters: characters of the text that the tokens stand for; None: as
+            many as tokens.
+
+    Raises:
+        UserError: the stream is too short for one window.
     """
 
     token_ids: Sequence[int]
@@ -42,13 +45,11 @@ class Windows(abc.ABC):
     seed: int = 0
     characters: int | None = None
 
-    carries_state = False  # whether row i of a batch continues row i before it
-
     def __post_init__(self):
         if self.num_tokens <= self.sequence_length:
             raise UserError(
-                f"the text has {self.num_tokens} tokens, and one window "
-                f"takes {self.sequence_length + 1}: give more text, or a "
+                f"the text has {self.num_tokens} tokens, but one window "
+                f"needs {self.sequence_length + 1}: give more text, or a "
                 "smaller --sequence_length"
             )
 
@@ -58,55 +59,44 @@ class Windows(abc.ABC):
         return len(self.token_ids)
 
     @property
-    def characters_per_token(self) -> float:
-        """Mean length of a token in the original text."""
-        return (self.characters or self.num_tokens) / self.num_tokens
-
-    @property
-    @abc.abstractmethod
-    def steps_per_epoch(self) -> int:
-        """Batches of one pass over the stream."""
-
-    @property
     @abc.abstractmethod
     def steps_per_page(self) -> int:
-        """Batches of one page; the last page of an epoch may have fewer."""
+        """Batches per page; the last page of an epoch may have fewer."""
 
     @abc.abstractmethod
     def _page(self, epoch, index):
-        """The tokens of a page, counted from 0 in each epoch."""
+        """Returns the tokens of a page, counted from 0 in each epoch."""
 
     @abc.abstractmethod
     def _starts(self, epoch, page_index, step, rows):
-        """Where in a page the windows of a batch start, and the text ends.
+        """Returns where in a page the windows of a batch start and end.
 
         Args:
             epoch, page_index, step: int64 scalars; pages are counted from 0 in
                 each epoch, steps in each page.
-            rows: int64 [rows], the rows of the global batch asked for.
+            rows: int64 [rows], rows of the global batch.
 
         Returns:
             (starts, ends), int64 [rows]: a target at position `end` or beyond
-            does not count.
+            is not counted.
         """
 
     def begins_page(self, step) -> bool:
-        """Whether a global step is the first of a page."""
         return step % self.steps_per_epoch % self.steps_per_page == 0
 
     def page(self, step) -> np.ndarray:
-        """The page of a global step: int [tokens], of one length for all."""
+        """Reads the page of a global step: int [tokens], all equally long."""
         epoch, step = divmod(step, self.steps_per_epoch)
         return self._page(epoch, step // self.steps_per_page)
 
     def batch(self, step, page, rows=None):
-        """The batch of a global step, counted from 0 over all epochs.
+        """Cuts the batch of a global step from its page; see `Batches.batch`.
 
         Args:
             step: int64 scalar.
-            page: tensor of the page of that step.
-            rows: int64 [rows], which rows of the batch; None: all. Nothing
-                counts in those that it does not have.
+            page: the page of that step, as a tensor.
+            rows: int64 [rows], the rows of the global batch to cut; None: all.
+                A row beyond `batch_size` has no targets that are counted.
 
         Returns:
             (inputs, targets), int32 [rows, time].
@@ -124,11 +114,11 @@ class Windows(abc.ABC):
         last = tf.size(page, tf.int64) - 1
         window = tf.gather(page, tf.minimum(positions, last))
         window = tf.cast(window, tf.int32)
-        counts = positions[:, 1:] < ends[:, None]
-        return window[:, :-1], tf.where(counts, window[:, 1:], -1)
+        is_counted = positions[:, 1:] < ends[:, None]
+        return window[:, :-1], tf.where(is_counted, window[:, 1:], -1)
 
     def dataset(self, first_step=0) -> tf.data.Dataset:
-        """The batches from a step on, without end: what `model.fit` takes."""
+        """Returns the endless batches from a step on, for `model.fit`."""
         batch = tf.function(self.batch, autograph=False)
 
         def batches():
@@ -150,22 +140,22 @@ class Windows(abc.ABC):
 
 
 class _ShuffledWindows(Windows):
-    """Windows that each come once an epoch, in an order of that epoch's own."""
+    """Windows that are reshuffled in each epoch, and come once per epoch."""
 
-    num_pages = 1  # of an epoch
+    num_pages = 1  # per epoch
 
     @property
     @abc.abstractmethod
     def windows_per_page(self) -> int:
-        """Windows of each page."""
+        """Windows per page."""
 
     @abc.abstractmethod
-    def _place(self, index):
-        """Where in a page the windows of some indices start."""
+    def _start_of(self, index):
+        """Returns where in a page windows start, by their index in it."""
 
     @property
     def num_windows(self) -> int:
-        """Windows of an epoch."""
+        """Windows per epoch."""
         return self.num_pages * self.windows_per_page
 
     @property
@@ -184,33 +174,34 @@ class _ShuffledWindows(Windows):
             self._seed(epoch * self.num_pages + page_index),
             last,
         )
-        # The last batch of a page may have rows left over: nothing counts.
+        # The last batch of a page may have rows left over: without targets.
         ends = tf.where(index <= last, np.iinfo(np.int64).max, 0)
-        return self._place(order), ends
+        return self._start_of(order), ends
 
-    def _seed(self, number):
-        return tf.stack([tf.constant(self.seed, tf.int64), number])
+    def _seed(self, counter):
+        return tf.stack([tf.constant(self.seed, tf.int64), counter])
 
 
 class RandomWindows(_ShuffledWindows):
-    """Windows side by side, from a fresh offset in each epoch.
+    """Adjacent windows, from a random offset in each epoch.
 
     A text of several pages is cut into blocks of neighbouring windows. The
-    blocks are shuffled, and the windows within a page, which is some blocks.
-    All blocks have as many windows: less than one for each block is left over
-    at the ends of the text, others in each epoch.
+    blocks are shuffled, a page gets `_BLOCKS` of them, and the windows within
+    a page are shuffled too. All blocks have the same number of windows; what
+    remains at the two ends of the text is less than one window per block, and
+    differs between epochs.
     """
 
     @property
     def _num_fitting(self):
-        """Windows that fit, wherever within its length the first starts."""
+        """Windows that fit at any offset of less than one window."""
         return max(1, self.num_tokens // self.sequence_length - 1)
 
     @property
     def num_pages(self):
-        """Pages of an epoch."""
-        a_page = max(_BLOCKS, PAGE // self.sequence_length)
-        return max(1, self._num_fitting // a_page)
+        """Pages per epoch."""
+        windows_per_page = max(_BLOCKS, PAGE // self.sequence_length)
+        return max(1, self._num_fitting // windows_per_page)
 
     @property
     def _blocks_per_page(self):
@@ -243,14 +234,14 @@ class RandomWindows(_ShuffledWindows):
             [self.token_ids[start : start + length + 1] for start in starts]
         )
 
-    def _place(self, index):
-        # Each block has a token more, the target of its last one.
+    def _start_of(self, index):
+        # Each block has one more token, the target of its last input.
         block = index // self._windows_per_block
         return index * self.sequence_length + block
 
 
 class SlidingWindows(_ShuffledWindows):
-    """Every window of the text, each one token on: D2L section 9.3."""
+    """All windows of the text, one token apart, as in D2L section 9.3."""
 
     @property
     def windows_per_page(self):
@@ -259,15 +250,15 @@ class SlidingWindows(_ShuffledWindows):
     def _page(self, epoch, index):
         return self.token_ids[:]
 
-    def _place(self, index):
+    def _start_of(self, index):
         return index
 
 
 class Streams(Windows):
-    """Parallel streams: row i of a batch continues row i of the one before.
+    """Parallel streams: row i of a batch continues row i of the batch before.
 
-    Every token but the first is a target once an epoch. A short text has fewer
-    streams than a batch has rows, so that each is as long as a window.
+    Every token but the first is a target once per epoch. A short text has fewer
+    streams than a batch has rows, so that each is at least a window long.
 
         stream 0:  0 1 2 | 3 4 5 | 6 7 8
         stream 1:  9 . . | . . . | . . .
@@ -277,13 +268,13 @@ class Streams(Windows):
 
     @property
     def num_streams(self):
-        """Rows of a batch that have a stream."""
+        """Rows per batch that have a stream."""
         num_windows = (self.num_tokens - 1) // self.sequence_length
         return min(self.batch_size, num_windows)
 
     @property
     def stream_length(self):
-        """Targets of one stream, the last one perhaps fewer."""
+        """Targets per stream; the last stream may have fewer."""
         return -(-(self.num_tokens - 1) // self.num_streams)
 
     @property
@@ -292,12 +283,12 @@ class Streams(Windows):
 
     @property
     def steps_per_page(self):
-        a_step = self.batch_size * self.sequence_length
-        return min(self.steps_per_epoch, max(1, PAGE // a_step))
+        tokens_per_step = self.batch_size * self.sequence_length
+        return min(self.steps_per_epoch, max(1, PAGE // tokens_per_step))
 
     @property
     def _targets_per_page(self):
-        """Of one stream."""
+        """Targets per page of one stream."""
         return self.steps_per_page * self.sequence_length
 
     def _page(self, epoch, index):
@@ -309,7 +300,7 @@ class Streams(Windows):
         return np.concatenate(rows)
 
     def _starts(self, epoch, page_index, step, rows):
-        before = rows * self.stream_length + page_index * self._targets_per_page
+        first = rows * self.stream_length + page_index * self._targets_per_page
         start = rows * (self._targets_per_page + 1)
         ends = tf.minimum((rows + 1) * self.stream_length + 1, self.num_tokens)
-        return start + step * self.sequence_length, start + ends - before
+        return start + step * self.sequence_length, start + ends - first

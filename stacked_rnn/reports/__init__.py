@@ -1,1 +1,1 @@
-"""Results for people to look at: plots, and a page of coloured text."""
+"""Plots of results, and an HTML page of surprisal."""

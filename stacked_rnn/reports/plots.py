@@ -1,14 +1,17 @@
-"""Pictures as PNG, where matplotlib is installed."""
+"""Plots, saved as PNG if matplotlib is installed."""
 
 from stacked_rnn.utils import files
 
 
 def draw_curves(history, path) -> bool:
-    """Draws the curves of a run as a PNG; False without matplotlib.
+    """Plots losses, metrics, learning rate and gradient norm by epoch.
 
     Args:
-        history: for each epoch its results, as in history.csv.
-        path: of the picture.
+        history: list with a dict of results per epoch, as in history.csv.
+        path: path of the PNG.
+
+    Returns:
+        Whether it was drawn: False if matplotlib is not installed.
     """
     try:
         from matplotlib import figure, ticker
@@ -23,7 +26,7 @@ def draw_curves(history, path) -> bool:
             "val_exact_match": "validation",
         },
         "learning rate": {"learning_rate": ""},
-        "norm of the gradient": {"gradient_norm": ""},
+        "gradient norm": {"gradient_norm": ""},
     }
     panels = {
         title: curves
@@ -40,19 +43,21 @@ def draw_curves(history, path) -> bool:
                 axes.plot(epochs, values, marker=".", label=label)
         if len(curves) > 1:
             axes.legend()
-        axes.set_title(title)
-        axes.set_xlabel("epoch")
+        axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     return _save(picture, path)
 
 
 def draw_classification(result, labels, path) -> bool:
-    """Draws how right a classifier is, as a PNG; False without matplotlib.
+    """Plots the confusion matrix, if any, and the calibration of a classifier.
 
     Args:
-        result: what `SavedClassifier.evaluate` gave.
+        result: the dict that `SavedClassifier.evaluate` returned.
         labels: names of the classes.
-        path: of the picture.
+        path: path of the PNG.
+
+    Returns:
+        Whether it was drawn: False if matplotlib is not installed.
     """
     try:
         from matplotlib import figure
@@ -68,7 +73,7 @@ def draw_classification(result, labels, path) -> bool:
         picture.colorbar(image, ax=axes, shrink=0.8)
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
-        axes.set_title("confusion: rows are, columns were said")
+        axes.set(title="confusion matrix", xlabel="predicted", ylabel="actual")
         if len(labels) <= 12:
             half = max(map(max, confusion)) / 2
             for row, counts in enumerate(confusion):
@@ -77,39 +82,41 @@ def draw_classification(result, labels, path) -> bool:
                         column, row, f"{count:,}", ha="center", va="center",
                         color="white" if count > half else "black",
                     )  # fmt: skip
-    bins = result["calibration"]
+    calibration = result["calibration"]
     right.plot([0, 1], [0, 1], "--", color="gray", label="perfect")
     right.plot(
-        [one["confidence"] for one in bins],
-        [one["accuracy"] for one in bins],
+        [row["confidence"] for row in calibration],
+        [row["accuracy"] for row in calibration],
         marker="o",
         label=f"error {result['calibration_error']:.3f}",
     )
-    right.set_title("calibration")
-    right.set_xlabel("how sure the model is")
-    right.set_ylabel("how often it is right")
+    right.set(title="calibration", xlabel="confidence", ylabel="accuracy")
     right.legend()
     return _save(picture, path)
 
 
 def draw_attention(maps, path) -> bool:
-    """Draws where a model looked, as a PNG; False without matplotlib.
+    """Plots the attention of a seq2seq model, one map per text.
 
     Args:
-        maps: for each text its tokens, those of the output, and the attention
-            [output, text]; an empty token is an end.
-        path: of the picture.
+        maps: list of (source tokens, output tokens, attention): two lists of
+            strings, in which "" is the end of the text, and an array
+            [output, source].
+        path: path of the PNG.
+
+    Returns:
+        Whether it was drawn: False if matplotlib is not installed.
     """
     try:
         from matplotlib import figure
     except ImportError:
         return False
-    inch = 0.18  # of a token
+    inches_per_token = 0.18
     shapes = [attention.shape for _, _, attention in maps]
     picture = figure.Figure(
         figsize=(
-            1.5 + inch * max(columns for _, columns in shapes),
-            sum(1.2 + inch * rows for rows, _ in shapes),
+            1.5 + inches_per_token * max(columns for _, columns in shapes),
+            sum(1.2 + inches_per_token * rows for rows, _ in shapes),
         ),
         layout="constrained",
     )

@@ -1,19 +1,19 @@
-"""A page that colours each character of a text by its surprise.
+"""An HTML page that colours each character of a text by its surprisal.
 
-The picture of Karpathy, Johnson and Fei-Fei ("Visualizing and Understanding
-Recurrent Networks", 2015): what the model saw coming is pale, what it did not
-is dark. One file, no requests to anywhere.
+As in Karpathy, Johnson and Fei-Fei, "Visualizing and Understanding Recurrent
+Networks" (2015), expected characters are pale and surprising ones dark. The
+page is one file, without external resources.
 """
 
 import codecs
 import html
 
-_DARKEST = 6.0  # nats and more: about 1 in 400
+_DARKEST = 6.0  # nats or more: a probability of about 1 in 400
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Surprise of each character</title>
+<title>Surprisal per character</title>
 <style>
   body {{ font: 16px/1.6 ui-monospace, monospace; max-width: 60em;
          margin: 2em auto; padding: 0 1em; color: #111; background: #fff }}
@@ -22,20 +22,21 @@ _PAGE = """<!DOCTYPE html>
   .prompt {{ border-bottom: 2px solid #888 }}
   .legend span {{ padding: .15em .6em }}
 </style>
-<h1>Surprise of each character</h1>
+<h1>Surprisal per character</h1>
 <p class="legend">Nats, &minus;log p: {legend}
-  Point at a character to read its own. Underlined: what was given.</p>
+  Point at a character to read its value. The prompt is underlined.</p>
 {texts}
 </html>
 """
 
 
 def page(texts) -> str:
-    """The page, HTML.
+    """Returns the HTML page.
 
     Args:
-        texts: list of texts; each a list of (token bytes, nats, whether it was
-            given); nats None for a first token, which nothing predicts.
+        texts: list of texts, each a list of (token bytes, nats, whether the
+            token is part of the prompt). The nats of a first token, which
+            nothing predicts, are None.
     """
     legend = " ".join(
         f'<span style="{_style(nats)}">{nats}{"+" * (nats == _DARKEST)}</span>'
@@ -51,31 +52,31 @@ def page(texts) -> str:
 
 
 def _characters(tokens):
-    """Joins tokens that are parts of a character, and adds their nats."""
+    """Yields (text, nats, is_prompt), joining tokens to whole characters."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pending = None
-    for token, nats, is_given in tokens:
+    for token, nats, is_prompt in tokens:
         if nats is not None:
             pending = (pending or 0.0) + nats
         if text := decoder.decode(token):
-            yield text, pending, is_given
+            yield text, pending, is_prompt
             pending = None
     if rest := decoder.decode(b"", final=True):
         yield rest, pending, False
 
 
 def _span(character):
-    text, nats, is_given = character
-    title = "given first" if nats is None else f"{nats:.2f} nats"
-    kind = ' class="prompt"' if is_given else ""
+    text, nats, is_prompt = character
+    title = "not predicted" if nats is None else f"{nats:.2f} nats"
+    css_class = ' class="prompt"' if is_prompt else ""
     return (
-        f'<span{kind} style="{_style(nats)}" title="{title}">'
+        f'<span{css_class} style="{_style(nats)}" title="{title}">'
         f"{html.escape(text)}</span>"
     )
 
 
 def _style(nats):
-    """From white to red; the letters stay dark and legible."""
+    """Returns a background from white to a red that keeps letters legible."""
     share = min((nats or 0.0) / _DARKEST, 1.0)
     return (
         f"background:rgb(255,{255 - 130 * share:.0f},{255 - 165 * share:.0f})"

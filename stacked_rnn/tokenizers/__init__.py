@@ -1,7 +1,7 @@
-"""Text to token ids and back, in core TensorFlow string ops.
+"""Tokenizers: text to token ids and back, in core TensorFlow string ops.
 
-The same object cuts the corpus in training and travels inside the SavedModel,
-its vocabulary a constant of the graph: no Python is needed at serving time.
+The same object tokenizes the corpus in training and is part of the SavedModel,
+with its vocabulary as a constant of the graph: serving needs no Python.
 
 A tokenizer holds its vocabulary and is immutable. `tokenize` takes a string
 tensor [batch] and returns int32 token ids, a ragged tensor [batch, (time)];
@@ -40,15 +40,18 @@ _KINDS = {
 def build(
     kind, texts, vocabulary_size=0, letters_only=False, document_separator=""
 ) -> Tokenizer:
-    """The tokenizer of a training text.
+    """Builds the tokenizer of a training text.
 
     Args:
         kind: "char", "byte", "word" or "subword".
-        texts: byte string, or the pieces of a long one in order; what is not a
-            byte is found in here.
-        vocabulary_size: most tokens of a word or subword tokenizer; 0: their
-            default.
+        texts: a byte string, or an iterable of the pieces of a long one. All
+            vocabularies but that of "byte" are built from it.
+        vocabulary_size: the most tokens of a word or subword tokenizer, the
+            document separator not counted; 0: its default.
         letters_only, document_separator: see `Tokenizer`.
+
+    Raises:
+        UserError: the text or `vocabulary_size` does not suit the kind.
     """
     options = {
         "letters_only": letters_only,
@@ -64,6 +67,6 @@ def build(
 
 
 def from_dict(values) -> Tokenizer:
-    """The tokenizer that `Tokenizer.to_dict` described."""
+    """Returns the tokenizer that `Tokenizer.to_dict` described."""
     values = dict(values)
     return _KINDS[values.pop("kind")](**values)

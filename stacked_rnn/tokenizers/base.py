@@ -1,4 +1,4 @@
-"""The contract of the tokenizers."""
+"""The base class of all tokenizers."""
 
 import tensorflow as tf
 
@@ -6,24 +6,28 @@ from stacked_rnn.configs import unescaped
 
 
 def split_documents(text, document_separator) -> list[bytes]:
-    """The documents of a byte string."""
+    """Splits a byte string into its documents."""
     if not document_separator:
         return [text]
     return text.split(unescaped(document_separator).encode())
 
 
 class Tokenizer(tf.Module):
-    r"""The contract.
+    r"""Base class of all tokenizers.
+
+    A subclass defines `kind`, `_num_parts`, `_start_id`, `_tokenize` and
+    `_detokenize`, and `_split` unless `unknown_id` is None.
 
     Attributes:
-        kind: the name that `--tokenizer` knows it by.
-        letters_only: reduce text to lower-case a-z and single spaces first,
-            as D2L section 9.2 does.
-        document_separator: what stands between the documents of a text, with
-            \n, \t and \r written so; it becomes one token, the last id, which
-            has no text of its own. Empty: there is no such token.
-        unknown_id: the id that stands for what the vocabulary lacks; None
-            where nothing can be unknown.
+        kind: its name as a value of `--tokenizer`.
+        letters_only: whether text is first reduced to lower-case a-z and single
+            spaces, as in D2L section 9.2.
+        document_separator: the string between the documents of a text, with
+            line breaks and tabs as the escapes \n, \r and \t. It becomes one
+            token, the last id, which is detokenized to nothing. Empty: there is
+            no such token.
+        unknown_id: the id of everything outside the vocabulary; None if nothing
+            can be unknown.
     """
 
     kind: str
@@ -40,16 +44,16 @@ class Tokenizer(tf.Module):
 
     @property
     def end_id(self) -> int | None:
-        """The id that ends a document; None without a separator."""
+        """The id that ends a document; None if there is no separator."""
         return self._num_parts() if self.document_separator else None
 
     @property
     def start_id(self) -> int:
-        """The id that stands before a text: what an empty prompt becomes."""
+        """The id before the first token of a text, also an empty prompt's."""
         return self._start_id if self.end_id is None else self.end_id
 
     def tokenize(self, texts) -> tf.RaggedTensor:
-        """Token ids of a string tensor: [batch] -> int32 [batch, (time)]."""
+        """Tokenizes a string tensor: [batch] -> int32 [batch, (time)]."""
         if self.end_id is None:
             return self._tokenize(self._standardize(texts))
         documents = self._documents(texts)
@@ -59,7 +63,7 @@ class Tokenizer(tf.Module):
         return documents.with_values(ended).merge_dims(1, 2)[:, :-1]
 
     def detokenize(self, token_ids) -> tf.Tensor:
-        """Texts of ragged token ids: int32 [batch, (time)] -> [batch]."""
+        """Joins ragged token ids to texts: int32 [batch, (time)] -> [batch]."""
         if self.end_id is not None:
             token_ids = tf.ragged.boolean_mask(
                 token_ids, token_ids != self.end_id
@@ -67,7 +71,11 @@ class Tokenizer(tf.Module):
         return self._detokenize(token_ids)
 
     def unknown_parts(self, texts) -> list[str]:
-        """The characters or words of texts that have no token, each once."""
+        """Returns the characters or words of texts without a token, each once.
+
+        Args:
+            texts: list of strings or byte strings.
+        """
         if self.unknown_id is None:
             return []
         texts = tf.constant(texts)
@@ -82,11 +90,11 @@ class Tokenizer(tf.Module):
         return [part.decode("utf-8", "replace") for part in unknown]
 
     def missing_characters(self, text) -> list[str]:
-        """The characters of a string that no token has, each once.
+        """Returns the characters of a string that are in no token, each once.
 
-        Where there is one, no generated text can hold the string. (What comes
-        after a document's end is none: a string that begins with the separator
-        ends a text just as well.)
+        If there are any, no generated text can contain the string. Characters
+        after a document separator are ignored, since the end of the document
+        ends the generated text as well.
         """
         return []
 
@@ -95,22 +103,22 @@ class Tokenizer(tf.Module):
         if separator:
             text = text.partition(separator)[0]
         known = set().union(*vocabulary)
-        return [one for one in dict.fromkeys(text) if one not in known]
+        return [char for char in dict.fromkeys(text) if char not in known]
 
     def _documents(self, texts):
         return tf.strings.split(texts, unescaped(self.document_separator))
 
     def _num_parts(self) -> int:
-        """Number of token ids that stand for parts of a text: the first."""
+        """Number of token ids that have text: all but the separator's."""
         raise NotImplementedError
 
     @property
     def _start_id(self) -> int:
-        """`start_id` where no token ends a document."""
+        """`start_id` of a tokenizer without a document separator."""
         raise NotImplementedError
 
     def _split(self, texts):
-        """The parts that tokens stand for: [batch] -> [batch, (parts)]."""
+        """Splits texts into the tokens' strings: [batch] -> [batch, (time)]."""
         raise NotImplementedError
 
     def _standardize(self, texts):
@@ -120,15 +128,15 @@ class Tokenizer(tf.Module):
         return texts
 
     def _tokenize(self, texts):
-        """`tokenize`, after the standardization, of single documents."""
+        """Like `tokenize`, for single documents that are standardized."""
         raise NotImplementedError
 
     def _detokenize(self, token_ids):
-        """`detokenize`, of parts of a text alone."""
+        """Like `detokenize`, for ids without the document separator's."""
         raise NotImplementedError
 
     def to_dict(self) -> dict:
-        """All that `from_dict` needs, as JSON values."""
+        """Returns the arguments of `from_dict`, as JSON values."""
         return {
             "kind": self.kind,
             "letters_only": self.letters_only,

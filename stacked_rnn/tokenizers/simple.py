@@ -1,4 +1,4 @@
-"""Tokens that are bytes, characters or words."""
+"""Tokenizers whose tokens are bytes, characters or words."""
 
 import collections
 import sys
@@ -9,14 +9,14 @@ import tensorflow as tf
 from stacked_rnn.configs import UserError
 from stacked_rnn.tokenizers.base import Tokenizer
 
-UNKNOWN_CHARACTER = "\ufffd"  # what UTF-8 decoders put for what they can't read
+UNKNOWN_CHARACTER = "\ufffd"  # replaces invalid bytes in UTF-8 decoders
 UNKNOWN_WORD = "<unk>"
 DEFAULT_WORDS = 10_000
-_MARK = b"\xff"  # between the words of a text; no byte of UTF-8
+_MARK = b"\xff"  # separates the words of a text; never occurs in UTF-8
 
 
 class ByteTokenizer(Tokenizer):
-    """256 tokens, one for each byte: lossless on anything, never an unknown."""
+    """One token per byte: 256 tokens, lossless for any input, none unknown."""
 
     kind = "byte"
     unknown_id = None
@@ -29,7 +29,7 @@ class ByteTokenizer(Tokenizer):
         return ord("\n")
 
     def _tokenize(self, texts):
-        # All in one string: a matrix of texts would have the longest's width.
+        # Joined, since a matrix of texts would be as wide as the longest.
         token_ids = tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8)
         return tf.RaggedTensor.from_row_lengths(
             tf.cast(token_ids, tf.int32),
@@ -42,38 +42,40 @@ class ByteTokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """One token for each Unicode code point of the training text.
+    """One token per Unicode code point of the training text.
 
     Token 0 is U+FFFD: it stands for every character outside the vocabulary and
     for bytes that are not UTF-8.
+
+    Args:
+        vocabulary: a string, or a sequence of characters: U+FFFD first, then at
+            least one other, in ascending order.
+        **options: see `Tokenizer`.
+
+    Raises:
+        UserError: U+FFFD is not first, or the others are not in order.
     """
 
     kind = "char"
 
     def __init__(self, vocabulary, **options):
-        """Takes the characters: U+FFFD first, the others in ascending order.
-
-        Args:
-            vocabulary: a string, or the characters one by one; at least one
-                besides U+FFFD.
-        """
         super().__init__(**options)
         self._vocabulary = "".join(vocabulary)
         code_points = [ord(character) for character in self._vocabulary]
         known = code_points[1:]
         if self._vocabulary[:1] != UNKNOWN_CHARACTER or not known:
-            raise UserError("a character vocabulary is U+FFFD and then more")
+            raise UserError("a character vocabulary is U+FFFD and others")
         if known != sorted(set(known)):
             raise UserError("a character vocabulary is in ascending order")
         self._code_points = np.array(code_points, np.int32)
 
     @classmethod
     def from_texts(cls, batches, **options):
-        """The tokenizer of the characters that occur in lists of texts."""
-        any_characters = cls(UNKNOWN_CHARACTER + "\n", **options)
+        """Builds the tokenizer of all characters in lists of byte strings."""
+        any_vocabulary = cls(UNKNOWN_CHARACTER + "\n", **options)
         occurs = np.zeros(sys.maxunicode + 1, bool)
         for texts in batches:
-            texts = any_characters._standardize(tf.constant(texts)).numpy()
+            texts = any_vocabulary._standardize(tf.constant(texts)).numpy()
             text = b"\xff".join(texts).decode("utf-8", "replace")
             occurs[np.frombuffer(text.encode("utf-32-le"), "<u4")] = True
         known = {chr(value) for value in np.flatnonzero(occurs)}
@@ -121,21 +123,27 @@ class CharTokenizer(Tokenizer):
 
 
 class WordTokenizer(Tokenizer):
-    """One token for a word or a sign, the space before it included.
+    """One token per word or punctuation mark, with the space before it.
 
-    `It has, been` is cut into `It`, ` has`, `,`, ` been`: joining the tokens
-    gives the text back, but for the words that the vocabulary lacks. Token 0
-    stands for those.
+    `It has, been` is split into `It`, ` has`, `,`, ` been`: joining the tokens
+    gives the text back, except for words outside the vocabulary, which become
+    token 0.
+
+    Args:
+        vocabulary: sequence of different words, `<unk>` first.
+        **options: see `Tokenizer`.
+
+    Raises:
+        UserError: the vocabulary does not begin with `<unk>`.
     """
 
     kind = "word"
 
     def __init__(self, vocabulary, **options):
-        """Takes the words: `<unk>` first, then in any order, each once."""
         super().__init__(**options)
         self._vocabulary = tuple(vocabulary)
         if self._vocabulary[:1] != (UNKNOWN_WORD,):
-            raise UserError(f"a word vocabulary begins with {UNKNOWN_WORD}")
+            raise UserError(f"a word vocabulary must begin with {UNKNOWN_WORD}")
         self._table = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(
                 tf.constant(self._vocabulary),
@@ -146,7 +154,7 @@ class WordTokenizer(Tokenizer):
 
     @classmethod
     def from_texts(cls, batches, vocabulary_size=0, **options):
-        """The tokenizer of the commonest words in lists of texts."""
+        """Builds the tokenizer of the commonest words in lists of texts."""
         no_words = cls([UNKNOWN_WORD], **options)
         counts = collections.Counter()
         for texts in batches:
@@ -154,8 +162,8 @@ class WordTokenizer(Tokenizer):
             counts.update(words.flat_values.numpy().tolist())
         if vocabulary_size == 1:
             raise UserError(
-                "--vocabulary_size=1: --tokenizer=word takes 2 or more, since "
-                "the first stands for all words that are unknown"
+                "--vocabulary_size=1: --tokenizer=word needs 2 or more, since "
+                "the first token stands for unknown words"
             )
         kept = counts.most_common((vocabulary_size or DEFAULT_WORDS) - 1)
         return cls(
@@ -174,10 +182,10 @@ class WordTokenizer(Tokenizer):
             texts, "UTF-8", "UTF-8", errors="replace"
         )
         word = r" ?[\p{L}\p{M}\p{N}_']+"
-        sign = r" ?[^\s\p{L}\p{M}\p{N}_']"
-        # A group, \1 for \0, would take twelve times as long.
+        punctuation = r" ?[^\s\p{L}\p{M}\p{N}_']"
+        # With a group, \1 instead of \0, this takes twelve times as long.
         marked = tf.strings.regex_replace(
-            texts, rf"{word}|{sign}|\s", rb"\0" + _MARK
+            texts, rf"{word}|{punctuation}|\s", rb"\0" + _MARK
         )
         words = tf.strings.split(marked, _MARK)
         return tf.ragged.boolean_mask(words, tf.strings.length(words) > 0)

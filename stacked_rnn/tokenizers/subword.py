@@ -1,20 +1,25 @@
-r"""Byte-level byte pair encoding: frequent strings of bytes are tokens.
+r"""Byte-level byte pair encoding: frequent byte sequences are tokens.
 
-A text is cut into words, each with the space before it, and a word into bytes.
-Then neighbours are merged, the pair that was learned first before all others:
+A text is split into words, each with the space before it, and a word into
+bytes. Then neighbouring tokens are merged repeatedly, always the pair whose
+merge was learned first:
 
     " theme"   Ġ t h e m e  ->  Ġt h e m e  ->  Ġt he m e  ->  Ġthe m e
 
-Every byte is a token, so any text, and any file, can be written in these tokens
-and comes back as it was. A text in UTF-8 gets the ids that the `tokenizers`
-library gives it (`ByteLevel` with GPT-2's pattern, no space added in front),
-but for words of more than 256 bytes and for letters so new that one of the two
-does not know them. The library itself is needed to learn the merges only.
+Every byte is a token, so any text or file can be tokenized without loss. UTF-8
+text gets the same ids as from the `tokenizers` library (`ByteLevel` with
+GPT-2's pattern, no space added in front), except for words of more than 256
+bytes, and for letters of Unicode versions that one of the two does not know.
+The library is needed only to learn the merges.
 
-In the tokenizer's JSON a merge is a string, `Ġ t`: two tokens and a space
-between. A byte is written as the character of that number in Latin-1 where that
-can be seen, the 68 others as U+0100 and following, in their order: a space is
-`Ġ`, a line break `Ċ`. GPT-2's files are written so.
+In the tokenizer's JSON a merge is a string, `Ġ t`: two tokens with a space
+between. As in GPT-2's files, a printable byte is written as its Latin-1
+character, and the 68 others as U+0100 and the following, in order: a space is
+`Ġ`, a line break `Ċ`.
+
+Source: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words
+with Subword Units", 2016; for bytes: Radford et al., "Language Models are
+Unsupervised Multitask Learners", 2019.
 """
 
 import itertools
@@ -28,20 +33,22 @@ from stacked_rnn.configs import UserError
 from stacked_rnn.tokenizers.base import Tokenizer
 
 DEFAULT_SUBWORDS = 1024
-LONGEST_WORD = 256  # bytes; the parts of a longer one are merged on their own,
-_PART = 32  # since merging takes time with the square of the length
-_CHUNK = 2**16  # characters that the library gets at once: it takes much memory
-# Letters without a space between, such as DNA, which take the library minutes:
-# it learns from so many characters of them, in parts as they are merged later.
+# The time of merging grows with the square of a word's length: longer words are
+# split into parts, which are merged separately.
+LONGEST_WORD = 256  # bytes
+_PART = 32  # bytes
+_CHUNK = 2**16  # characters passed to the library at once, to save memory
+# Letters without spaces, such as DNA, take the library minutes: it learns from
+# a limited number of their characters, split into parts as above.
 _LONG_WORD = re.compile(
     rf"[^\W\d_]{{{LONGEST_WORD},}}|\d{{{LONGEST_WORD},}}"
     rf"|(?:[^\w\s]|_){{{LONGEST_WORD},}}"
 )
-_LEARNED_OF_LONG_WORDS = 2**21
+_MAX_LONG_WORD_CHARACTERS = 2**21
 _NO_RANK = 2**31
-_PAIR = 2**32  # a pair of ids as one number: left * _PAIR + right
+_PAIR = 2**32  # a pair of ids is one integer: left * _PAIR + right
 
-# The number of a byte -> the character that it is written as.
+# The character that represents each byte.
 _spare = map(chr, itertools.count(256))
 _CHARACTERS = [
     chr(byte) if chr(byte).isprintable() and byte != ord(" ") else next(_spare)
@@ -49,29 +56,35 @@ _CHARACTERS = [
 ]
 
 # GPT-2's pattern is '(?:[stmd]|re|ve|ll)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|
-# \s+(?!\S)|\s+. RE2 has no (?!): the last of several spaces before a word is
-# cut off first. And its \s knows ASCII only.
+# \s+(?!\S)|\s+. RE2 lacks (?!), so the last of several spaces before a word is
+# split off first, and its \s matches ASCII only.
 _SPACES = r"\t-\r\x{85}\p{Z}"
 _LAST_SPACE = f"([{_SPACES}]+)([{_SPACES}][^{_SPACES}])"
 _WORD = (
     r"'(?:[stmd]|re|ve|ll)| ?\p{L}+| ?\p{N}+"
     rf"| ?[^{_SPACES}\p{{L}}\p{{N}}]+|[{_SPACES}]+"
 )
-_MARK = b"\xff"  # stands before a word; no byte of UTF-8
+_MARK = b"\xff"  # precedes a word; never occurs in UTF-8
 
 
 class SubwordTokenizer(Tokenizer):
-    """One token for a byte or for a frequent string of bytes within a word."""
+    """One token per byte or frequent sequence of bytes within a word.
+
+    The ids are those of the `tokenizers` library: first the bytes, in the order
+    of the characters that represent them, then the results of the merges.
+
+    Args:
+        merges: strings `left right`, in the order they were learned.
+        **options: see `Tokenizer`.
+
+    Raises:
+        UserError: a merge has a part that is not a token.
+    """
 
     kind = "subword"
     unknown_id = None
 
     def __init__(self, merges, **options):
-        """Takes the merges, `left right` each, in the order they were learned.
-
-        The ids are those of the library: the bytes in the order of the
-        characters that they are written as, then what the merges make.
-        """
         super().__init__(**options)
         self._merges = tuple(merges)
         ids = {character: i for i, character in enumerate(sorted(_CHARACTERS))}
@@ -101,16 +114,16 @@ class SubwordTokenizer(Tokenizer):
 
     @classmethod
     def from_texts(cls, batches, vocabulary_size=0, **options):
-        """The tokenizer of the pairs that are frequent in lists of texts."""
+        """Learns the merges from lists of byte strings."""
         vocabulary_size = vocabulary_size or DEFAULT_SUBWORDS
         if vocabulary_size < 256:
             raise UserError(
                 f"--vocabulary_size={vocabulary_size}: --tokenizer=subword "
-                "takes 256 or more, since every byte is a token"
+                "needs 256 or more, since every byte is a token"
             )
         no_merges = cls([], **options)
         pieces = (
-            # The line break keeps the words of two texts apart.
+            # The line break separates the words of two texts.
             b"\n".join(no_merges._standardize(tf.constant(texts)).numpy())
             for texts in batches
         )
@@ -125,82 +138,82 @@ class SubwordTokenizer(Tokenizer):
 
     def _tokenize(self, texts):
         words = _words(texts)
-        each_once, which = tf.unique(words.flat_values)
-        token_ids = self._tokenize_words(each_once)
-        return words.with_values(tf.gather(token_ids, which)).merge_dims(1, 2)
+        unique_words, index = tf.unique(words.flat_values)
+        token_ids = self._tokenize_words(unique_words)
+        return words.with_values(tf.gather(token_ids, index)).merge_dims(1, 2)
 
     def _tokenize_words(self, words):
-        """Token ids of words, none empty: [words] -> int32 [words, (time)].
+        """Tokenizes words, none empty: [words] -> int32 [words, (time)].
 
-        All words lie behind each other in one vector of bytes: a long one costs
-        its own length and does not make the others longer.
+        The words are concatenated into one vector of bytes, so that a long word
+        does not cause padding of the others.
         """
         content = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)
         token_ids = tf.gather(self._byte_ids, tf.cast(content, tf.int32))
         lengths = tf.strings.length(words)
         first = tf.cumsum(lengths, exclusive=True)
-        # `tf.repeat` would make a matrix [words, longest].
+        # `tf.repeat` would allocate a matrix [words, longest].
         is_first = tf.scatter_nd(
             first[:, None], tf.ones_like(first), tf.shape(content)
         )
         word_of = tf.cumsum(is_first) - 1
         offsets = tf.range(tf.size(content)) - tf.gather(first, word_of)
         part_lengths = tf.where(lengths > LONGEST_WORD, _PART, LONGEST_WORD)
-        begins = offsets % tf.gather(part_lengths, word_of) == 0
-        part_of = tf.cumsum(tf.cast(begins, tf.int32)) - 1
+        begins_part = offsets % tf.gather(part_lengths, word_of) == 0
+        part_of = tf.cumsum(tf.cast(begins_part, tf.int32)) - 1
         token_ids = self._merge(token_ids, part_of)
-        remains = token_ids >= 0
+        is_token = token_ids >= 0
         return tf.RaggedTensor.from_value_rowids(
-            token_ids[remains],
-            tf.cast(word_of[remains], tf.int64),
+            token_ids[is_token],
+            tf.cast(word_of[is_token], tf.int64),
             nrows=tf.size(words, tf.int64),
         )
 
     def _merge(self, token_ids, part_of):
-        """Merges the neighbours within parts until no pair is left.
+        """Merges neighbouring tokens within parts until no pair has a merge.
 
-        In each turn every part has one pair merged: the one that was learned
-        first, the leftmost of several. It must not be more than one, since what
-        arises can belong to a pair that goes before the next.
+        Each iteration merges one pair per part: the one that was learned first,
+        the leftmost of equal ones. No more, since the result can be part of a
+        pair that comes before the next one.
 
         Args:
-            token_ids: int32 [bytes], of single bytes.
-            part_of: int32 [bytes], ascending: the part that each belongs to.
+            token_ids: int32 [bytes], the ids of single bytes.
+            part_of: int32 [bytes], ascending: the part of each byte.
 
         Returns:
             int32 [bytes]: a token's id at its first byte, -1 at the others.
         """
         num_parts = tf.reduce_max(tf.concat([part_of, [-1]], axis=0)) + 1
 
-        def turn(token_ids, open_):
-            """`open_`: where the tokens are whose part may have a pair yet."""
-            count = tf.size(open_, tf.int64)
-            tokens = tf.cast(tf.gather(token_ids, open_), tf.int64)
-            parts = tf.gather(part_of, open_)
+        def merge_once(token_ids, active):
+            """`active`: positions of tokens that may still be merged."""
+            count = tf.size(active, tf.int64)
+            tokens = tf.cast(tf.gather(token_ids, active), tf.int64)
+            parts = tf.gather(part_of, active)
             pairs = tokens[:-1] * _PAIR + tokens[1:]
             ranks = tf.where(
                 parts[:-1] == parts[1:], self._ranks.lookup(pairs), _NO_RANK
             )
-            # Rank and place in one number: the least is the leftmost best.
+            # Rank and position in one integer: the leftmost best is the least.
             best = tf.math.unsorted_segment_min(
                 ranks * count + tf.range(count - 1), parts[:-1], num_parts
             )
-            has_pair = best < _NO_RANK * count
-            best = best[has_pair]
+            has_merge = best < _NO_RANK * count
+            best = best[has_merge]
             left = best % count
             merged_ids = tf.gather(self._merged_ids, best // count)
             token_ids = tf.tensor_scatter_nd_update(
                 token_ids,
-                tf.gather(open_, tf.concat([left, left + 1], axis=0))[:, None],
+                tf.gather(active, tf.concat([left, left + 1], axis=0))[:, None],
                 tf.concat([merged_ids, -tf.ones_like(merged_ids)], axis=0),
             )
-            stays = tf.gather(token_ids, open_) >= 0
-            stays &= tf.gather(has_pair, parts)
-            return token_ids, open_[stays]
+            is_active = tf.gather(token_ids, active) >= 0
+            is_active &= tf.gather(has_merge, parts)
+            return token_ids, active[is_active]
 
         token_ids, _ = tf.while_loop(
-            lambda _, open_: tf.size(open_) > 0,
-            turn,
+            lambda _, active: tf.size(active) > 0,
+            merge_once,
             (token_ids, tf.range(tf.size(token_ids))),
             shape_invariants=(tf.TensorShape([None]), tf.TensorShape([None])),
         )
@@ -215,9 +228,9 @@ class SubwordTokenizer(Tokenizer):
 
 
 def _words(texts):
-    """Cuts texts where the library does: string [batch] -> [batch, (words)].
+    """Splits texts as the library does: string [batch] -> [batch, (words)].
 
-    A text in which `_MARK` occurs is no UTF-8, and is cut into its bytes.
+    A text that contains `_MARK` is not UTF-8, and is split into its bytes.
     """
     has_mark = tf.strings.split(texts, _MARK).row_lengths() > 1
     marked = tf.where(has_mark, "", texts)
@@ -236,7 +249,7 @@ def _words(texts):
 
 
 def _learn_merges(pieces, vocabulary_size):
-    """The merges that the library learns from byte strings, as strings."""
+    """Learns merges from byte strings with the library; returns strings."""
     try:
         import tokenizers
     except ImportError as error:
@@ -244,14 +257,14 @@ def _learn_merges(pieces, vocabulary_size):
             f"--tokenizer=subword: {error.name} is missing: "
             "pip install --editable '.[subword]'"
         ) from error
-    texts = _with_words_cut(
+    texts = _split_long_words(
         piece.decode("utf-8", "replace") for piece in pieces
     )
     learner = tokenizers.Tokenizer(tokenizers.models.BPE())
     by_bytes = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     learner.pre_tokenizer = by_bytes
     learner.train_from_iterator(
-        # A word that is cut in two here does not change what is frequent.
+        # A chunk may split a word, which hardly changes the frequencies.
         (
             text[i : i + _CHUNK]
             for text in texts
@@ -268,11 +281,11 @@ def _learn_merges(pieces, vocabulary_size):
     return [" ".join(pair) for pair in merges]
 
 
-def _with_words_cut(texts):
-    """The texts, line breaks within long words, and of those not all."""
-    left = _LEARNED_OF_LONG_WORDS
+def _split_long_words(texts):
+    """Yields texts with line breaks in long words, and without later ones."""
+    left = _MAX_LONG_WORD_CHARACTERS
 
-    def cut(match):
+    def split(match):
         nonlocal left
         word = match[0][:left]
         left -= len(word)
@@ -281,4 +294,4 @@ def _with_words_cut(texts):
         )
 
     for text in texts:
-        yield _LONG_WORD.sub(cut, text)
+        yield _LONG_WORD.sub(split, text)

@@ -1,1 +1,1 @@
-"""What any module may use: files, text files, devices."""
+"""Helpers for all modules: devices, files, text files, the terminal."""

@@ -1,4 +1,4 @@
-"""The cores and GPUs that a process may use: asked here alone."""
+"""The CPU cores and GPUs that this process may use, and their errors."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from stacked_rnn.configs import UserError
 
-# What TensorFlow 2.21 opens; without one of them it leaves the cards alone.
+# Libraries that TensorFlow 2.21 loads; if one is missing, it uses no GPU.
 _LIBRARIES = (
     "libcudart.so.12",
     "libcublas.so.12",
@@ -22,7 +22,7 @@ _LIBRARIES = (
     "libcusparse.so.12",
     "libcudnn.so.9",
 )
-# Of a container (Linux): microseconds of all cores, in so many of the clock.
+# A container's limit (Linux): CPU microseconds, and the period they are per.
 _CPU_LIMIT = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -31,8 +31,8 @@ class Gpu:
     """A GPU of this process.
 
     Attributes:
-        name: as its maker calls it.
-        compute_capability: major and minor number.
+        name: the name of the model.
+        compute_capability: major and minor version.
     """
 
     name: str
@@ -40,23 +40,23 @@ class Gpu:
 
 
 def cores() -> int:
-    """The CPU cores that this process may use, at least one.
+    """Returns the number of CPU cores that this process may use, at least 1.
 
-    Those of the machine, but for its affinity (taskset, Slurm) and the limit
-    of its container, rounded up, where the platform has these.
+    That is the machine's number, reduced by the CPU affinity (taskset, Slurm)
+    and by the limit of the container, rounded up, on platforms that have them.
     """
     count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     try:
         limit, period = map(float, _CPU_LIMIT.read_text("utf-8").split())
-    except (OSError, ValueError):  # none, or "max"
+    except (OSError, ValueError):  # no file, or no limit ("max")
         return count
     return max(1, min(count, math.ceil(limit / period)))
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that TensorFlow uses in this process."""
+    """Returns the GPUs that TensorFlow uses in this process."""
     if not tf.config.list_logical_devices("GPU"):
         return ()
     details = map(
@@ -65,28 +65,28 @@ def gpus() -> tuple[Gpu, ...]:
     )
     return tuple(
         Gpu(
-            one.get("device_name", "a GPU"),
-            one.get("compute_capability", (0, 0)),
+            gpu.get("device_name", "a GPU"),
+            gpu.get("compute_capability", (0, 0)),
         )
-        for one in details
+        for gpu in details
     )
 
 
 def missing_libraries() -> list[str]:
-    """Libraries for want of which TensorFlow does not use a card (Linux).
+    """Returns the libraries that TensorFlow lacks to use a GPU (Linux).
 
     Returns:
-        Their names; none where no card was found, where it is in use, or where
+        A list of file names; empty if there is no GPU, if it is in use, or if
         `CUDA_VISIBLE_DEVICES` hides it.
     """
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
-    if hidden or not glob.glob("/dev/nvidia[0-9]*") or gpus():
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    if is_hidden or not glob.glob("/dev/nvidia[0-9]*") or gpus():
         return []
     return [name for name in _LIBRARIES if not _can_load(name)]
 
 
 def _can_load(name) -> bool:
-    """Whether a library is loaded, as TensorFlow's are by now, or found."""
+    """Returns whether a library is already loaded, or can be loaded."""
     try:
         ctypes.CDLL(name)
     except OSError:
@@ -96,23 +96,23 @@ def _can_load(name) -> bool:
 
 @contextlib.contextmanager
 def errors_explained():
-    """Turns TensorFlow's errors about memory and the like into one line."""
+    """Turns TensorFlow's errors of disk, memory or XLA into a `UserError`."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
         if "No space left on device" in str(error):
             raise UserError(
-                "--model_dir: the disk is full: free some space, and the same "
-                "command goes on from the last checkpoint"
+                "--model_dir: the disk is full: free some space and repeat the "
+                "command, which resumes from the last checkpoint"
             ) from error
         raise UserError(
-            "the memory is too small for a step: take a smaller --batch_size, "
-            "or compute it in parts, --accumulate_steps=2 or more"
+            "out of memory: use a smaller --batch_size, or compute each step "
+            "in parts with --accumulate_steps=2 or more"
         ) from error
     except tf.errors.OpError as error:
         if "libdevice" not in str(error) and "ptxas" not in str(error):
             raise
         raise UserError(
-            "XLA finds no compiler for this GPU (libdevice or ptxas of CUDA): "
+            "XLA needs libdevice and ptxas of CUDA for this GPU: "
             "pip install 'tensorflow[and-cuda]', or add --nojit_compile"
         ) from error

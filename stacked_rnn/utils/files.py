@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all; locks between processes."""
+"""Atomic file writes, and locks between processes."""
 
 import contextlib
 import errno
@@ -18,11 +18,11 @@ except ImportError:  # everywhere else
 
 @contextlib.contextmanager
 def whole_file(path):
-    """Opens a file of bytes that takes its name once the block is done.
+    """Opens a binary file to write that gets its name when the block succeeds.
 
     Args:
-        path: of the file; what was there before stays until then, and for good
-            where the block fails.
+        path: path of the file. An existing file is replaced at the end of the
+            block, and kept if the block fails.
     """
     path = pathlib.Path(path)
     partial = path.with_name(f"{path.name}.partial")
@@ -33,23 +33,23 @@ def whole_file(path):
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = error.filename or str(path)  # a write has none
+            error.filename = error.filename or str(path)  # unset by write()
         raise
 
 
 @contextlib.contextmanager
-def locked(path, waits=False):
-    """Holds a lock that the system takes back from a process that dies.
+def locked(path, blocking=False):
+    """Holds a lock, which the system releases if the process dies.
 
-    The file is removed at the end. Where none can be written, or the file
-    system has no locks, nothing is locked.
+    If the file cannot be written, or the file system has no locks, the block
+    runs without a lock.
 
     Args:
-        path: of a file that is made for it.
-        waits: until no other process holds it.
+        path: path of the lock file, which is created, and removed at the end.
+        blocking: wait while another process holds the lock.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: not blocking, and another process holds the lock.
     """
     is_held = False
     while not is_held:
@@ -59,9 +59,9 @@ def locked(path, waits=False):
             yield
             return
         with file:
-            _lock(file, waits)
+            _lock(file, blocking)
             with contextlib.suppress(FileNotFoundError):
-                # Or its last holder has removed it in between.
+                # False if the last holder has removed the file in between.
                 is_held = os.path.samestat(
                     os.fstat(file.fileno()), os.stat(path)
                 )
@@ -69,11 +69,11 @@ def locked(path, waits=False):
                 try:
                     yield
                 finally:
-                    with contextlib.suppress(OSError):  # Windows: it is open
+                    with contextlib.suppress(OSError):  # open, on Windows
                         os.unlink(path)
 
 
-def _lock(file, waits) -> None:
+def _lock(file, blocking) -> None:
     while True:
         try:
             if fcntl:
@@ -84,6 +84,6 @@ def _lock(file, waits) -> None:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 return  # a file system without locks
-            if not waits:
+            if not blocking:
                 raise BlockingIOError(*error.args) from error
         time.sleep(0.1)

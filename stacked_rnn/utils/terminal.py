@@ -1,4 +1,4 @@
-"""Streams, warnings, progress bars, and paths that flags name."""
+"""Standard streams, warnings, progress bars, and paths given by flags."""
 
 import contextlib
 import os
@@ -11,33 +11,34 @@ import tempfile
 from stacked_rnn.configs import UserError
 
 _UNKNOWN_PARTS_SHOWN = 20
-# The share of unknown tokens from which a warning is due. In English prose, up
-# to a twelfth of the words were not in the training text.
-_UNKNOWN_SHARE = 0.1
+# The fraction of unknown tokens above which to warn. In English prose, up to a
+# twelfth of the words were not in the training text.
+_MAX_UNKNOWN_SHARE = 0.1
 
 
 def prepare_streams() -> None:
-    """Makes standard streams that no character and no closed one stops.
+    """Lets standard output and error accept any character, even when closed.
 
     Output to a file or a pipe is UTF-8, unless PYTHONIOENCODING says otherwise;
-    what an encoding lacks is written as an escape.
+    a character that the encoding lacks is written as an escape.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started this process
+        if stream is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
-            is_asked_for = stream.isatty() or "PYTHONIOENCODING" in os.environ
+            keep_encoding = stream.isatty() or "PYTHONIOENCODING" in os.environ
             stream.reconfigure(
-                encoding=None if is_asked_for else "utf-8",
+                encoding=None if keep_encoding else "utf-8",
                 errors="backslashreplace",
             )
 
 
 class SurvivingOutput:
-    """A standard output whose reader may leave, as `head` does.
+    """A standard output that survives when its reader exits, as `head` does.
 
-    Once it fails, all that is written is dropped, and standard error says so.
+    After a failed write, standard error gets a note, and all further output is
+    discarded.
 
     Args:
         stream: the standard output.
@@ -50,11 +51,11 @@ class SurvivingOutput:
         return getattr(self._stream, name)
 
     def write(self, text):
-        """As of a stream."""
+        """Writes a string, as `io.TextIOBase.write` does."""
         return self._survive(self._stream.write, text)
 
     def flush(self):
-        """As of a stream."""
+        """Flushes the stream, as `io.TextIOBase.flush` does."""
         self._survive(self._stream.flush)
 
     def _survive(self, write, *arguments):
@@ -64,28 +65,28 @@ class SurvivingOutput:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             with contextlib.suppress(OSError):
                 print(
-                    f"note: the output cannot be written ({error.strerror}); "
-                    "the work goes on",
+                    f"note: cannot write the output ({error.strerror}); "
+                    "the program continues without it",
                     file=sys.stderr,
                 )
             return 0
 
 
 def script(name) -> str:
-    """What a shell calls another command by, as this one was called.
+    """Returns how to call another command in a shell, as this one was called.
 
     Args:
-        name: of the command, such as `generate`.
+        name: name of the command, such as `generate`.
     """
     program = pathlib.Path(sys.argv[0])
-    if program.suffix != ".py":  # it is installed
+    if program.suffix != ".py":  # the installed console command
         return f"{tool('stacked-rnn')} {name}"
     path = shlex.quote(str(program.with_name(f"{name}.py")))
     return f"{tool(pathlib.Path(sys.executable).name)} {path}"
 
 
 def tool(name) -> str:
-    """What a shell calls a program beside this Python by."""
+    """Returns how to call a program from this Python's directory in a shell."""
     path = pathlib.Path(sys.executable).with_name(name)
     found = shutil.which(name)
     if not path.exists() or (found and pathlib.Path(found) == path):
@@ -96,10 +97,10 @@ def tool(name) -> str:
 
 
 def writable_directory(flag, path) -> pathlib.Path:
-    """The directory that a flag names, made where it is missing.
+    """Returns the directory of a flag as a path; creates it if missing.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: no file can be written there.
     """
     path = pathlib.Path(path)
     try:
@@ -113,10 +114,10 @@ def writable_directory(flag, path) -> pathlib.Path:
 
 
 def read_file(flag, path) -> bytes:
-    """The file that a flag names.
+    """Reads the file of a flag.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     try:
         return pathlib.Path(path).read_bytes()
@@ -125,11 +126,10 @@ def read_file(flag, path) -> bytes:
 
 
 def warn_of_unknown_parts(parts) -> None:
-    """Says on standard error, in one line, what a vocabulary lacks.
+    """Warns of characters or words that a vocabulary lacks, if there are any.
 
     Args:
-        parts: what `Tokenizer.unknown_parts` found; where it is empty, nothing
-            is said.
+        parts: list of strings, from `Tokenizer.unknown_parts`.
     """
     if not parts:
         return
@@ -143,27 +143,28 @@ def warn_of_unknown_parts(parts) -> None:
 
 
 def warn_of_unknown_share(share, tokenizer) -> None:
-    """Says, where it is more than a few per cent, how much is unknown.
+    """Warns if more than a tenth of the tokens of a text are unknown.
 
     Args:
-        share: of the tokens of a text.
-        tokenizer: that cut it.
+        share: fraction of the tokens that are unknown.
+        tokenizer: the tokenizer of the text.
     """
-    if share <= _UNKNOWN_SHARE:
+    if share <= _MAX_UNKNOWN_SHARE:
         return
     print(
-        f"warning: {share:.0%} of the tokens are unknown to the vocabulary of "
+        f"warning: {share:.0%} of the tokens are not in the vocabulary of "
         f"{tokenizer.vocabulary_size():,}: try a larger --vocabulary_size, "
-        "or --tokenizer=subword, which knows all",
+        "or --tokenizer=subword, which has no unknown tokens",
         file=sys.stderr,
     )
 
 
 @contextlib.contextmanager
 def progress_bar(total, unit_name):
-    """A function that shows how many are done, on standard error.
+    """Shows a progress bar on standard error, if that is a terminal.
 
-    Shows nothing where that is no terminal.
+    Yields:
+        A function to call with the number of units that are done.
     """
     if not sys.stderr.isatty():
         yield lambda done: None

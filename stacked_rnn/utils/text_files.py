@@ -1,8 +1,8 @@
-r"""Reading text: every command finds, unpacks and decodes its files here.
+r"""Reading text: all commands find, unpack and decode files with this module.
 
-A file means the same to all of them: UTF-8, with or without a byte-order mark,
-gzipped or not, its lines ended by \n, \r\n or \r, which all become \n. What is
-no text is refused in one line that says what it is and how to make text of it.
+All accept the same files: UTF-8, with or without a byte-order mark, gzipped or
+not, with line ends \n, \r\n or \r, which all become \n. A file that is not text
+is rejected with one line that says what it is and how to convert it.
 """
 
 import codecs
@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator
 from stacked_rnn.configs import UserError
 
 PIECE = 2**20  # bytes read at a time
-_HEAD = 2**12  # bytes that tell what a file is
+_HEAD = 2**12  # bytes that are examined to recognize a format
 _GZIP = b"\x1f\x8b"
-_SAVE = "open it with its program and save it as plain text (UTF-8)"
-# How a file begins -> what it is, and the way to a text.
+_SAVE = "open it in its program and save it as plain text (UTF-8)"
+# The first bytes of a file -> its format, and advice.
 _FORMATS = {
     b"PK\x03\x04": (
         "a zip archive, as .docx, .odt, .xlsx and .epub are",
@@ -33,14 +33,14 @@ _FORMATS = {
     ),
     b"\xd0\xcf\x11\xe0": ("an old Word or Excel file", _SAVE),
     b"{\\rtf": ("rich text (RTF)", _SAVE),
-    b"%PDF-": ("a PDF", "`pdftotext FILE` makes text of it"),
+    b"%PDF-": ("a PDF", "convert it with `pdftotext FILE`"),
     b"\x89PNG": ("a picture", "leave it out"),
     b"\xff\xd8\xff": ("a picture", "leave it out"),
     b"GIF8": ("a picture", "leave it out"),
     b"RIFF": ("a picture or a sound", "leave it out"),
-    b"BZh91AY&SY": ("packed by bzip2", "unpack it with `bunzip2`"),
-    b"\xfd7zXZ": ("packed by xz", "unpack it with `unxz`"),
-    b"\x28\xb5\x2f\xfd": ("packed by zstd", "unpack it with `unzstd`"),
+    b"BZh91AY&SY": ("a bzip2 file", "unpack it with `bunzip2`"),
+    b"\xfd7zXZ": ("an xz file", "unpack it with `unxz`"),
+    b"\x28\xb5\x2f\xfd": ("a zstd file", "unpack it with `unzstd`"),
     b"7z\xbc\xaf": ("a 7z archive", "unpack it"),
     b"SQLite format 3": ("an SQLite database", "export it as .csv"),
     b"PAR1": ("a Parquet file", "convert it to .csv or .jsonl"),
@@ -49,13 +49,13 @@ _FORMATS = {
 
 @dataclasses.dataclass(frozen=True)
 class TextFile:
-    """A file, or what comes through a pipe.
+    """A file, or the content of a pipe.
 
     Attributes:
-        name: what errors call it.
-        open_file: opens its bytes, each time from the beginning.
-        is_stream: whether it is a pipe, so that its name says nothing.
-        warnings: what was warned of already, in any of the files found with it.
+        name: its name in errors.
+        open_file: function that opens it in binary mode, at the beginning.
+        is_stream: whether it is a pipe, whose name tells nothing of its format.
+        warnings: set of warnings already given, shared by files found together.
     """
 
     name: str
@@ -65,10 +65,11 @@ class TextFile:
 
     @contextlib.contextmanager
     def unpacked(self, binary=False):
-        """Opens the bytes of the text.
+        """Opens the file in binary mode, unpacked if it is gzipped.
 
         Args:
-            binary: unpack only what is named .gz; else all that is gzipped.
+            binary: recognize gzip only by the name, .gz; else by the content
+                as well.
         """
         with self.open_file() as file:
             is_gzip = self.name.endswith(".gz")
@@ -83,9 +84,9 @@ class TextFile:
 
 
 def parts(source) -> Iterator[str]:
-    """The paths and globs of a list with commas.
+    """Splits a list of paths and globs at its commas.
 
-    A comma belongs to a path where such a file exists.
+    A comma is part of a path if such a file exists.
     """
     pieces = source.split(",")
     if len(pieces) > 1 and expand(source):
@@ -103,22 +104,22 @@ def parts(source) -> Iterator[str]:
 
 
 def expand(source) -> list[str]:
-    """The paths that a path or a glob stands for, none where there are none."""
+    """Returns the existing paths that a path or a glob matches."""
     source = os.path.expanduser(source)
-    # A path may hold the signs of a glob; as a path it comes first.
+    # A path may contain wildcards of globs; an existing path takes precedence.
     return [source] if os.path.exists(source) else sorted(glob.glob(source))
 
 
 def find(source, flag, names=()) -> list[TextFile]:
-    """The files that a path, a glob, a directory or "-" stands for.
+    """Returns the files of a path, a glob, a directory or "-".
 
     Args:
-        source: one of `parts`.
-        flag: what an error calls it.
-        names: what else could have been meant, for the error.
+        source: an item of `parts`.
+        flag: the flag that errors name.
+        names: named corpora, for the error.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     if source == "-":
         return [standard_input(flag)]
@@ -126,16 +127,16 @@ def find(source, flag, names=()) -> list[TextFile]:
     if not paths:
         raise UserError(f"--{flag}={source}: {_why_missing(source, names)}")
     paths = [
-        below
+        file
         for path in paths
-        for below in (walk(path) if os.path.isdir(path) else [path])
+        for file in (walk(path) if os.path.isdir(path) else [path])
     ]
     if not paths:
         raise UserError(
             f"--{flag}={source}: no files in this directory (hidden ones, runs "
             "and SavedModels are left out)"
         )
-    warnings = set()  # of many pages one is named
+    warnings = set()  # shared, so that only one of many files is named
     return [
         dataclasses.replace(text_file(path), warnings=warnings)
         for path in paths
@@ -144,7 +145,7 @@ def find(source, flag, names=()) -> list[TextFile]:
 
 def _why_missing(source, names):
     if source.startswith(("http://", "https://")):
-        return "a file is needed: download it first"
+        return "not a file: download it first"
     if names:
         return (
             "no such file, and no corpus of that name (there are "
@@ -182,7 +183,7 @@ def walk(directory) -> list[str]:
 
 
 def text_file(path) -> TextFile:
-    """A file; what a pipe gives is kept, since it comes only once."""
+    """Returns the file of a path; a pipe is copied, as it can be read once."""
 
     def open_path():
         return open(path, "rb")
@@ -197,7 +198,7 @@ def text_file(path) -> TextFile:
 
 
 def standard_input(flag) -> TextFile:
-    """Standard input, kept, since it comes only once."""
+    """Returns a copy of standard input, which can be read only once."""
     if sys.stdin is None:
         raise UserError(f"--{flag}=-: standard input is closed")
     return TextFile(
@@ -208,7 +209,7 @@ def standard_input(flag) -> TextFile:
 
 
 def _keep(open_once):
-    """A function that opens a copy of what can be read only once."""
+    """Returns a function that opens a copy of a stream, at the beginning."""
     copies = []
 
     def open_copy():
@@ -230,25 +231,25 @@ def read(
     leave_out="",
     keep_line_ends=False,
 ) -> Iterator[str]:
-    r"""The text of a `TextFile`, some of it at a time.
+    r"""Yields the text of a file, in strings of any length.
 
     Args:
         file: a `TextFile`.
-        flag: what an error calls it.
-        binary: take any bytes, as they are: those that are not UTF-8 become
-            surrogates (`surrogateescape`), and a line may end as it likes.
-        any_bytes: what an error advises for any bytes, besides converting them.
-        leave_out: what it advises for what can never be a text.
-        keep_line_ends: leave \r\n and \r as they are.
+        flag: the flag that errors name.
+        binary: accept any bytes: those that are not UTF-8 become surrogates
+            (`surrogateescape`), and line ends are kept.
+        any_bytes: advice in errors of encoding, besides converting the file.
+        leave_out: advice in errors of files that are not text at all.
+        keep_line_ends: keep \r\n and \r as they are.
 
     Raises:
-        UserError: naming the file, and where in it there is what is no text.
+        UserError: naming the file, and the position that is not text.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(
         "surrogateescape" if binary else "strict"
     )
     line_ends = io.IncrementalNewlineDecoder(None, not keep_line_ends)
-    position = 0  # of the first byte that was not read yet
+    position = 0  # bytes read before `content`
     line = 1
     with named_errors(file.name, flag), file.unpacked(binary) as stream:
         content = stream.read(PIECE)
@@ -264,10 +265,10 @@ def read(
         position -= len(content)
         while True:
             pending = len(decoder.getstate()[0])
-            bad = content.find(b"\0")
+            zero = content.find(b"\0")
             try:
                 text = decoder.decode(
-                    content if bad < 0 else content[:bad], not content
+                    content if zero < 0 else content[:zero], not content
                 )
             except UnicodeDecodeError as error:
                 start = error.start - pending
@@ -277,11 +278,11 @@ def read(
                     f"{position + start}, line {line + before.count(10)}): "
                     f"{_how_to_convert(file.name, content)}{_or(any_bytes)}"
                 ) from None
-            if bad >= 0:
+            if zero >= 0:
                 raise UserError(
                     f"--{flag}: {file.name} is a binary file (zero byte at "
-                    f"{position + bad}, line "
-                    f"{line + content[:bad].count(10)}): convert it to UTF-8"
+                    f"{position + zero}, line "
+                    f"{line + content[:zero].count(10)}): convert it to UTF-8"
                     f"{_or(any_bytes)}"
                 )
             text = line_ends.decode(text, not content)
@@ -294,12 +295,12 @@ def read(
 
 
 def read_text(file, flag) -> str:
-    """All the text of a `TextFile`."""
+    """Returns the whole text of a `TextFile`; see `read`."""
     return "".join(read(file, flag))
 
 
 def read_lines(file, flag) -> Iterator[str]:
-    r"""Its lines: parts between \n, not all that `splitlines` cuts at."""
+    r"""Yields the lines of a `TextFile`: split at \n alone, and without it."""
     rest = ""
     for text in read(file, flag):
         *lines, rest = (rest + text).split("\n")
@@ -310,7 +311,7 @@ def read_lines(file, flag) -> Iterator[str]:
 
 @contextlib.contextmanager
 def named_errors(name, flag="corpus"):
-    """Errors of reading name the file."""
+    """Turns errors of reading into a `UserError` that names the file."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -319,12 +320,13 @@ def named_errors(name, flag="corpus"):
 
 
 def _check_format(head, file, flag, leave_out):
-    """Refuses what is known by its first bytes, and warns of HTML."""
+    """Rejects known formats by the first bytes, and warns of HTML."""
     name = f"--{flag}: {file.name}"
-    for begin, (what, way) in _FORMATS.items():
-        if head.startswith(begin):
+    for signature, (file_format, advice) in _FORMATS.items():
+        if head.startswith(signature):
             raise UserError(
-                f"{name} is no plain text but {what}: {way}{_or(leave_out)}"
+                f"{name} is not plain text but {file_format}: {advice}"
+                f"{_or(leave_out)}"
             )
     if head[257:262] == b"ustar":
         raise UserError(
@@ -333,22 +335,22 @@ def _check_format(head, file, flag, leave_out):
         )
     if encoding := _utf_16(head):
         raise UserError(
-            f"{name} is {encoding} text: `iconv -f {encoding} -t UTF-8 "
-            f"'{file.name}' > NEW` makes UTF-8 of it{_or(leave_out)}"
+            f"{name} is {encoding} text: convert it to UTF-8 with `iconv -f "
+            f"{encoding} -t UTF-8 '{file.name}' > NEW`{_or(leave_out)}"
         )
-    begin = head.removeprefix(codecs.BOM_UTF8).lstrip()[:20].lower()
-    if begin.startswith((b"<!doctype html", b"<html")):
+    beginning = head.removeprefix(codecs.BOM_UTF8).lstrip()[:20].lower()
+    if beginning.startswith((b"<!doctype html", b"<html")):
         if "html" not in file.warnings:
             print(
-                f"warning: {name} is an HTML page, and tags are read as text: "
-                "save pages as plain text to leave them out",
+                f"warning: {name} is an HTML page, and its tags are read as "
+                "text: save it as plain text to leave them out",
                 file=sys.stderr,
             )
         file.warnings.add("html")
 
 
 def _utf_16(head):
-    """UTF-16 by its mark, or by the zero bytes of its Latin letters."""
+    """Recognizes UTF-16 or -32: a byte-order mark, or Latin letters' zeros."""
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "UTF-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -363,12 +365,12 @@ def _utf_16(head):
 
 
 def _how_to_convert(name, content):
-    """Advice on bytes that are not UTF-8."""
+    """Returns advice on a file that is not UTF-8."""
     if any(byte < 9 or 13 < byte < 27 for byte in content[:_HEAD]):
         return "if it is text at all, convert it to UTF-8"
     return (
-        "if it is Windows-1252, as older programs write, "
-        f"`iconv -f CP1252 -t UTF-8 '{name}' > NEW` makes UTF-8 of it"
+        "if it is Windows-1252, as older programs write, convert it with "
+        f"`iconv -f CP1252 -t UTF-8 '{name}' > NEW`"
     )
 
 
