@@ -21,9 +21,10 @@ def simple_rnn(
         x: projected inputs, [time, batch, units].
         states: (h,), [batch, units].
         recurrent_kernel: [units, units].
-        mask: None, or bool [time, batch, 1], False: the state stays.
-        state_mask: None, or [time, batch, 1] in x.dtype, 0: the state is set
-            to zero before the step; elsewhere 1.
+        mask: None, or bool [time, batch, 1], False where a step does not
+            change the state.
+        state_mask: None, or [time, batch, 1] of the dtype of x: 0 where the
+            state is set to zero before a step, otherwise 1.
         dropout_masks: None, or a list with one mask [batch, units].
         jit_compile: whether XLA compiles the loops.
         custom_gradient: whether to use the hand-written gradient; False: to
@@ -87,9 +88,10 @@ def gru(
         recurrent_bias: None, or [3 * units]: b_z, b_r, b_c; needs
             `reset_after`.
         reset_after: whether the reset gate acts after the matmul.
-        mask: None, or bool [time, batch, 1], False: the state stays.
-        state_mask: None, or [time, batch, 1] in x.dtype, 0: the state is set
-            to zero before the step; elsewhere 1.
+        mask: None, or bool [time, batch, 1], False where a step does not
+            change the state.
+        state_mask: None, or [time, batch, 1] of the dtype of x: 0 where the
+            state is set to zero before a step, otherwise 1.
         dropout_masks: None, or a list of three masks [batch, units].
         jit_compile: whether XLA compiles the loops.
         custom_gradient: whether to use the hand-written gradient; False: to
@@ -186,9 +188,10 @@ def lstm(
         x: projected inputs, [time, batch, 4 * units]: x_i, x_f, x_g, x_o.
         states: (h, c), each [batch, units].
         recurrent_kernel: [units, 4 * units].
-        mask: None, or bool [time, batch, 1], False: the state stays.
-        state_mask: None, or [time, batch, 1] in x.dtype, 0: the state is set
-            to zero before the step; elsewhere 1.
+        mask: None, or bool [time, batch, 1], False where a step does not
+            change the state.
+        state_mask: None, or [time, batch, 1] of the dtype of x: 0 where the
+            state is set to zero before a step, otherwise 1.
         dropout_masks: None, or a list of four masks [batch, units].
         jit_compile: whether XLA compiles the loops.
         custom_gradient: whether to use the hand-written gradient; False: to
