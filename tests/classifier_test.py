@@ -224,7 +224,7 @@ def test_it_learns(corpus, tmp_path):
     trainer.fit(verbose=0)
     score = trainer.evaluate(trainer.data.validation)
     assert score.accuracy > 0.9
-    assert score.answers == len(trainer.data.validation) == 39
+    assert score.predictions == len(trainer.data.validation) == 39
     product = export.TextClassifier(
         trainer.best_model(), trainer.data.tokenizer, trainer.data.labels, 100
     )
@@ -266,7 +266,7 @@ def test_what_is_exported_is_no_surer_than_right(multi_label, tmp_path):
         scores = inference.classifier.scores_of(
             product.serving_default, texts.texts
         )
-        said = metrics.answers(scores, multi_label)
+        said = metrics.predicted_classes(scores, multi_label)
         report = metrics.report(scores, targets, multi_label)
         return said, report["calibration_error"]
 
