@@ -260,10 +260,10 @@ def test_what_is_exported_is_no_surer_than_right(multi_label, tmp_path):
     model.apply_temperature(1 / 15)
     product = task.exported(model)
     texts = task.data.validation_texts
-    targets = inference.classifier.targets_of(texts, task.data.labels)
+    targets = inference.classifier.label_matrix(texts, task.data.labels)
 
     def asked():
-        scores = inference.classifier.scores_of(
+        scores = inference.classifier.compute_scores(
             product.serving_default, texts.texts
         )
         said = metrics.predicted_classes(scores, multi_label)
