@@ -9,15 +9,15 @@ from stacked_rnn.configs import UserError
 
 # When the new version is clearly worse. Another seed changes the cost by a
 # percent or two, and the fraction of correct outputs by a few in a thousand.
-_MAX_COST_RATIO = 1.05  # new cost / old cost
-_MAX_FRACTION_LOST = 0.02  # old fraction of correct outputs - new fraction
-_TRAINING_SETTINGS = (  # without effect on an exported model
+_MAX_RATIO = 1.05  # new cost / old cost
+_MAX_DROP = 0.02  # old fraction of correct outputs - new fraction
+_TRAINING_ONLY = (  # settings without effect on an exported model
     "embedding_stddev",
     "dropout",
     "recurrent_dropout",
     "embedding_dropout",
 )
-_TOKENIZER_SETTINGS = ("vocabulary_size", "end_of_text")
+_TOKENIZER_ONLY = ("vocabulary_size", "end_of_text")
 
 
 def differences(old, new) -> list[str]:
@@ -38,15 +38,12 @@ def differences(old, new) -> list[str]:
     layers = [
         text
         for text in old.model_config.differences(new.model_config)
-        if text.partition(":")[0]
-        not in _TRAINING_SETTINGS + _TOKENIZER_SETTINGS
+        if text.partition(":")[0] not in _TRAINING_ONLY + _TOKENIZER_ONLY
     ]
     if layers:
         found.append(f"its architecture differs ({'; '.join(layers)})")
     if old.tokenizer.to_dict() != new.tokenizer.to_dict():
-        found.append(
-            f"its tokenizer differs ({_tokenizer_difference(old, new)})"
-        )
+        found.append(f"its tokenizer differs ({_tokenizer_change(old, new)})")
     for name in new.info.output_entries:
         if old.entries[name] != new.entries[name]:
             found.append(f"its {name.replace('_', ' ')} differ")
@@ -59,19 +56,16 @@ def _worse(old, new) -> str:
     name, text, is_share = info.quality, info.quality_format, info.is_share
     try:
         old, new = old.training["validation"], new.training["validation"]
-        if is_share and old[name] < _MAX_FRACTION_LOST:  # too little to lose
+        if is_share and old[name] < _MAX_DROP:  # too little to lose
             name, text, is_share = "loss", "loss {:.3f}", False
         old, new = float(old[name]), float(new[name])
     except (KeyError, TypeError, ValueError):
         return ""  # a version was not validated
-    if is_share:
-        is_as_good = new >= old - _MAX_FRACTION_LOST
-    else:
-        is_as_good = new <= _MAX_COST_RATIO * old
+    is_as_good = new >= old - _MAX_DROP if is_share else new <= _MAX_RATIO * old
     return "" if is_as_good else f"{text.format(new)}, not {text.format(old)}"
 
 
-def _tokenizer_difference(old, new) -> str:
+def _tokenizer_change(old, new) -> str:
     """Tells how two tokenizers differ."""
     old, new = (
         f"{tokenizer.kind} of {tokenizer.vocabulary_size():,} tokens"

@@ -112,20 +112,16 @@ class SavedLanguageModel(base.LoadedModel):
             for sample in range(num_samples)
         )
         use_xla = False
+        workers, max_size, min_size = devices.cores(), _BATCH_SIZE, 1
         if devices.gpus():
-            num_workers, max_size, min_size = (
-                1,
-                _GPU_BATCH_SIZE,
-                _GPU_BATCH_SIZE,
-            )
-        else:
-            num_workers, max_size = devices.cores(), _BATCH_SIZE
-            min_size = _BATCH_SIZE if self.model_config.units >= _WIDE else 1
-        with futures.ThreadPoolExecutor(num_workers) as pool:
+            workers, max_size = 1, _GPU_BATCH_SIZE
+        elif self.model_config.units >= _WIDE:
+            min_size = _BATCH_SIZE
+        with futures.ThreadPoolExecutor(workers) as pool:
             for group, batches in _in_batches(
-                rows, num_workers, max_size, min_size
+                rows, workers, max_size, min_size
             ):
-                rounds = -(-len(batches) // num_workers)
+                rounds = -(-len(batches) // workers)
                 use_xla |= sampling.max_new_tokens * rounds >= WORTH_COMPILING
                 generate_batch = functools.partial(
                     self._generate_batch,
@@ -222,10 +218,10 @@ class SavedLanguageModel(base.LoadedModel):
                 del row.found[num_samples:]
 
         rows = (_SearchedPrompt(prompt, []) for prompt in prompts)
-        num_workers = devices.cores()
-        with futures.ThreadPoolExecutor(num_workers) as pool:
+        workers = devices.cores()
+        with futures.ThreadPoolExecutor(workers) as pool:
             for group, batches in _in_batches(
-                rows, num_workers, max(1, _BATCH_SIZE // num_beams)
+                rows, workers, max(1, _BATCH_SIZE // num_beams)
             ):
                 list(pool.map(search, batches))
                 for row in group:
@@ -390,12 +386,12 @@ class _SearchedPrompt:
     found: list
 
 
-def _in_batches(rows, num_workers, max_size, min_size=1):
-    """Groups rows by length of their prompts into batches for the workers.
+def _in_batches(rows, workers, max_size, min_size=1):
+    """Groups rows by the length of their prompts into batches.
 
     Args:
         rows: iterable of objects with a `prompt`, of any length.
-        num_workers: number of batches that are worked on at the same time.
+        workers: number of batches that are worked on at the same time.
         max_size: most rows per batch.
         min_size: fewest rows per batch, if there are as many.
 
@@ -405,9 +401,9 @@ def _in_batches(rows, num_workers, max_size, min_size=1):
         to its longest.
     """
     rows = iter(rows)
-    while group := list(itertools.islice(rows, 4 * num_workers * max_size)):
-        rows_per_worker = -(-len(group) // num_workers)
-        size = min(max_size, max(min_size, rows_per_worker), len(group))
+    while group := list(itertools.islice(rows, 4 * workers * max_size)):
+        per_worker = -(-len(group) // workers)
+        size = min(max_size, max(min_size, per_worker), len(group))
         by_length = sorted(group, key=lambda row: len(row.prompt))
         yield (
             group,
