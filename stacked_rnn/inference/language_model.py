@@ -18,11 +18,11 @@ from stacked_rnn.utils import devices, terminal
 
 _BATCH_SIZE = 64  # most texts that a core generates together
 _GPU_BATCH_SIZE = 1024  # a step costs about the same for one text and for many
-# Units from which on one batch on all cores is faster than a smaller batch per
-# core, because reading the weights takes the time: benchmarks/README.md.
+# With this many units or more, one batch on all cores is faster than a smaller
+# batch per core: reading the weights takes most of the time.
 _WIDE = 512
-# Steps, one after the other, from which on XLA saves about as many seconds as
-# it takes to compile: benchmarks/README.md.
+# With this many sequential steps or more, XLA saves more time than it takes to
+# compile. Both numbers are from benchmarks/README.md.
 WORTH_COMPILING = 8_000
 
 
