@@ -1,12 +1,12 @@
-"""Keras layers over `rnn_ops`: the stock layers, faster.
+"""Faster drop-in replacements for the recurrent layers of Keras.
 
-`GRU`, `LSTM` and `SimpleRNN` take the place of the layers of the same name in
-`keras.layers`, of which they are subclasses: same arguments, same cells, same
-weights, same results to rounding.
+`GRU`, `LSTM` and `SimpleRNN` are subclasses of the layers of the same name in
+`keras.layers`: the arguments, cells and weights are the same, and so are the
+results up to rounding.
 
-How a layer computes is what its arguments say, not what devices there are while
-its graph is traced: by default a scan, which runs anywhere. With
-`use_cudnn=True` it is cuDNN, which runs on a GPU alone.
+Only its arguments decide how a layer computes, never the devices that exist
+when its graph is traced. By default it runs a scan of `rnn_ops`, which works on
+any device; with `use_cudnn=True` it runs cuDNN, which needs a GPU.
 """
 
 import keras
@@ -15,27 +15,28 @@ import tensorflow as tf
 from stacked_rnn import rnn_ops
 
 
-class _Scanned:
-    """Puts a scan of `rnn_ops` in the place of a stock layer's loop.
+class _ScanMixin:
+    """Replaces the time loop of a Keras RNN layer by a scan of `rnn_ops`.
 
-    The stock loop is taken for what the scans do not know: `unroll`, cells of
-    another type, activations other than the default ones.
+    The layer falls back to the loop of Keras for what the scans do not support:
+    `unroll`, other cells, and other activations than the defaults.
 
-    In training, XLA compiles the two loops of the scan if the shapes are known
-    when the graph is built (else it would compile anew for every shape). What
-    is exported or predicts needs no XLA.
+    In training, XLA compiles both loops of the scan if the shapes are known
+    when the graph is built (otherwise it would compile once for every shape).
+    Inference and exported graphs do not use XLA.
 
     Attributes:
-        jit_compile: False: leaves XLA out of training, too.
-        use_cudnn: whether cuDNN takes the place of the scan (`rnn_ops.cudnn`).
-            A mask must then be right-padded: True up to the length of a row.
-        cudnn_cell: what `rnn_ops.cudnn` calls the cell; None: does not know it.
+        jit_compile: whether XLA may compile the loops in training.
+        use_cudnn: whether cuDNN replaces the scan (`rnn_ops.cudnn`). Masks must
+            then be right-padded: True for the first steps of a row, then False.
+        cudnn_cell: the name of the cell in `rnn_ops.cudnn`, or None if it is
+            not supported.
     """
 
     jit_compile = True
     use_cudnn = False
     cudnn_cell = None
-    _state_mask = None  # within `call` only
+    _state_mask = None  # set during `call` only
 
     def call(
         self,
@@ -45,17 +46,29 @@ class _Scanned:
         training=False,
         state_mask=None,
     ):
-        """As the stock layer, and several texts in one sequence.
+        """Runs the layer like that of Keras, with an optional `state_mask`.
 
         Args:
-            state_mask: None, or bool [batch, time]: False where another text
-                begins, before which the state is set to zero.
+            sequences: [batch, time, inputs].
+            initial_state: None, or a list of [batch, units].
+            mask: None, or bool [batch, time], False at padding.
+            training: whether dropout is applied.
+            state_mask: None, or bool [batch, time], for several texts in one
+                sequence: False at the first token of each, before which the
+                state is set to zero.
+
+        Returns:
+            As the Keras layer of the same name.
+
+        Raises:
+            ValueError: a state_mask cannot be combined with `go_backwards`,
+                `use_cudnn`, or what makes the layer fall back to Keras.
         """
         if state_mask is not None:
             if self.go_backwards or self.use_cudnn or not self._can_scan():
                 raise ValueError(
-                    f"{self.name}: state_mask is for what the scans compute, "
-                    "forwards"
+                    f"{self.name}: state_mask needs a layer that runs forwards "
+                    "and without cuDNN, unroll or custom activations"
                 )
             state_mask = _time_major(state_mask)
         self._state_mask = state_mask
@@ -70,7 +83,7 @@ class _Scanned:
             self._state_mask = None
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        """The hook of `keras.layers.RNN`: see `keras.layers.RNN.call`.
+        """Runs the time loop; `keras.layers.RNN.call` calls this.
 
         Args:
             sequences: [batch, time, inputs].
@@ -85,7 +98,7 @@ class _Scanned:
         """
         state_mask = self._state_mask
         if self.use_cudnn:
-            return self._by_cudnn(sequences, initial_state, mask, training)
+            return self._cudnn_loop(sequences, initial_state, mask, training)
         if not self._can_scan():
             return super().inner_loop(sequences, initial_state, mask, training)
         is_float64 = self.cell.compute_dtype == "float64"
@@ -108,7 +121,7 @@ class _Scanned:
                 for state in initial_state
             ),
             recurrent_kernel=rnn_ops.widths.pad(
-                self._padded(self._weight(self.cell.recurrent_kernel)),
+                self._pad_gates(self._weight(self.cell.recurrent_kernel)),
                 padding,
                 axis=0,
             ),
@@ -134,11 +147,11 @@ class _Scanned:
                 value[..., : self.units] for value in (outputs, *states)
             )
         if mask is not None:
-            # A masked step repeats the output before it, at first zeros.
-            shown = mask
+            # A masked step repeats the output before it, or zeros if none.
+            has_output = mask
             if not self.zero_output_for_mask:
-                shown = tf.cumsum(tf.cast(mask, tf.int32)) > 0
-            outputs = tf.where(shown, outputs, tf.zeros_like(outputs))
+                has_output = tf.cumsum(tf.cast(mask, tf.int32)) > 0
+            outputs = tf.where(has_output, outputs, tf.zeros_like(outputs))
         last = outputs[-1]
         if not self.return_sequences:
             return last, last[:, None], list(states)
@@ -155,14 +168,14 @@ class _Scanned:
             and not self.unroll
         )
 
-    def _by_cudnn(self, sequences, initial_state, mask, training):
-        """As `inner_loop`, but that the outputs of masked steps are zeros."""
+    def _cudnn_loop(self, sequences, initial_state, mask, training):
+        """Does as `inner_loop`, but the outputs of masked steps are zeros."""
         if training and self.cell.dropout:
             dropout_mask = self.cell.get_dropout_mask(sequences[:, 0, :])
             sequences *= dropout_mask[:, None]
         lengths = None
         if mask is not None:
-            with tf.device("CPU:0"):  # where `rnn_ops.cudnn` wants them
+            with tf.device("CPU:0"):  # where `rnn_ops.cudnn` needs them
                 lengths = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
         if self.go_backwards:
             sequences = _reverse(sequences, lengths)
@@ -179,15 +192,15 @@ class _Scanned:
         if not self.return_sequences:
             return last, last[:, None], list(states)
         if self.go_backwards:
-            # In the order of the steps: those of the padding are the first.
+            # In the order of computation, so padding comes first.
             outputs = tf.reverse(_reverse(outputs, lengths), [1])
         return last, outputs, list(states)
 
     def cudnn_weights(self):
-        """Kernel, recurrent kernel and bias, as `rnn_ops.cudnn` takes them.
+        """Returns the kernel, recurrent kernel and bias for `rnn_ops.cudnn`.
 
         Raises:
-            ValueError: cuDNN does not compute what this layer does.
+            ValueError: cuDNN does not support this layer.
         """
         cell = self.cell
         if not (
@@ -199,8 +212,9 @@ class _Scanned:
             and cell.compute_dtype in ("float32", "float16")
         ):
             raise ValueError(
-                f"{self.name}: use_cudnn is for a GRU or LSTM as Keras makes "
-                "it, without recurrent_dropout, in float32 or float16"
+                f"{self.name}: use_cudnn needs a GRU or LSTM with the default "
+                "activations, use_bias, reset_after and unroll, without "
+                "recurrent_dropout, in float32 or float16"
             )
         return tuple(
             map(self._weight, (cell.kernel, cell.recurrent_kernel, cell.bias))
@@ -208,16 +222,16 @@ class _Scanned:
 
     @property
     def _padding(self):
-        """Units that the scan has more than the layer, in bfloat16."""
+        """Number of units that are added for the scan, in bfloat16 only."""
         if self.cell.compute_dtype != "bfloat16":
             return 0
-        return rnn_ops.widths.missing(self.units)
+        return rnn_ops.widths.num_missing(self.units)
 
     def _weight(self, variable):
         return tf.cast(tf.convert_to_tensor(variable), self.cell.compute_dtype)
 
-    def _padded(self, weights):
-        """[..., gates * units], as the scan has them."""
+    def _pad_gates(self, weights):
+        """Pads weights [..., gates * units] by `_padding` units per gate."""
         if not self._padding:
             return weights
         return rnn_ops.widths.pad_gates(weights, self.units)
@@ -226,7 +240,12 @@ class _Scanned:
         return self.cell.bias
 
     def _dropout_masks(self, sequences, initial_state, training):
-        """For the inputs and the states: None, or one mask a gate."""
+        """Draws the dropout masks of this call.
+
+        Returns:
+            The masks of the inputs and those of the states: each is None, or a
+            list with a mask [batch, inputs or units] per gate.
+        """
         if not training:
             return None, None
         cell = self.cell
@@ -240,27 +259,39 @@ class _Scanned:
         )
 
     def _project(self, x, dropout_masks):
-        """W x + b for all time steps in one product."""
-        kernel = self._padded(self._weight(self.cell.kernel))
+        """Computes W x + b, the projected inputs, for all time steps at once.
+
+        Args:
+            x: [time, batch, inputs].
+            dropout_masks: None, or a list with a mask [batch, inputs] per gate.
+
+        Returns:
+            [time, batch, gates * units].
+        """
+        kernel = self._pad_gates(self._weight(self.cell.kernel))
         if dropout_masks is None:
-            products = _product(x, kernel)
+            projected = _flat_matmul(x, kernel)
         else:
             blocks = tf.split(kernel, len(dropout_masks), axis=1)
-            products = tf.concat(
-                [_product(x * m, b) for m, b in zip(dropout_masks, blocks)],
+            projected = tf.concat(
+                [_flat_matmul(x * m, b) for m, b in zip(dropout_masks, blocks)],
                 axis=-1,
             )
         if self.cell.use_bias:
-            bias = self._padded(self._weight(self._input_bias()))
-            products = tf.nn.bias_add(products, bias)
+            bias = self._pad_gates(self._weight(self._input_bias()))
+            projected = tf.nn.bias_add(projected, bias)
         shape = (*tf.unstack(tf.shape(x)[:2]), kernel.shape[1])
-        products = tf.reshape(products, shape)
-        return tf.ensure_shape(products, (*x.shape[:2], kernel.shape[1]))
+        projected = tf.reshape(projected, shape)
+        return tf.ensure_shape(projected, (*x.shape[:2], kernel.shape[1]))
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")
-class SimpleRNN(_Scanned, keras.layers.SimpleRNN):
-    """`keras.layers.SimpleRNN` by `rnn_ops.simple_rnn`."""
+class SimpleRNN(_ScanMixin, keras.layers.SimpleRNN):
+    """`keras.layers.SimpleRNN`, computed by `rnn_ops.simple_rnn`.
+
+    The arguments are those of Keras. A call also takes a `state_mask`, see
+    `GRU`.
+    """
 
     _cell_type = keras.layers.SimpleRNNCell
 
@@ -269,8 +300,18 @@ class SimpleRNN(_Scanned, keras.layers.SimpleRNN):
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")
-class GRU(_Scanned, keras.layers.GRU):
-    """`keras.layers.GRU` by `rnn_ops.gru`."""
+class GRU(_ScanMixin, keras.layers.GRU):
+    """`keras.layers.GRU`, computed by `rnn_ops.gru` or cuDNN.
+
+    A call also takes a `state_mask`: None, or bool [batch, time], False where
+    another text begins in a sequence: the state is set to zero before it.
+
+    Args:
+        units: width of the layer.
+        use_cudnn: whether cuDNN runs the layer, on a GPU only. Masks must then
+            be right-padded.
+        **options: the further arguments of `keras.layers.GRU`.
+    """
 
     _cell_type = keras.layers.GRUCell
     cudnn_cell = "gru"
@@ -284,7 +325,7 @@ class GRU(_Scanned, keras.layers.GRU):
     def _scan(self, x, states, **options):
         recurrent_bias = None
         if self.cell.use_bias and self.cell.reset_after:
-            recurrent_bias = self._padded(
+            recurrent_bias = self._pad_gates(
                 tf.cast(tf.convert_to_tensor(self.cell.bias)[1], x.dtype)
             )
         return rnn_ops.gru(
@@ -297,8 +338,17 @@ class GRU(_Scanned, keras.layers.GRU):
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")
-class LSTM(_Scanned, keras.layers.LSTM):
-    """`keras.layers.LSTM` by `rnn_ops.lstm`."""
+class LSTM(_ScanMixin, keras.layers.LSTM):
+    """`keras.layers.LSTM`, computed by `rnn_ops.lstm` or cuDNN.
+
+    A call also takes a `state_mask`, see `GRU`.
+
+    Args:
+        units: width of the layer.
+        use_cudnn: whether cuDNN runs the layer, on a GPU only. Masks must then
+            be right-padded.
+        **options: the further arguments of `keras.layers.LSTM`.
+    """
 
     _cell_type = keras.layers.LSTMCell
     cudnn_cell = "lstm"
@@ -311,13 +361,13 @@ class LSTM(_Scanned, keras.layers.LSTM):
 
 
 class CudnnStack(keras.layers.Layer):
-    """Layers one above the other as one call of cuDNN.
+    """Runs a stack of recurrent layers in one call of cuDNN.
 
-    Has no weights of its own: whoever made the layers saves them.
+    It has no weights of its own: the model that made the layers saves theirs.
 
     Args:
-        stack: of `GRU` or `LSTM`, of one width, built, forwards; each may
-            still be called by itself.
+        stack: `GRU` or `LSTM` layers, built, all forward and of the same width.
+            Each may still be called on its own.
     """
 
     def __init__(self, stack, **options):
@@ -332,8 +382,11 @@ class CudnnStack(keras.layers.Layer):
             initial_state: states[layer][part], each [batch, units].
 
         Returns:
-            The outputs of the top layer, [batch, time, units], and the new
-            states.
+            The outputs of the top layer [batch, time, units], and the new
+            states, nested like `initial_state`.
+
+        Raises:
+            ValueError: cuDNN does not support one of the layers.
         """
         return rnn_ops.cudnn.stack(
             self._stack[0].cudnn_cell,
@@ -344,19 +397,19 @@ class CudnnStack(keras.layers.Layer):
 
 
 def _reverse(sequences, lengths):
-    """[batch, time, ...], the time steps of each row in reverse order."""
+    """Reverses [batch, time, ...] in time, each row within its length."""
     if lengths is None:
         return tf.reverse(sequences, [1])
     return tf.reverse_sequence(sequences, lengths, seq_axis=1)
 
 
-def _product(x, kernel):
-    """All time steps in one matrix product: [time * batch, outputs]."""
+def _flat_matmul(x, kernel):
+    """Multiplies all time steps at once: returns [time * batch, outputs]."""
     return tf.matmul(tf.reshape(x, (-1, x.shape[-1])), kernel)
 
 
 def _time_major(mask):
-    """[batch, time] or [batch, time, 1] -> bool [time, batch, 1]."""
+    """Transposes [batch, time] or [batch, time, 1] to bool [time, batch, 1]."""
     mask = tf.cast(mask, tf.bool)
     if len(mask.shape) == 2:
         mask = mask[..., None]

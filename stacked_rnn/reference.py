@@ -1,38 +1,48 @@
-"""The equations, spelled out in NumPy: a page to read, and the tests' oracle.
+"""The equations of the models in plain NumPy, to read and to test against.
 
-Notation of "Dive into Deep Learning" (D2L), chapters 9 and 10, with the gate
-order of Keras. Shapes: token_ids [batch, time]; activations [batch, time,
-units]; states[layer][part], each [batch, units]. Imports NumPy only, and
-nothing here is fast.
+The notation is that of "Dive into Deep Learning" (D2L), chapters 9 and 10, with
+the gate order of Keras. Shapes: token_ids [batch, time]; activations [batch,
+time, units]; states[layer][part], each [batch, units]. This module imports
+nothing but NumPy, and is written for clarity, not speed.
 """
 
 import numpy as np
 
 
 def sigmoid(x):
-    """1 / (1 + exp(-x)), without overflow for large negative x."""
+    """Computes 1 / (1 + exp(-x)), without overflow for large negative x."""
     return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
 # One time step of each cell -------------------------------------------------
 #
-# x [batch, inputs], states a tuple of [batch, units]; returns the new states,
-# of which the first, h, is also the output.
+# Each takes x [batch, inputs] and a tuple of states [batch, units], and returns
+# the new states, the first of which, h, is also the output.
 
 
 def simple_rnn_cell(x, states, kernel, recurrent_kernel, bias):
-    """h' = tanh(x W + h U + b): D2L equation 9.4.5 with tanh."""
+    """Vanilla RNN, h' = tanh(x W + h U + b): D2L equation 9.4.5 with tanh.
+
+    Args:
+        x: [batch, inputs].
+        states: (h,), [batch, units].
+        kernel: W, [inputs, units].
+        recurrent_kernel: U, [units, units].
+        bias: b, [units].
+    """
     (h,) = states
     return (np.tanh(x @ kernel + h @ recurrent_kernel + bias),)
 
 
 def gru_cell(x, states, kernel, recurrent_kernel, bias):
-    """Gated recurrent unit, D2L section 10.2, reset after the matmul.
+    """Gated recurrent unit, D2L section 10.2, with reset after the matmul.
 
     Args:
-        kernel: [inputs, 3 * units], the blocks for z, r and the candidate.
-        recurrent_kernel: [units, 3 * units].
-        bias: [2, 3 * units], for the input and for the recurrent product.
+        x: [batch, inputs].
+        states: (h,), [batch, units].
+        kernel: [inputs, 3 * units], the blocks of z, r and the candidate.
+        recurrent_kernel: [units, 3 * units], in the same order.
+        bias: [2, 3 * units], added to the matmul of x and to that of h.
     """
     (h,) = states
     xz, xr, xc = np.split(x @ kernel + bias[0], 3, axis=-1)
@@ -47,8 +57,10 @@ def lstm_cell(x, states, kernel, recurrent_kernel, bias):
     """Long short-term memory, D2L section 10.1.
 
     Args:
-        kernel: [inputs, 4 * units], the blocks for i, f, the candidate and o.
-        recurrent_kernel: [units, 4 * units].
+        x: [batch, inputs].
+        states: (h, c), each [batch, units].
+        kernel: [inputs, 4 * units], the blocks of i, f, the candidate and o.
+        recurrent_kernel: [units, 4 * units], in the same order.
         bias: [4 * units].
     """
     h, c = states
@@ -69,23 +81,24 @@ NUM_STATES = {"simple_rnn": 1, "gru": 1, "lstm": 2}
 
 
 def initial_states(cell, units, num_layers, batch_size):
-    """States of zeros for a stack: states[layer][part], [batch, units]."""
+    """Returns zeros, states[layer][part], each [batch, units]."""
     zeros = np.zeros((batch_size, units))
     return ((zeros,) * NUM_STATES[cell],) * num_layers
 
 
 def recurrent_layer(cell, inputs, states, weights, mask=None):
-    """One layer over time.
+    """Runs one layer over time.
 
     Args:
         cell: "simple_rnn", "gru" or "lstm".
         inputs: [batch, time, inputs].
         states: tuple of [batch, units], the states before the first step.
-        weights: kernel, recurrent_kernel, bias, as its cell takes them.
-        mask: [batch, time] bool; where False the states stay as they are.
+        weights: (kernel, recurrent_kernel, bias), as the cell takes them.
+        mask: None, or bool [batch, time], False where a step does not change
+            the states.
 
     Returns:
-        The outputs, [batch, time, units], and the final states.
+        The outputs [batch, time, units] and the final states.
     """
     outputs = []
     for t in range(inputs.shape[1]):
@@ -99,21 +112,23 @@ def recurrent_layer(cell, inputs, states, weights, mask=None):
 
 
 def deep_rnn(cell, inputs, states, weights, mask=None, projections=None):
-    """The stack of D2L equation 10.3.1.
+    """Runs a stack of layers: D2L equation 10.3.1.
 
     Layer l at time t sees layer l at t - 1 and layer l - 1 at t; the output of
     the top layer is the output of the stack.
 
     Args:
+        cell: "simple_rnn", "gru" or "lstm".
         inputs: [batch, time, inputs].
         states: states[layer][part], each [batch, units].
-        weights: one triple of weights a layer.
-        projections: None, or residual connections: one entry a layer, None to
-            add the layer's input to its output as it is, or a matrix [inputs,
-            units] to bring it to the layer's width first.
+        weights: a triple (kernel, recurrent_kernel, bias) per layer.
+        mask: see `recurrent_layer`.
+        projections: None, or for residual connections an entry per layer: a
+            matrix [inputs, units] that projects the layer's input before it is
+            added to its output, or None to add the input unchanged.
 
     Returns:
-        The outputs, [batch, time, units], and the final states.
+        The outputs [batch, time, units] and the final states.
     """
     x, final_states = inputs, []
     for layer, (layer_states, layer_weights) in enumerate(zip(states, weights)):
@@ -127,19 +142,23 @@ def deep_rnn(cell, inputs, states, weights, mask=None, projections=None):
 
 
 def log_softmax(logits):
-    """log(exp(logits) / sum(exp(logits))) over the last axis."""
+    """Computes log(exp(logits) / sum(exp(logits))) over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def nats(logits, targets):
-    """-log p(target), in nats: logits [..., vocabulary] and targets [...]."""
+    """Computes -log p(target) for logits [..., vocabulary], targets [...]."""
     log_probs = log_softmax(logits)
     return -np.take_along_axis(log_probs, targets[..., None], -1)[..., 0]
 
 
 def perplexity(nats_per_token):
-    """exp of the mean nats: as unsure as among so many equal choices."""
+    """Computes exp(nats_per_token).
+
+    A model of perplexity n is as uncertain as one that chooses uniformly among
+    n tokens.
+    """
     return np.exp(nats_per_token)
 
 
@@ -149,26 +168,36 @@ def perplexity(nats_per_token):
 
 
 def penalize_repetition(logits, seen, penalty):
-    """CTRL (Keskar et al. 2019, section 4.1): makes seen ids less likely."""
+    """Makes seen ids less likely, as in CTRL (Keskar et al. 2019, section 4.1).
+
+    Args:
+        logits: [vocabulary].
+        seen: bool [vocabulary], True for ids in the text so far.
+        penalty: 1 changes nothing; the larger, the less likely.
+    """
     penalized = np.where(logits > 0, logits / penalty, logits * penalty)
     return np.where(seen, penalized, logits)
 
 
 def keep_top_k(logits, k):
-    """Minus infinity for all but the k largest logits (0: keeps all)."""
+    """Sets all but the k largest logits to -inf (k = 0: keeps all)."""
     if not 0 < k < len(logits):
         return logits
     return np.where(logits >= np.sort(logits)[-k], logits, -np.inf)
 
 
 def keep_top_p(logits, p):
-    """Nucleus (Holtzman et al. 2020): the smallest head that sums to >= p."""
-    if p >= 1:  # rounding must not cut a tail off
+    """Sets all but the most likely logits, of total probability p, to -inf.
+
+    Nucleus sampling (Holtzman et al. 2020): keeps the smallest set of the most
+    likely ids whose probabilities sum to at least p.
+    """
+    if p >= 1:  # rounding must not cut off the tail
         return logits
     order = np.argsort(-logits, kind="stable")
     probabilities = np.exp(log_softmax(logits))[order]
-    before = np.cumsum(probabilities) - probabilities
-    count = max(1, int((before < p).sum()))
+    sum_before = np.cumsum(probabilities) - probabilities
+    count = max(1, int((sum_before < p).sum()))
     return np.where(logits >= logits[order[count - 1]], logits, -np.inf)
 
 
@@ -177,8 +206,9 @@ def sample(logits, uniform, temperature, top_k=0, top_p=1.0):
 
     Args:
         logits: [vocabulary].
-        uniform: a number in [0, 1).
-        temperature: 0 takes the largest logit.
+        uniform: a random number in [0, 1).
+        temperature: divides the logits; 0: takes the largest logit.
+        top_k, top_p: see `keep_top_k` and `keep_top_p`.
     """
     if temperature == 0:
         return int(np.argmax(logits))
@@ -201,21 +231,24 @@ def beam_search(
     end_ids=(),
     banned_id=None,
 ):
-    """The texts that follow one prompt and score best, D2L section 10.8.
+    """Finds the best continuations of one prompt, D2L section 10.8.
 
-    The score is log p / length ** length_penalty, the end of a text counted in
-    both.
+    The score of a continuation is log p / length ** length_penalty; if it
+    ended, both log p and length include its end token.
 
     Args:
         decode_step: (token_id, states) -> (logits [vocabulary], states).
-        token_id: the last token of the prompt, not yet read.
-        states: whatever `decode_step` takes.
-        end_ids: the ids that end a text, themselves left out.
-        banned_id: an id that no text holds.
+        token_id: the last token of the prompt, which the states do not include.
+        states: the states before that token, as `decode_step` takes them.
+        num_beams: number of unfinished continuations to keep at each length.
+        max_new_tokens: length at which unfinished continuations are cut off.
+        length_penalty: exponent of the length in the score.
+        end_ids: the ids that end a continuation; not part of its token ids.
+        banned_id: an id that must not occur, or None.
 
     Returns:
-        Tuples (score, token_ids, log_probs), `num_beams` at most: the texts
-        that have an end, the best first, then those that were cut off.
+        A list of at most `num_beams` tuples (score, token_ids, log_probs): the
+        continuations that ended, best first, then those that were cut off.
     """
     live = [(0.0, [], [], states)]  # log p, token ids, log p of each, states
     finished = []
@@ -224,7 +257,7 @@ def beam_search(
         for total, token_ids, log_probs, states in live:
             last = token_ids[-1] if token_ids else token_id
             logits, states = decode_step(last, states)
-            end = -np.inf  # log p that the text ends, by any of the ids
+            end = -np.inf  # log p of ending here, with any of the end ids
             for new, log_prob in enumerate(log_softmax(logits)):
                 if new == banned_id:
                     continue
@@ -235,7 +268,7 @@ def beam_search(
                     candidates.append((total + log_prob, *longer, states))
             if end > -np.inf:
                 candidates.append((total + end, token_ids, log_probs, None))
-        # Of equal ones, sorting leaves the one before that was before.
+        # The sort is stable: equal candidates keep their order.
         candidates.sort(key=lambda candidate: -candidate[0])
         live = []
         for rank, (total, token_ids, log_probs, states) in enumerate(
@@ -247,7 +280,7 @@ def beam_search(
                 score = total / length**length_penalty
                 finished.append((score, token_ids, log_probs))
         live = live[:num_beams]
-    finished.sort(key=lambda text: -text[0])
+    finished.sort(key=lambda found: -found[0])
     cut_off = [
         (total / max_new_tokens**length_penalty, token_ids, log_probs)
         for total, token_ids, log_probs, _ in live

@@ -1,10 +1,11 @@
 """Locating a SavedModel and reading its metadata.
 
-saved_models/NAME/VERSION/   saved_model.pb, variables/
+saved_models/NAME/VERSION/
+    saved_model.pb, variables/       the graph and the weights
     assets/tokenizer.json            the tokenizer
-    assets.extra/config.json         the architecture, the defaults, and how
-                                     it was trained
-    assets.extra/tf_serving_warmup_requests  see `warmup_requests`
+    assets.extra/config.json         the architecture, the default options, and
+                                     how the model was trained
+    assets.extra/tf_serving_warmup_requests  see `export.warmup_requests`
 """
 
 import dataclasses
@@ -30,10 +31,12 @@ class Description:
 
     Attributes:
         path: the directory of its version.
-        task: a name in `configs.TASKS`.
-        model_config, tokenizer: the architecture and the tokenizer.
-        training: how it was trained (`Trainer.summary`), or None.
-        entries: what models of its task have besides: JSON values by name.
+        task: the model's task, a name in `configs.TASKS`.
+        model_config: the architecture.
+        tokenizer: the tokenizer.
+        training: how the model was trained (`Trainer.summary`), or None.
+        entries: the entries of config.json that only models of this task have
+            (`TaskInfo.entries`), JSON values by name.
     """
 
     path: pathlib.Path
@@ -45,7 +48,7 @@ class Description:
 
     @property
     def info(self) -> TaskInfo:
-        """What is known about its task."""
+        """The properties of the model's task."""
         return TASKS[self.task]
 
 
@@ -54,7 +57,11 @@ def read_description(path, flag="saved_model") -> Description:
 
     Args:
         path: the directory of a version.
-        flag: what a `UserError` calls it.
+        flag: name of the flag that the messages of errors mention.
+
+    Raises:
+        UserError: it is not a SavedModel of this project, cannot be read, or is
+            damaged.
     """
     try:
         config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -62,7 +69,7 @@ def read_description(path, flag="saved_model") -> Description:
             (path / TOKENIZER_FILE).read_text(encoding="utf-8")
         )
         model_config = ModelConfig.from_dict(config["model"])
-        task = config.get("task", "language_model")  # once there was no other
+        task = config.get("task", "language_model")  # once the only task
         return Description(
             path,
             task,
@@ -73,8 +80,8 @@ def read_description(path, flag="saved_model") -> Description:
         )
     except FileNotFoundError as error:
         raise UserError(
-            f"--{flag}={path}: not a SavedModel of stacked_rnn: it has no "
-            f"{os.path.relpath(error.filename, path)}"
+            f"--{flag}={path}: not a SavedModel of stacked_rnn, because it has "
+            f"no {os.path.relpath(error.filename, path)}"
         ) from error
     except PermissionError as error:
         raise _unreadable(path, flag, error) from error
@@ -92,36 +99,42 @@ def _unreadable(path, flag, error) -> UserError:
 
 
 def find_description(saved_model, *tasks) -> Description:
-    """Finds a model and reads its metadata.
+    """Finds a SavedModel and reads its metadata.
 
     Args:
-        saved_model: see `find`.
-        *tasks: names in `configs.TASKS`: what it may be for; none: anything.
+        saved_model: a directory or "", see `find`.
+        *tasks: the tasks to accept, names in `configs.TASKS`; none: all tasks.
 
     Raises:
-        UserError: there is none, or it is for another task.
+        UserError: the model does not exist, is damaged, or is for another task.
     """
     tasks = tasks or tuple(TASKS)
     description = read_description(find(saved_model, tasks))
     if description.task not in tasks:
         info = description.info
         raise UserError(
-            f"--saved_model={description.path}: {info.title}: {info.use}, and "
-            "evaluate.py scores it"
+            f"--saved_model={description.path} is {info.title}: {info.use}, "
+            "and evaluate.py scores it"
         )
     return description
 
 
 def load_functions(path):
-    """What `tf.saved_model.load` gives.
+    """Loads a SavedModel with `tf.saved_model.load`.
 
-    Switches TensorFlow's graph optimizer off, for all that the process does
-    afterwards.
+    Side effect: switches off TensorFlow's graph optimizer for the rest of the
+    process.
+
+    Args:
+        path: the directory of a version.
+
+    Returns:
+        What `tf.saved_model.load` returns.
 
     Raises:
         UserError: the SavedModel is damaged.
     """
-    # It takes 0.4 s before the first token, and makes nothing faster after.
+    # The optimizer delays the first token by 0.4 s and speeds up none.
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": True}
     )
@@ -135,21 +148,24 @@ def load_functions(path):
 
 
 def find(saved_model, tasks=tuple(TASKS)) -> pathlib.Path:
-    """The version directory that `--saved_model` means.
+    """Finds the version directory that `--saved_model` stands for.
 
     Args:
-        saved_model: a version directory, or its parent: the highest version;
-            empty: the newest of a task under saved_models/, which is named on
-            standard error.
-        tasks: those that the caller has a use for.
+        saved_model: the directory of a version, or its parent, which stands for
+            its highest version. Empty: the newest model under saved_models/,
+            whose name is printed to standard error.
+        tasks: tasks among which to choose the newest model.
+
+    Raises:
+        UserError: there is no such model.
     """
     if not saved_model:
         path = _newest(tasks)
         if path is None:
             names = " or ".join(TASKS[task].title for task in tasks)
             raise UserError(
-                f"nothing under saved_models/ is {names}: run train.py first, "
-                "or name one with --saved_model=DIR"
+                f"saved_models/ does not contain {names}: run train.py first, "
+                "or name a model with --saved_model=DIR"
             )
         print(f"the newest model: --saved_model={path}", file=sys.stderr)
         return path
@@ -160,26 +176,26 @@ def find(saved_model, tasks=tuple(TASKS)) -> pathlib.Path:
     if version is None:
         raise UserError(
             f"--saved_model={path}: neither a SavedModel nor a directory of "
-            "its versions: there is no saved_model.pb in it"
+            "versions of one: no saved_model.pb found"
         )
     return version
 
 
 def _newest(tasks) -> pathlib.Path | None:
-    """The version that was exported last, of the models of some tasks."""
-    found = [
+    """Returns the version that was exported last, of models for `tasks`."""
+    paths = [
         path
         for path in pathlib.Path("saved_models").glob(f"*/*/{GRAPH_FILE}")
         if version_number(path.parent) is not None
     ]
-    for path in sorted(found, key=_modified, reverse=True):
+    for path in sorted(paths, key=_modification_time, reverse=True):
         if read_description(path.parent).task in tasks:
             return path.parent
     return None
 
 
-def _modified(path) -> float:
-    """When a file was; 0 where it is gone meanwhile."""
+def _modification_time(path) -> float:
+    """Returns the time of a file's last change; 0 if it no longer exists."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -187,11 +203,14 @@ def _modified(path) -> float:
 
 
 def find_version(path, flag="saved_model") -> pathlib.Path | None:
-    """The SavedModel that a directory is, or the highest version in it.
+    """Returns a directory if it is a SavedModel, else its highest version.
 
     Args:
         path: the directory.
-        flag: what a `UserError` calls it.
+        flag: name of the flag that the messages of errors mention.
+
+    Returns:
+        The directory of a version, or None if there is none.
 
     Raises:
         UserError: the directory cannot be read.
@@ -203,11 +222,15 @@ def find_version(path, flag="saved_model") -> pathlib.Path | None:
 
 
 def find_versions(path) -> list[pathlib.Path]:
-    """The SavedModel that a directory is, or those of its versions.
+    """Lists the versions in a directory, or only itself if it is a SavedModel.
+
+    Args:
+        path: the directory.
 
     Returns:
-        Directories, the highest version first: those with a saved_model.pb,
-        and those that cannot be looked into. Reading one says what is wrong.
+        The directories with a saved_model.pb, the highest version first.
+        Directories that cannot be searched are included: reading them raises an
+        error that tells why.
 
     Raises:
         OSError: the directory itself cannot be read.
@@ -232,23 +255,23 @@ def _may_have_graph(version) -> bool:
 
 
 def versions(export_dir) -> dict[int, pathlib.Path]:
-    """number -> directory of the versions in a directory.
+    """Returns the version directories in a directory by number.
 
     Of two names for one number, such as 7 and 007, the shorter one counts.
     """
-    found = {}
+    paths = {}
     for path in sorted(export_dir.iterdir()):  # 007 comes before 7
         number = version_number(path)
         if number is not None:
-            found[number] = path
-    return found
+            paths[number] = path
+    return paths
 
 
 def version_number(path) -> int | None:
-    """The version that a directory is by its name; None: it is no version.
+    """Returns the version number that a directory's name is, or None.
 
-    A name of digits alone, as TensorFlow Serving has it: 3 and 0003, but not
-    what a copy or an export that was killed has left, such as 3.bak.
+    As in TensorFlow Serving, the name consists of digits only: 3 and 0003 are
+    versions, 3.bak or the rest of an interrupted export is not.
     """
     is_number = path.name.isascii() and path.name.isdecimal()
     number = int(path.name) if is_number else 2**63
@@ -256,7 +279,10 @@ def version_number(path) -> int | None:
 
 
 def num_parameters(path) -> int:
-    """How many weights the SavedModel of a version has: reads no weight.
+    """Counts the parameters of a SavedModel without reading their values.
+
+    Args:
+        path: the directory of a version.
 
     Raises:
         OSError, tf.errors.OpError: the variables are missing or damaged.

@@ -1,34 +1,34 @@
-"""Warnings about a version that takes the place of another by accident.
+"""Warnings about a new version that replaces a better or different one.
 
-A short trial becomes the highest version of a model, and what is served, as
-easily as a good one.
+The highest version of a model is the one that is served, even if it is only a
+short trial that was exported to the same directory by accident.
 """
 
 from stacked_rnn import saved_models
 from stacked_rnn.configs import UserError
 
-# Another seed moves what validation says by a percent or two, or a few texts
-# in a thousand: more is no accident.
-_RATIO = 1.05  # of costs: clearly worse is more than so much of the old one
-_SHARE = 0.02  # of correct outputs: clearly worse is so many fewer
-_TRAINING_ALONE = (  # the exported model is the same without these
+# When the new version is clearly worse. Another seed changes the cost by a
+# percent or two, and the fraction of correct outputs by a few in a thousand.
+_MAX_RATIO = 1.05  # new cost / old cost
+_MAX_DROP = 0.02  # old fraction of correct outputs - new fraction
+_TRAINING_ONLY = (  # settings without effect on an exported model
     "embedding_stddev",
     "dropout",
     "recurrent_dropout",
     "embedding_dropout",
 )
-_OF_TOKENIZER = ("vocabulary_size", "end_of_text")
+_TOKENIZER_ONLY = ("vocabulary_size", "end_of_text")
 
 
 def differences(old, new) -> list[str]:
-    """What may be an accident about a version that takes over from another.
+    """Lists how a new version is worse than an old one, or differs in kind.
 
     Args:
         old, new: the `saved_models.Description`s of two versions of one model.
 
     Returns:
-        Clauses such as "it validates worse (5.56 bits per character, not
-        1.72)"; none where the new one is of the same kind and as good.
+        Clauses such as "it validates worse (5.560 bits/char, not 1.720
+        bits/char)"; empty if the new version is of the same kind and as good.
     """
     if old.task != new.task:
         return [f"it is {new.info.title}, not {old.info.title}"]
@@ -38,12 +38,12 @@ def differences(old, new) -> list[str]:
     layers = [
         text
         for text in old.model_config.differences(new.model_config)
-        if text.partition(":")[0] not in _TRAINING_ALONE + _OF_TOKENIZER
+        if text.partition(":")[0] not in _TRAINING_ONLY + _TOKENIZER_ONLY
     ]
     if layers:
         found.append(f"its architecture differs ({'; '.join(layers)})")
     if old.tokenizer.to_dict() != new.tokenizer.to_dict():
-        found.append(f"its tokenizer differs ({_tokens(old, new)})")
+        found.append(f"its tokenizer differs ({_tokenizer_change(old, new)})")
     for name in new.info.output_entries:
         if old.entries[name] != new.entries[name]:
             found.append(f"its {name.replace('_', ' ')} differ")
@@ -51,40 +51,40 @@ def differences(old, new) -> list[str]:
 
 
 def _worse(old, new) -> str:
-    """How the validation is worse; empty: it is not, or nobody knows."""
+    """Tells how the validation is worse; empty if it is not, or not known."""
     info = new.info
     name, text, is_share = info.quality, info.quality_format, info.is_share
     try:
-        old, new = (one.training["validation"] for one in (old, new))
-        if is_share and old[name] < _SHARE:  # nothing to lose there
+        old, new = old.training["validation"], new.training["validation"]
+        if is_share and old[name] < _MAX_DROP:  # too little to lose
             name, text, is_share = "loss", "loss {:.3f}", False
         old, new = float(old[name]), float(new[name])
     except (KeyError, TypeError, ValueError):
-        return ""  # one of them was not validated
-    is_as_good = new >= old - _SHARE if is_share else new <= _RATIO * old
+        return ""  # a version was not validated
+    is_as_good = new >= old - _MAX_DROP if is_share else new <= _MAX_RATIO * old
     return "" if is_as_good else f"{text.format(new)}, not {text.format(old)}"
 
 
-def _tokens(old, new) -> str:
-    """How two tokenizers differ."""
-    sizes = [
-        f"{one.tokenizer.kind} of {one.tokenizer.vocabulary_size():,} tokens"
-        for one in (new, old)
-    ]
-    if sizes[0] == sizes[1]:
-        return f"{sizes[0]}, but not the same ones"
-    return "{}, not {}".format(*sizes)
+def _tokenizer_change(old, new) -> str:
+    """Tells how two tokenizers differ."""
+    old, new = (
+        f"{tokenizer.kind} of {tokenizer.vocabulary_size():,} tokens"
+        for tokenizer in (old.tokenizer, new.tokenizer)
+    )
+    return (
+        f"{new}, but not the same ones" if new == old else f"{new}, not {old}"
+    )
 
 
 def warning(path) -> str:
-    """A line about a version that was just exported.
+    """Returns a warning if a new version is worse than the one before it.
 
     Args:
-        path: its directory, beside those of the versions before it.
+        path: the directory of the new version, beside those of older ones.
 
     Returns:
-        In what it differs from the version before, and how to get that one
-        back; empty where it does not.
+        One line: the `differences`, and how to get the old version back. Empty
+        if there are none, or no older version that can be read.
     """
     number = saved_models.version_number(path)
     try:
@@ -94,13 +94,13 @@ def warning(path) -> str:
             if saved_models.version_number(version) < number
         )
         found = differences(*map(saved_models.read_description, (before, path)))
-    except (StopIteration, OSError, UserError):  # there is none to read
+    except (StopIteration, OSError, UserError):
         return ""
     if not found:
         return ""
     return (
-        f"{path} takes the place of version {before.name} and is what is "
-        f"served now: {'; '.join(found)}. --saved_model={before} names the old "
-        f"one, deleting {path} brings it back, and another --export_dir keeps "
-        "two models apart"
+        f"{path} takes the place of version {before.name} and is served now, "
+        f"but {'; '.join(found)}. To use the old version, give --saved_model="
+        f"{before}; to serve it again, delete {path}; to keep both models, "
+        "export to another --export_dir"
     )

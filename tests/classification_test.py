@@ -39,7 +39,9 @@ def test_one_label(one_label):
     ]
     assert report["auc"] == pytest.approx(np.mean(areas))
     np.testing.assert_array_equal(
-        metrics.confusion_matrix(metrics.answers(scores, False), targets),
+        metrics.confusion_matrix(
+            metrics.predicted_classes(scores, False), targets
+        ),
         sklearn_metrics.confusion_matrix(truth, said),
     )
 
@@ -75,7 +77,7 @@ def test_calibration():
     """Sure at 0.9 and right half of the time, sure at 0.6 and always right."""
     scores = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 2)
     targets = np.eye(2, dtype=bool)[[0, 0, 1, 1, 1, 1]]
-    said = metrics.answers(scores, False)
+    said = metrics.predicted_classes(scores, False)
     bins = metrics.calibration(scores, said, targets)
     assert [one["answers"] for one in bins] == [2, 4]
     assert [one["accuracy"] for one in bins] == [1.0, 0.5]

@@ -165,7 +165,7 @@ def test_keras_can_save_it(rng, tmp_path):
     [
         ({"tie_embeddings": True}, 2, "--tie_embeddings"),
         ({"vocabulary_size": 0}, 2, "vocabulary_size=0"),
-        ({}, 1, "a classifier of 1"),
+        ({}, 1, "num_classes=1: .* at least 2"),
     ],
 )
 def test_what_cannot_be(changes, classes, message):
@@ -224,7 +224,7 @@ def test_it_learns(corpus, tmp_path):
     trainer.fit(verbose=0)
     score = trainer.evaluate(trainer.data.validation)
     assert score.accuracy > 0.9
-    assert score.answers == len(trainer.data.validation) == 39
+    assert score.predictions == len(trainer.data.validation) == 39
     product = export.TextClassifier(
         trainer.best_model(), trainer.data.tokenizer, trainer.data.labels, 100
     )
@@ -260,13 +260,13 @@ def test_what_is_exported_is_no_surer_than_right(multi_label, tmp_path):
     model.apply_temperature(1 / 15)
     product = task.exported(model)
     texts = task.data.validation_texts
-    targets = inference.classifier.targets_of(texts, task.data.labels)
+    targets = inference.classifier.label_matrix(texts, task.data.labels)
 
     def asked():
-        scores = inference.classifier.scores_of(
+        scores = inference.classifier.compute_scores(
             product.serving_default, texts.texts
         )
-        said = metrics.answers(scores, multi_label)
+        said = metrics.predicted_classes(scores, multi_label)
         report = metrics.report(scores, targets, multi_label)
         return said, report["calibration_error"]
 

@@ -255,7 +255,7 @@ def test_beam_search_is_the_one_of_the_reference(fixture, stop, request):
             step, int(carry["token_ids"][0]),
             {"state_0_h": below, "state_1_h": top},
             num_beams=3, max_new_tokens=12, length_penalty=0.7,
-            end_ids=end_ids, never=tokenizer.unknown_id,
+            end_ids=end_ids, banned_id=tokenizer.unknown_id,
         )  # fmt: skip
         for (_, token_ids, log_probs), sample in zip(expected[:2], samples):
             assert (sample.prompt, sample.seed) == (prompt, 5)

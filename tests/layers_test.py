@@ -258,7 +258,7 @@ def test_a_gpu_in_the_list_of_devices_changes_no_graph(name, monkeypatch):
 def test_cudnn_is_refused_what_it_does_not_compute(name, options):
     _, layer = pair(name, **options)
     layer.use_cudnn = True
-    with pytest.raises(ValueError, match="use_cudnn is for a GRU or LSTM"):
+    with pytest.raises(ValueError, match="use_cudnn needs a GRU or LSTM"):
         call(layer)
 
 
@@ -286,7 +286,7 @@ def test_bfloat16_is_as_close_to_float32_as_the_stock_layer_is(name):
 def test_units_that_are_padded_change_nothing(name, options, monkeypatch):
     """In float32, where no more than rounding may."""
     stock, ours = pair(name, **options)
-    monkeypatch.setattr(layers._Scanned, "_padding", 3)
+    monkeypatch.setattr(layers._ScanMixin, "_padding", 3)
     assert_all_close(in_graph(ours, mask=MASK), in_graph(stock, mask=MASK))
 
 

@@ -136,11 +136,11 @@ def test_the_last_words_of_a_training(tmp_path):
     worse = write(tmp_path / "m" / "5", 5.56, units=100)
     text = version_changes.warning(worse)
     for part in (
-        f"{worse} takes the place of version 4 and is what is served now",
+        f"{worse} takes the place of version 4 and is served now",
         "5.560 bits/char, not 1.720 bits/char",
         "units: 100, not 192",
-        f"--saved_model={only} names the old one",
-        f"deleting {worse} brings it back",
+        f"give --saved_model={only};",
+        f"delete {worse};",
     ):
         assert part in text
     assert "\n" not in text
@@ -157,5 +157,5 @@ def test_every_setting_of_the_model_is_of_some_kind():
     names = {
         field.name for field in dataclasses.fields(configs.ModelConfig)
     }  # fmt: skip
-    known = {*version_changes._TRAINING_ALONE, *version_changes._OF_TOKENIZER}
+    known = {*version_changes._TRAINING_ONLY, *version_changes._TOKENIZER_ONLY}
     assert known < names

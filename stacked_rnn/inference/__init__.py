@@ -1,7 +1,12 @@
-"""SavedModels, loaded: texts in, texts or labels out.
+"""Loading exported models, to use them from Python.
 
-They read the directory of a version alone, and import neither models nor
-training.
+    from stacked_rnn import inference
+    classifier = inference.load("saved_models/rt-polarity")
+    for prediction in classifier.predict(["a dull mess"]):
+        print(prediction.labels, prediction.scores)
+
+A loaded model needs nothing but the directory of its version. This package
+imports neither `models` nor `training`.
 """
 
 import importlib
@@ -26,21 +31,22 @@ __all__ = [
 
 
 def load(saved_model="", *tasks) -> LoadedModel:
-    """Loads a SavedModel that `export` wrote.
+    """Loads an exported model.
 
-    Switches TensorFlow's graph optimizer off, for all that the process does
-    afterwards.
+    Side effect: switches off TensorFlow's graph optimizer for the rest of the
+    process, see `saved_models.load_functions`.
 
     Args:
-        saved_model: a version directory, or its parent: the highest version;
-            empty: the newest under saved_models/.
-        *tasks: names in `configs.TASKS`: what it may be for; none: anything.
+        saved_model: the directory of a version, such as saved_models/cats/3,
+            or its parent, which stands for its highest version. Empty: the
+            newest model under saved_models/.
+        *tasks: the tasks to accept, names in `configs.TASKS`; none: all tasks.
 
     Returns:
-        A `LoadedModel` of the class of its task, such as `SavedClassifier`.
+        A `SavedLanguageModel`, `SavedClassifier` or `SavedSeq2Seq`.
 
     Raises:
-        UserError: naming what is missing, damaged, or of another task.
+        UserError: the model does not exist, is damaged, or is for another task.
     """
     description = saved_models.find_description(saved_model, *tasks)
     functions = saved_models.load_functions(description.path)

@@ -1,4 +1,4 @@
-"""What all loaded models share."""
+"""The base class of the loaded models."""
 
 import dataclasses
 import pathlib
@@ -8,12 +8,12 @@ from stacked_rnn import saved_models, tokenizers
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A SavedModel of this project, loaded.
+    """An exported model in memory; `inference.load` makes it.
 
     Attributes:
         description: its metadata, a `saved_models.Description`.
-        functions: what `tf.saved_model.load` returned: the methods of the
-            exported object, and `signatures`.
+        functions: the object that `tf.saved_model.load` returned, with the
+            functions of the exported model and its `signatures`.
     """
 
     description: saved_models.Description
@@ -21,23 +21,23 @@ class LoadedModel:
 
     @property
     def path(self) -> pathlib.Path:
-        """The directory of its version."""
+        """The directory of the model's version."""
         return self.description.path
 
     @property
     def tokenizer(self) -> tokenizers.Tokenizer:
-        """The tokenizer, for work outside the graph."""
+        """The model's tokenizer, for use outside its graph."""
         return self.description.tokenizer
 
     def evaluate_files(self, config, search) -> dict:
-        """Scores the files that a person names.
+        """Evaluates the model on files, as evaluate.py does.
 
         Args:
-            config: an `EvaluateConfig`.
-            search: a `BeamConfig`, for models that rewrite texts.
+            config: an `EvaluateConfig`, which names the files.
+            search: a `BeamConfig`; only models that rewrite texts use it.
 
         Returns:
-            Results by name, JSON values.
+            Metrics by name, JSON values.
 
         Raises:
             UserError: the files cannot be read, or do not suit the model.
@@ -45,6 +45,6 @@ class LoadedModel:
         raise NotImplementedError
 
 
-def encoded(texts) -> list[bytes]:
-    """Strings as UTF-8; half a character becomes a question mark."""
+def encode(texts) -> list[bytes]:
+    """Encodes strings as UTF-8; lone surrogates become question marks."""
     return [text.encode("utf-8", "replace") for text in texts]

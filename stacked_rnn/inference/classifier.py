@@ -1,4 +1,4 @@
-"""A classifier, loaded: labels for texts."""
+"""A loaded classifier, which labels texts."""
 
 import dataclasses
 import itertools
@@ -10,18 +10,18 @@ from stacked_rnn import metrics
 from stacked_rnn.configs import UserError
 from stacked_rnn.inference import base
 
-_ROWS = 256  # texts of a call
+_BATCH_SIZE = 256  # texts per call of the model
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The predicted labels of a text.
+    """A classifier's prediction for one text.
 
     Attributes:
         text: the text.
-        labels: the name of the likeliest class, or with several labels those
-            of a probability above one half.
-        scores: the probability of each class, by name.
+        labels: the predicted labels: the most likely class, or all classes
+            with a probability above one half if `multi_label`.
+        scores: the probability of each class by name.
         multi_label: whether a text may have several labels, or none.
     """
 
@@ -31,12 +31,12 @@ class Prediction:
     multi_label: bool = False
 
     def columns(self) -> tuple[str, ...]:
-        """What a line of predict.py has."""
+        """Returns the columns of a line that predict.py prints."""
         scores = (f"{self.scores[label]:.3f}" for label in self.labels)
         return ",".join(self.labels), ",".join(scores), self.text
 
     def to_dict(self) -> dict:
-        """The same and more, as JSON values."""
+        """Returns JSON values: text, label (a list if multi_label), scores."""
         return {
             "text": self.text,
             "label": self.labels if self.multi_label else self.labels[0],
@@ -46,11 +46,16 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class SavedClassifier(base.LoadedModel):
-    """A classifier, loaded: finds the labels of texts."""
+    """A loaded classifier, which predicts the labels of texts.
+
+    classifier = inference.load("saved_models/rt-polarity")
+    for prediction in classifier.predict(["a dull mess"]):
+        print(prediction.labels, prediction.scores)
+    """
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes."""
+        """The names of all classes."""
         return tuple(self.description.entries["labels"])
 
     @property
@@ -58,26 +63,35 @@ class SavedClassifier(base.LoadedModel):
         """Whether a text may have several labels, or none."""
         return self.description.entries["several_labels"]
 
-    @property
-    def _label(self):
-        return self.functions.signatures["serving_default"]
+    def _scores(self, texts):
+        return compute_scores(
+            self.functions.signatures["serving_default"], texts
+        )
 
     def predict(self, texts):
-        """Yields a `Prediction` for each of any number of strings, in order."""
+        """Predicts the labels of texts, in batches.
+
+        Args:
+            texts: iterable of strings, of any length; it is read only a batch
+                ahead of what is yielded.
+
+        Yields:
+            A `Prediction` per text, in order.
+        """
         texts = iter(texts)
-        while batch := list(itertools.islice(texts, _ROWS)):
-            scores = scores_of(self._label, batch)
-            said = metrics.answers(scores, self.multi_label)
-            for text, row, is_said in zip(batch, scores.tolist(), said):
+        while batch := list(itertools.islice(texts, _BATCH_SIZE)):
+            scores = self._scores(batch)
+            predicted = metrics.predicted_classes(scores, self.multi_label)
+            for text, row, mask in zip(batch, scores.tolist(), predicted):
                 yield Prediction(
                     text,
-                    tuple(itertools.compress(self.labels, is_said)),
+                    tuple(itertools.compress(self.labels, mask)),
                     dict(zip(self.labels, row)),
                     self.multi_label,
                 )
 
     def evaluate_files(self, config, search) -> dict:
-        from stacked_rnn import datasets  # which `predict` does without
+        from stacked_rnn import datasets  # imported late: predict needs none
 
         return self.evaluate(
             datasets.read_labelled_texts(
@@ -89,16 +103,20 @@ class SavedClassifier(base.LoadedModel):
             )
         )
 
-    def evaluate(self, read) -> dict:
-        """Scores `datasets.LabelledTexts`.
+    def evaluate(self, examples) -> dict:
+        """Evaluates the classifier on labelled texts.
+
+        Args:
+            examples: a `datasets.LabelledTexts`.
 
         Returns:
-            What `metrics.report` does, f1 by the name of the class.
+            The metrics of `metrics.report` by name; "f1" is a dict by label.
 
         Raises:
-            UserError: a text has a label that the classifier does not know.
+            UserError: a label is not one of `labels`, or a text of a classifier
+                without `multi_label` has not exactly one label.
         """
-        unknown = sorted(set(read.counts) - set(self.labels))
+        unknown = sorted(set(examples.counts) - set(self.labels))
         if unknown:
             raise UserError(
                 f"--text: labels that the model does not know: "
@@ -106,42 +124,52 @@ class SavedClassifier(base.LoadedModel):
                 f"{', '.join(map(repr, self.labels[:20]))})"
             )
         if not self.multi_label and any(
-            len(names) != 1 for names in read.labels
+            len(names) != 1 for names in examples.labels
         ):
             raise UserError(
-                "--text: some texts have no label or several, and each text "
-                "of this model has one"
+                "--text: this model predicts one label per text, but some "
+                "texts have several, or none: leave those out"
             )
         result = metrics.report(
-            scores_of(self._label, read.texts),
-            targets_of(read, self.labels),
+            self._scores(examples.texts),
+            label_matrix(examples, self.labels),
             self.multi_label,
         )
         result["f1"] = dict(zip(self.labels, result["f1"]))
         return result
 
 
-def scores_of(label, texts) -> np.ndarray:
-    """What a classifier says of texts.
+def compute_scores(serving_default, texts) -> np.ndarray:
+    """Computes the probabilities of all classes for texts.
 
     Args:
-        label: `TextClassifier.serving_default`, or the signature of that name.
-        texts: a list of strings.
+        serving_default: the signature of a SavedModel, or the method of an
+            `export.TextClassifier`.
+        texts: list of strings.
 
     Returns:
-        Probabilities, float32 [texts, classes].
+        float32 [texts, classes].
     """
-    encoded = base.encoded(texts)
+    encoded = base.encode(texts)
+    batches = (
+        encoded[start : start + _BATCH_SIZE]
+        for start in range(0, len(encoded), _BATCH_SIZE)
+    )
     return np.concatenate(
         [
-            label(texts=tf.constant(encoded[start : start + _ROWS]))["scores"]
-            for start in range(0, len(encoded), _ROWS)
+            serving_default(texts=tf.constant(batch))["scores"]
+            for batch in batches
         ]
     )
 
 
-def targets_of(read, labels) -> np.ndarray:
-    """Which labels the texts of `LabelledTexts` have, bool [texts, labels]."""
+def label_matrix(examples, labels) -> np.ndarray:
+    """Returns whether each text has each label, bool [texts, labels].
+
+    Args:
+        examples: a `datasets.LabelledTexts`.
+        labels: the names of the columns.
+    """
     return np.array(
-        [[label in names for label in labels] for names in read.labels]
+        [[label in names for label in labels] for names in examples.labels]
     )

@@ -1,4 +1,4 @@
-"""A text that a person and a language model write in turn."""
+"""A conversation: a person and a language model write one text in turns."""
 
 import collections
 import dataclasses
@@ -10,14 +10,19 @@ from stacked_rnn.inference import language_model
 
 
 class Conversation:
-    """One text that somebody and the model write in turn.
+    """A text that a person and a language model write in turns.
 
-    What was written is kept as a state: a turn costs its own tokens only.
+    The text so far is kept as the model's state, so each turn costs only its
+    own tokens.
+
+        conversation = inference.Conversation(model, sampling, stop=["."])
+        conversation.read("My name is ")
+        print(*conversation.write(), sep="")
 
     Args:
-        model: a `SavedModel`.
-        sampling: a `SamplingConfig`; `max_new_tokens` are those of one turn.
-        stop: strings that end a turn of the model, themselves left out.
+        model: a `SavedLanguageModel`.
+        sampling: a `SamplingConfig`; `max_new_tokens` limits each turn.
+        stop: strings that end the model's turn and are not part of it.
     """
 
     def __init__(self, model, sampling, stop=()):
@@ -25,7 +30,12 @@ class Conversation:
         self._carry = None
 
     def read(self, text) -> None:
-        """Adds what somebody wrote."""
+        """Adds the person's turn to the text.
+
+        Args:
+            text: a string. The first turn must be read before one is written;
+                it may be empty.
+        """
         functions, texts = self._model.functions, tf.constant([text])
         if self._carry is None:
             seed = tf.constant([self._sampling.seed], tf.int64)
@@ -34,22 +44,30 @@ class Conversation:
             self._carry = functions.extend(texts, self._carry)
 
     def write(self):
-        """Lets the model go on; yields strings that add up to its turn."""
-        before, row = self._carry, Continuation("", 0, self._stop)
-        compiles = (
+        """Generates the model's turn, yielding it in pieces.
+
+        The turn becomes a part of the text when all pieces have been read.
+
+        Yields:
+            Strings, some of them empty.
+        """
+        before, turn = self._carry, Continuation("", 0, self._stop)
+        use_xla = (
             self._sampling.max_new_tokens >= language_model.WORTH_COMPILING
         )
         for carry in self._model.decode(
-            before, [row], self._sampling, compiles
+            before, [turn], self._sampling, use_xla
         ):
             self._carry = carry
-            yield row.show()
-        yield row.show(last=True)
-        if row.stopped:  # forget what was drawn after the end of the turn
+            yield turn.show()
+        yield turn.show(last=True)
+        if turn.stopped:
+            # The state has read tokens after the end of the turn: go back and
+            # generate only the tokens of the turn again.
             kept = dataclasses.replace(
-                self._sampling, max_new_tokens=len(row.tokens)
+                self._sampling, max_new_tokens=len(turn.tokens)
             )
             again = self._model.decode(before, [Continuation("", 0)], kept)
-            # Other random numbers, or the same end would come again.
+            # New random numbers, or the next turn would begin with this end.
             used = {"positions": self._carry["positions"] + 1}
             self._carry = collections.deque([before, *again], 1).pop() | used

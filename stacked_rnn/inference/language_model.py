@@ -1,4 +1,4 @@
-"""A language model, loaded: continues texts and scores them."""
+"""A loaded language model, which continues texts and scores them."""
 
 import collections
 import dataclasses
@@ -11,50 +11,55 @@ import tensorflow as tf
 
 from stacked_rnn import metrics
 from stacked_rnn.configs import ModelConfig, SamplingConfig, UserError
-from stacked_rnn.decoding import generation
+from stacked_rnn.decoding import generation, options
 from stacked_rnn.decoding.incremental_text import Continuation
 from stacked_rnn.inference import base
 from stacked_rnn.utils import devices, terminal
 
-_ROWS = 64  # most texts that are generated together
-_ROWS_ON_GPU = 1024  # a step costs about the same for one text and for many
-# From so many units on, a batch of fewer texts uses both cores better than two
-# of half as many do: what costs is reading the weights. benchmarks/README.md.
+_BATCH_SIZE = 64  # most texts that a core generates together
+_GPU_BATCH_SIZE = 1024  # a step costs about the same for one text and for many
+# With this many units or more, one batch on all cores is faster than a smaller
+# batch per core: reading the weights takes most of the time.
 _WIDE = 512
-# Tokens one after the other from which XLA saves the seconds that it takes to
-# compile, about: benchmarks/README.md.
+# With this many sequential steps or more, XLA saves more time than it takes to
+# compile. Both numbers are from benchmarks/README.md.
 WORTH_COMPILING = 8_000
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedLanguageModel(base.LoadedModel):
-    """A language model, loaded: continues texts and scores them.
+    """A loaded language model, which continues texts and scores them.
+
+        model = inference.load("saved_models/pydoc")
+        sampling = configs.SamplingConfig(max_new_tokens=100, temperature=0.7)
+        for continuation in model.generate(["The ", "A "], sampling):
+            print(continuation.prompt + continuation.text)
 
     Raises:
-        UserError: an older version of this project exported it.
+        UserError: an older version of this project exported the model.
     """
 
     def __post_init__(self):
         if not hasattr(self.functions, "beam_search"):
             raise UserError(
                 f"--saved_model={self.path}: exported by an older version of "
-                "stacked_rnn: export it again, train.py with the same flags "
-                "does"
+                "stacked_rnn: to export it again, run train.py with the same "
+                "flags"
             )
 
     @property
     def model_config(self) -> ModelConfig:
-        """The architecture."""
+        """The model's architecture."""
         return self.description.model_config
 
     @property
     def defaults(self) -> SamplingConfig:
-        """The sampling options that it was exported with."""
+        """The sampling options that the model was exported with."""
         return SamplingConfig.from_dict(self.description.entries["sampling"])
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
-        """The bytes of every token, by id."""
+        """The bytes of each token of the vocabulary, by id."""
         token_ids = np.arange(self.tokenizer.vocabulary_size(), dtype=np.int32)
         return self.tokenizer.detokenize(
             tf.RaggedTensor.from_tensor(token_ids[:, None])
@@ -62,14 +67,21 @@ class SavedLanguageModel(base.LoadedModel):
 
     @functools.cached_property
     def state_specs(self) -> dict:
-        """`TensorSpec`s, [batch, units] each, by the names of `decode_step`."""
+        """The `TensorSpec` of each state, [batch, units], by name.
+
+        The names are those of the inputs of the signature `decode_step`.
+        """
         decode_step = self.functions.signatures["decode_step"]
         specs = dict(decode_step.structured_input_signature[1])
         del specs["token_ids"]
         return specs
 
     def initial_states(self, batch_size) -> dict:
-        """The states before a text, by the names of `decode_step`: arrays."""
+        """Returns the states before a text: arrays by name, see `state_specs`.
+
+        Args:
+            batch_size: number of texts.
+        """
         return {
             name: np.zeros(
                 [batch_size, spec.shape[1]], spec.dtype.as_numpy_dtype
@@ -78,45 +90,53 @@ class SavedLanguageModel(base.LoadedModel):
         }
 
     def generate(self, prompts, sampling, stop=(), num_samples=1):
-        """Yields the continuations of each prompt, in order.
+        """Generates continuations of prompts, in batches.
 
-        Each core works on a batch of its own, unless the model is wide and the
-        prompts are few; a GPU has one large batch. They are read only so far
-        ahead as that takes: there may be any number of them.
+        Each CPU core works on a batch of its own, unless the model is wide and
+        the prompts are few; a GPU works on one large batch.
 
         Args:
-            prompts: iterable of strings.
+            prompts: iterable of strings, of any length; it is read only as far
+                ahead as the batches need.
             sampling: a `SamplingConfig`.
-            stop: strings that end a text, themselves left out.
-            num_samples: continuations of each prompt, by seeds that count up.
+            stop: strings that end a continuation and are not part of it.
+            num_samples: number of continuations per prompt. The first has the
+                seed of `sampling`, the second that plus one, and so on.
 
         Yields:
-            A finished `Continuation` for each prompt and seed.
+            A finished `Continuation` for each prompt and sample, in order.
         """
         rows = (
-            Continuation(prompt, (sampling.seed + number) % 2**63, stop)
+            Continuation(prompt, (sampling.seed + sample) % 2**63, stop)
             for prompt in prompts
-            for number in range(num_samples)
+            for sample in range(num_samples)
         )
-        compiles = False
+        use_xla = False
+        workers, max_size, min_size = devices.cores(), _BATCH_SIZE, 1
         if devices.gpus():
-            workers, most, fewest = 1, _ROWS_ON_GPU, _ROWS_ON_GPU
-        else:
-            workers, most = devices.cores(), _ROWS
-            fewest = _ROWS if self.model_config.units >= _WIDE else 1
+            workers, max_size = 1, _GPU_BATCH_SIZE
+        elif self.model_config.units >= _WIDE:
+            min_size = _BATCH_SIZE
         with futures.ThreadPoolExecutor(workers) as pool:
-            for group, batches in _in_batches(rows, workers, most, fewest):
-                size = len(batches[0])
+            for group, batches in _in_batches(
+                rows, workers, max_size, min_size
+            ):
                 rounds = -(-len(batches) // workers)
-                compiles |= sampling.max_new_tokens * rounds >= WORTH_COMPILING
-                grow = functools.partial(
-                    self._grow, sampling=sampling, size=size, compiles=compiles
+                use_xla |= sampling.max_new_tokens * rounds >= WORTH_COMPILING
+                generate_batch = functools.partial(
+                    self._generate_batch,
+                    sampling=sampling,
+                    size=len(batches[0]),
+                    use_xla=use_xla,
                 )
-                list(pool.map(grow, batches))
+                list(pool.map(generate_batch, batches))
                 yield from group
 
-    def _grow(self, rows, sampling, size, compiles):
-        """Generates a batch, padded to the size that XLA compiles for."""
+    def _generate_batch(self, rows, sampling, size, use_xla):
+        """Finishes the `Continuation`s of a batch.
+
+        It is padded to `size` rows, so that XLA compiles for one shape only.
+        """
         padding = Continuation("", 0)
         padding.stopped = True
         rows = rows + [padding] * (size - len(rows))
@@ -124,7 +144,7 @@ class SavedLanguageModel(base.LoadedModel):
             tf.constant([row.prompt for row in rows]),
             tf.constant([row.seed for row in rows], tf.int64),
         )
-        collections.deque(self.decode(carry, rows, sampling, compiles), 0)
+        collections.deque(self.decode(carry, rows, sampling, use_xla), 0)
 
     def beam_search(
         self,
@@ -136,26 +156,28 @@ class SavedLanguageModel(base.LoadedModel):
         stop=(),
         num_samples=1,
     ):
-        """Yields the best continuations that beam search finds, in order.
+        """Finds the most likely continuations of prompts with beam search.
 
-        A stop string that tokens begin with ends a text while it is searched
-        for; one that takes several tokens cuts the text that was found. Texts
-        that have an end come before those that were cut off.
+        A stop string with which a token begins ends a continuation during the
+        search. A stop string that spans several tokens cuts the continuations
+        after the search. Continuations with an end rank before those that
+        reached `max_new_tokens`.
 
         Args:
-            prompts: iterable of strings, any number of them.
-            sampling: a `SamplingConfig`: `max_new_tokens` and `seed`, which
-                the continuations are given but nothing is drawn with.
-            num_beams, length_penalty: see `beam_search`.
-            stop: strings that end a text, themselves left out.
-            num_samples: continuations of each prompt, at most num_beams.
+            prompts: iterable of strings, of any length.
+            sampling: a `SamplingConfig`. Only `max_new_tokens` counts; `seed`
+                is passed on to the continuations.
+            num_beams, length_penalty: see `decoding.beam_search`.
+            stop: strings that end a continuation and are not part of it.
+            num_samples: number of continuations per prompt, at most num_beams.
 
         Yields:
-            Finished `Continuation`s, the best of each prompt first; fewer than
-            num_samples where so many do not exist.
+            Finished `Continuation`s, in the order of the prompts and the best
+            of each prompt first. There may be fewer than num_samples of a
+            prompt, if the search finds no more.
         """
         stops = tuple(string.encode() for string in stop)
-        options = {
+        search_options = {
             "num_beams": tf.constant(num_beams),
             "max_new_tokens": tf.constant(sampling.max_new_tokens),
             "length_penalty": tf.constant(length_penalty, tf.float32),
@@ -172,80 +194,72 @@ class SavedLanguageModel(base.LoadedModel):
 
         def search(batch):
             carry = self.functions.begin(
-                tf.constant([texts.prompt for texts in batch]),
+                tf.constant([row.prompt for row in batch]),
                 tf.zeros(len(batch), tf.int64),
             )
-            found = self.functions.beam_search(carry, **options)
+            found = self.functions.beam_search(carry, **search_options)
             found = [
                 found[name].numpy()
                 for name in ("token_ids", "log_probs", "lengths", "scores")
             ]
-            for texts, *rows in zip(batch, *found):
-                for token_ids, log_probs, length, score in zip(*rows):
+            for row, *beams in zip(batch, *found):
+                for token_ids, log_probs, length, score in zip(*beams):
                     if score == -np.inf:
                         continue
-                    text = Continuation(texts.prompt, sampling.seed, stop)
+                    text = Continuation(row.prompt, sampling.seed, stop)
                     text.add(
                         self.token_bytes[token_ids[:length]].tolist(),
                         log_probs[:length],
                         ended=bool(length < sampling.max_new_tokens),
                     )
-                    texts.found.append(text)
-                # Some may have come to a stop string of several tokens.
-                texts.found.sort(key=lambda text: not text.stopped)
-                del texts.found[num_samples:]
+                    row.found.append(text)
+                # A stop string of several tokens may have ended some of them.
+                row.found.sort(key=lambda text: not text.stopped)
+                del row.found[num_samples:]
 
-        searched = (_Searched(prompt, []) for prompt in prompts)
+        rows = (_SearchedPrompt(prompt, []) for prompt in prompts)
         workers = devices.cores()
         with futures.ThreadPoolExecutor(workers) as pool:
             for group, batches in _in_batches(
-                searched, workers, max(1, _ROWS // num_beams)
+                rows, workers, max(1, _BATCH_SIZE // num_beams)
             ):
                 list(pool.map(search, batches))
-                for texts in group:
-                    yield from texts.found
+                for row in group:
+                    yield from row.found
 
-    def decode(self, carry, rows, sampling, compiles=False):
-        """Lets texts grow to their ends, a chunk of tokens at a time.
+    def decode(self, carry, rows, sampling, use_xla=False):
+        """Generates until all rows are finished, a chunk of tokens at a time.
 
         Args:
-            carry: where the rows stand, from `functions.begin`, `extend`, or
-                this.
-            rows: their `Continuation`s.
+            carry: the state of the batch, see `decoding.generation`; from
+                `functions.begin`, `functions.extend` or this method.
+            rows: the `Continuation` of each row; receives the tokens.
             sampling: a `SamplingConfig`.
-            compiles: whether XLA compiles.
+            use_xla: whether to run the loop that XLA compiles.
 
         Yields:
-            The carry after each chunk. The first are short, for somebody who
-            waits to read.
+            The carry after each chunk. The first chunks are short, so that a
+            reader soon sees some text.
         """
 
         def stopped():
             return tf.constant([row.stopped for row in rows])
 
-        carry = carry | {"finished": stopped()}  # not at an earlier limit
+        # Rows that finished at the limit of an earlier call go on.
+        carry = carry | {"finished": stopped()}
         limits = carry["positions"] + sampling.max_new_tokens
-        ones = tf.ones_like(limits)
-        options = {
-            "max_new_tokens": limits,
-            "temperature": tf.cast(ones, tf.float32) * sampling.temperature,
-        }
-        # An export of an older version has no plain one.
-        chunk = getattr(self.functions, "compiled_plain_chunk", None)
-        if not (chunk and compiles and sampling.is_plain):
-            chunk = self.functions.decode_chunk
-            if compiles:
-                chunk = self.functions.compiled_chunk
-            options |= {
-                "top_k": ones * sampling.top_k,
-                "top_p": tf.cast(ones, tf.float32) * sampling.top_p,
-                "repetition_penalty": (
-                    tf.cast(ones, tf.float32) * sampling.repetition_penalty
-                ),
-            }
+        names, chunk = options.ALL, self.functions.decode_chunk
+        if use_xla:
+            chunk = self.functions.compiled_chunk
+            # Exports of older versions do not have the plain loop.
+            plain_chunk = getattr(self.functions, "compiled_plain_chunk", None)
+            if plain_chunk and sampling.is_plain:
+                names, chunk = options.PLAIN, plain_chunk
+        values = options.tensors([sampling] * len(rows), names)
+        values["max_new_tokens"] = limits
         count, left = 16, sampling.max_new_tokens
         while left > 0 and not all(row.stopped for row in rows):
-            drawn = chunk(carry, options, tf.constant(min(count, left)))
+            drawn = chunk(carry, values, tf.constant(min(count, left)))
             left -= count
             count = min(2 * count, generation.CHUNK)
             carry = drawn["carry"]
@@ -273,18 +287,23 @@ class SavedLanguageModel(base.LoadedModel):
         )
 
     def token_nats(self, text):
-        """What each token of a text costs the model: a progress bar on a tty.
+        """Computes the nats of each token of a text, the state carried along.
+
+        Shows a progress bar on a terminal.
+
+        Args:
+            text: a string, or its UTF-8 bytes.
 
         Returns:
-            The token ids, int32 [tokens], and the nats of all but the first,
-            float32 [tokens - 1].
+            token_ids: int32 [tokens].
+            nats: float32 [tokens - 1], -log p of each token but the first.
         """
         token_ids = self.tokenizer.tokenize([text]).flat_values.numpy()
         if len(token_ids) < 2:
             return token_ids, np.zeros(0, np.float32)
         with terminal.progress_bar(len(token_ids) - 1, "token") as progress:
             score_window = self.functions.score_window
-            # On a GPU each op of each time step would be a launch.
+            # Without XLA, a GPU launches a kernel per op and time step.
             if devices.gpus() and len(token_ids) >= WORTH_COMPILING:
                 score_window = self._compiled_score_window
             nats = metrics.nats_of_text(
@@ -296,32 +315,46 @@ class SavedLanguageModel(base.LoadedModel):
         return token_ids, nats
 
     def surprisals(self, continuation) -> list:
-        """What each token of a prompt and its continuation costs.
+        """Returns the nats of each token of a prompt and its continuation.
+
+        Args:
+            continuation: a `Continuation`.
 
         Returns:
-            (token bytes, nats, whether it is of the prompt) for each token, as
-            `surprisal_html.page` takes them; nats is None for the first of a
-            prompt.
+            A list of (token bytes, nats, is_prompt), as `surprisal_html.page`
+            takes them; nats is None for the first token of the prompt.
         """
         token_ids, nats = self.token_nats(continuation.prompt)
-        given = zip(self.token_bytes[token_ids], [None, *nats.tolist()])
+        prompt = zip(self.token_bytes[token_ids], [None, *nats.tolist()])
         drawn = zip(continuation.tokens, continuation.log_probs)
         return [
-            *((token, cost, True) for token, cost in given),
+            *((token, nats, True) for token, nats in prompt),
             *((token, -log_prob, False) for token, log_prob in drawn),
         ]
 
     def evaluate_files(self, config, search) -> dict:
-        from stacked_rnn import datasets  # which generation does without
+        from stacked_rnn import datasets  # imported late: generate needs none
 
         return self.evaluate(datasets.read_text(config.text, self.tokenizer))
 
     def evaluate(self, text) -> dict:
-        """Scores a byte string, the state carried through all of it.
+        """Scores a text, the state carried from its beginning to its end.
+
+        Args:
+            text: the text as UTF-8 bytes.
 
         Returns:
-            nats_per_token, perplexity, bits_per_character, tokens, characters
-            and unknown_tokens.
+            A dict of JSON values:
+
+            nats_per_token: mean cross-entropy.
+            perplexity: exp(nats_per_token).
+            bits_per_character: comparable between tokenizers.
+            tokens: number of tokens that were predicted, all but the first.
+            characters: number of characters of the text.
+            unknown_tokens: number of tokens outside the vocabulary.
+
+        Raises:
+            UserError: the text has fewer than two tokens.
         """
         token_ids, nats = self.token_nats(text)
         if not len(nats):
@@ -346,29 +379,31 @@ class SavedLanguageModel(base.LoadedModel):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Searched:
-    """A prompt and the continuations that a search found, the best first."""
+class _SearchedPrompt:
+    """A prompt and the continuations that beam search found, best first."""
 
     prompt: str
     found: list
 
 
-def _in_batches(rows, workers, most, fewest=1):
-    """Cuts an iterable of rows, each with a prompt, into batches for workers.
+def _in_batches(rows, workers, max_size, min_size=1):
+    """Groups rows by the length of their prompts into batches.
 
     Args:
-        rows: any number of them.
-        workers: who take a batch each at the same time.
-        most: rows of a batch.
-        fewest: rows that are not cut into a batch for each worker.
+        rows: iterable of objects with a `prompt`, of any length.
+        workers: number of batches that are worked on at the same time.
+        max_size: most rows per batch.
+        min_size: fewest rows per batch, if there are as many.
 
     Yields:
-        Some hundred rows, and the same in batches of at most `most`, those of
-        like lengths together: a batch is padded to its longest.
+        A list of some hundred rows, in order, and a list of batches of the same
+        rows. Prompts of similar length are together, because a batch is padded
+        to its longest.
     """
     rows = iter(rows)
-    while group := list(itertools.islice(rows, 4 * workers * most)):
-        size = min(most, max(fewest, -(-len(group) // workers)), len(group))
+    while group := list(itertools.islice(rows, 4 * workers * max_size)):
+        per_worker = -(-len(group) // workers)
+        size = min(max_size, max(min_size, per_worker), len(group))
         by_length = sorted(group, key=lambda row: len(row.prompt))
         yield (
             group,

@@ -1,4 +1,4 @@
-"""A seq2seq model, loaded: rewrites texts."""
+"""A loaded seq2seq model, which rewrites texts."""
 
 import dataclasses
 import itertools
@@ -11,17 +11,18 @@ from stacked_rnn.configs import BeamConfig
 from stacked_rnn.inference import base
 from stacked_rnn.utils import terminal
 
-_ROWS = 256  # texts of a call, times the beams of each
+_BATCH_SIZE = 256  # texts per call of the model, times their beams
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A text, rewritten.
+    """The output of a seq2seq model for one text.
 
     Attributes:
-        text: the text.
-        output: the best text that the search found.
-        score: its score, see `beam_search`.
+        text: the text that was rewritten.
+        output: the best text that beam search found.
+        score: its score, log p / length ** length_penalty, where length counts
+            its tokens and their end.
     """
 
     text: str
@@ -29,31 +30,46 @@ class Output:
     score: float
 
     def columns(self) -> tuple[str, ...]:
-        """What a line of predict.py has."""
+        """Returns the columns of a line that predict.py prints."""
         return (self.output,)
 
     def to_dict(self) -> dict:
-        """The same and more, as JSON values."""
+        """Returns the attributes as JSON values."""
         return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedSeq2Seq(base.LoadedModel):
-    """A seq2seq model, loaded: rewrites texts."""
+    """A loaded seq2seq model, which rewrites texts.
+
+    rewriter = inference.load("saved_models/dates_to_iso")
+    for result in rewriter.rewrite(["the 3rd of March, 2021"]):
+        print(result.text, "->", result.output)
+    """
 
     @property
     def defaults(self) -> BeamConfig:
-        """The search options that it was exported with."""
+        """The search options that the model was exported with."""
         return BeamConfig.from_dict(self.description.entries["search"])
 
     def rewrite(self, texts, config=BeamConfig()):
-        """Yields an `Output` for each of any number of strings, in order."""
+        """Rewrites texts with beam search, in batches.
+
+        Args:
+            texts: iterable of strings, of any length; it is read only a batch
+                ahead of what is yielded.
+            config: the search options. `max_new_tokens` of 0 stands for the
+                limit in `defaults`.
+
+        Yields:
+            An `Output` per text, in order.
+        """
         texts = iter(texts)
-        rows = max(1, _ROWS // config.num_beams)
+        batch_size = max(1, _BATCH_SIZE // config.num_beams)
         max_new_tokens = config.max_new_tokens or self.defaults.max_new_tokens
-        while batch := list(itertools.islice(texts, rows)):
+        while batch := list(itertools.islice(texts, batch_size)):
             found = self.functions.translate(
-                tf.constant(base.encoded(batch)),
+                tf.constant(base.encode(batch)),
                 tf.constant(config.num_beams),
                 tf.constant(config.length_penalty),
                 tf.constant(max_new_tokens),
@@ -63,38 +79,39 @@ class SavedSeq2Seq(base.LoadedModel):
             ):
                 yield Output(text, output.decode(), float(score))
 
-    def evaluate(self, read, config=BeamConfig(), progress=None) -> dict:
-        """Scores `datasets.TextPairs`.
+    def evaluate(self, pairs, config=BeamConfig(), progress=None) -> dict:
+        """Rewrites texts and compares the outputs with the targets.
 
         Args:
-            read: texts and what should be made of each.
-            config: how to look for it.
-            progress: called with the number of texts done.
+            pairs: a `datasets.TextPairs`.
+            config: the search options, as of `rewrite`.
+            progress: None, or a function that is called with the number of
+                texts done after each text.
 
         Returns:
-            exact_match: part of the outputs that are the target.
-            edit_distance: characters to insert, delete or replace, of all
-                outputs together, divided by the characters of the targets.
-            bleu: of the corpus, 0 to 100, by sacrebleu; None without it.
-            examples: how many there are.
+            A dict of JSON values:
+
+            exact_match: fraction of the outputs that equal their target.
+            edit_distance: see `metrics.edit_distance`.
+            bleu: see `metrics.bleu`.
+            examples: number of texts.
         """
         outputs = []
-        for one in self.rewrite(read.sources, config):
-            outputs.append(one.output)
+        for result in self.rewrite(pairs.sources, config):
+            outputs.append(result.output)
             if progress:
                 progress(len(outputs))
-        targets = list(read.targets)
+        targets = list(pairs.targets)
+        exact = [output == target for output, target in zip(outputs, targets)]
         return {
-            "exact_match": float(
-                np.mean([one == other for one, other in zip(outputs, targets)])
-            ),
+            "exact_match": float(np.mean(exact)),
             "edit_distance": metrics.edit_distance(outputs, targets),
             "bleu": metrics.bleu(outputs, targets),
             "examples": len(targets),
         }
 
     def evaluate_files(self, config, search) -> dict:
-        from stacked_rnn import datasets  # which `rewrite` does without
+        from stacked_rnn import datasets  # imported late: rewrite needs none
 
         pairs = datasets.read_pairs(
             config.text, config.source_field, config.target_field, flag="text"
@@ -103,15 +120,22 @@ class SavedSeq2Seq(base.LoadedModel):
             return self.evaluate(pairs, search, progress)
 
     def align(self, text, output):
-        """Where the model looks while it writes.
+        """Computes the attention of the model as it writes a given output.
+
+        Args:
+            text: the source, a string.
+            output: a string, such as `rewrite` found for the text.
 
         Returns:
-            The tokens of the text and of the output, lists of strings, the end
-            an empty one; and the attention, float32 [output, text].
+            text_tokens: the tokens of the text, a list of strings; the last is
+                empty and stands for its end.
+            output_tokens: the tokens of the output, likewise.
+            attention: float32 [output tokens, text tokens], the weight of each
+                token of the text at each token of the output.
         """
         found = self.functions.align(
-            tf.constant(base.encoded([text])),
-            tf.constant(base.encoded([output])),
+            tf.constant(base.encode([text])),
+            tf.constant(base.encode([output])),
         )
         text_tokens, output_tokens = (
             [

@@ -1,8 +1,7 @@
-"""How good a model is: a file per task."""
+"""Evaluation metrics, a module per task."""
 
 from stacked_rnn.metrics.classifier import (
     ClassificationScore,
-    answers,
     area_under_curve,
     best_temperature,
     calibration,
@@ -10,6 +9,7 @@ from stacked_rnn.metrics.classifier import (
     confusion_matrix,
     f1_scores,
     format_confusion,
+    predicted_classes,
     report,
 )
 from stacked_rnn.metrics.language_model import Score, nats_of_text, token_nats
@@ -19,7 +19,6 @@ __all__ = [
     "ClassificationScore",
     "Score",
     "Seq2SeqScore",
-    "answers",
     "area_under_curve",
     "best_temperature",
     "bleu",
@@ -30,6 +29,7 @@ __all__ = [
     "f1_scores",
     "format_confusion",
     "nats_of_text",
+    "predicted_classes",
     "report",
     "token_nats",
 ]

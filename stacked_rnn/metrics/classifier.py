@@ -1,33 +1,33 @@
-"""Metrics of a classifier.
+"""Metrics of a classifier, in NumPy.
 
-NumPy alone. `scores` are probabilities [texts, classes], `targets` bool [texts,
-classes].
+In all of them `scores` are probabilities [texts, classes], `predicted` and
+`targets` are bool [texts, classes].
 """
 
 import dataclasses
 
 import numpy as np
 
-_BINS = 10  # of probability, for the calibration
-_TEMPERATURES = np.geomspace(1.0, 20.0, 121)  # each 2.5 % above the one before
+_NUM_BINS = 10  # of confidence, for the calibration
+_TEMPERATURES = np.geomspace(1.0, 20.0, 121)  # in steps of 2.5 %
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationScore:
-    """What the labels of some texts cost a classifier.
+    """Loss and accuracy of a classifier, as sums over texts.
 
     Attributes:
-        nats: -log p of all labels together, each by its weight.
-        weight: of all of them.
-        right: answers that were.
-        answers: one for each text, or for each of its classes where it may
-            have several labels.
+        nats: weighted sum of -log p(label).
+        weight: sum of the weights.
+        correct: number of correct predictions.
+        predictions: number of predictions: one per text, or one per text and
+            class if a text may have several labels.
     """
 
     nats: float = 0.0
     weight: float = 0.0
-    right: float = 0.0
-    answers: float = 0.0
+    correct: float = 0.0
+    predictions: float = 0.0
 
     @property
     def loss(self) -> float:
@@ -36,133 +36,141 @@ class ClassificationScore:
 
     @property
     def accuracy(self) -> float:
-        """Part of the answers that are right."""
-        return self.right / max(self.answers, 1)
+        """Fraction of the predictions that are correct."""
+        return self.correct / max(self.predictions, 1)
 
     def logs(self, prefix="") -> dict:
-        """What a training curve shows, by name."""
+        """Returns the values for training curves by name."""
         return {f"{prefix}loss": self.loss, f"{prefix}accuracy": self.accuracy}
 
 
-def answers(scores, multi_label) -> np.ndarray:
-    """What a classifier says, bool [texts, classes].
+def predicted_classes(scores, multi_label) -> np.ndarray:
+    """Returns the predicted classes of each text, bool [texts, classes].
 
-    The likeliest class, or with several labels each that is likelier than not.
+    They are the most likely class or, if a text may have several labels, all
+    classes with a probability above one half.
     """
     if multi_label:
         return scores > 0.5
     return np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]
 
 
-def confusion_matrix(said, targets) -> np.ndarray:
-    """How many texts of each class (rows) were said to be of each (columns).
+def confusion_matrix(predicted, targets) -> np.ndarray:
+    """Counts texts by true class (rows) and predicted class (columns).
 
-    Of texts with one label.
+    Each text must have exactly one label. Returns int [classes, classes].
     """
-    return targets.T.astype(int) @ said.astype(int)
+    return targets.T.astype(int) @ predicted.astype(int)
 
 
-def f1_scores(said, targets) -> np.ndarray:
-    """F1 of each class: the harmonic mean of precision and recall.
+def f1_scores(predicted, targets) -> np.ndarray:
+    """Computes F1, the harmonic mean of precision and recall: [classes].
 
-    0 for a class that neither is there nor was said.
+    It is 0 for a class that is neither predicted nor the label of any text.
     """
-    both = (said & targets).sum(axis=0)
-    either = said.sum(axis=0) + targets.sum(axis=0)
-    return 2 * both / np.maximum(either, 1)
+    correct = (predicted & targets).sum(axis=0)
+    total = predicted.sum(axis=0) + targets.sum(axis=0)
+    return 2 * correct / np.maximum(total, 1)
 
 
 def area_under_curve(scores, targets) -> float | None:
-    """How often a text of a class has a higher score than one of none.
+    """Computes the area under the ROC curve of one class.
 
-    The area under the ROC curve by ranks, ties counting half (Hanley and McNeil
-    1982).
+    This is the probability that a positive example has a higher score than a
+    negative one, with ties counting half (Hanley and McNeil 1982).
 
     Args:
-        scores, targets: [texts], of one class.
+        scores: the probability of the class, [texts].
+        targets: whether a text belongs to the class, bool [texts].
 
     Returns:
-        None where all texts are of the class, or none.
+        The area, or None if all examples are positive or all are negative.
     """
     positive = int(targets.sum())
     negative = len(targets) - positive
     if not positive or not negative:
         return None
-    _, place, counts = np.unique(
+    _, inverse, counts = np.unique(
         scores, return_inverse=True, return_counts=True
     )
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    above = ranks[targets].sum() - positive * (positive + 1) / 2
-    return float(above / (positive * negative))
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    pairs_won = ranks[targets].sum() - positive * (positive + 1) / 2
+    return float(pairs_won / (positive * negative))
 
 
-def calibration(scores, said, targets) -> list[dict]:
-    """How often answers are right that a classifier is so sure of.
+def calibration(scores, predicted, targets) -> list[dict]:
+    """Computes accuracy and mean confidence by confidence bin.
+
+    The confidence of a prediction is the probability that the classifier gives
+    it. If any text has, or is predicted to have, several labels or none, every
+    class of every text counts as a prediction, yes or no.
 
     Args:
-        scores: probabilities; of each answer that of what was said counts.
-        said: `answers`.
-        targets: the truth.
+        scores: float32 [texts, classes].
+        predicted: as `predicted_classes` returns them.
+        targets: bool [texts, classes].
 
     Returns:
-        For each range of confidence with answers in it: confidence, its mean;
-        accuracy, the part that is right; and answers, how many.
+        A dict for each bin that is not empty: its mean "confidence", its
+        "accuracy", and its number of predictions, "answers".
     """
-    if (said.sum(axis=1) == 1).all() and (targets.sum(axis=1) == 1).all():
-        sure, right = scores[said], targets[said]
-    else:  # each class is a question of its own
-        sure = np.where(said, scores, 1 - scores).ravel()
-        right = (said == targets).ravel()
-    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
+    if (predicted.sum(axis=1) == 1).all() and (targets.sum(axis=1) == 1).all():
+        confidence, correct = scores[predicted], targets[predicted]
+    else:
+        confidence = np.where(predicted, scores, 1 - scores).ravel()
+        correct = (predicted == targets).ravel()
+    bins = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
     return [
         {
-            "confidence": float(sure[bins == number].mean()),
-            "accuracy": float(right[bins == number].mean()),
-            "answers": int((bins == number).sum()),
+            "confidence": float(confidence[bins == index].mean()),
+            "accuracy": float(correct[bins == index].mean()),
+            "answers": int((bins == index).sum()),
         }
-        for number in np.unique(bins)
+        for index in np.unique(bins)
     ]
 
 
 def calibration_error(bins) -> float:
-    """Expected calibration error (Guo et al. 2017) by `calibration`."""
-    total = sum(one["answers"] for one in bins)
-    return (
-        sum(
-            one["answers"] * abs(one["confidence"] - one["accuracy"])
-            for one in bins
-        )
-        / total
+    """Computes the expected calibration error (Guo et al. 2017).
+
+    Args:
+        bins: as `calibration` returns them.
+    """
+    errors = (
+        entry["answers"] * abs(entry["confidence"] - entry["accuracy"])
+        for entry in bins
     )
+    return sum(errors) / sum(entry["answers"] for entry in bins)
 
 
 def best_temperature(scores, targets, multi_label) -> float:
-    """What to divide logits by, so that the scores say how sure to be.
+    """Finds the temperature that minimizes the negative log-likelihood.
 
-    Temperature scaling (Guo et al. 2017, section 4.2): of the temperatures from
-    1 to 20, that of the least nats. No answer changes. Not below 1: few texts,
-    all of them answered right, would ask for any certainty.
+    Temperature scaling (Guo et al. 2017, section 4.2): dividing the logits by
+    it calibrates the probabilities and changes no prediction. It is between 1
+    and 20; lower ones are not tried, because on a few texts that are all
+    classified correctly the minimum would be at zero.
 
     Args:
         scores: float32 [texts, classes], at temperature 1.
         targets: bool [texts, classes].
-        multi_label: whether each class has a score of its own.
+        multi_label: whether a text may have several labels, or none.
     """
-    if multi_label:  # each class is a question of its own: yes or no
+    if multi_label:  # each class is a choice of its own: yes or no
         scores = np.stack([scores, 1 - scores], axis=-1)
         targets = np.stack([targets, ~targets], axis=-1)
     log_p = np.log(np.maximum(scores, 1e-30))
 
     def nats(temperature):
-        cooled = log_p / temperature
-        total = np.logaddexp.reduce(cooled, axis=-1)
-        return total.sum() - cooled[targets].sum()
+        scaled = log_p / temperature
+        normalizer = np.logaddexp.reduce(scaled, axis=-1)
+        return normalizer.sum() - scaled[targets].sum()
 
     return float(min(_TEMPERATURES, key=nats))
 
 
 def report(scores, targets, multi_label) -> dict:
-    """All figures on a classifier, JSON values.
+    """Computes all metrics of a classifier.
 
     Args:
         scores: float32 [texts, classes].
@@ -170,21 +178,29 @@ def report(scores, targets, multi_label) -> dict:
         multi_label: whether a text may have several labels, or none.
 
     Returns:
-        accuracy (with several labels, of texts whose labels are all right),
-        macro_f1, auc (the mean over the classes that it exists for, or None),
-        calibration_error, examples; f1, a list by class; what `calibration`
-        gives; and with one label a text the confusion, a row for each class.
+        A dict of JSON values:
+
+        accuracy: fraction of the texts whose labels are all correct.
+        macro_f1: mean of f1 over the classes.
+        auc: mean of `area_under_curve` over the classes that have one; None
+            if no class has.
+        calibration_error: see `calibration_error`.
+        examples: number of texts.
+        f1: list by class.
+        calibration: see `calibration`.
+        confusion: see `confusion_matrix`, a list of rows; only if each text
+            has one label.
     """
-    said = answers(scores, multi_label)
-    f1 = f1_scores(said, targets)
+    predicted = predicted_classes(scores, multi_label)
+    f1 = f1_scores(predicted, targets)
     areas = [
-        area_under_curve(scores[:, number], targets[:, number])
-        for number in range(scores.shape[1])
+        area_under_curve(scores[:, index], targets[:, index])
+        for index in range(scores.shape[1])
     ]
     areas = [area for area in areas if area is not None]
-    bins = calibration(scores, said, targets)
+    bins = calibration(scores, predicted, targets)
     result = {
-        "accuracy": float((said == targets).all(axis=1).mean()),
+        "accuracy": float((predicted == targets).all(axis=1).mean()),
         "macro_f1": float(f1.mean()),
         "auc": float(np.mean(areas)) if areas else None,
         "calibration_error": calibration_error(bins),
@@ -193,27 +209,30 @@ def report(scores, targets, multi_label) -> dict:
         "calibration": bins,
     }
     if not multi_label:
-        result["confusion"] = confusion_matrix(said, targets).tolist()
+        result["confusion"] = confusion_matrix(predicted, targets).tolist()
     return result
 
 
 def format_confusion(matrix, labels) -> str:
-    """A confusion matrix as a table of text: rows are, columns were said.
+    """Formats a confusion matrix as a table of plain text.
 
     Args:
-        matrix: counts, [classes][classes].
+        matrix: counts, [true class][predicted class].
         labels: names of the classes.
+
+    Returns:
+        Lines, the first with the predicted labels, then one per true label.
     """
-    first = max(map(len, labels))
+    label_width = max(map(len, labels))
     widths = [
         max(len(label), *(len(f"{row[column]:,}") for row in matrix))
         for column, label in enumerate(labels)
     ]
     head = "  ".join(map(str.rjust, labels, widths))
-    lines = [" " * first + "  " + head]
+    lines = [" " * label_width + "  " + head]
     for label, row in zip(labels, matrix):
         cells = "  ".join(
             f"{count:,}".rjust(width) for count, width in zip(row, widths)
         )
-        lines.append(f"{label.ljust(first)}  {cells}")
+        lines.append(f"{label.ljust(label_width)}  {cells}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Scores of a language model: nats and counts, summed first, then divided."""
+"""Metrics of a language model: sums of nats and counts, divided at the end."""
 
 import dataclasses
 import math
@@ -9,13 +9,14 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a text costs a model.
+    """Cross-entropy of a text, as sums over its tokens.
 
     Attributes:
-        nats: -log p of all targets together.
+        nats: sum of -log p(target).
         tokens: number of targets.
-        characters: of the original text, whatever the tokens are; for a part
-            of a text, their share, which need not be whole.
+        characters: number of characters of the original text, whatever the
+            tokens are. For a part of a text it is the proportional share,
+            which may be a fraction.
     """
 
     nats: float = 0.0
@@ -29,16 +30,16 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats_per_token): as unsure as among so many equal choices."""
-        return math.exp(min(self.nats_per_token, 700.0))  # no overflow
+        """exp(nats_per_token), see `reference.perplexity`."""
+        return math.exp(min(self.nats_per_token, 700.0))  # avoids overflow
 
     @property
     def bits_per_character(self) -> float:
-        """Bits to encode a character; comparable between tokenizers."""
+        """Mean bits per character; comparable between tokenizers."""
         return self.nats / math.log(2) / max(self.characters, 1)
 
     def logs(self, prefix="") -> dict:
-        """What a training curve shows, by name."""
+        """Returns the values for training curves by name."""
         return {
             f"{prefix}loss": self.nats_per_token,
             f"{prefix}perplexity": self.perplexity,
@@ -47,11 +48,14 @@ class Score:
 
 
 def token_nats(logits, targets):
-    """-log p(target) of each position; 0 where the target is negative.
+    """Computes -log p(target) of each token, in float32.
 
     Args:
-        logits: [..., vocabulary]; computed in float32.
-        targets: int32 [...].
+        logits: [..., vocabulary], of any float type.
+        targets: int32 [...]; negative at padding, where the result is 0.
+
+    Returns:
+        float32 [...].
     """
     nats = tf.nn.sparse_softmax_cross_entropy_with_logits(
         tf.maximum(targets, 0), tf.cast(logits, tf.float32)
@@ -60,15 +64,18 @@ def token_nats(logits, targets):
 
 
 def nats_of_text(score_window, token_ids, states, progress, window=512):
-    """Nats of each token of one long text, the state carried through it.
+    """Computes the nats of each token of a long text, window by window.
+
+    The state is carried from each window to the next.
 
     Args:
-        score_window: (inputs, targets, states) -> (nats, states): int32 and
-            float32 [batch, time]; it is called with one shape only.
+        score_window: (inputs, targets, states) -> (nats, states), where inputs
+            and targets are int32 and nats float32 [1, window]. Always called
+            with the same shapes: the last window is padded.
         token_ids: int32 [tokens]; all but the first are targets.
-        states: before the first token, for a batch of one.
-        progress: called with the number of targets done after each window.
-        window: tokens of one call.
+        states: the states before the first token, for a batch of one.
+        progress: called with the number of targets scored after each window.
+        window: number of tokens per call.
 
     Returns:
         float32 [tokens - 1].
@@ -77,14 +84,14 @@ def nats_of_text(score_window, token_ids, states, progress, window=512):
     nats = []
     for start in range(0, len(targets), window):
         part = slice(start, start + window)
-        missing = window - len(targets[part])
+        padding = window - len(targets[part])
         window_nats, states = score_window(
-            tf.constant(np.pad(inputs[part], (0, missing))[None]),
+            tf.constant(np.pad(inputs[part], (0, padding))[None]),
             tf.constant(
-                np.pad(targets[part], (0, missing), constant_values=-1)[None]
+                np.pad(targets[part], (0, padding), constant_values=-1)[None]
             ),
             states,
         )
-        nats.append(window_nats.numpy()[0, : window - missing])
-        progress(start + window - missing)
+        nats.append(window_nats.numpy()[0, : window - padding])
+        progress(start + window - padding)
     return np.concatenate(nats)

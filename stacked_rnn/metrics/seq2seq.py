@@ -8,32 +8,33 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Seq2SeqScore:
-    """What the targets of some texts cost a seq2seq model.
+    """Loss and exact matches of a seq2seq model, as sums over texts.
 
     Attributes:
-        nats: -log p of all tokens together, each given those before it.
-        tokens: their number.
-        right: targets that greedy decoding would write.
-        texts: all of them.
+        nats: sum of -log p(token) over the tokens of the targets, each given
+            the source and the target's tokens before it.
+        tokens: number of these tokens.
+        exact: number of targets that greedy decoding reproduces exactly.
+        texts: number of targets.
     """
 
     nats: float = 0.0
     tokens: float = 0.0
-    right: float = 0.0
+    exact: float = 0.0
     texts: float = 0.0
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy of a token, the loss of training."""
+        """Mean cross-entropy per token, the loss of training."""
         return self.nats / max(self.tokens, 1)
 
     @property
     def exact_match(self) -> float:
-        """Part of the targets that greedy decoding writes."""
-        return self.right / max(self.texts, 1)
+        """Fraction of the targets that greedy decoding reproduces."""
+        return self.exact / max(self.texts, 1)
 
     def logs(self, prefix="") -> dict:
-        """What a training curve shows, by name."""
+        """Returns the values for training curves by name."""
         return {
             f"{prefix}loss": self.loss,
             f"{prefix}exact_match": self.exact_match,
@@ -41,21 +42,35 @@ class Seq2SeqScore:
 
 
 def edit_distance(outputs, targets) -> float:
-    """Levenshtein distance in characters, by those of the targets."""
-    one, other = (
+    """Computes edits per character: Levenshtein distance / target length.
+
+    Args:
+        outputs: list of strings.
+        targets: list of strings, of the same length.
+
+    Returns:
+        The number of characters to insert, delete or replace in all outputs,
+        divided by the number of characters of all targets.
+    """
+    outputs, targets = (
         tf.strings.unicode_split(tf.constant(texts), "UTF-8")
         for texts in (outputs, targets)
     )
     distances = tf.edit_distance(
-        one.to_sparse(), other.to_sparse(), normalize=False
+        outputs.to_sparse(), targets.to_sparse(), normalize=False
     )
     return float(tf.reduce_sum(distances)) / max(
-        1, int(tf.size(other.flat_values))
+        1, int(tf.size(targets.flat_values))
     )
 
 
 def bleu(outputs, targets) -> float | None:
-    """Of the corpus, as sacrebleu has it; None where it is not installed."""
+    """Computes corpus BLEU, 0 to 100; None if sacrebleu is not installed.
+
+    Args:
+        outputs: list of strings.
+        targets: list of strings, one reference per output.
+    """
     if not importlib.util.find_spec("sacrebleu"):
         return None
     import sacrebleu

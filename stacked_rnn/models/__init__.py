@@ -1,4 +1,7 @@
-"""Models as functional Keras graphs: layers made once, wired several times."""
+"""The models, a functional Keras model per task.
+
+Each makes its layers once and shares them between several graphs.
+"""
 
 from stacked_rnn.models.classifier import (
     Classifier,

@@ -1,4 +1,4 @@
-"""The classifier: a whole text in, a logit for each class out."""
+"""The classifier: from a whole text to a logit per class."""
 
 import dataclasses
 
@@ -14,43 +14,51 @@ def build_classifier(
     multi_label: bool = False,
     use_cudnn: bool = False,
 ) -> "Classifier":
-    """A stack of recurrent layers that tells of which class a text is.
+    """Builds a stack of recurrent layers that classifies texts.
 
     Args:
-        config: the architecture; `vocabulary_size` must be given.
-        num_classes: how many there are.
-        multi_label: whether a text may be of several classes, or of none.
-        use_cudnn: whether the layers are cuDNN's: in training on a GPU.
+        config: the architecture; `vocabulary_size` must be set.
+        num_classes: number of classes.
+        multi_label: whether a text may have several labels, or none.
+        use_cudnn: whether cuDNN runs the recurrent layers, which works on a
+            GPU only: for training.
+
+    Returns:
+        A `Classifier`.
 
     Raises:
-        UserError: see `check_classifier`.
+        UserError: the configuration is invalid, see `check_classifier`.
     """
     check_classifier(config, num_classes, multi_label)
     return Classifier(config, num_classes, multi_label, use_cudnn)
 
 
 def check_classifier(config, num_classes, multi_label) -> None:
-    """Raises a `UserError` for what no classifier can be."""
+    """Raises a `UserError` if the settings do not suit a classifier."""
     stacks.check_vocabulary_size(config)
     if config.tie_embeddings:
         raise UserError(
-            "--tie_embeddings: a classifier predicts no tokens; only "
-            "--task=language_model takes it"
+            "--tie_embeddings: a classifier predicts no tokens; leave it out, "
+            "or choose --task=language_model or seq2seq"
         )
     if num_classes < 2 - multi_label:
-        raise UserError(f"a classifier of {num_classes} class(es) says nothing")
+        raise UserError(
+            f"num_classes={num_classes}: a classifier needs at least "
+            f"{2 - multi_label} different label(s)"
+        )
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")
 class Classifier(keras.Model):
-    """{token_ids, mask} -> logits [batch, outputs].
+    """A text classifier: {token_ids, mask} -> logits [batch, outputs].
 
-    token_ids: int32 [batch, time]; mask: bool [batch, time], False where a text
-    is padded on the right. The mask is handed to every layer: how far a text is
-    padded changes nothing, nor what is in the padding.
+    token_ids is int32 [batch, time]; mask is bool [batch, time], False where a
+    text is padded on the right. Every recurrent layer and the pooling receive
+    the mask, so neither the length of the padding nor its content matters.
 
-    Two classes, of which a text has one, have one output, the log odds of the
-    second; otherwise each class has its own. See `scores`.
+    There is one output per class, except where a text has exactly one of two
+    classes: then the only output is the log odds of the second class. `scores`
+    turns the logits into probabilities.
     """
 
     def __init__(
@@ -70,7 +78,8 @@ class Classifier(keras.Model):
             ),
             name="embedding",
         )
-        # The same units at all times: neighbours would give away the others.
+        # Drops the same units at all time steps: neighbouring tokens would
+        # reveal what is dropped at a single one.
         self.embedding_dropout = keras.layers.SpatialDropout1D(
             config.embedding_dropout, name="embedding_dropout"
         )
@@ -110,7 +119,7 @@ class Classifier(keras.Model):
                     below = self.residual_projection(below)
                 x = self.residuals[index]([x, below])
             if index + 1 == config.num_layers:
-                x = _pooled(x, mask, config.pooling)
+                x = _pool(x, mask, config.pooling)
             x = self.dropouts[index](x)
         logits = self.readout(x)
         super().__init__(
@@ -126,14 +135,14 @@ class Classifier(keras.Model):
 
     @property
     def recurrent_layers(self) -> list[keras.layers.RNN]:
-        """Those that the stack is made of, two for a bidirectional one."""
-        return [one for layer in self.stack for one in stacks.directions(layer)]
+        """The RNN layers from bottom to top; a bidirectional one has two."""
+        return [rnn for layer in self.stack for rnn in stacks.directions(layer)]
 
     def load_backbone_from(self, language_model) -> None:
-        """Copies the embedding and the layers of a language model.
+        """Copies the embedding and the recurrent weights of a language model.
 
-        Of the layers, those that read forwards and that fit: above a
-        bidirectional layer, layers have wider inputs.
+        Only the forward layers receive weights, and only where the shapes
+        match: above a bidirectional layer the inputs are wider.
         """
         self.embedding.set_weights(language_model.embedding.get_weights()[:1])
         directions = 1 + self.config.bidirectional
@@ -145,16 +154,16 @@ class Classifier(keras.Model):
                 layer.set_weights(trained.get_weights())
 
     def apply_temperature(self, temperature) -> None:
-        """Divides the logits by a number, for good."""
+        """Divides all future logits by `temperature`: scales the readout."""
         self.readout.set_weights(
             [weight / temperature for weight in self.readout.get_weights()]
         )
 
     def scores(self, logits):
-        """Probabilities [batch, classes] of logits [batch, outputs].
+        """Converts logits [batch, outputs] to probabilities [batch, classes].
 
-        Where a text is of one class they sum to one; otherwise each class has
-        one of its own.
+        The probabilities of a text sum to one, unless it may have several
+        labels: then those of the classes are independent.
         """
         logits = keras.ops.cast(logits, "float32")
         if self.multi_label:
@@ -165,7 +174,7 @@ class Classifier(keras.Model):
         return keras.ops.softmax(logits)
 
     def for_inference(self) -> "Classifier":
-        """A copy that runs anywhere: without dropout, and without cuDNN."""
+        """Returns a copy that runs anywhere: without dropout or cuDNN."""
         config = dataclasses.replace(
             self.config,
             dropout=0.0,
@@ -189,7 +198,7 @@ class Classifier(keras.Model):
         config = dict(config)
         return cls(
             ModelConfig.from_dict(config.pop("config")),
-            multi_label=config.pop("several_labels"),  # the name in files
+            multi_label=config.pop("several_labels"),  # its name in saved files
             **config,
         )
 
@@ -208,28 +217,31 @@ def _recurrent_layer(config, index, use_cudnn):
 
 
 def _num_residuals(config) -> int:
-    """Layers with an output at all times, to which the input is added."""
+    """Number of layers with a residual connection: output at each time step."""
     if not config.residual:
         return 0
     return config.num_layers - (config.pooling == "last")
 
 
-def _pooled(x, mask, pooling):
-    """[batch, time, units] -> [batch, units] over the times that count."""
+def _pool(x, mask, pooling):
+    """Pools [batch, time, units] to [batch, units] over the unmasked steps.
+
+    With "last", x is the last output already, [batch, units].
+    """
     if pooling == "last":
         return x
-    counts = keras.ops.cast(mask, x.dtype)[..., None]
-    mean = keras.ops.sum(x * counts, axis=1) / keras.ops.maximum(
-        keras.ops.sum(counts, axis=1), 1.0
+    weights = keras.ops.cast(mask, x.dtype)[..., None]
+    mean = keras.ops.sum(x * weights, axis=1) / keras.ops.maximum(
+        keras.ops.sum(weights, axis=1), 1.0
     )
     if pooling == "mean":
         return mean
-    # Of a text without tokens the maximum is that of nothing: zero.
-    lowest = keras.ops.where(mask[..., None], x, float("-inf"))
-    highest = keras.ops.max(lowest, axis=1)
-    highest = keras.ops.where(
-        keras.ops.any(mask, axis=1)[:, None], highest, 0.0
+    masked = keras.ops.where(mask[..., None], x, float("-inf"))
+    maximum = keras.ops.max(masked, axis=1)
+    # Zero, not minus infinity, for a text without tokens.
+    maximum = keras.ops.where(
+        keras.ops.any(mask, axis=1)[:, None], maximum, 0.0
     )
     if pooling == "max":
-        return highest
-    return keras.ops.concatenate([mean, highest], axis=-1)
+        return maximum
+    return keras.ops.concatenate([mean, maximum], axis=-1)

@@ -1,4 +1,4 @@
-"""The language model: a step, wired four ways."""
+"""The language model: one set of layers, wired as four Keras graphs."""
 
 import dataclasses
 import functools
@@ -14,32 +14,37 @@ from stacked_rnn.models import stacks
 def build_language_model(
     config: ModelConfig, use_cudnn: bool = False
 ) -> "LanguageModel":
-    """A stack of recurrent layers that predicts the next token.
+    """Builds a stack of recurrent layers that predicts the next token.
 
-    The deep RNN of D2L section 10.3: layer l at time t sees layer l at t - 1
-    and layer l - 1 at t, and only the top layer feeds the readout.
+    The deep RNN of "Dive into Deep Learning" (D2L), section 10.3: layer l at
+    time t sees layer l at t - 1 and layer l - 1 at t, and only the top layer
+    feeds the readout.
 
     Args:
-        config: the architecture; `vocabulary_size` must be given.
-        use_cudnn: whether the layers are cuDNN's: in training on a GPU.
+        config: the architecture; `vocabulary_size` must be set.
+        use_cudnn: whether cuDNN runs the recurrent layers, which works on a
+            GPU only: for training.
+
+    Returns:
+        A `LanguageModel`.
 
     Raises:
-        UserError: see `check_language_model`.
+        UserError: the configuration is invalid, see `check_language_model`.
     """
     check_language_model(config)
     return LanguageModel(config, use_cudnn)
 
 
 def check_language_model(config) -> None:
-    """Raises a `UserError` for what no language model can be.
+    """Raises a `UserError` if the settings do not suit a language model.
 
-    A bidirectional one would see the tokens that it has to predict.
+    A bidirectional model would see the tokens that it has to predict.
     """
     stacks.check_vocabulary_size(config)
     if config.bidirectional:
         raise UserError(
-            "--bidirectional: a language model must not see the future; only "
-            "--task=classifier and the encoder of --task=seq2seq take it"
+            "--bidirectional: a language model must not see the future: leave "
+            "it out, or choose --task=classifier or seq2seq"
         )
 
 
@@ -47,17 +52,18 @@ def check_language_model(config) -> None:
 class LanguageModel(keras.Model):
     """token_ids int32 [batch, time] -> logits [batch, time, vocabulary].
 
-    Called so, states start at zero: all that `compile` and `fit` need. The
-    same layers are wired three times more, with states as values,
-    states[layer][part], each [batch, units] (parts of an LSTM: h, c):
+    Called like this, as `fit` does, the states start at zero. Three more graphs
+    share the same layers and take the states as inputs and return them:
 
         step         {token_ids, states} -> {logits, states}
         prefill      {token_ids, mask, states} -> {logits, states}; where the
-                     mask [batch, time] is False, the states stay as they are
-        decode_step  as step, for one token: token_ids [batch], logits
+                     mask [batch, time] is False, the states do not change
+        decode_step  like step, for one token: token_ids [batch], logits
                      [batch, vocabulary]
 
-    Two calls of `step` on the halves of a window equal one on the whole.
+    States are nested, states[layer][part], each [batch, units]; an LSTM has
+    the parts h and c. Running `step` on both halves of a window, one after the
+    other, gives the same as running it once on the whole.
     """
 
     def __init__(self, config: ModelConfig, use_cudnn=False, **kwargs):
@@ -70,7 +76,7 @@ class LanguageModel(keras.Model):
             ),
             name="embedding",
         )
-        self.embedding.supports_masking = True  # in reverse, as the readout
+        self.embedding.supports_masking = True  # also as the readout, reversed
         self.recurrent_layers = [
             _recurrent_layer(config, index, use_cudnn)
             for index in range(config.num_layers)
@@ -108,14 +114,18 @@ class LanguageModel(keras.Model):
         self._use_cudnn = use_cudnn
 
     def initial_states(self, batch_size):
-        """States of zeros; `batch_size` is an int or an int32 scalar."""
+        """Returns states[layer][part], zeros [batch_size, units] each.
+
+        Args:
+            batch_size: an int, or an int32 scalar tensor.
+        """
         zeros = tf.zeros((batch_size, self.config.units), self.compute_dtype)
         parts = stacks.PARTS[self.config.cell]
         return ((zeros,) * len(parts),) * self.config.num_layers
 
     @functools.cached_property
     def step(self) -> keras.Model:
-        """A window of tokens, states in and out: what training unrolls."""
+        """The model of a window of tokens, with states in and out."""
         has_dropouts = self.config.dropout and self.config.num_layers > 1
         if not self._use_cudnn or has_dropouts or self.config.residual:
             return self._with_states((None,), stacks.run_window)
@@ -126,7 +136,7 @@ class LanguageModel(keras.Model):
 
     @functools.cached_property
     def prefill(self) -> keras.Model:
-        """A window of tokens right-padded to one length, states in and out."""
+        """The model of right-padded prompts, with states in and out."""
         mask = keras.Input((None,), dtype="bool", name="mask")
         return self._with_states(
             (None,), functools.partial(stacks.run_window, mask=mask), mask=mask
@@ -134,7 +144,7 @@ class LanguageModel(keras.Model):
 
     @functools.cached_property
     def decode_step(self) -> keras.Model:
-        """One token, states in and out."""
+        """The model of a single token, with states in and out."""
         return self._with_states((), stacks.run_cell)
 
     def _with_states(self, shape, run, **inputs) -> keras.Model:
@@ -157,7 +167,7 @@ class LanguageModel(keras.Model):
         )
 
     def for_inference(self) -> "LanguageModel":
-        """A copy that runs anywhere: without dropout, and without cuDNN."""
+        """Returns a copy that runs anywhere: without dropout or cuDNN."""
         config = dataclasses.replace(
             self.config, dropout=0.0, recurrent_dropout=0.0
         )
@@ -181,18 +191,20 @@ def _recurrent_layer(config, index, use_cudnn) -> keras.layers.RNN:
         return_sequences=True,
         return_state=True,
     )
-    layer.cell.name = f"cell_{index}"  # decode_step wires the cells themselves
+    layer.cell.name = f"cell_{index}"  # decode_step has the cells as layers
     return layer
 
 
 def _wire(model, config, token_ids, states, run):
-    """Connects the layers of a language model, once more.
+    """Connects the layers of a language model in a new graph.
 
     Args:
+        model: a `LanguageModel`, whose layers exist.
+        config: its architecture.
         token_ids: int32 [batch, time], or [batch] for one time step.
         states: states[layer][part]; None: zeros.
         run: (layer, inputs, states of the layer) -> (outputs, new states), or
-            a `CudnnStack`, which runs all layers.
+            a `CudnnStack`, which runs all layers in one call.
 
     Returns:
         The logits and the new states.
@@ -219,7 +231,7 @@ def _wire(model, config, token_ids, states, run):
 
 
 def _read_out(model, config, x):
-    """The logits of the top layer's outputs."""
+    """Computes the logits from the outputs of the top layer."""
     if model.readout is not None:
         x = model.readout(x)
     if config.tie_embeddings:

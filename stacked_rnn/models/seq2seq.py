@@ -1,4 +1,4 @@
-"""The encoder and decoder with attention: a text in, another text out."""
+"""The seq2seq model: an encoder, and a decoder with attention."""
 
 import dataclasses
 
@@ -10,15 +10,20 @@ from stacked_rnn.models import stacks
 
 
 def build_seq2seq(config: ModelConfig, use_cudnn: bool = False) -> "Seq2Seq":
-    """A stack of recurrent layers that reads a text, and one that writes one.
+    """Builds an encoder that reads a text and a decoder that writes another.
 
     Args:
-        config: the architecture; `vocabulary_size` must be given. The encoder
-            has `num_layers`, the decoder `decoder_layers` or as many.
-        use_cudnn: whether the layers are cuDNN's: in training on a GPU.
+        config: the architecture; `vocabulary_size` must be set. The encoder has
+            `num_layers` layers and the decoder `decoder_layers`; 0: as many as
+            the encoder.
+        use_cudnn: whether cuDNN runs the recurrent layers, which works on a
+            GPU only: for training.
+
+    Returns:
+        A `Seq2Seq`.
 
     Raises:
-        UserError: `vocabulary_size` is not known.
+        UserError: `vocabulary_size` is not set.
     """
     stacks.check_vocabulary_size(config)
     return Seq2Seq(config, use_cudnn)
@@ -28,30 +33,32 @@ def build_seq2seq(config: ModelConfig, use_cudnn: bool = False) -> "Seq2Seq":
 class Seq2Seq(keras.Model):
     """{source_ids, source_mask, target_ids} -> {logits, attention}.
 
-    source_ids: int32 [batch, source time]; source_mask: bool of that shape,
-    False where a source is padded on the right, which changes nothing.
-    target_ids: int32 [batch, target time], the target up to the token before
-    the one to predict: teacher forcing. logits: [batch, target time,
-    vocabulary]; attention: how much each place of the source counts for each
-    of the target, [batch, target time, source time].
+    source_ids   int32 [batch, source time]
+    source_mask  bool [batch, source time], False where a source is padded on
+                 the right; padding does not change the results
+    target_ids   int32 [batch, target time]; target_ids[:, t] is the token
+                 before the one to predict (teacher forcing)
+    logits       [batch, target time, vocabulary]
+    attention    [batch, target time, source time], the weight of each source
+                 token at each target token
 
-    The attention is Luong's global one, score "general" (Luong et al. 2015,
-    section 3.1). What it read is not fed into the next step (section 3.3): so
-    each layer takes all time steps at once in training, and all steps look at
-    the source in one product. The decoder begins with what the encoder ended
-    with (D2L section 10.7), by a dense layer for each of its states.
+    The attention is global, with the score "general" (Luong et al. 2015,
+    section 3.1). There is no input feeding (section 3.3), so in training each
+    decoder layer runs over all time steps at once, and the attention of all
+    steps is one matmul. Dense layers map the encoder's final state to the
+    decoder's initial states (D2L section 10.7).
 
-    In use, a source is encoded once, and the decoder takes a step a token:
+    In inference, a source is encoded once, then each step decodes one token:
 
         encode(source_ids, source_mask) -> memory, states
         decode_step(token_ids, states, memory) -> logits, states
 
-    `memory` is a pair, values [batch, source time, width] and mask.
+    `memory` is a pair: values [batch, source time, width], and source_mask.
     """
 
     def __init__(self, config: ModelConfig, use_cudnn=False, **kwargs):
         # Layers
-        num_decoders = config.decoder_layers or config.num_layers
+        decoder_layers = config.decoder_layers or config.num_layers
         self.embedding = keras.layers.ReversibleEmbedding(
             config.vocabulary_size,
             config.embedding_dim,
@@ -65,16 +72,17 @@ class Seq2Seq(keras.Model):
             for index in range(config.num_layers)
         ]
         self.decoders = [
-            _decoder(config, index, use_cudnn) for index in range(num_decoders)
+            _decoder(config, index, use_cudnn)
+            for index in range(decoder_layers)
         ]
         self.encoder_dropouts, self.decoder_dropouts = (
             [
                 keras.layers.Dropout(config.dropout, name=f"{name}_{index}")
-                for index in range(count - 1)
+                for index in range(num_layers - 1)
             ]
-            for name, count in (
+            for name, num_layers in (
                 ("encoder_dropout", config.num_layers),
-                ("decoder_dropout", num_decoders),
+                ("decoder_dropout", decoder_layers),
             )
         )
         self.bridges = [
@@ -86,7 +94,7 @@ class Seq2Seq(keras.Model):
                 )
                 for part in stacks.PARTS[config.cell]
             ]
-            for index in range(num_decoders)
+            for index in range(decoder_layers)
         ]
         self.query = keras.layers.Dense(
             config.units * (1 + config.bidirectional),
@@ -127,14 +135,16 @@ class Seq2Seq(keras.Model):
         )
 
     def encode(self, source_ids, source_mask):
-        """Reads sources.
+        """Runs the encoder.
 
         Args:
-            source_ids, source_mask: [batch, source time].
+            source_ids: int32 [batch, source time].
+            source_mask: bool [batch, source time], False at padding.
 
         Returns:
-            The memory, and the decoder's states before its first token,
-            states[layer][part], each [batch, units].
+            memory: values [batch, source time, width], and source_mask.
+            states: the decoder's initial states, states[layer][part], each
+                [batch, units].
         """
         x = self.embedding(source_ids)
         for index, layer in enumerate(self.encoders):
@@ -144,34 +154,35 @@ class Seq2Seq(keras.Model):
             x, *states = layer(x, mask=source_mask)
             if self.config.residual and index > 0:
                 x = x + below
-        # Of both directions the state, without an LSTM's cell.
-        last = states[:: len(stacks.PARTS[self.config.cell])]
-        last = keras.ops.concatenate(last, axis=-1)
+        # h of each direction, without the c of an LSTM.
+        final = states[:: len(stacks.PARTS[self.config.cell])]
+        final = keras.ops.concatenate(final, axis=-1)
         return (x, source_mask), tuple(
-            tuple(bridge(last) for bridge in bridges)
+            tuple(bridge(final) for bridge in bridges)
             for bridges in self.bridges
         )
 
     def decode_step(self, token_ids, states, memory):
-        """Writes a token, of as many texts for each source as there are.
+        """Runs the decoder for one token, for one or more outputs per source.
 
         Args:
-            token_ids: int32 [batch * texts], those of a source together.
-            states: of these rows.
-            memory: what `encode` gave, of the batch.
+            token_ids: int32 [batch * outputs], the last token of each output;
+                the outputs of a source are adjacent.
+            states: states[layer][part], each [batch * outputs, units].
+            memory: as `encode` returns it, for the batch of sources.
 
         Returns:
-            Logits [batch * texts, vocabulary] and the new states.
+            The logits [batch * outputs, vocabulary] and the new states.
         """
         x, states = self._decode(token_ids, states, stacks.run_cell)
         batch_size = tf.shape(memory[0])[0]
-        texts = tf.shape(x)[0] // tf.maximum(batch_size, 1)
-        x = tf.reshape(x, [batch_size, texts, x.shape[-1]])
+        outputs = tf.shape(x)[0] // tf.maximum(batch_size, 1)
+        x = tf.reshape(x, [batch_size, outputs, x.shape[-1]])
         logits, _ = self._read_out(x, memory)
         return tf.reshape(logits, [-1, logits.shape[-1]]), states
 
     def _decode(self, token_ids, states, run):
-        """The decoder's layers: their output, and the new states."""
+        """Runs the decoder's layers: returns the outputs and new states."""
         x = self.embedding(token_ids)
         new_states = []
         for index, layer in enumerate(self.decoders):
@@ -185,7 +196,16 @@ class Seq2Seq(keras.Model):
         return x, tuple(new_states)
 
     def _read_out(self, x, memory):
-        """Looks at the source: [batch, texts or time, units] -> logits."""
+        """Attends to the source and computes the logits.
+
+        Args:
+            x: the decoder's outputs, [batch, outputs or time, units].
+            memory: as `encode` returns it.
+
+        Returns:
+            The logits [batch, outputs or time, vocabulary], and the attention
+            [batch, outputs or time, source time].
+        """
         values, mask = memory
         context, attention = self.attention(
             [self.query(x), values],
@@ -200,14 +220,14 @@ class Seq2Seq(keras.Model):
 
     @property
     def recurrent_layers(self) -> list[keras.layers.RNN]:
-        """All of them, two for a bidirectional one."""
+        """The RNN layers of the encoder (both directions), then the decoder."""
         encoders = [
-            one for layer in self.encoders for one in stacks.directions(layer)
+            rnn for layer in self.encoders for rnn in stacks.directions(layer)
         ]
         return encoders + self.decoders
 
     def for_inference(self) -> "Seq2Seq":
-        """A copy that runs anywhere: without dropout, and without cuDNN."""
+        """Returns a copy that runs anywhere: without dropout or cuDNN."""
         config = dataclasses.replace(
             self.config, dropout=0.0, recurrent_dropout=0.0
         )

@@ -1,4 +1,4 @@
-"""The layers that the stacks of all models are made of."""
+"""Building blocks shared by all models."""
 
 import keras
 
@@ -11,11 +11,12 @@ _LAYERS = {
     "lstm": layers.LSTM,
 }
 
-PARTS = {"simple_rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}  # of a state
+# The tensors that make up the state of a layer.
+PARTS = {"simple_rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
 
 
 def check_vocabulary_size(config) -> None:
-    """Raises a `UserError` where it is not known yet."""
+    """Raises a `UserError` if `vocabulary_size` has not been set."""
     if config.vocabulary_size < 1:
         raise UserError(
             "vocabulary_size=0: a model needs the size of its vocabulary, "
@@ -24,13 +25,13 @@ def check_vocabulary_size(config) -> None:
 
 
 def recurrent_layer(config, name, use_cudnn, **options) -> keras.layers.RNN:
-    """A recurrent layer of a `ModelConfig`.
+    """Makes a recurrent layer as a `ModelConfig` describes it.
 
     Args:
         config: the architecture.
-        name: of the layer.
-        use_cudnn: see `layers`.
-        **options: of the layer.
+        name: the layer's name.
+        use_cudnn: whether cuDNN runs the layer, see `stacked_rnn.layers`.
+        **options: further arguments of the layer.
     """
     layer = _LAYERS[config.cell](
         config.units,
@@ -38,20 +39,31 @@ def recurrent_layer(config, name, use_cudnn, **options) -> keras.layers.RNN:
         recurrent_initializer="orthogonal",
         name=name,
         **options,
-    )  # an LSTM's forget bias starts at 1, as Keras has it
+    )  # an LSTM's forget bias starts at 1, the default of Keras
     layer.use_cudnn = use_cudnn
     return layer
 
 
 def directions(layer) -> list[keras.layers.RNN]:
-    """The recurrent layers in a layer: a bidirectional one has two."""
+    """Lists the RNN layers inside a layer: two if it is bidirectional."""
     if isinstance(layer, keras.layers.Bidirectional):
         return [layer.forward_layer, layer.backward_layer]
     return [layer]
 
 
 def run_window(layer, inputs, states, mask=None, state_mask=None):
-    """A recurrent layer over [batch, time, inputs]: outputs, new states."""
+    """Runs a recurrent layer over a window of time steps.
+
+    Args:
+        layer: made by `recurrent_layer`, with `return_state`.
+        inputs: [batch, time, inputs].
+        states: the layer's states, each [batch, units]; None: zeros.
+        mask: None, or bool [batch, time], False at padding.
+        state_mask: None, or bool [batch, time], see `layers.GRU`.
+
+    Returns:
+        The outputs [batch, time, units] and the list of new states.
+    """
     outputs, *new_states = layer(
         inputs,
         initial_state=states and list(states),
@@ -62,8 +74,19 @@ def run_window(layer, inputs, states, mask=None, state_mask=None):
 
 
 def run_cell(layer, inputs, states, state_mask=None):
-    """A recurrent layer's cell, once: [batch, inputs] -> output, new states."""
+    """Runs the cell of a recurrent layer for one time step.
+
+    Args:
+        layer: made by `recurrent_layer`.
+        inputs: [batch, inputs].
+        states: the layer's states, each [batch, units].
+        state_mask: None, or bool [batch]: where False, the states are set to
+            zero before the step.
+
+    Returns:
+        The output [batch, units] and the new states.
+    """
     if state_mask is not None:
-        keeps = keras.ops.cast(state_mask[:, None], inputs.dtype)
-        states = [state * keeps for state in states]
+        scale = keras.ops.cast(state_mask[:, None], inputs.dtype)
+        states = [state * scale for state in states]
     return layer.cell(inputs, list(states))

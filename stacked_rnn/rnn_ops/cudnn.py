@@ -1,9 +1,10 @@
-"""NVIDIA's cuDNN in the place of the scans: layers of a stack in one call.
+"""A stack of recurrent layers in one call of NVIDIA's cuDNN.
 
-For float32 and float16 alone. In bfloat16 `CudnnRNNV3` of TensorFlow 2.21
-computes in float32, so no faster, and its gradients are wrong: what the forward
-pass saved for them is not handed on (tests/gpu_test.py watches it). The op
-exists on a GPU only: a graph that holds it runs nowhere else.
+Supports float32 and float16 only. In bfloat16, `CudnnRNNV3` of TensorFlow 2.21
+computes in float32, so it is no faster, and its gradients are wrong: what the
+forward pass saves for the backward pass is not passed on (tests/gpu_test.py
+checks whether it still is so). The op exists on GPUs only, so a graph that
+holds it runs nowhere else.
 """
 
 import tensorflow as tf
@@ -14,41 +15,41 @@ CELLS = ("gru", "lstm")
 
 
 def stack(cell, x, states, weights, lengths=None):
-    """Layers of one width one above the other: all time steps of all of them.
+    """Runs a stack of layers of equal width over all time steps.
 
-    cuDNN works on several layers at the same time (Appleyard et al. 2016,
-    section 3.3): one call is faster than a call for each layer.
+    cuDNN computes several layers at the same time (Appleyard et al. 2016,
+    section 3.3): one call is faster than a call per layer.
 
     Args:
-        cell: "gru" (the reset gate after the product) or "lstm".
+        cell: "gru" (with reset_after) or "lstm".
         x: the inputs, [batch, time, inputs], float32 or float16.
         states: states[layer][part], each [batch, units], in the dtype of x.
-        weights: for each layer kernel, recurrent kernel and bias, as Keras has
-            them, in the dtype of x.
-        lengths: None, or int32 [batch]: the time steps of each row. A row of
-            none leaves the state as it is.
+        weights: for each layer its kernel, recurrent kernel and bias, laid out
+            as in Keras, in the dtype of x.
+        lengths: None, or int32 [batch]: the number of time steps of each row. A
+            row of length 0 keeps its state.
 
     Returns:
-        The outputs of the top layer, [batch, time, units], zero beyond the
-        length of a row, and the new states.
+        The outputs of the top layer [batch, time, units], zero beyond the
+        length of a row, and the new states, nested like `states`.
     """
     units = states[0][0].shape[-1]
-    x, weights = _widened(x, weights, units)
+    x, weights = _pad(x, weights, units)
     states = [
-        [widths.pad(part, widths.missing(units)) for part in parts]
+        [widths.pad(part, widths.num_missing(units)) for part in parts]
         for parts in states
     ]
-    # Time first is the faster way. But an op that has seen a batch of full rows
-    # fails at the first other one, unless the batch comes first: it keeps the
-    # descriptor that it has made, which is of full rows.
+    # Time-major is faster. But a time-major op that has seen a batch of full
+    # rows fails on the first batch with shorter ones: it keeps the descriptor
+    # that it made for full rows.
     time_major = lengths is None
-    with tf.device("CPU:0"):  # where the op wants the lengths
+    with tf.device("CPU:0"):  # where the op needs the lengths
         if time_major:
             batch_size, time = tf.unstack(tf.shape(x)[:2])
-            counted = tf.fill([batch_size], time)
-        else:
-            counted = tf.maximum(lengths, 1)  # older cuDNN refuses empty rows
-    axis = 0 if time_major else 1  # of the layers in the states
+            row_lengths = tf.fill([batch_size], time)
+        else:  # older versions of cuDNN refuse empty rows
+            row_lengths = tf.maximum(lengths, 1)
+    axis = 0 if time_major else 1  # the axis of layers in h and c
     h, c = (
         tf.stack([parts[part] for parts in states], axis) for part in (0, -1)
     )
@@ -57,7 +58,7 @@ def stack(cell, x, states, weights, lengths=None):
         input_h=h,
         input_c=c if cell == "lstm" else tf.zeros([], x.dtype),
         params=_parameters(cell, weights),
-        sequence_lengths=counted,
+        sequence_lengths=row_lengths,
         rnn_mode=cell,
         time_major=time_major,
         is_training=True,
@@ -79,44 +80,44 @@ def stack(cell, x, states, weights, lengths=None):
     return outputs[..., :units], tuple(zip(*new))
 
 
-def _widened(x, weights, units):
-    """The inputs and the weights of layers as `widths` has them."""
-    wide = []
-    x = widths.pad(x, widths.missing(x.shape[-1]))
+def _pad(x, weights, units):
+    """Pads the inputs and the weights of all layers, see `widths`."""
+    padded = []
+    x = widths.pad(x, widths.num_missing(x.shape[-1]))
     inputs = x.shape[-1]
     for kernel, recurrent_kernel, bias in weights:
         rows = inputs - kernel.shape[0]
-        wide.append(
+        padded.append(
             (
                 widths.pad(widths.pad_gates(kernel, units), rows, axis=0),
                 widths.pad(
                     widths.pad_gates(recurrent_kernel, units),
-                    widths.missing(units),
+                    widths.num_missing(units),
                     axis=0,
                 ),
                 widths.pad_gates(bias, units),
             )
         )
-        inputs = units + widths.missing(units)
-    return x, wide
+        inputs = units + widths.num_missing(units)
+    return x, padded
 
 
 def _parameters(cell, weights):
-    """All weights as cuDNN takes them: a vector, matrices before biases."""
+    """Packs all weights into cuDNN's vector: all matrices, then all biases."""
     matrices, biases = [], []
     for kernel, recurrent_kernel, bias in weights:
         matrices += [
-            tf.reshape(_in_order(cell, tf.transpose(matrix)), [-1])
+            tf.reshape(_reorder_gates(cell, tf.transpose(matrix)), [-1])
             for matrix in (kernel, recurrent_kernel)
         ]
-        if cell == "lstm":  # cuDNN has a bias for the state, too
+        if cell == "lstm":  # cuDNN has a recurrent bias, too
             bias = tf.stack([bias, tf.zeros_like(bias)])
-        biases += [_in_order(cell, row) for row in tf.unstack(bias)]
+        biases += [_reorder_gates(cell, row) for row in tf.unstack(bias)]
     return tf.concat(matrices + biases, axis=0)
 
 
-def _in_order(cell, gates):
-    """[gates * units, ...], from the order of Keras to that of cuDNN."""
+def _reorder_gates(cell, gates):
+    """Reorders [gates * units, ...] from the gate order of Keras to cuDNN's."""
     if cell == "lstm":
         return gates  # i, f, g, o in both
     z, r, c = tf.split(gates, 3)

@@ -1,4 +1,4 @@
-"""A loop over time, and what the scans make theirs of."""
+"""The loop over time, and the helpers that the scans share."""
 
 import functools
 
@@ -6,7 +6,12 @@ import tensorflow as tf
 
 
 def with_gradient(custom):
-    """The decorator of a scan: with its own gradient, or without."""
+    """Returns a decorator for a function that returns (results, gradient).
+
+    Args:
+        custom: whether to use that gradient; False: to drop it, so that
+            TensorFlow differentiates the function.
+    """
     if custom:
         return tf.custom_gradient
     return lambda scan: lambda *arguments: scan(*arguments)[0]
@@ -14,25 +19,26 @@ def with_gradient(custom):
 
 @functools.cache
 def _compiled(function):
-    """`function` as XLA compiles it, differentiable still.
+    """Compiles a loop with XLA and keeps it differentiable.
 
-    What autodiff wants of a loop cannot leave a compiled function ("TensorList
-    crossing the XLA/TF boundary"): asked for the gradient of a loop, which
-    happens for second-order gradients only, it gets that of an uncompiled one.
+    The values that automatic differentiation of a loop needs cannot leave a
+    compiled function ("TensorList crossing the XLA/TF boundary"). So the
+    gradient of the result, which only second-order gradients need, is that of
+    the loop without XLA.
     """
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
     def run(*arguments, **options):
         flat = tf.nest.flatten(arguments)
-        places = [
-            place
-            for place, value in enumerate(flat)
+        indices = [
+            index
+            for index, value in enumerate(flat)
             if value is not None and value.dtype.is_floating
         ]
 
         def call(function, tensors):
-            for place, tensor in zip(places, tensors):
-                flat[place] = tensor
+            for index, tensor in zip(indices, tensors):
+                flat[index] = tensor
             packed = tf.nest.pack_sequence_as(arguments, flat)
             return function(*packed, **options)
 
@@ -54,34 +60,36 @@ def _compiled(function):
             return tf.nest.flatten(results), gradient
 
         structure = []
-        results = differentiable(*(flat[place] for place in places))
+        results = differentiable(*(flat[index] for index in indices))
         return tf.nest.pack_sequence_as(structure[0], results)
 
     return run
 
 
 def compiled_if(jit_compile, forward, backward):
-    """The two loops of a scan, compiled by XLA or as they are."""
+    """Returns the two loops of a scan, compiled by XLA if `jit_compile`."""
     if jit_compile:
         return _compiled(forward), _compiled(backward)
     return forward, backward
 
 
 def scan(step, states, sequences, like, state_mask=None, backward=False):
-    """Loops over time.
+    """Calls a function for each time step, passing the states on.
 
     Args:
-        step: (states, *one time step of each sequence) -> (new states,
-            outputs of the step).
-        states: tuple of tensors.
-        sequences: tensors [time, ...].
-        like: for each output of a step a tensor of its shape and dtype.
-        state_mask: None, or [time, batch, 1]: what the states before a step,
-            or going back their gradients, are multiplied by.
-        backward: from the last time step to the first.
+        step: (states, *slices) -> (new states, outputs); the slices are one
+            time step of each sequence.
+        states: tuple of tensors, the states before the first step.
+        sequences: list of tensors [time, ...].
+        like: tuple with a tensor for each output of a step, of the same shape
+            and dtype.
+        state_mask: None, or [time, batch, 1]: the factor of the states before
+            each step. In a backward scan, where the states are gradients, the
+            factor of those that a step returns.
+        backward: whether to begin at the last time step.
 
     Returns:
-        The last states, and the outputs [time, ...].
+        The final states, and a tuple of the outputs [time, ...].
     """
     time = sequences[0].shape[0]
     if time is None:
@@ -94,14 +102,14 @@ def scan(step, states, sequences, like, state_mask=None, backward=False):
 
     inputs = [array(s.shape[1:], s.dtype).unstack(s) for s in sequences]
     if state_mask is not None:
-        keeps = array(state_mask.shape[1:], state_mask.dtype).unstack(
+        factors = array(state_mask.shape[1:], state_mask.dtype).unstack(
             state_mask
         )
 
     def scaled(states, t):
         if state_mask is None:
             return states
-        return tuple(state * keeps.read(t) for state in states)
+        return tuple(state * factors.read(t) for state in states)
 
     def body(count, states, arrays):
         t = time - 1 - count if backward else count
@@ -122,8 +130,8 @@ def scan(step, states, sequences, like, state_mask=None, backward=False):
     return states, tuple(a.stack() for a in arrays)
 
 
-def product(kernel, dropout_masks):
-    """h -> h U, each gate's block of it from h under the gate's mask."""
+def recurrent_matmul(kernel, dropout_masks):
+    """Returns h -> h U, with the dropout mask of each gate on h, if any."""
     if dropout_masks is None:
         return lambda h: _matmul(h, kernel)
     blocks = tf.split(kernel, len(dropout_masks), axis=1)
@@ -133,25 +141,32 @@ def product(kernel, dropout_masks):
     )
 
 
-def product_gradient(kernel, dropout_masks):
-    """d(h U) -> dh; U is transposed once, not at every step."""
+def recurrent_matmul_gradient(kernel, dropout_masks):
+    """Returns d(h U) -> d h; transposes U once, not at every step."""
     transposed = tf.transpose(kernel)
     if dropout_masks is None:
         return lambda d: _matmul(d, transposed)
-    count = len(dropout_masks)
-    blocks = tf.split(transposed, count, axis=0)
+    num_gates = len(dropout_masks)
+    blocks = tf.split(transposed, num_gates, axis=0)
     return lambda d: tf.add_n(
         [
             m * _matmul(part, block)
             for m, part, block in zip(
-                dropout_masks, tf.split(d, count, axis=1), blocks
+                dropout_masks, tf.split(d, num_gates, axis=1), blocks
             )
         ]
     )
 
 
-def kernel_gradient(h, d_products, kernel, dropout_masks):
-    """h [time, batch, units], d(h U) -> dU: all time steps in one product."""
+def kernel_gradient(h, d_recurrent, kernel, dropout_masks):
+    """Computes d U with one matmul over all time steps.
+
+    Args:
+        h: the states before each step, [time, batch, units].
+        d_recurrent: d(h U), [time, batch, gates * units].
+        kernel: U, [units, gates * units].
+        dropout_masks: None, or a mask [batch, units] per gate.
+    """
 
     def gradient(h, d):
         h = tf.reshape(h, (-1, h.shape[-1]))
@@ -161,8 +176,8 @@ def kernel_gradient(h, d_products, kernel, dropout_masks):
         )
 
     if dropout_masks is None:
-        return gradient(h, d_products)
-    parts = tf.split(d_products, len(dropout_masks), axis=-1)
+        return gradient(h, d_recurrent)
+    parts = tf.split(d_recurrent, len(dropout_masks), axis=-1)
     return tf.concat(
         [gradient(h * m, d) for m, d in zip(dropout_masks, parts)], axis=1
     )
@@ -172,31 +187,46 @@ def _matmul(a, b):
     return tf.cast(tf.matmul(tf.cast(a, b.dtype), b), a.dtype)
 
 
-def before(first, sequence, state_mask):
-    """The states that each step sees, given those after it."""
-    before = tf.concat([first[None], sequence[:-1]], axis=0)
-    return before if state_mask is None else before * state_mask
+def previous(initial, states, state_mask):
+    """Returns the state that each step saw, [time, batch, units].
+
+    Args:
+        initial: the state before the first step, [batch, units].
+        states: the states after each step, [time, batch, units].
+        state_mask: None, or [time, batch, 1].
+    """
+    shifted = tf.concat([initial[None], states[:-1]], axis=0)
+    return shifted if state_mask is None else shifted * state_mask
 
 
 def split_masks(dropout_masks, count):
-    """The masks of the first `count` gates, and those of the others."""
+    """Returns the dropout masks of the first `count` gates and the others."""
     if dropout_masks is None:
         return None, None
     return dropout_masks[:count], dropout_masks[count:]
 
 
-def present(*tensors):
-    """Those that are not None."""
+def not_none(*tensors):
+    """Returns the list of the tensors that are not None."""
     return [tensor for tensor in tensors if tensor is not None]
 
 
-def where(keep, new, old):
-    """`new` where the mask keeps a step, or everywhere without a mask."""
+# A step function receives its time step of the mask as `*keep`: one tensor,
+# bool [batch, 1], or none without a mask.
+
+
+def updated(keep, new, old):
+    """Returns `new` where the mask is True or missing, `old` elsewhere."""
     return tf.where(*keep, new, old) if keep else new
 
 
-def part(keep, gradient):
-    """Of a state's gradient what goes through the step, and what around it."""
+def split_gradient(keep, gradient):
+    """Splits the gradient of the state that a step returned.
+
+    Returns:
+        The part that flows through the computation of the step, and the part
+        that goes straight to the state before it, where the step is masked.
+    """
     if not keep:
         return gradient, 0.0
     zeros = tf.zeros_like(gradient)

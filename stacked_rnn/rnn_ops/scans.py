@@ -1,4 +1,4 @@
-"""The three scans, and their loops: the notation is in `rnn_ops`."""
+"""The scans of the three cells; `rnn_ops` explains the notation."""
 
 import tensorflow as tf
 
@@ -21,11 +21,14 @@ def simple_rnn(
         x: projected inputs, [time, batch, units].
         states: (h,), [batch, units].
         recurrent_kernel: [units, units].
-        mask: None, or bool [time, batch, 1].
-        state_mask: None, or x.dtype [time, batch, 1], 0 or 1.
-        dropout_masks: None, or one mask [batch, units].
+        mask: None, or bool [time, batch, 1], False where a step does not
+            change the state.
+        state_mask: None, or [time, batch, 1] of the dtype of x: 0 where the
+            state is set to zero before a step, otherwise 1.
+        dropout_masks: None, or a list with one mask [batch, units].
         jit_compile: whether XLA compiles the loops.
-        custom_gradient: False: leaves the gradient to autodiff.
+        custom_gradient: whether to use the hand-written gradient; False: to
+            leave it to TensorFlow.
 
     Returns:
         The outputs [time, batch, units] and the final states (h',).
@@ -48,8 +51,8 @@ def simple_rnn(
                 state_mask,
                 dropout_masks,
             )
-            before = loops.before(h0, outputs, state_mask)
-            d_kernel = loops.kernel_gradient(before, d_x, kernel, dropout_masks)
+            h_prev = loops.previous(h0, outputs, state_mask)
+            d_kernel = loops.kernel_gradient(h_prev, d_x, kernel, dropout_masks)
             return d_x, d_h0, d_kernel
 
         return (outputs, h), gradient
@@ -74,7 +77,7 @@ def gru(
 
         z  = sigmoid(x_z + h U_z + b_z)          how much of h survives
         r  = sigmoid(x_r + h U_r + b_r)          how much the candidate sees
-        c  = tanh(x_c + r * (h U_c + b_c))       reset after the product, or
+        c  = tanh(x_c + r * (h U_c + b_c))       reset after the matmul, or
         c  = tanh(x_c + (r * h) U_c)             before it (Cho et al. 2014)
         h' = z * h + (1 - z) * c
 
@@ -82,16 +85,23 @@ def gru(
         x: projected inputs, [time, batch, 3 * units]: x_z, x_r, x_c.
         states: (h,), [batch, units].
         recurrent_kernel: [units, 3 * units].
-        recurrent_bias: None, or [3 * units]; with `reset_after` only.
-        reset_after: which of the two candidates.
-        mask: None, or bool [time, batch, 1].
-        state_mask: None, or x.dtype [time, batch, 1], 0 or 1.
-        dropout_masks: None, or three masks [batch, units].
+        recurrent_bias: None, or [3 * units]: b_z, b_r, b_c; needs
+            `reset_after`.
+        reset_after: whether the reset gate acts after the matmul.
+        mask: None, or bool [time, batch, 1], False where a step does not
+            change the state.
+        state_mask: None, or [time, batch, 1] of the dtype of x: 0 where the
+            state is set to zero before a step, otherwise 1.
+        dropout_masks: None, or a list of three masks [batch, units].
         jit_compile: whether XLA compiles the loops.
-        custom_gradient: False: leaves the gradient to autodiff.
+        custom_gradient: whether to use the hand-written gradient; False: to
+            leave it to TensorFlow.
 
     Returns:
         The outputs [time, batch, units] and the final states (h',).
+
+    Raises:
+        ValueError: a recurrent_bias without reset_after.
     """
     if recurrent_bias is None:
         recurrent_bias = tf.zeros(x.shape[-1:], x.dtype)
@@ -115,11 +125,11 @@ def gru(
         )
 
         def gradient(d_outputs, d_h):
-            before = loops.before(h0, outputs, state_mask)
-            d_h0, d_x, d_products = backward(
+            h_prev = loops.previous(h0, outputs, state_mask)
+            d_h0, d_x, d_recurrent = backward(
                 d_outputs,
                 d_h,
-                before,
+                h_prev,
                 *saved,
                 kernel,
                 mask,
@@ -129,20 +139,20 @@ def gru(
             )
             if reset_after:
                 d_kernel = loops.kernel_gradient(
-                    before, d_products, kernel, dropout_masks
+                    h_prev, d_recurrent, kernel, dropout_masks
                 )
-                d_bias = tf.reduce_sum(d_products, [0, 1])
+                d_bias = tf.reduce_sum(d_recurrent, [0, 1])
                 return d_x, d_h0, d_kernel, d_bias
             units = h0.shape[-1]
             *_, r_h = saved
-            gate_masks, candidate_masks = loops.split_masks(dropout_masks, 2)
+            zr_masks, c_masks = loops.split_masks(dropout_masks, 2)
             d_kernel = tf.concat(
                 [
                     loops.kernel_gradient(
-                        before, d_products, kernel, gate_masks
+                        h_prev, d_recurrent, kernel, zr_masks
                     ),
                     loops.kernel_gradient(
-                        r_h, d_x[..., 2 * units :], kernel, candidate_masks
+                        r_h, d_x[..., 2 * units :], kernel, c_masks
                     ),
                 ],
                 axis=1,
@@ -178,11 +188,14 @@ def lstm(
         x: projected inputs, [time, batch, 4 * units]: x_i, x_f, x_g, x_o.
         states: (h, c), each [batch, units].
         recurrent_kernel: [units, 4 * units].
-        mask: None, or bool [time, batch, 1].
-        state_mask: None, or x.dtype [time, batch, 1], 0 or 1.
-        dropout_masks: None, or four masks [batch, units].
+        mask: None, or bool [time, batch, 1], False where a step does not
+            change the state.
+        state_mask: None, or [time, batch, 1] of the dtype of x: 0 where the
+            state is set to zero before a step, otherwise 1.
+        dropout_masks: None, or a list of four masks [batch, units].
         jit_compile: whether XLA compiles the loops.
-        custom_gradient: False: leaves the gradient to autodiff.
+        custom_gradient: whether to use the hand-written gradient; False: to
+            leave it to TensorFlow.
 
     Returns:
         The outputs [time, batch, units] and the final states (h', c').
@@ -209,8 +222,8 @@ def lstm(
                 state_mask,
                 dropout_masks,
             )
-            before = loops.before(h0, outputs, state_mask)
-            d_kernel = loops.kernel_gradient(before, d_x, kernel, dropout_masks)
+            h_prev = loops.previous(h0, outputs, state_mask)
+            d_kernel = loops.kernel_gradient(h_prev, d_x, kernel, dropout_masks)
             return d_x, d_h0, d_c0, d_kernel
 
         return (outputs, h, c), gradient
@@ -219,23 +232,23 @@ def lstm(
     return outputs, (h, c)
 
 
-# Their loops ------------------------------------------------------------------
+# The loops of the scans -------------------------------------------------------
 #
-# The mask and the dropout masks may be None. At a masked step dh is zero for
-# all but the state before it, and so are the gradients of the gates: what was
-# saved there does not matter.
+# The masks may be None. At a masked step the whole gradient of the state goes
+# to the state before it and the gradients of the gates are zero, so the values
+# that the forward loop saved there do not matter.
 
 
 def _simple_rnn_forward(x, h0, kernel, mask, state_mask, dropout_masks):
-    product = loops.product(kernel, dropout_masks)
+    matmul = loops.recurrent_matmul(kernel, dropout_masks)
 
     def step(states, x, *keep):
         (h,) = states
-        h = loops.where(keep, tf.tanh(x + product(h)), h)
+        h = loops.updated(keep, tf.tanh(x + matmul(h)), h)
         return (h,), (h,)
 
     (h,), (outputs,) = loops.scan(
-        step, (h0,), loops.present(x, mask), like=(h0,), state_mask=state_mask
+        step, (h0,), loops.not_none(x, mask), like=(h0,), state_mask=state_mask
     )
     return h, outputs
 
@@ -243,18 +256,18 @@ def _simple_rnn_forward(x, h0, kernel, mask, state_mask, dropout_masks):
 def _simple_rnn_backward(
     d_outputs, d_h, outputs, kernel, mask, state_mask, dropout_masks
 ):
-    product_gradient = loops.product_gradient(kernel, dropout_masks)
+    matmul_gradient = loops.recurrent_matmul_gradient(kernel, dropout_masks)
 
     def step(states, d_output, h, *keep):
         (d_h,) = states
-        d_h, d_kept = loops.part(keep, d_h + d_output)
+        d_h, d_kept = loops.split_gradient(keep, d_h + d_output)
         d_x = d_h * (1 - h * h)
-        return (product_gradient(d_x) + d_kept,), (d_x,)
+        return (matmul_gradient(d_x) + d_kept,), (d_x,)
 
     (d_h0,), (d_x,) = loops.scan(
         step,
         (d_h,),
-        loops.present(d_outputs, outputs, mask),
+        loops.not_none(d_outputs, outputs, mask),
         like=(d_h,),
         state_mask=state_mask,
         backward=True,
@@ -266,32 +279,32 @@ def _gru_forward(
     x, h0, kernel, bias, mask, state_mask, dropout_masks, reset_after
 ):
     units = h0.shape[-1]
-    gate_masks, candidate_masks = loops.split_masks(dropout_masks, 2)
-    product = loops.product(kernel, dropout_masks)
-    gate_product = loops.product(kernel[:, : 2 * units], gate_masks)
-    candidate_product = loops.product(kernel[:, 2 * units :], candidate_masks)
+    zr_masks, c_masks = loops.split_masks(dropout_masks, 2)
+    matmul = loops.recurrent_matmul(kernel, dropout_masks)
+    zr_matmul = loops.recurrent_matmul(kernel[:, : 2 * units], zr_masks)
+    c_matmul = loops.recurrent_matmul(kernel[:, 2 * units :], c_masks)
 
     def step(states, x, *keep):
         (h,) = states
         x_zr, x_c = x[:, : 2 * units], x[:, 2 * units :]
         if reset_after:
-            products = product(h) + bias
-            zr = tf.sigmoid(x_zr + products[:, : 2 * units])
+            recurrent = matmul(h) + bias
+            zr = tf.sigmoid(x_zr + recurrent[:, : 2 * units])
             z, r = zr[:, :units], zr[:, units:]
-            n = products[:, 2 * units :]
+            n = recurrent[:, 2 * units :]
             c = tf.tanh(x_c + r * n)
         else:
-            zr = tf.sigmoid(x_zr + gate_product(h))
+            zr = tf.sigmoid(x_zr + zr_matmul(h))
             z, r = zr[:, :units], zr[:, units:]
             n = r * h
-            c = tf.tanh(x_c + candidate_product(n))
-        h = loops.where(keep, c + z * (h - c), h)
+            c = tf.tanh(x_c + c_matmul(n))
+        h = loops.updated(keep, c + z * (h - c), h)
         return (h,), (h, z, r, c, n)
 
     (h,), saved = loops.scan(
         step,
         (h0,),
-        loops.present(x, mask),
+        loops.not_none(x, mask),
         like=(h0,) * 5,
         state_mask=state_mask,
     )
@@ -301,7 +314,7 @@ def _gru_forward(
 def _gru_backward(
     d_outputs,
     d_h,
-    before,
+    h_prev,
     z,
     r,
     c,
@@ -313,34 +326,36 @@ def _gru_backward(
     reset_after,
 ):
     units = d_h.shape[-1]
-    gate_masks, candidate_masks = loops.split_masks(dropout_masks, 2)
-    product_gradient = loops.product_gradient(kernel, dropout_masks)
-    gate_gradient = loops.product_gradient(kernel[:, : 2 * units], gate_masks)
-    candidate_gradient = loops.product_gradient(
-        kernel[:, 2 * units :], candidate_masks
+    zr_masks, c_masks = loops.split_masks(dropout_masks, 2)
+    matmul_gradient = loops.recurrent_matmul_gradient(kernel, dropout_masks)
+    zr_gradient = loops.recurrent_matmul_gradient(
+        kernel[:, : 2 * units], zr_masks
+    )
+    c_gradient = loops.recurrent_matmul_gradient(
+        kernel[:, 2 * units :], c_masks
     )
 
     def step(states, d_output, h, z, r, c, n, *keep):
         (d_h,) = states
-        d_h, d_kept = loops.part(keep, d_h + d_output)
+        d_h, d_kept = loops.split_gradient(keep, d_h + d_output)
         d_c = d_h * (1 - z) * (1 - c * c)
         d_z = d_h * (h - c) * z * (1 - z)
         if reset_after:
             d_r = d_c * n * r * (1 - r)
-            d_products = tf.concat([d_z, d_r, d_c * r], axis=1)
-            d_before = d_h * z + product_gradient(d_products)
+            d_recurrent = tf.concat([d_z, d_r, d_c * r], axis=1)
+            d_h_prev = d_h * z + matmul_gradient(d_recurrent)
         else:
-            d_n = candidate_gradient(d_c)
+            d_n = c_gradient(d_c)
             d_r = d_n * h * r * (1 - r)
-            d_products = tf.concat([d_z, d_r], axis=1)
-            d_before = d_h * z + d_n * r + gate_gradient(d_products)
+            d_recurrent = tf.concat([d_z, d_r], axis=1)
+            d_h_prev = d_h * z + d_n * r + zr_gradient(d_recurrent)
         d_x = tf.concat([d_z, d_r, d_c], axis=1)
-        return (d_before + d_kept,), (d_x, d_products)
+        return (d_h_prev + d_kept,), (d_x, d_recurrent)
 
-    (d_h0,), (d_x, d_products) = loops.scan(
+    (d_h0,), (d_x, d_recurrent) = loops.scan(
         step,
         (d_h,),
-        loops.present(d_outputs, before, z, r, c, n, mask),
+        loops.not_none(d_outputs, h_prev, z, r, c, n, mask),
         like=(
             tf.concat([d_h] * 3, axis=1),
             tf.concat([d_h] * (3 if reset_after else 2), axis=1),
@@ -348,25 +363,25 @@ def _gru_backward(
         state_mask=state_mask,
         backward=True,
     )
-    return d_h0, d_x, d_products
+    return d_h0, d_x, d_recurrent
 
 
 def _lstm_forward(x, h0, c0, kernel, mask, state_mask, dropout_masks):
-    product = loops.product(kernel, dropout_masks)
+    matmul = loops.recurrent_matmul(kernel, dropout_masks)
 
     def step(states, x, *keep):
         h, c = states
-        x_i, x_f, x_g, x_o = tf.split(x + product(h), 4, axis=1)
+        x_i, x_f, x_g, x_o = tf.split(x + matmul(h), 4, axis=1)
         i, f, o = tf.sigmoid(x_i), tf.sigmoid(x_f), tf.sigmoid(x_o)
         g = tf.tanh(x_g)
-        c = loops.where(keep, f * c + i * g, c)
-        h = loops.where(keep, o * tf.tanh(c), h)
+        c = loops.updated(keep, f * c + i * g, c)
+        h = loops.updated(keep, o * tf.tanh(c), h)
         return (h, c), (h, c, i, f, g, o)
 
     (h, c), saved = loops.scan(
         step,
         (h0, c0),
-        loops.present(x, mask),
+        loops.not_none(x, mask),
         like=(h0,) * 6,
         state_mask=state_mask,
     )
@@ -388,30 +403,30 @@ def _lstm_backward(
     state_mask,
     dropout_masks,
 ):
-    product_gradient = loops.product_gradient(kernel, dropout_masks)
+    matmul_gradient = loops.recurrent_matmul_gradient(kernel, dropout_masks)
 
-    def step(states, d_output, c_before, c, i, f, g, o, *keep):
+    def step(states, d_output, c_prev, c, i, f, g, o, *keep):
         d_h, d_c = states
-        d_h, d_h_kept = loops.part(keep, d_h + d_output)
-        d_c, d_c_kept = loops.part(keep, d_c)
+        d_h, d_h_kept = loops.split_gradient(keep, d_h + d_output)
+        d_c, d_c_kept = loops.split_gradient(keep, d_c)
         tanh_c = tf.tanh(c)
         d_c += d_h * o * (1 - tanh_c * tanh_c)
         d_x = tf.concat(
             [
                 d_c * g * i * (1 - i),
-                d_c * c_before * f * (1 - f),
+                d_c * c_prev * f * (1 - f),
                 d_c * i * (1 - g * g),
                 d_h * tanh_c * o * (1 - o),
             ],
             axis=1,
         )
-        return (product_gradient(d_x) + d_h_kept, d_c * f + d_c_kept), (d_x,)
+        return (matmul_gradient(d_x) + d_h_kept, d_c * f + d_c_kept), (d_x,)
 
     (d_h0, d_c0), (d_x,) = loops.scan(
         step,
         (d_h, d_c),
-        loops.present(
-            d_outputs, loops.before(c0, c, state_mask), c, i, f, g, o, mask
+        loops.not_none(
+            d_outputs, loops.previous(c0, c, state_mask), c, i, f, g, o, mask
         ),
         like=(tf.concat([d_h] * 4, axis=1),),
         state_mask=state_mask,

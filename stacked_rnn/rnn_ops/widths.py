@@ -1,21 +1,21 @@
-"""Layers of any width as layers of a width that tensor cores like.
+"""Pads layers to a width that suits tensor cores, a multiple of 8.
 
-They take sizes that are multiples of 8, and others only by slow ways: 1,150
-units take half as long again as 1,152 (benchmarks/results/gpu.md). A layer with
-a few units more whose weights are all zero gives the same: a unit that begins
-at zero stays there, as tanh(0) = 0 is all that its state takes up.
+Other widths take a slow path: 1,150 units take half as long again as 1,152
+(benchmarks/results/gpu.md). Extra units whose weights are all zero do not
+change a layer's results: their state starts at zero and remains there, because
+the candidate that is added to it is tanh(0) = 0.
 """
 
 import tensorflow as tf
 
 
-def missing(units) -> int:
-    """How many units a layer lacks."""
+def num_missing(units) -> int:
+    """Returns how many units a layer needs to reach a multiple of 8."""
     return -units % 8
 
 
 def pad(x, count, axis=-1):
-    """Zeros at the end of an axis."""
+    """Appends `count` zeros to an axis."""
     if not count:
         return x
     paddings = [[0, 0] for _ in x.shape]
@@ -24,8 +24,8 @@ def pad(x, count, axis=-1):
 
 
 def pad_gates(weights, units):
-    """[..., gates * units], each gate's block padded."""
-    count = missing(units)
+    """Pads the block of each gate in weights [..., gates * units]."""
+    count = num_missing(units)
     if not count:
         return weights
     gates = weights.shape[-1] // units

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from stacked_rnn import datasets, export, inference, metrics, models
-from stacked_rnn.inference.classifier import scores_of, targets_of
+from stacked_rnn.inference.classifier import compute_scores, label_matrix
 from stacked_rnn.reports import plots
 from stacked_rnn.tasks import base
 
@@ -139,8 +139,8 @@ class ClassifierTask(base.Task):
             return
         exported.model.apply_temperature(
             metrics.best_temperature(
-                scores_of(exported.serving_default, texts.texts),
-                targets_of(texts, self.data.labels),
+                compute_scores(exported.serving_default, texts.texts),
+                label_matrix(texts, self.data.labels),
                 self.data.multi_label,
             )
         )
