@@ -6,7 +6,7 @@
 
 A language model reads the file from the first character to the last with the
 state carried along, and predicts every token but the first once. A classifier
-needs labelled texts, a seq2seq model pairs of texts, in the formats of train.py.
+needs labelled texts, a seq2seq model pairs of texts, in a format of train.py.
 """
 
 import json
@@ -25,9 +25,7 @@ def main(saved_model_config, config, search):
         raise UserError("--text=FILE is missing: name the text to score")
     model = inference.load(saved_model_config.saved_model)
     if not model.description.info.rewrites_texts:
-        flags.refuse_given(
-            search.to_dict(), "for seq2seq models only"
-        )
+        flags.refuse_given(search.to_dict(), "for seq2seq models only")
     result = model.evaluate_files(config, search)
     if "bleu" in result and result["bleu"] is None:
         print("bleu needs: pip install sacrebleu", file=sys.stderr)

@@ -184,13 +184,11 @@ def given_flags() -> set[str]:
     return {name for name in flags.FLAGS if flags.FLAGS[name].present}
 
 
-def refuse_given(names, reason) -> None:
+def refuse_given(names, why) -> None:
     """Raises a `UserError` where the user has given one of these flags."""
     given = sorted(given_flags() & set(names))
     if given:
-        raise UserError(
-            ", ".join(f"--{name}" for name in given) + f": {reason}"
-        )
+        raise UserError(", ".join(f"--{name}" for name in given) + f": {why}")
 
 
 def to_flags(*configs) -> str:

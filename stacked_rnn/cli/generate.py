@@ -96,7 +96,7 @@ def check_flags(config, sampling, given) -> None:
     if without_effect:
         names = ", ".join(f"--{name}" for name in sorted(without_effect))
         raise UserError(
-            f"{names}: has no effect with --num_beams={config.num_beams}, which "
+            f"{names}: no effect with --num_beams={config.num_beams}, which "
             + ("draws nothing" if config.use_beam_search else "does not search")
         )
 

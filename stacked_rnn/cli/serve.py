@@ -12,7 +12,7 @@ Then open http://127.0.0.1:8501/ in a browser, or:
     -d '{"instances": ["The "]}'
 
 A new version in the directory is loaded and replaces the old one without a
-pause. After SIGTERM or Ctrl-C, running requests finish and new ones are refused.
+pause. After SIGTERM or Ctrl-C, running requests finish, others are refused.
 Needs: pip install --editable '.[serve]'
 """
 

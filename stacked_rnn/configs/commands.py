@@ -69,7 +69,7 @@ class GenerateConfig(Config):
     stop: tuple[str, ...] = setting(
         (),
         "End a text before this string; may be repeated. \\n, \\t, \\r and "
-        "\\\\ stand for a line break, a tab, a carriage return and a backslash.",
+        "\\\\ mean a line break, a tab, a carriage return and a backslash.",
     )
     stream: bool | None = setting(
         None,
