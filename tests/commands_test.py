@@ -664,9 +664,11 @@ def labelled(tmp_path_factory):
         "--nojit_compile",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    assert "warning: 1 text(s) empty: left out" in ran.stderr
-    assert "warning: 1 text(s) of more than --sequence_length=20" in ran.stderr
-    assert "On the validation: accuracy 1.000" in ran.stdout
+    assert "warning: 1 text(s) are empty: left out" in ran.stderr
+    assert (
+        "warning: 1 text(s) have more than --sequence_length=20" in ran.stderr
+    )
+    assert "On the validation texts: accuracy 1.000" in ran.stdout
     assert "bad" in ran.stdout and "  accuracy 1.000  " in ran.stdout
     assert re.search(r"predict.py .*/days/1 --text='a \w+ day \d'", ran.stdout)
     for name in ("classification.png", "curves.png", "history.csv"):

@@ -121,12 +121,11 @@ def _help(description, config_classes) -> str:
             if default not in ("", (), None):
                 name += f"  ({shown})"
             lines += [f"  {name}", wrapped(rules["help"], " " * 6)]
-    lines += [
-        "",
+    footer = (
         "--flagfile=FILE reads flags from a file, one per line. --helpfull "
-        "lists those of the libraries, too.",
-    ]
-    return "\n".join(lines)
+        "lists those of the libraries, too."
+    )
+    return "\n".join([*lines, "", wrapped(footer, "")])
 
 
 def _reworded(error) -> str:

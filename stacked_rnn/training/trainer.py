@@ -401,7 +401,7 @@ class Trainer:
             started = time.monotonic()
             scores = self.evaluate(self.data.validation).logs("val_")
             self._clock.reserve = time.monotonic() - started
-            self._check_finite("loss of the validation", scores["val_loss"])
+            self._check_finite("validation loss", scores["val_loss"])
         row = {"epoch": progress.epoch} | logs | scores
         # Without the speed, the same run has the same history.
         del row[f"{self.task.unit}_per_second"]
