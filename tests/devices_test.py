@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from stacked_rnn import configs, tokenizers, training
+from stacked_rnn import configs, tokenizers
+from stacked_rnn.training import descriptions
 from stacked_rnn.utils import devices
 from tests.helpers import simulated_gpu, small_tasks
 from tests.helpers.small_models import CELLS
@@ -178,7 +179,7 @@ def test_training_by_cudnn_is_training_by_scan(
             **train,
         )  # fmt: skip
         assert trainer.plan.use_cudnn == with_gpu
-        said = training.describe_run(trainer)
+        said = descriptions.describe_run(trainer)
         assert ("Simulated GPU, float32, cuDNN" in said) == (with_gpu)
         trainer.fit(verbose=0)
         scores.append(trainer.history[0]["val_loss"])
@@ -289,7 +290,7 @@ def test_a_run_says_which_library_is_missing(tmp_path, monkeypatch):
     trainer = small_tasks.make_trainer("classifier", tmp_path)
     assert (
         "(no GPU; TensorFlow found a card but not libcudnn.so.9), float32"
-        in training.describe_run(trainer)
+        in descriptions.describe_run(trainer)
     )
 
 

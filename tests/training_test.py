@@ -27,7 +27,7 @@ from stacked_rnn import (
     tokenizers,
     training,
 )
-from stacked_rnn.training import plan, runs
+from stacked_rnn.training import descriptions, plan, runs
 from stacked_rnn.utils import devices
 from tests.helpers.small_models import mirrored, small_config
 
@@ -748,7 +748,7 @@ def test_the_best_epoch_is_named(losses, expected, monkeypatch):
     scores = iter([metrics.Score(10 * loss, 10, 10.0) for loss in losses])
     monkeypatch.setattr(trainer, "evaluate", lambda windows: next(scores))
     trainer.fit(verbose=0)
-    assert re.search(expected, training.describe_best(trainer))
+    assert re.search(expected, descriptions.describe_best(trainer))
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
@@ -1098,7 +1098,7 @@ def test_as_many_epochs_as_fit_end_with_the_schedule(
     stopped.fit([StopAt(stopped, 38)], verbose=0)
     assert stopped.interrupted and not stopped.is_finished
     assert 30 < stopped.step < 50
-    progress = training.describe_progress(stopped)
+    progress = descriptions.describe_progress(stopped)
     assert f"step {stopped.step}, after 0." in progress
     trainer = make(1.25)
     history = History()
@@ -1160,12 +1160,12 @@ def test_every_optimizer_learns(name):
 
 
 def test_two_lines_say_what_is_trained(monkeypatch):
-    what, how = training.describe_run(make_trainer()).splitlines()
+    what, how = descriptions.describe_run(make_trainer()).splitlines()
     assert "600 tokens to learn from, 2 epoch(s) of 30 steps" in what
     assert how == "On the CPU (no GPU), float32, without XLA"
     monkeypatch.setattr(plan, "estimated_bytes", lambda *_: 2e9)
     trainer = make_trainer(strategy=mirrored(), epochs=0, max_minutes=3.0)
-    what, how = training.describe_run(trainer).splitlines()
+    what, how = descriptions.describe_run(trainer).splitlines()
     assert "epochs of 30 steps, as many as fit in 3 minutes" in what
     assert how.startswith("On 2 devices: the CPU (no GPU), float32")
     assert how.endswith(", about 2.0 GB of memory on each device")

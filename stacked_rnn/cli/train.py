@@ -82,6 +82,7 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
 
     from stacked_rnn import training, version_changes
     from stacked_rnn.reports import plots
+    from stacked_rnn.training import descriptions
 
     trainer = training.Trainer(
         model_config,
@@ -112,7 +113,7 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
     (model_dir / "config.flags").write_text(
         flags.to_flags(given_config, start.train_config), encoding="utf-8"
     )
-    print(training.describe_run(trainer))
+    print(descriptions.describe_run(trainer))
     if start.path and not trainer.step:
         print(f"Starting with the weights of {start.path}")
 
@@ -131,9 +132,9 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
     training.note_export(model_dir, trainer.step, version)
     task.report(version, model_dir)
     if not trainer.is_finished:
-        progress = training.describe_progress(trainer)
+        progress = descriptions.describe_progress(trainer)
         print(f"Stopped at {progress}; the same command resumes from there.")
-    print(f"\n{training.describe_best(trainer)}")
+    print(f"\n{descriptions.describe_best(trainer)}")
     curves = model_dir / "curves.png"
     if trainer.history and not plots.draw_curves(trainer.history, curves):
         curves = "not drawn, matplotlib is missing: pip install matplotlib"

@@ -30,9 +30,7 @@ class GenerateConfig(Config):
     """Prompts, beam search and output."""
 
     prompt: tuple[str, ...] = setting(
-        (),
-        "Text to continue; may be repeated. Without one, the model begins a "
-        "new text.",
+        (), "Text to continue; may be repeated. Default: begin a new text."
     )
     prompts_file: str = setting(
         "",
@@ -136,7 +134,7 @@ class EvaluateConfig(Config):
     )
     label_separator: str = setting(
         ",",
-        "Multi-label classifiers only: string between the labels of a text.",
+        "Multi-label classifiers only: string between the labels.",
     )
     source_field: str = setting(
         "source", "Seq2seq only: column or field with the text to rewrite."
@@ -150,9 +148,7 @@ class EvaluateConfig(Config):
 class PredictConfig(Config):
     """The texts, and how to print the predictions."""
 
-    text: tuple[str, ...] = setting(
-        (), "Text to label or rewrite; may be repeated."
-    )
+    text: tuple[str, ...] = setting((), "Text to read; may be repeated.")
     texts_file: str = setting(
         "",
         "File with one text per line, any number of them; may be gzipped, a "

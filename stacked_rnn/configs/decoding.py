@@ -13,10 +13,7 @@ class SamplingConfig(Config):
     """How to draw tokens from the model's distribution."""
 
     max_new_tokens: int = setting(
-        300,
-        "Maximum number of tokens to generate.",
-        minimum=0,
-        maximum=MAX_NEW_TOKENS,
+        300, "Maximum number of new tokens.", minimum=0, maximum=MAX_NEW_TOKENS
     )
     temperature: float = setting(
         0.8,

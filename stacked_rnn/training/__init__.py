@@ -1,11 +1,6 @@
 """Training: the loop, its callbacks, and the run directory on disk."""
 
 from stacked_rnn.training.callbacks import SampleTexts
-from stacked_rnn.training.descriptions import (
-    describe_best,
-    describe_progress,
-    describe_run,
-)
 from stacked_rnn.training.runs import find_export, lock_run, note_export
 from stacked_rnn.training.strategies import (
     Workers,
@@ -18,9 +13,6 @@ __all__ = [
     "SampleTexts",
     "Trainer",
     "Workers",
-    "describe_best",
-    "describe_progress",
-    "describe_run",
     "find_export",
     "lock_run",
     "lost_workers_explained",

@@ -38,13 +38,9 @@ class ExecutionPlan:
             "mixed_bfloat16": "matmuls in bfloat16",
             "mixed_float16": "matmuls in float16",
         }[self.dtype_policy]
-        if self.use_cudnn:
-            compiler = "cuDNN"
-        elif self.xla == "nothing":
-            compiler = "without XLA"
-        else:
-            compiler = "compiled by XLA"
-        return f"{_describe(self.gpus)}, {precision}, {compiler}"
+        compiled = {"nothing": "without XLA"}.get(self.xla, "compiled by XLA")
+        backend = "cuDNN" if self.use_cudnn else compiled
+        return f"{_describe(self.gpus)}, {precision}, {backend}"
 
 
 def _describe(gpus) -> str:
@@ -124,17 +120,15 @@ def _xla_on_cpu(model_config, train_config) -> str:
     Dropout updates its seeds, and compiled shards that write to variables would
     wait for each other.
     """
-    is_mixed = train_config.mixed_precision
-    if model_config.units >= 512 and is_mixed:
+    units, is_mixed = model_config.units, train_config.mixed_precision
+    if units >= 512 and is_mixed:
         return "nothing"
     has_dropout = (
         model_config.dropout
         or model_config.recurrent_dropout
         or model_config.embedding_dropout
     )
-    if model_config.units > 256 or is_mixed or has_dropout:
-        return "loops"
-    return "shards"
+    return "loops" if units > 256 or is_mixed or has_dropout else "shards"
 
 
 def estimated_bytes(
