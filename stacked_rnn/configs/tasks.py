@@ -164,7 +164,9 @@ def with_task_defaults(model_config, train_config, given):
                 and field.name in given
                 and getattr(config, field.name) != field.default
             ):
-                raise UserError(f"--{field.name}: no effect with --task={task}")
+                raise UserError(
+                    f"--{field.name}: has no effect with --task={task}"
+                )
     defaults = dict(TASKS[task].defaults)
     if train_config.max_minutes:
         defaults["epochs"] = 0  # as many as fit
