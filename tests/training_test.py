@@ -896,7 +896,7 @@ def test_where_all_checkpoints_are_damaged_the_newest_is_named(tmp_path):
     for path in (tmp_path / "run/checkpoints/last").glob("*.data*"):
         damage(path, "cut")
     with pytest.raises(
-        configs.UserError, match=r"--resume: .*last/ckpt-60 cannot be read"
+        configs.UserError, match=r"--resume: neither .*last/ckpt-60 nor an earl"
     ):
         make_trainer(model_dir=tmp_path / "run")
 
