@@ -432,6 +432,6 @@ def test_nothing_begins_with_a_classifier(labelled):
     )  # fmt: skip
     version = classifier.save("classifiers")
     with pytest.raises(
-        configs.UserError, match="a classifier: a run can begin"
+        configs.UserError, match="a classifier: a run can start"
     ):
         classifier_task(init_from=str(version), model_dir="another")
