@@ -1,9 +1,11 @@
-# make demo   set up, train on a text that Python ships, generate
-# make test   set up, run the tests
-# make drill  longer tests: 20 kills, 4 processes, hosts cut off (as root)
-# make soak   a server under load for an hour
-# make lint   set up, check style, format and docs/commands.md
-# make bench  set up, measure training beside stock Keras and PyTorch
+# make demo    set up, train on a text that Python ships, generate
+# make test    set up, run the tests
+# make drill   longer tests: 20 kills, 4 processes, hosts cut off (as root)
+# make soak    test a server under load for an hour
+# make lint    set up, check style, format and docs/commands.md
+# make format  set up, fix style and format, write docs/commands.md
+# make bench   set up, compare training with stock Keras and PyTorch
+# make clean   delete the environment
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --epochs=4 --max_minutes=2
 	@echo
-	@echo "A text that it generates:"
+	@echo "A text from the trained model:"
 	@echo
 	$(BIN)/python generate.py --prompt="The "
 
@@ -45,7 +47,7 @@ clean:
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit( \
-	    "Python %d.%d: Keras 3.15 needs 3.11 to 3.13; name one: make PYTHON=python3.12 ..." \
+	    "Python %d.%d: Keras 3.15 needs 3.11 to 3.13: run make PYTHON=python3.12 ..." \
 	    % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 

@@ -1,4 +1,4 @@
-"""Generates text from an exported model, with no need of the training data."""
+"""Generates text with an exported language model."""
 
 from stacked_rnn.cli.generate import run
 

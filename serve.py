@@ -1,4 +1,4 @@
-"""Serves exported models: OpenAI's and TensorFlow Serving's APIs, a page."""
+"""Serves exported models over the APIs of OpenAI and TensorFlow Serving."""
 
 from stacked_rnn.cli.serve import run
 

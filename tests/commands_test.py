@@ -99,7 +99,7 @@ def test_the_same_command_goes_on_and_config_flags_repeat_the_run(trained):
         trained, "train.py", "--flagfile=runs/cats/config.flags", "--epochs=3"
     )
     assert more.returncode == 0, more.stderr
-    assert "going on from step" in more.stdout
+    assert "resuming at step" in more.stdout
     assert "Epoch 3/3" in more.stdout and "Epoch 2" not in more.stdout
 
 
@@ -112,8 +112,8 @@ def test_a_finished_run_says_so_and_exports_nothing_new(tmp_path):
     assert again.returncode == 0, again.stderr
     assert again.stderr == ""
     for words in (
-        "Nothing is left to do", "saved_models/cats/1", "--epochs=2 goes on",
-        "--noresume starts over",
+        "Nothing is left to do", "saved_models/cats/1",
+        "--epochs=2 continues it", "--noresume starts over",
     ):  # fmt: skip
         assert words in again.stdout
     versions = tmp_path / "saved_models/cats"
@@ -209,7 +209,7 @@ def test_signals_stop_a_training_with_an_export(name, tmp_path):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "stopping after this step" in output
-    assert "the same command goes on from there" in output
+    assert "the same command resumes from there" in output
     assert "Exported" in output
 
 
@@ -340,7 +340,7 @@ def test_stop_strings_are_written_with_escapes(trained):
     found = json.loads(ran.stdout)
     assert found["finish_reason"] == "stop" and "\n" not in found["text"]
     assert ran.stderr.count("\n") == 2  # and which model was taken
-    assert "--stop='\u4e2d' can never come: the model's vocab" in ran.stderr
+    assert "--stop='\u4e2d' never occurs: the model's vocab" in ran.stderr
 
 
 def test_prompts_come_from_files_of_all_kinds(trained):
@@ -616,7 +616,7 @@ def test_a_run_goes_on_from_a_trained_model(trained):
     assert not (trained / "saved_models/birds").exists()
     ran = run(trained, "train.py", *flags, *SMALL[4:], "--epochs=1")
     assert ran.returncode == 0, ran.stderr
-    assert "Beginning with the weights of saved_models/cats/" in ran.stdout
+    assert "Starting with the weights of saved_models/cats/" in ran.stdout
     assert ran.stderr.count("\n") == 1
     assert "read as unknown: 'j' '\u00e4'\n" in ran.stderr
     written = (trained / "runs/birds/config.flags").read_text()
@@ -636,7 +636,7 @@ def test_ctrl_c_saves_exports_and_says_so(tmp_path):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "stopping after this step" in output
-    assert "same command goes on" in output.replace("\n", " ")
+    assert "same command resumes" in output.replace("\n", " ")
     assert "Exported saved_models/cats/1" in output
     assert (tmp_path / "runs/cats/checkpoints/last/checkpoint").exists()
 
@@ -664,9 +664,11 @@ def labelled(tmp_path_factory):
         "--nojit_compile",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    assert "warning: 1 text(s) empty: left out" in ran.stderr
-    assert "warning: 1 text(s) of more than --sequence_length=20" in ran.stderr
-    assert "On the validation: accuracy 1.000" in ran.stdout
+    assert "warning: 1 text(s) are empty: left out" in ran.stderr
+    assert (
+        "warning: 1 text(s) have more than --sequence_length=20" in ran.stderr
+    )
+    assert "On the validation texts: accuracy 1.000" in ran.stdout
     assert "bad" in ran.stdout and "  accuracy 1.000  " in ran.stdout
     assert re.search(r"predict.py .*/days/1 --text='a \w+ day \d'", ran.stdout)
     for name in ("classification.png", "curves.png", "history.csv"):
@@ -702,7 +704,7 @@ def test_texts_of_which_nothing_is_known_are_counted(labelled):
     )  # fmt: skip
     assert ran.returncode == 0 and ran.stdout.count("\n") == 4
     _, unknown, empty = ran.stderr.splitlines()
-    assert "nothing in 2 text(s) is known to the model" in unknown
+    assert "the model knows no token of 2 text(s)" in unknown
     assert "1 text(s) are empty" in empty
 
 

@@ -107,7 +107,7 @@ def test_no_knob_is_dead():
         for path in sources
         if path.parent.name != "configs" or path.name == "commands.py"
         for owner, name in attributes_read(path)
-        if re.search("config$|sampling$|^defaults$|^where$|^self$", owner)
+        if re.search("config$|sampling$|^defaults$|^self$", owner)
     }
     dead = [
         f"{kind.__name__}.{field.name}"
@@ -135,7 +135,7 @@ def test_every_help_is_a_sentence(kind):
         ("--units=64,64", "--units=64,64: not a whole number"),
         ("--dropout=hot", "--dropout=hot: not a number"),
         ("--cell=gruu", "--cell=gruu: choose from gru|lstm|simple_rnn"),
-        ("--residual=maybe", "--residual=maybe: true or false?"),
+        ("--residual=maybe", "--residual=maybe: neither true nor false"),
         ("--noresidual=3", "--noresidual=3 does not take an argument"),
         ("--unit=3", "--unit: there is no such flag. Did you mean --units?"),
         ("--flagfile=no.flags", "--flagfile=no.flags: No such file or"),

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from stacked_rnn import configs, tokenizers
+from stacked_rnn.training import descriptions
 from stacked_rnn.utils import devices
 from tests.helpers import simulated_gpu, small_tasks
 from tests.helpers.small_models import CELLS
@@ -178,9 +179,8 @@ def test_training_by_cudnn_is_training_by_scan(
             **train,
         )  # fmt: skip
         assert trainer.plan.use_cudnn == with_gpu
-        assert ("Simulated GPU, float32, cuDNN" in trainer.describe()) == (
-            with_gpu
-        )
+        said = descriptions.describe_run(trainer)
+        assert ("Simulated GPU, float32, cuDNN" in said) == (with_gpu)
         trainer.fit(verbose=0)
         scores.append(trainer.history[0]["val_loss"])
         weights.append(trainer.model.get_weights())
@@ -199,7 +199,7 @@ def test_float16_by_cudnn_learns(task, tmp_path, monkeypatch):
         model={"cell": "gru"}, mixed_precision=True, jit_compile=False,
         epochs=3,
     )  # fmt: skip
-    assert "Old, products in float16, cuDNN" in str(trainer.plan)
+    assert "Old, matmuls in float16, cuDNN" in str(trainer.plan)
     trainer.fit(verbose=0)
     losses = [row["loss"] for row in trainer.history]
     assert losses == sorted(losses, reverse=True) != losses[::-1]
@@ -220,7 +220,7 @@ def test_xla_runs_the_scans_and_the_update_on_a_gpu(tmp_path, monkeypatch):
             document_separator="\\n",
             gradient_clip_norm=0.1,
         )
-        assert trainer.plan.compiles_update == with_gpu
+        assert trainer.plan.use_xla_for_update == with_gpu
         trainer.fit(verbose=0)
         results.append(list(trainer.history[0].values()))
     np.testing.assert_allclose(*results, atol=1e-4)
@@ -290,7 +290,7 @@ def test_a_run_says_which_library_is_missing(tmp_path, monkeypatch):
     trainer = small_tasks.make_trainer("classifier", tmp_path)
     assert (
         "(no GPU; TensorFlow found a card but not libcudnn.so.9), float32"
-        in trainer.describe()
+        in descriptions.describe_run(trainer)
     )
 
 

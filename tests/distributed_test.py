@@ -66,7 +66,7 @@ def test_where_one_dies_the_other_stops_and_all_go_on(
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "saved_models/cats/1").exists()
     chief, _ = finish(start_workers([tmp_path] * 2, [flags] * 2))
-    assert "going on from step" in chief
+    assert "resuming at step" in chief
     assert_close(tmp_path, one_process)
 
 
@@ -85,7 +85,7 @@ def test_different_flags_are_found_before_training(tmp_path):
 @pytest.mark.parametrize(
     ("tf_config", "message"),
     [
-        ("not json", "TF_CONFIG is malformed.*expected such as"),
+        ("not json", "TF_CONFIG is malformed.*expected something like"),
         ("[]", "TF_CONFIG is malformed"),
         ("{}", "TF_CONFIG is malformed .'task'"),
         (

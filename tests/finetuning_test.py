@@ -88,7 +88,7 @@ def train_config(**changes):
 
 
 def prepare(init_from, model_dir="another", model=None, given=(), **changes):
-    return warm_start.prepare(
+    return warm_start.resolve_init_from(
         configs.ModelConfig(**model or {}),
         train_config(init_from=init_from, **changes),
         model_dir,
@@ -224,7 +224,7 @@ def test_what_was_asked_for_must_not_contradict():
 def test_what_a_run_writes_down_repeats_it():
     """config.flags gives every flag, those of the trained model included."""
     start = prepare("models")
-    again = warm_start.prepare(
+    again = warm_start.resolve_init_from(
         start.model_config,
         start.train_config,
         "another",
@@ -367,7 +367,7 @@ def labelled(here):
 
 
 def classifier_task(bidirectional=False, model_dir="classified", **changes):
-    start = warm_start.prepare(
+    start = warm_start.resolve_init_from(
         small_config(bidirectional=bidirectional, pooling="max"),
         configs.TrainConfig(
             task="classifier", corpus="labelled.tsv", **changes
@@ -432,6 +432,6 @@ def test_nothing_begins_with_a_classifier(labelled):
     )  # fmt: skip
     version = classifier.save("classifiers")
     with pytest.raises(
-        configs.UserError, match="a classifier: a run can begin"
+        configs.UserError, match="a classifier: a run can start"
     ):
         classifier_task(init_from=str(version), model_dir="another")

@@ -310,7 +310,7 @@ def test_a_run_says_what_it_runs_on(runs):
     _, (gpu, cpu, killed) = runs
     assert f"{devices.gpus()[0].name}, float32, cuDNN" in gpu
     assert "the CPU (no GPU), float32, compiled by XLA" in cpu
-    assert "going on from step" in killed
+    assert "resuming at step" in killed
 
 
 @of_runs

@@ -51,7 +51,7 @@ FLAGS = (
 )  # fmt: skip
 LOST = (
     "train.py: error: another worker has died or is out of reach: start all "
-    "of them again with the same command, and they go on from the last "
+    "of them again with the same command, and they resume from the last "
     "checkpoint"
 )
 START_SECONDS = 120  # until the first checkpoint, on a busy machine
@@ -283,7 +283,7 @@ def wait_for_ends(processes, since, seconds):
 def assert_all_go_on(hosts, expected):
     assert not (hosts.directory / "saved_models/cats/1").exists()
     chief, *_ = finish(hosts.start_all())
-    assert "going on from step" in chief
+    assert "resuming at step" in chief
     assert_close(hosts.directory, expected)
 
 

@@ -89,6 +89,6 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
             killed, epochs, rng.uniform(0.0, 0.5)
         )
         assert "Exported" not in output, "it was over before: train longer"
-        assert ("going on from step" in output) == (number > 0), output
+        assert ("resuming at step" in output) == (number > 0), output
     finish(killed, epochs)
     assert_same(results(killed), results(undisturbed))

@@ -27,7 +27,7 @@ from stacked_rnn import (
     tokenizers,
     training,
 )
-from stacked_rnn.training import plan, runs
+from stacked_rnn.training import descriptions, plan, runs
 from stacked_rnn.utils import devices
 from tests.helpers.small_models import mirrored, small_config
 
@@ -330,22 +330,22 @@ def test_what_is_decided_for_the_devices(model, train, gpus, expected):
     decided = plan.make_plan(*settings, 64, 1, 1, tuple(gpus))
     got = decided.dtype_policy, decided.use_cudnn, decided.xla
     assert got == expected
-    assert decided.compiles_update == bool(
+    assert decided.use_xla_for_update == bool(
         gpus and train.get("jit_compile", True)
     )
     assert decided.steps_per_call == (10 if gpus else 1)
     several = plan.make_plan(*settings, 64, 2, 2, tuple(gpus))
-    assert not several.compiles_update and several.steps_per_call == 1
+    assert not several.use_xla_for_update and several.steps_per_call == 1
 
 
 @pytest.mark.parametrize(
     "mixed_precision, gpus, expected",
     [
         (False, (), "the CPU (no GPU), float32, compiled by XLA"),
-        (True, (), "the CPU (no GPU), products in bfloat16, compiled by XLA"),
+        (True, (), "the CPU (no GPU), matmuls in bfloat16, compiled by XLA"),
         (False, (H100,), "H100, float32, cuDNN"),
-        (True, (H100, A100), "H100, A100, products in bfloat16, compiled"),
-        (True, (T4, T4), "T4, products in float16, cuDNN"),
+        (True, (H100, A100), "H100, A100, matmuls in bfloat16, compiled"),
+        (True, (T4, T4), "T4, matmuls in float16, cuDNN"),
     ],
 )
 def test_a_run_says_what_was_decided(mixed_precision, gpus, expected):
@@ -369,7 +369,7 @@ def test_float16_with_its_loss_scaled_trains_as_float32_does(monkeypatch):
     for policy in ("float32", "mixed_float16"):
         decided = plan.ExecutionPlan(
             (), policy, False, "nothing",
-            compiles_update=False, shards=1, steps_per_call=1,
+            use_xla_for_update=False, shards=1, steps_per_call=1,
         )  # fmt: skip
         monkeypatch.setattr(plan, "make_plan", lambda *_, d=decided: d)
         trainer = make_trainer(
@@ -604,15 +604,15 @@ def test_a_run_goes_on_only_with_what_it_began_with(
 def test_a_lock_that_cannot_be_written_is_none(tmp_path, monkeypatch):
     """As beside the root of a volume; and a directory may be named `.`"""
     monkeypatch.chdir(tmp_path)
-    with runs.alone_in(pathlib.Path(".")):
+    with runs.lock_run(pathlib.Path(".")):
         assert tmp_path.with_name(f"{tmp_path.name}.lock").exists()
         with (
             pytest.raises(configs.UserError, match="another process"),
-            runs.alone_in(tmp_path),
+            runs.lock_run(tmp_path),
         ):
             pass
     assert not tmp_path.with_name(f"{tmp_path.name}.lock").exists()
-    with runs.alone_in(pathlib.Path("/proc/self")):
+    with runs.lock_run(pathlib.Path("/proc/self")):
         pass
 
 
@@ -748,7 +748,7 @@ def test_the_best_epoch_is_named(losses, expected, monkeypatch):
     scores = iter([metrics.Score(10 * loss, 10, 10.0) for loss in losses])
     monkeypatch.setattr(trainer, "evaluate", lambda windows: next(scores))
     trainer.fit(verbose=0)
-    assert re.search(expected, trainer.describe_best())
+    assert re.search(expected, descriptions.describe_best(trainer))
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
@@ -775,9 +775,7 @@ def test_a_validation_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
     trainer = make_trainer(model_dir=tmp_path / "run")
     score = metrics.Score(float("nan"), 10, 10.0)
     monkeypatch.setattr(trainer, "evaluate", lambda windows: score)
-    with pytest.raises(
-        configs.UserError, match="loss of the validation is nan"
-    ):
+    with pytest.raises(configs.UserError, match="validation loss is nan"):
         trainer.fit(verbose=0)
     assert not list((tmp_path / "run/checkpoints/best").glob("ckpt*"))
     assert not list((tmp_path / "run/checkpoints/last").glob("ckpt*"))
@@ -898,7 +896,7 @@ def test_where_all_checkpoints_are_damaged_the_newest_is_named(tmp_path):
     for path in (tmp_path / "run/checkpoints/last").glob("*.data*"):
         damage(path, "cut")
     with pytest.raises(
-        configs.UserError, match=r"--resume: .*last/ckpt-60 cannot be read"
+        configs.UserError, match=r"--resume: neither .*last/ckpt-60 nor an earl"
     ):
         make_trainer(model_dir=tmp_path / "run")
 
@@ -1083,7 +1081,7 @@ def test_as_many_epochs_as_fit_end_with_the_schedule(
         lambda *args: dataclasses.replace(
             make_plan(*args),
             steps_per_call=steps_of_a_call,
-            compiles_update=steps_of_a_call > 1,  # as on a GPU
+            use_xla_for_update=steps_of_a_call > 1,  # as on a GPU
         ),
     )
 
@@ -1100,7 +1098,8 @@ def test_as_many_epochs_as_fit_end_with_the_schedule(
     stopped.fit([StopAt(stopped, 38)], verbose=0)
     assert stopped.interrupted and not stopped.is_finished
     assert 30 < stopped.step < 50
-    assert f"step {stopped.step}, after 0." in stopped.describe_place()
+    progress = descriptions.describe_progress(stopped)
+    assert f"step {stopped.step}, after 0." in progress
     trainer = make(1.25)
     history = History()
     trainer.fit([history], verbose=0)
@@ -1161,12 +1160,12 @@ def test_every_optimizer_learns(name):
 
 
 def test_two_lines_say_what_is_trained(monkeypatch):
-    what, how = make_trainer().describe().splitlines()
+    what, how = descriptions.describe_run(make_trainer()).splitlines()
     assert "600 tokens to learn from, 2 epoch(s) of 30 steps" in what
     assert how == "On the CPU (no GPU), float32, without XLA"
     monkeypatch.setattr(plan, "estimated_bytes", lambda *_: 2e9)
     trainer = make_trainer(strategy=mirrored(), epochs=0, max_minutes=3.0)
-    what, how = trainer.describe().splitlines()
+    what, how = descriptions.describe_run(trainer).splitlines()
     assert "epochs of 30 steps, as many as fit in 3 minutes" in what
     assert how.startswith("On 2 devices: the CPU (no GPU), float32")
     assert how.endswith(", about 2.0 GB of memory on each device")

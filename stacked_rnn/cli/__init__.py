@@ -1,4 +1,4 @@
-"""The commands: `stacked-rnn NAME`, or the scripts NAME.py."""
+"""The commands: `stacked-rnn COMMAND`, or the scripts COMMAND.py."""
 
 import importlib
 import sys
@@ -7,7 +7,7 @@ COMMANDS = ("train", "generate", "evaluate", "predict", "export", "serve")
 
 
 def main() -> None:
-    """Runs the command that the first argument names: a console entry point."""
+    """Runs the command that the first argument names: `stacked-rnn`."""
     name, arguments = (sys.argv[1:] or ["--help"])[0], sys.argv[2:]
     if name in ("-h", "-help", "--help"):
         print("stacked-rnn COMMAND --flag=value ...\n")

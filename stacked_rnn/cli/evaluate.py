@@ -4,9 +4,9 @@
   python evaluate.py --saved_model=saved_models/reviews --text=labelled.tsv
   python evaluate.py --saved_model=saved_models/dates_to_iso --text=pairs.tsv
 
-A language model reads the file from the first character to the last, the state
-carried along, and predicts every token but the first once. A classifier reads
-labelled texts, a seq2seq model pairs of texts, in the files of train.py.
+A language model reads the file from the first character to the last with the
+state carried along, and predicts every token but the first once. A classifier
+needs labelled texts, a seq2seq model pairs of texts, in a format of train.py.
 """
 
 import json
@@ -17,20 +17,18 @@ from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError
 
 
-def main(where, config, search):
-    """A file in, its score out."""
+def main(saved_model_config, config, search):
+    """Scores a file and prints the result."""
     from stacked_rnn import inference
 
     if not config.text:
-        raise UserError("--text=FILE is missing: which text to score?")
-    model = inference.load(where.saved_model)
+        raise UserError("--text=FILE is missing: name the text to score")
+    model = inference.load(saved_model_config.saved_model)
     if not model.description.info.rewrites_texts:
-        flags.refuse_given(
-            search.to_dict(), "has an effect with a seq2seq model only"
-        )
+        flags.refuse_given(search.to_dict(), "for seq2seq models only")
     result = model.evaluate_files(config, search)
     if "bleu" in result and result["bleu"] is None:
-        print("no bleu: pip install sacrebleu", file=sys.stderr)
+        print("bleu needs: pip install sacrebleu", file=sys.stderr)
     print(json.dumps(result))
 
 

@@ -5,9 +5,9 @@
   python export.py --format=litert --weights=int8 --text=held_out.txt
 
 The file holds one step of the model, (token_ids, states) -> (logits, states),
-for ONNX Runtime or LiteRT, on phones, in browsers, in other languages; beside
-it, NAME.vocabulary.json says what the token ids mean. docs/runtimes.md has a
-generator for each, with no need of TensorFlow.
+for ONNX Runtime or LiteRT: on phones, in browsers, in other languages. The file
+NAME.vocabulary.json beside it says what the token ids mean. docs/runtimes.md
+has a program for each runtime that generates without TensorFlow.
 """
 
 import pathlib
@@ -18,19 +18,19 @@ from stacked_rnn.configs import UserError
 from stacked_rnn.utils import terminal
 
 
-def main(where, config):
-    """SavedModel in, file out."""
+def main(saved_model_config, config):
+    """Writes the file, and measures its loss on --text."""
     from stacked_rnn import datasets, inference, saved_models
     from stacked_rnn.export import runtimes
 
     runtimes.require(config.format)
     text = b""
     if config.text:
-        found = saved_models.find_description(
-            where.saved_model, "language_model"
+        description = saved_models.find_description(
+            saved_model_config.saved_model, "language_model"
         )
-        text = datasets.read_text(config.text, found.tokenizer)
-    model = inference.load(where.saved_model, "language_model")
+        text = datasets.read_text(config.text, description.tokenizer)
+    model = inference.load(saved_model_config.saved_model, "language_model")
     path = output_path(config, model, runtimes.SUFFIXES[config.format])
     before = model.evaluate(text)["nats_per_token"] if text else None
 
@@ -45,13 +45,13 @@ def main(where, config):
             f"{config.text}: {after:.4f} nats per token, the SavedModel "
             f"{before:.4f}: {after - before:+.4f}"
         )
-    print("Next: docs/runtimes.md generates with it, without TensorFlow.")
+    print("Next: docs/runtimes.md says how to generate without TensorFlow.")
     if not text:
-        print("Add --text=FILE to know its loss on a text.")
+        print("Add --text=FILE to measure its loss on a text.")
 
 
 def output_path(config, model, suffix):
-    """The file to write, its directory made where it is missing."""
+    """Returns the path to write to, and makes its directory."""
     version = model.path.resolve()
     name = (version.parent if version.name.isdigit() else version).name
     if config.weights != "float32":
@@ -59,8 +59,8 @@ def output_path(config, model, suffix):
     path = pathlib.Path(config.output or name + suffix)
     if path.suffix != suffix:
         raise UserError(
-            f"--output={path}: with --format={config.format} its name ends in "
-            f"{suffix}"
+            f"--output={path}: with --format={config.format} the name must end "
+            f"in {suffix}"
         )
     terminal.writable_directory("output", path.parent)
     return path

@@ -1,7 +1,7 @@
-"""Flags generated from the config dataclasses, and the start of each command.
+"""Flags generated from the config dataclasses; the entry of every command.
 
-Imports no TensorFlow before the flags are checked: `--help` and a mistyped flag
-answer at once.
+TensorFlow is imported after the flags are checked, so that `--help` and a
+mistyped flag answer at once.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(main, *config_classes) -> None:
-    """Runs a command: flags in, one configuration of each class to `main`.
+    """Parses the flags and runs a command with the resulting configurations.
 
-    A `UserError` becomes one line on standard error and exit code 2, as does a
-    full disk; Ctrl-C, exit code 130.
+    A `UserError` or a full disk becomes one line on standard error and exit
+    code 2; Ctrl-C becomes exit code 130.
 
     Args:
         main: called with one instance of each of `config_classes`, in order.
-            The docstring of its module is the beginning of `--help`.
+            The docstring of its module begins the `--help`.
         *config_classes: the `Config` classes whose fields become flags.
     """
     terminal.prepare_streams()
@@ -39,8 +39,8 @@ def run(main, *config_classes) -> None:
         for argument in sys.argv
     ]
     program = os.path.basename(sys.argv[0])
-    text = main.__globals__["__doc__"] or ""
-    sys.modules["__main__"].__doc__ = text  # for the --helpfull of absl
+    description = main.__globals__["__doc__"] or ""
+    sys.modules["__main__"].__doc__ = description  # for the --helpfull of absl
     for config_class in config_classes:
         for field in dataclasses.fields(config_class):
             _define_flag(field)
@@ -48,20 +48,20 @@ def run(main, *config_classes) -> None:
     def parse(arguments):
         with _errors_in_a_line(program):
             if {"-h", "-help", "--help"} & set(arguments[1:]):
-                print(_help(text, config_classes), flush=True)
+                print(_help(description, config_classes), flush=True)
                 sys.exit(0)
             try:
                 return flags.FLAGS(arguments)
             except (flags.Error, ValueError) as error:
-                raise UserError(_in_words(error)) from error
+                raise UserError(_reworded(error)) from error
 
     def guarded(arguments):
         with _errors_in_a_line(program):
-            values = [_from_flags(kind) for kind in config_classes]
+            values = [_from_flags(cls) for cls in config_classes]
             if len(arguments) > 1:
                 raise UserError(
-                    f"{arguments[1]!r} is not a flag: every option is one, "
-                    "such as --name=value (see --help)"
+                    f"{arguments[1]!r} is not a flag: write --name=value (see "
+                    "--help)"
                 )
             _import_tensorflow_quietly()
             if not flags.FLAGS["verbosity"].present:  # absl says INFO
@@ -73,7 +73,7 @@ def run(main, *config_classes) -> None:
 
 @contextlib.contextmanager
 def _errors_in_a_line(program):
-    """Ends the process in one line where that is all there is to say."""
+    """Turns errors that need no traceback into one line and an exit code."""
     try:
         yield
     except UserError as error:
@@ -82,7 +82,7 @@ def _errors_in_a_line(program):
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe has left, as head does
+    except BrokenPipeError:  # the reader of the pipe has ended, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -91,14 +91,14 @@ def _errors_in_a_line(program):
         print(
             f"{program}: error: cannot write "
             f"{error.filename or 'a file'}: {error.strerror}: free some "
-            "space, and give the same command again",
+            "space, and run the same command again",
             file=sys.stderr,
         )
         sys.exit(2)
 
 
-def _help(text, config_classes) -> str:
-    """What `--help` says: the script's own text, then its flags in groups."""
+def _help(description, config_classes) -> str:
+    """The text of `--help`: the command's description, then groups of flags."""
     width = min(shutil.get_terminal_size().columns, 100)
 
     def wrapped(text, indent):
@@ -106,7 +106,7 @@ def _help(text, config_classes) -> str:
             text, width, initial_indent=indent, subsequent_indent=indent
         )
 
-    lines = [text.strip()]
+    lines = [description.strip()]
     for config_class in config_classes:
         lines += ["", wrapped(config_class.__doc__.split("\n\n")[0], "")]
         for field in dataclasses.fields(config_class):
@@ -121,28 +121,27 @@ def _help(text, config_classes) -> str:
             if default not in ("", (), None):
                 name += f"  ({shown})"
             lines += [f"  {name}", wrapped(rules["help"], " " * 6)]
-    lines += [
-        "",
-        "--flagfile=FILE reads flags from a file, one a line. --helpfull lists "
-        "those of the libraries, too.",
-    ]
-    return "\n".join(lines)
+    footer = (
+        "--flagfile=FILE reads flags from a file, one per line. --helpfull "
+        "lists those of the libraries, too."
+    )
+    return "\n".join([*lines, "", wrapped(footer, "")])
 
 
-def _in_words(error) -> str:
-    """A mistake that absl found, as the commands' own messages are."""
+def _reworded(error) -> str:
+    """An error of absl in the style of the commands' own messages."""
     message = " ".join(str(error).replace("ERROR::", "").split())
     flag = r"^flag (--\w+=.*): "
-    for found, meant in (
+    for pattern, replacement in (
         (r"^Unknown command line flag '(\w+)'", r"--\1: there is no such flag"),
         (r"Did you mean: (\w+) \?$", r"Did you mean --\1?"),
         (flag + "invalid literal for int.*", r"\1: not a whole number"),
         (flag + "could not convert .*", r"\1: not a number"),
-        (flag + ".*Non-boolean.*", r"\1: true or false?"),
+        (flag + ".*Non-boolean.*", r"\1: neither true nor false"),
         (flag + "value should be one of <(.*)>", r"\1: choose from \2"),
         (r"^Unable to open flagfile: .*\] (.*): '(.*)'", r"--flagfile=\2: \1"),
     ):
-        message = re.sub(found, meant, message)
+        message = re.sub(pattern, replacement, message)
     return message
 
 
@@ -151,7 +150,7 @@ def _is_switch(field) -> bool:
 
 
 def _define_flag(field) -> None:
-    """Defines the absl flag of one field, listed in the script's `--help`."""
+    """Defines the absl flag of a field."""
     name, default, rules = field.name, field.default, field.metadata
     if rules["choices"]:
         flags.DEFINE_enum(name, default, rules["choices"], rules["help"])
@@ -180,21 +179,21 @@ def _from_flags(config_class):
 
 
 def given_flags() -> set[str]:
-    """Names of the flags that stood on the command line or in a flag file."""
+    """Names of the flags on the command line and in its flag files."""
     return {name for name in flags.FLAGS if flags.FLAGS[name].present}
 
 
 def refuse_given(names, why) -> None:
-    """Raises a `UserError` where somebody gave one of some flags."""
+    """Raises a `UserError` where the user has given one of these flags."""
     given = sorted(given_flags() & set(names))
     if given:
         raise UserError(", ".join(f"--{name}" for name in given) + f": {why}")
 
 
-def to_flags(*values) -> str:
-    """Configurations as a text for `--flagfile`: one flag a line."""
+def to_flags(*configs) -> str:
+    """Writes configurations as the text of a flag file: one flag per line."""
     lines = []
-    for config in values:
+    for config in configs:
         for field in dataclasses.fields(config):
             value = getattr(config, field.name)
             if isinstance(value, bool):
@@ -209,13 +208,13 @@ def to_flags(*values) -> str:
 def _import_tensorflow_quietly() -> None:
     """Imports TensorFlow without its native start-up notices.
 
-    They are written before any log level takes effect. If the import fails,
-    all that it wrote is shown. Of a GPU's memory it takes what it needs, not
-    all there is: another process may want the same GPU.
+    They are written before any log level takes effect; if the import fails,
+    they are shown. TensorFlow then takes only as much of a GPU's memory as it
+    needs, since another process may use the same GPU.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    # Whatever other work in this account has Keras set to.
+    # The account may have set Keras to another backend, for other work.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Generates text from an exported model, with no need of the training data.
+"""Generates text with an exported language model.
 
   python generate.py --prompt="The "
   python generate.py --prompt="The " --temperature=0.5 --num_samples=3
@@ -22,18 +22,18 @@ from stacked_rnn.reports import surprisal_html
 from stacked_rnn.utils import terminal
 
 
-def main(where, config, sampling):
-    """Prompts in, texts out."""
+def main(saved_model_config, config, sampling):
+    """Continues the prompts and prints the texts."""
     from stacked_rnn import inference
 
-    check_use(config, sampling, flags.given_flags())
-    nothing = not (config.prompt or config.prompts_file)
+    check_flags(config, sampling, flags.given_flags())
+    has_prompt = config.prompt or config.prompts_file
     prompts = texts.Lines(
-        ("",) if nothing else config.prompt,
+        config.prompt if has_prompt else ("",),
         config.prompts_file,
         "prompts_file",
     )
-    model = inference.load(where.saved_model, "language_model")
+    model = inference.load(saved_model_config.saved_model, "language_model")
     stop = config.stop_strings
     warn_of_stop_strings(model.tokenizer, stop)
     if config.interactive:
@@ -44,15 +44,15 @@ def main(where, config, sampling):
         model.tokenizer, itertools.islice(prompts, 1000)
     )
     count = len(prompts) * config.num_samples
-    if _streams(config, count):
+    if _is_streamed(config, count):
         (prompt,) = prompts
         conversation = inference.Conversation(model, sampling, stop)
         conversation.read(prompt)
         print(prompt, end="")
         show(conversation)
         return
-    if config.searches:
-        found = model.beam_search(
+    if config.use_beam_search:
+        continuations = model.beam_search(
             prompts,
             sampling,
             num_beams=config.num_beams,
@@ -61,75 +61,77 @@ def main(where, config, sampling):
             num_samples=config.num_samples,
         )
     else:
-        found = model.generate(prompts, sampling, stop, config.num_samples)
+        continuations = model.generate(
+            prompts, sampling, stop, config.num_samples
+        )
     if config.output == "html":
-        print(surprisal_html.page(list(map(model.surprisals, found))), end="")
+        surprisals = list(map(model.surprisals, continuations))
+        print(surprisal_html.page(surprisals), end="")
     else:
-        print_texts(found, config, count)
+        print_texts(continuations, config, count)
 
 
-def _streams(config, count) -> bool:
-    """Whether `count` texts are printed as they come: one at most."""
-    asked = sys.stdout.isatty() if config.stream is None else config.stream
-    return (
-        asked and count == 1 and config.output == "text" and not config.searches
-    )
+def _is_streamed(config, count) -> bool:
+    """Whether to print the text as it is generated: only a single one is."""
+    is_wanted = sys.stdout.isatty() if config.stream is None else config.stream
+    is_possible = config.output == "text" and not config.use_beam_search
+    return is_wanted and is_possible and count == 1
 
 
-def check_use(config, sampling, given) -> None:
-    """Raises for flags that would have no effect together.
+def check_flags(config, sampling, given) -> None:
+    """Raises a `UserError` for flags that have no effect together.
 
     Args:
         config: a `GenerateConfig`.
         sampling: a `SamplingConfig`.
         given: the names of the flags on the command line.
     """
-    if config.searches and not sampling.max_new_tokens:
+    if config.use_beam_search and not sampling.max_new_tokens:
         raise UserError("--max_new_tokens=0: beam search needs at least 1")
-    without_use = given & (
+    without_effect = given & (
         {"temperature", "top_k", "top_p", "repetition_penalty"}
-        if config.searches
+        if config.use_beam_search
         else {"length_penalty"}
     )
-    if without_use:
-        names = ", ".join(f"--{name}" for name in sorted(without_use))
+    if without_effect:
+        names = ", ".join(f"--{name}" for name in sorted(without_effect))
         raise UserError(
-            f"{names}: of no use with --num_beams={config.num_beams}, which "
-            + ("draws nothing" if config.searches else "searches nothing")
+            f"{names}: no effect with --num_beams={config.num_beams}, which "
+            + ("draws nothing" if config.use_beam_search else "does not search")
         )
 
 
 def warn_of_stop_strings(tokenizer, strings) -> None:
-    """Says which stop strings no text of a model can hold, a line each."""
+    """Warns of each stop string that the model can never generate."""
     for string in strings:
         if missing := tokenizer.missing_characters(string):
             print(
-                f"warning: --stop={string!r} can never come: the model's "
+                f"warning: --stop={string!r} never occurs: the model's "
                 f"vocabulary lacks {' '.join(map(repr, missing))}",
                 file=sys.stderr,
             )
 
 
 def interact(conversation, tokenizer) -> None:
-    """Lines in, continuations out, until the end of input."""
+    """Continues each line of standard input, until the end of input."""
     if sys.stdin is None:
         raise UserError("--interactive: standard input is closed")
     if sys.stdin.isatty():
         print(
-            "Enter a beginning; an empty line: go on; Ctrl-D: end.",
+            "Enter some text; an empty line: continue; Ctrl-D: end.",
             file=sys.stderr,
         )
-    for line in _entered():
+    for line in _entered_lines():
         texts.warn_of_unknown_parts(tokenizer, [line])
         conversation.read(line)
         show(conversation)
 
 
-def _entered():
-    """The lines of standard input, each as soon as it is there."""
+def _entered_lines():
+    """Yields the lines of standard input, each as soon as it is entered."""
     try:
         for number, line in enumerate(sys.stdin):
-            line.encode()  # where the locale let bytes through as they are
+            line.encode()  # fails where the locale let other bytes through
             line = line.removesuffix("\n").removesuffix("\r")
             yield line if number else line.removeprefix("\ufeff")
     except UnicodeError as error:
@@ -137,14 +139,14 @@ def _entered():
 
 
 def show(conversation) -> None:
-    """Prints the model's turn as it comes, whole characters at a time."""
+    """Prints the model's turn while it is generated."""
     for piece in conversation.write():
         print(piece, end="", flush=True)
     print()
 
 
 def print_texts(continuations, config, count) -> None:
-    """Prints finished texts as they come, or a JSON line for each.
+    """Prints texts, or JSON lines, as they are finished.
 
     Args:
         continuations: iterable of `Continuation`s.
@@ -162,7 +164,7 @@ def print_texts(continuations, config, count) -> None:
                 if count > 1 and progress is None:
                     title = (
                         f"text {number}"
-                        if config.searches
+                        if config.use_beam_search
                         else f"seed {continuation.seed}"
                     )
                     print(f"--- {title}", file=sys.stderr)

@@ -4,8 +4,8 @@
   python predict.py --texts_file=reviews.txt --output=jsonl > labels.jsonl
   python predict.py --saved_model=saved_models/dates_to_iso --text="May 4, 2021"
 
-A classifier prints for each text its label, the probability of that, and the
-text; a seq2seq model prints the text that it writes.
+For each text, a classifier prints the label, its probability and the text; a
+seq2seq model prints the text that it writes.
 """
 
 import contextlib
@@ -26,48 +26,49 @@ from stacked_rnn.utils import terminal
 _ON_ONE_LINE = str.maketrans({"\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
-def main(where, config, search):
-    """Texts in, a line for each out."""
+def main(saved_model_config, config, search):
+    """Predicts for each text, and prints one line per text."""
     from stacked_rnn import inference, saved_models
 
     texts = Lines(config.text, config.texts_file, "texts_file")
     if not len(texts):
-        raise UserError("--text or --texts_file is missing: which text?")
-    predicting = [
+        raise UserError("--text or --texts_file is missing: give a text")
+    tasks = [
         task for task, info in configs.TASKS.items() if not info.continues_texts
     ]
-    description = saved_models.find_description(where.saved_model, *predicting)
-    rewrites = description.info.rewrites_texts
-    if not rewrites:
+    description = saved_models.find_description(
+        saved_model_config.saved_model, *tasks
+    )
+    if not description.info.rewrites_texts:
         flags.refuse_given(
             {"attention", *search.to_dict()},
-            "has an effect with a seq2seq model only",
+            "for seq2seq models only",
         )
     if config.attention:
         directory = pathlib.Path(config.attention).parent
         terminal.writable_directory("attention", directory)
     model = inference.load(description.path)
-    if rewrites:
+    if description.info.rewrites_texts:
         warn_of_unknown_parts(model.tokenizer, texts)
         results = model.rewrite(texts, search)
     else:
         warn_of_unknown_texts(model.tokenizer, texts)
         results = model.predict(texts)
-    drawn = _print(results, config, len(texts))
+    first_results = _print(results, config, len(texts))
     if config.attention:
-        _draw(model, drawn, config.attention)
+        _draw(model, first_results, config.attention)
     num_empty = sum(not text.strip() for text in texts)
     if num_empty:
         print(
-            f"warning: {num_empty} text(s) are empty: what is predicted for "
-            "them means nothing",
+            f"warning: {num_empty} text(s) are empty: their predictions mean "
+            "nothing",
             file=sys.stderr,
         )
 
 
 def _print(results, config, count) -> list:
-    """Prints a line for each result; returns the first ones."""
-    first = []
+    """Prints one line per result; returns the first `MOST_DRAWN`."""
+    first_results = []
     with contextlib.ExitStack() as stack:
         progress = None
         if not sys.stdout.isatty():
@@ -78,19 +79,19 @@ def _print(results, config, count) -> list:
             else:
                 print(_line(result.columns()))
             if number <= configs.MOST_DRAWN:
-                first.append(result)
+                first_results.append(result)
             if progress:
                 progress(number)
-    return first
+    return first_results
 
 
 def _line(columns) -> str:
-    """Columns with tabs between them, in which there are none."""
+    """Joins columns by tabs; tabs and line breaks within are escaped."""
     return "\t".join(column.translate(_ON_ONE_LINE) for column in columns)
 
 
 def _draw(model, results, path):
-    """Draws where the model looked while it wrote."""
+    """Draws the attention of some results into a file."""
     from stacked_rnn.reports import plots
 
     maps = [model.align(result.text, result.output) for result in results]

@@ -1,6 +1,6 @@
 r"""Serves exported models: OpenAI's and TensorFlow Serving's APIs, and a page.
 
-  python serve.py                                 every model of saved_models/
+  python serve.py                                 every model in saved_models/
   python serve.py --saved_model=saved_models/pydoc --port=8000
   python serve.py --host=0.0.0.0 --api_keys_file=keys.txt
 
@@ -11,8 +11,8 @@ Then open http://127.0.0.1:8501/ in a browser, or:
   curl http://127.0.0.1:8501/v1/models/pydoc:predict \
     -d '{"instances": ["The "]}'
 
-A new version in the directory is loaded, and takes over without a pause.
-SIGTERM or Ctrl-C lets the requests that are here end, and refuses others.
+A new version in the directory is loaded and replaces the old one without a
+pause. After SIGTERM or Ctrl-C, running requests finish, others are refused.
 Needs: pip install --editable '.[serve]'
 """
 
@@ -27,7 +27,7 @@ from stacked_rnn.cli import flags
 
 
 def main(config):
-    """Models in, a server out."""
+    """Serves the models until a signal ends the process."""
     try:
         from stacked_rnn.serving import server
     except ImportError as error:
@@ -36,35 +36,35 @@ def main(config):
         ) from error
 
     _log_to_standard_error()
-    # A handler may come in the midst of anything, which this queue bears.
+    # A signal handler may interrupt any code; `SimpleQueue` is safe in one.
     signals, stop = queue.SimpleQueue(), threading.Event()
-    running = server.Server(config)
+    model_server = server.Server(config)
 
     def receive(number, frame):
-        signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends at once
         signals.put(number)
 
     def end():
         signals.get()
         stop.set()
-        running.stop_loading()
+        model_server.stop_loading()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, receive)
     threading.Thread(target=end, daemon=True).start()
-    with running:
+    with model_server:
         if not stop.is_set():
-            print(*running.urls(), sep="\n", file=sys.stderr)
+            print(*model_server.urls(), sep="\n", file=sys.stderr)
         stop.wait()
         print(
-            "stopping once the requests that are here have ended, in "
-            f"{config.drain_seconds:g} seconds at most; once more: at once",
+            "stopping after the running requests, within "
+            f"{config.drain_seconds:g} seconds; a second signal stops at once",
             file=sys.stderr,
         )
 
 
 def _log_to_standard_error():
-    """What is loaded, refused and taken over is said where it is."""
+    """Logs which models are loaded, replaced or refused."""
     handler = logging.StreamHandler()
     handler.setFormatter(
         logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""Texts that the commands read, and what a vocabulary lacks of them."""
+"""Reading the texts of a command; warnings about unknown tokens in them."""
 
 import itertools
 import sys
@@ -8,17 +8,17 @@ from stacked_rnn.utils import terminal, text_files
 
 
 class Lines:
-    """Texts from the command line, then those of a file, one a line.
+    """Texts from the command line, then the lines of a file.
 
-    The file is read line by line, each time anew.
+    Each iteration reads the file again, line by line.
 
     Args:
-        given: strings.
-        path: of the file, or "-"; empty: there is none.
-        flag: that names it.
+        given: the texts from the command line.
+        path: the file, or "-" for standard input; empty: no file.
+        flag: name of the flag that gives `path`.
 
     Raises:
-        UserError: the file is not there, no text, or empty.
+        UserError: the file does not exist, is not text, or is empty.
     """
 
     def __init__(self, given, path, flag):
@@ -26,7 +26,7 @@ class Lines:
         self._files = text_files.find(path, flag) if path else []
         self._length = sum(1 for _ in self._lines())
         if path and self._length == len(given):
-            raise UserError(f"--{flag}={path}: there is no line in it")
+            raise UserError(f"--{flag}={path}: the file has no lines")
 
     def __len__(self):
         return self._length
@@ -44,12 +44,12 @@ class Lines:
 
 
 def warn_of_unknown_parts(tokenizer, prompts) -> None:
-    """One line on standard error, if any."""
+    """Warns of words or characters that the vocabulary lacks, if any."""
     terminal.warn_of_unknown_parts(tokenizer.unknown_parts(list(prompts)))
 
 
 def warn_of_unknown_texts(tokenizer, texts) -> None:
-    """Says of how many texts a vocabulary knows nothing at all."""
+    """Warns of texts in which every token is unknown, if any."""
     if tokenizer.unknown_id is None:
         return
     count, texts = 0, iter(texts)
@@ -61,7 +61,7 @@ def warn_of_unknown_texts(tokenizer, texts) -> None:
             )
     if count:
         print(
-            f"warning: nothing in {count:,} text(s) is known to the model: "
-            "what is said of them means nothing",
+            f"warning: the model knows no token of {count:,} text(s): their "
+            "predictions mean nothing",
             file=sys.stderr,
         )

@@ -1,7 +1,7 @@
 """Trains a recurrent model on your text and exports it.
 
   python train.py                                  a text that Python ships
-  python train.py --corpus=mine.txt --epochs=20    your own
+  python train.py --corpus=mine.txt --epochs=20    your own text
   python train.py --corpus=mine.txt --max_minutes=10
   python train.py --flagfile=recipes/timemachine.flags
   python train.py --corpus=mine.txt --init_from=saved_models/pydoc
@@ -9,8 +9,8 @@
   python train.py --task=seq2seq --corpus=pairs.tsv
 
 Writes the run to runs/CORPUS (checkpoints, TensorBoard, history.csv) and the
-model to saved_models/CORPUS/1, 2, 3 ... Run the same command again to go on
-after an interruption. Then: python generate.py --prompt="The "
+model to saved_models/CORPUS/1, 2, 3 ... After an interruption, the same command
+resumes the run. Then: python generate.py --prompt="The "
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _ENDINGS = (".gz", ".txt", ".text", ".md", ".tsv", ".csv", ".jsonl")
 
 
 def main(model_config, train_config):
-    """Text in, SavedModel out."""
+    """Trains and exports with the strategy that the flags name."""
     import keras
 
     from stacked_rnn import training
@@ -49,14 +49,14 @@ def main(model_config, train_config):
 
 
 def train(model_config, train_config, strategy):
-    """Trains and exports; of several processes the chief alone writes."""
+    """Trains and exports; with several processes, only the chief writes."""
     from stacked_rnn import tasks, training
     from stacked_rnn.training import warm_start
 
     name = _name_of(train_config.corpus)
     model_dir = train_config.model_dir or f"runs/{name}"
     export_dir = train_config.export_dir or f"saved_models/{name}"
-    start = warm_start.prepare(
+    start = warm_start.resolve_init_from(
         model_config, train_config, model_dir, flags.given_flags()
     )
     task = tasks.TASKS[train_config.task].read(start)
@@ -65,12 +65,12 @@ def train(model_config, train_config, strategy):
     model_dir = terminal.writable_directory("model_dir", model_dir)
     with contextlib.ExitStack() as stack:
         if training.Workers(strategy).is_chief:
-            stack.enter_context(training.alone_in(model_dir))
+            stack.enter_context(training.lock_run(model_dir))
         _train(start, task, model_config, strategy, model_dir, export_dir)
 
 
 def _name_of(corpus) -> str:
-    """A name for what is learned from: that of its first file."""
+    """The name of a run: its corpus' first file, without endings."""
     path = pathlib.PurePath(next(text_files.parts(corpus)))
     while path.suffix.lower() in _ENDINGS:
         path = path.with_suffix("")
@@ -82,6 +82,7 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
 
     from stacked_rnn import training, version_changes
     from stacked_rnn.reports import plots
+    from stacked_rnn.training import descriptions
 
     trainer = training.Trainer(
         model_config,
@@ -99,22 +100,22 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
         print(
             f"Nothing is left to do: the run in {model_dir} ended with step "
             f"{trainer.step}, and {version} holds its best model.\n"
-            f"{_way_on(trainer)} goes on; --noresume starts over."
+            f"{_how_to_continue(trainer)} continues it; --noresume starts over."
         )
         return
     task.warn()
-    # As asked for: a tokenizer may have added tokens of its own.
-    asked = dataclasses.replace(
+    # The settings as given, without what the tokenizer has added to them.
+    given_config = dataclasses.replace(
         model_config,
         vocabulary_size=start.model_config.vocabulary_size,
         end_of_text=start.model_config.end_of_text,
     )
     (model_dir / "config.flags").write_text(
-        flags.to_flags(asked, start.train_config), encoding="utf-8"
+        flags.to_flags(given_config, start.train_config), encoding="utf-8"
     )
-    print(trainer.describe())
+    print(descriptions.describe_run(trainer))
     if start.path and not trainer.step:
-        print(f"Beginning with the weights of {start.path}")
+        print(f"Starting with the weights of {start.path}")
 
     exported = task.exported(trainer.model.for_inference())
     logs = model_dir / "tensorboard"
@@ -131,11 +132,9 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
     training.note_export(model_dir, trainer.step, version)
     task.report(version, model_dir)
     if not trainer.is_finished:
-        print(
-            f"Stopped at {trainer.describe_place()}; the same command goes on "
-            "from there."
-        )
-    print(f"\n{trainer.describe_best()}")
+        progress = descriptions.describe_progress(trainer)
+        print(f"Stopped at {progress}; the same command resumes from there.")
+    print(f"\n{descriptions.describe_best(trainer)}")
     curves = model_dir / "curves.png"
     if trainer.history and not plots.draw_curves(trainer.history, curves):
         curves = "not drawn, matplotlib is missing: pip install matplotlib"
@@ -151,8 +150,8 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _way_on(trainer) -> str:
-    """What lets a finished run go on."""
+def _how_to_continue(trainer) -> str:
+    """The flag that lets a finished run continue."""
     config = trainer.config
     if trainer.has_converged and trainer.step < trainer.total_steps:
         return (

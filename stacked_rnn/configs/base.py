@@ -10,7 +10,7 @@ import re
 
 
 class UserError(ValueError):
-    """A mistake that the person at the keyboard can mend.
+    """An error that the user can fix.
 
     The message is one line: it names the flag or the file, and the fix. The
     commands print it without a traceback and exit with code 2.
@@ -21,14 +21,14 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "s": " ", "\\": "\\"}
 
 
 def unescaped(text) -> str:
-    r"""A string of the text, as a flag has it: with \n, \t, \r, \s and \\."""
+    r"""Replaces the escapes of a flag's value: \n, \t, \r, \s (space), \\."""
     return re.sub(r"\\([ntrs\\])", lambda match: _ESCAPES[match[1]], text)
 
 
 def escaped(text) -> str:
-    r"""What a flag says, in the one way that a line of a flag file holds.
+    r"""Writes a flag's value on one line, always in the same way.
 
-    Line breaks and tabs are \n, \t and \r, blanks at the ends \s.
+    Line breaks and tabs become \n, \r and \t, spaces at the ends \s.
     """
     text = unescaped(text).replace("\\", "\\\\")
     for letter in "ntr":
@@ -40,7 +40,7 @@ def escaped(text) -> str:
 
 
 def check_encodable(name, text) -> None:
-    """Raises where a command line has bytes that are not UTF-8."""
+    """Raises a `UserError` where a flag has bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -62,13 +62,13 @@ def setting(
     """A dataclass field with its help and its check.
 
     Args:
-        default: the value when nothing is said. Its field's annotation (`int`,
-            `float`, `bool`, `str`, `tuple[str, ...]`) gives the flag's type.
-        help: what the setting does, in words for `--help`.
+        default: the default. The field's annotation (`int`, `float`, `bool`,
+            `str`, `tuple[str, ...]`) gives the flag's type.
+        help: what the setting does, for `--help`.
         choices: the allowed strings; None: any.
         minimum, maximum: the range of a number, ends included.
         below: a number must be less than this.
-        is_internal: what other settings bring about: `--help` leaves it out.
+        is_internal: whether other settings set it; `--help` leaves it out.
     """
     metadata = {
         "help": help,
@@ -83,7 +83,7 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Base of the configurations: checks on creation, JSON out and in."""
+    """Base class: checks its fields, and converts to and from JSON values."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -111,7 +111,7 @@ class Config:
         )
 
     def differences(self, other) -> list[str]:
-        """The fields that differ, each as `name: this, not that`."""
+        """Lists the fields that differ, each as `name: OTHER, not SELF`."""
         return [
             f"{field.name}: {getattr(other, field.name)}, "
             f"not {getattr(self, field.name)}"
@@ -127,7 +127,7 @@ def _check(field, value) -> None:
         low, high, below = rules["minimum"], rules["maximum"], rules["below"]
         if isinstance(value, bool) or not isinstance(value, kinds):
             raise UserError(
-                f"--{name}={value!r}: expected a {field.type.__name__}"
+                f"--{name}={value!r}: expected type {field.type.__name__}"
             )
         if not (low <= value <= high and value < below):  # catches NaN too
             lower = f"{low} <= " if low > -math.inf else ""

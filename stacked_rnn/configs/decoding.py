@@ -1,46 +1,46 @@
-"""How text is generated: sampling and beam search."""
+"""Settings of sampling and beam search."""
 
 import dataclasses
 import math
 
 from stacked_rnn.configs.base import Config, setting
 
-MAX_NEW_TOKENS = 1_000_000  # of one text; the SavedModel holds to it too
+MAX_NEW_TOKENS = 1_000_000  # per text; the SavedModel enforces it too
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig(Config):
-    """How tokens are drawn from the model's distribution."""
+    """How to draw tokens from the model's distribution."""
 
     max_new_tokens: int = setting(
-        300, "Most tokens to generate.", minimum=0, maximum=MAX_NEW_TOKENS
+        300, "Maximum number of new tokens.", minimum=0, maximum=MAX_NEW_TOKENS
     )
     temperature: float = setting(
         0.8,
-        "Below 1 bolder towards the likely tokens, above 1 more surprising, "
-        "0 always the likeliest.",
+        "Divides the logits: below 1, likely tokens become likelier; above 1, "
+        "the text becomes more surprising; 0 always takes the likeliest token.",
         minimum=0.0,
         below=math.inf,
     )
     top_k: int = setting(
-        0, "Draw among the k likeliest tokens only (0: all).", minimum=0
+        0, "Draw from the k likeliest tokens only (0: all).", minimum=0
     )
     top_p: float = setting(
         1.0,
-        "Draw among the likeliest tokens that together have at least this "
-        "probability.",
+        "Draw from the likeliest tokens only, as many as have at least this "
+        "probability together.",
         minimum=1e-9,
         maximum=1.0,
     )
     repetition_penalty: float = setting(
         1.0,
-        "Above 1: make tokens that were seen already less likely; made for "
-        "words, too blunt for characters.",
+        "Above 1, makes tokens less likely that have already occurred; meant "
+        "for words, too blunt for characters.",
         minimum=0.01,
     )
     seed: int = setting(
         0,
-        "Seed of the draw: the same seed, prompt and model give the same "
+        "Random seed: the same seed, prompt and model give the same "
         "text. Sample number n uses seed + n.",
         minimum=0,
         below=2**63,
@@ -54,27 +54,28 @@ class SamplingConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class BeamConfig(Config):
-    """How a seq2seq model looks for the text to write."""
+    """Beam search of a seq2seq model."""
 
     num_beams: int = setting(
         4,
-        "Of seq2seq: keep so many beginnings of a text at a time, and take the "
-        "best in the end (1: always the likeliest token).",
+        "Seq2seq only: number of beams, the outputs that are written at the "
+        "same time and of which the best is taken (1: greedy, always the "
+        "likeliest token).",
         minimum=1,
         maximum=1000,
     )
     length_penalty: float = setting(
         0.0,
-        "Of seq2seq: texts are compared by log p / length ** length_penalty: "
-        "0 takes the likeliest, 1 the best mean over the tokens, which favours "
-        "longer ones.",
+        "Seq2seq only: exponent of the length when outputs are compared by "
+        "log p / length ** length_penalty: 0 takes the likeliest, 1 the best "
+        "mean log p per token, which favours longer ones.",
         minimum=0.0,
         maximum=4.0,
     )
     max_new_tokens: int = setting(
         0,
-        "Of seq2seq: most tokens to write (0: twice as many as the longest "
-        "target of the training has).",
+        "Seq2seq only: maximum number of tokens to write (0: twice the length "
+        "of the longest training target).",
         minimum=0,
         maximum=MAX_NEW_TOKENS,
     )

@@ -1,7 +1,6 @@
-"""The tasks as data: what every module may know about them.
+"""The registry of the tasks as data, which every module may import.
 
-The first of two registries; `stacked_rnn.tasks` has the other, of the code that
-trains a task.
+The code that trains a task is registered in `stacked_rnn.tasks.TASKS`.
 """
 
 import dataclasses
@@ -12,28 +11,29 @@ from stacked_rnn.configs.base import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TaskInfo:
-    """What is known about a task without importing its code.
+    """Description of a task that needs none of its code.
 
     Attributes:
-        title: what people call a model of it, with an article.
-        use: what a command does with such a model.
-        loaded_class: "module:class" of its SavedModel, once it is loaded.
-        entries: what config.json of a SavedModel has besides the entries of
-            all tasks.
-        output_entries: those of them that give the outputs their meaning.
+        title: name of a model of the task, with an article.
+        use: the command to use such a model with, and what it does.
+        loaded_class: "module:class" of a loaded SavedModel.
+        entries: keys in the config.json of its SavedModels, besides those that
+            all tasks have.
+        output_entries: the `entries` that give the outputs their meaning.
         defaults: settings whose defaults differ from those of the fields.
         ignored: settings without effect.
-        free_settings: those in which a model that begins with the weights of
-            a language model (`--init_from`) may differ from it.
-        reset_settings: those that it never has from there.
-        continues_texts: whether it draws tokens after a prompt.
-        rewrites_texts: whether it finds texts by beam search.
-        layers: a sentence about its layers, with the names of settings.
-        quality: the result of the validation that says most.
-        quality_format: how it is written, with its unit.
-        is_share: whether it is a share of correct outputs, the higher the
-            better; otherwise it is a cost.
-        quality_text: a sentence with results of the validation.
+        free_settings: settings that may differ from those of the language
+            model whose weights a run begins with (`--init_from`).
+        reset_settings: settings that are never taken from that model.
+        continues_texts: whether a model draws tokens after a prompt.
+        rewrites_texts: whether a model finds its output by beam search.
+        layers: template of a phrase about the layers; its fields are settings.
+        quality: name of the main result of a validation.
+        quality_format: template that formats `quality`, with its unit.
+        is_share: whether `quality` is a share of correct outputs, higher is
+            better; otherwise it is a cost, lower is better.
+        quality_text: template of a sentence; its fields are results of the
+            validation.
     """
 
     title: str
@@ -137,21 +137,24 @@ TASKS = {
         },
         ignored=(*_LABELS, *_STREAMS, *_POOLING, "init_from"),
         rewrites_texts=True,
-        layers="{num_layers} layer(s) that read, {decoder_layers} with "
-        "attention that write",
+        layers="{num_layers} encoder layer(s), {decoder_layers} decoder "
+        "layer(s) with attention",
     ),
 }
 
 
 def with_task_defaults(model_config, train_config, given):
-    """The two configurations with the defaults of their task.
+    """Replaces defaults by those of the task.
 
     Args:
-        model_config, train_config: as asked for.
-        given: names of the settings that somebody asked for.
+        model_config, train_config: the settings, of `train_config.task`.
+        given: names of the settings that the user has set.
+
+    Returns:
+        The two configurations.
 
     Raises:
-        UserError: somebody asked for a setting that the task ignores.
+        UserError: the user has set a setting that the task ignores.
     """
     task = train_config.task
     for config in (model_config, train_config):

@@ -1,4 +1,4 @@
-"""What a model learns from, and how."""
+"""Settings of a training run."""
 
 import dataclasses
 
@@ -14,13 +14,13 @@ from stacked_rnn.configs.tasks import TASKS
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Config):
-    """Where the text comes from, how it is cut, and how the weights move."""
+    """Data, optimization and files of a run."""
 
     task: str = setting(
         "language_model",
-        "What to train: language_model, which continues a text, classifier, "
-        "which tells of which class a text is, or seq2seq, which makes a text "
-        "of another. The latter have defaults of their own: "
+        "What to train: a language_model, which continues texts, a classifier, "
+        "which labels them, or seq2seq, which rewrites them. The last two have "
+        "defaults of their own: "
         + "; ".join(
             f"{task}: "
             + " ".join(
@@ -34,160 +34,162 @@ class TrainConfig(Config):
     )
     corpus: str = setting(
         "pydoc",
-        "Text to learn from: a file, a directory with all that is below it, a "
+        "Text to learn from: a file, a directory with everything below it, a "
         "glob in quotes, - for standard input, or a name: pydoc (the Python "
-        "language reference inside Python itself, no download), timemachine, "
+        "language reference that Python ships, no download), timemachine, "
         "shakespeare (downloaded once). Several, separated by commas, are "
-        "joined. Files may be gzipped. Of a classifier: .tsv or .csv with a "
-        "header line, .jsonl, a directory with one for each class, several "
-        "files with a text a line, one for each class, or imdb. Of seq2seq: "
-        ".tsv, .csv or .jsonl, or a name of pairs that are made: "
-        "numbers_to_words, words_to_numbers, dates_to_iso, "
-        "identifiers_to_words.",
+        "joined. Files may be gzipped. Classifiers: .tsv or .csv with a header "
+        "line, .jsonl, a directory with one directory per class, one file per "
+        "class with one text per line, or imdb. Seq2seq: .tsv, .csv or .jsonl, "
+        "or the name of pairs that a program makes: numbers_to_words, "
+        "words_to_numbers, dates_to_iso, identifiers_to_words.",
     )
     text_field: str = setting(
-        "text", "Of a classifier: the column, or field, with the text."
+        "text", "Classifiers only: column or field with the text."
     )
     label_field: str = setting(
-        "label", "Of a classifier: the column, or field, with the label."
+        "label", "Classifiers only: column or field with the label."
     )
     label_separator: str = setting(
         "",
-        "Of a classifier: what stands between the labels of a text that may "
-        "have several, or none, with \\t for a tab (empty: each has one).",
+        "Classifiers only: string between the labels of a text, \\t for a tab; "
+        "a text may then have several labels, or none (empty: each has one).",
     )
     class_weights: bool = setting(
         False,
-        "Of a classifier: let texts of rare classes count more, so that all "
-        "classes count the same.",
+        "Classifiers only: give texts of rare classes a larger weight, so that "
+        "all classes count the same.",
     )
     source_field: str = setting(
         "source",
-        "Of seq2seq: the column, or field, with the text to read. In a table "
-        "without a header line it is the first one.",
+        "Seq2seq only: column or field with the text to read; in a table "
+        "without a header line, the first column.",
     )
     target_field: str = setting(
         "target",
-        "Of seq2seq: the column, or field, with the text to write. In a table "
-        "without a header line it is the second one.",
+        "Seq2seq only: column or field with the text to write; in a table "
+        "without a header line, the second column.",
     )
     skip_bad_files: bool = setting(
         False,
-        "Leave out files of the corpus that cannot be read, are empty or not "
-        "text, with a warning each; otherwise the first one stops.",
+        "Skip files of the corpus that cannot be read, are empty or not text, "
+        "with one warning per file; otherwise the first one is an error.",
     )
     cache_dir: str = setting(
         "",
-        "Where the tokens of a text of more than 16 million characters are "
-        "kept, so that it is cut once and never held in memory (empty: "
+        "Directory for the tokens of a text of more than 16 million "
+        "characters, which is tokenized once and never held in memory (empty: "
         "stacked_rnn in the Keras cache, $KERAS_HOME or ~/.keras).",
     )
     tokenizer: str = setting(
         "char",
         "What a token is: a character (code point), a byte (any file, any "
-        "language, no unknowns), a word, or a subword (a byte or a frequent "
-        "string of bytes: no unknowns, and texts get short).",
+        "language, no unknown tokens), a word, or a subword (a byte or a "
+        "frequent string of bytes: no unknown tokens, and fewer per text).",
         choices=("char", "byte", "word", "subword"),
     )
     document_separator: str = setting(
         "",
-        "What stands between the documents of the text, such as <|endoftext|>, "
-        "or \\n (so written) for one document a line; \\t, \\r, \\s and \\\\ "
-        "are a tab, a carriage return, a blank and a backslash. It becomes one "
-        "token, at which the state starts anew; generating it ends a text.",
+        "String between the documents of the text, such as <|endoftext|>, or "
+        "\\n (so written) for one document per line; \\t, \\r, \\s and \\\\ "
+        "stand for a tab, a carriage return, a space and a backslash. It "
+        "becomes one token, which resets the state; generating it ends a text.",
     )
     letters_only: bool = setting(
         False,
-        "Reduce all text to lower-case letters a-z and single spaces, as the "
-        "book Dive into Deep Learning does.",
+        "Reduce all text to the lower-case letters a-z and single spaces, as "
+        "the book Dive into Deep Learning does.",
     )
     sequence_length: int = setting(
         100,
-        "Tokens of one window, or all of a shorter text: the gradient flows "
-        "back so far. A classifier reads so many of a text, and not what comes "
-        "after them; seq2seq leaves out pairs with a longer text.",
+        "Tokens per window (fewer if the text is shorter): gradients flow back "
+        "this far. A classifier reads at most this many tokens of a text; "
+        "seq2seq leaves out pairs with a longer text.",
         minimum=1,
     )
     batch_size: int = setting(
-        32, "Windows of one training step, over all devices.", minimum=1
+        32, "Windows per training step, over all devices.", minimum=1
     )
     accumulate_steps: int = setting(
         1,
-        "Compute a batch in so many parts, one after the other, and add up "
-        "their gradients: the same step with less memory.",
+        "Number of parts in which a batch is computed, one after the other, "
+        "before their gradients are added up: the same step with less memory.",
         minimum=1,
     )
     epochs: int = setting(
         4,
-        "Passes over the training text (0: as many as fit in --max_minutes; "
-        "the default where that is given).",
+        "Passes over the training text (0: as many as fit in --max_minutes, "
+        "which is the default where that is given).",
         minimum=0,
     )
     max_minutes: float = setting(
         0.0,
-        "Without --epochs: train for so many minutes in all, the learning rate "
-        "falling until then; a faster machine gets further, so that no two "
-        "runs are quite the same. With --epochs: stop after so many minutes, "
-        "wherever it is, and the same command goes on (0: no limit).",
+        "Time limit in minutes (0: none). Without --epochs, the run trains for "
+        "this time in all, with the learning rate falling until its end; a "
+        "faster machine gets further, so that no two runs are quite the same. "
+        "With --epochs, it stops after this time, even within an epoch, and "
+        "the same command resumes it.",
         minimum=0.0,
     )
     carry_state: bool = setting(
         False,
         "Cut the text into batch_size parallel streams, and start each window "
-        "with the state that the window before it ended with: a lower loss on "
-        "long texts, but prompts then want a line of context before them. "
-        "Otherwise windows are shuffled and start with a state of zeros.",
+        "with the final state of the window before it: a lower loss on long "
+        "texts, but prompts then need a line of context before them. "
+        "Otherwise, windows are shuffled and start with a state of zeros.",
     )
     train_windows: int = setting(
         0,
-        "The book's way to cut a text: every window of sequence_length tokens, "
-        "overlapping; the first so many are for training (0: not this way).",
+        "Cut the text as the book Dive into Deep Learning does, into every "
+        "window of sequence_length tokens, overlapping, and use the first N "
+        "windows for training (0: off).",
         minimum=0,
     )
     validation_windows: int = setting(
         0,
-        "With --train_windows: the next so many windows are for validation.",
+        "With --train_windows: use the next N windows for validation.",
         minimum=0,
     )
     validation_fraction: float = setting(
         0.1,
-        "Part of the text held out to measure progress: its end, or with "
-        "document_separator whole documents, chosen by their text and the "
-        "seed. Of a classifier or seq2seq: of the texts, chosen by the seed.",
+        "Fraction of the text held out to measure progress: its end, or with "
+        "--document_separator whole documents, chosen by their text and the "
+        "seed. Classifiers and seq2seq: of the texts, chosen by the seed.",
         minimum=0.0,
         below=1.0,
     )
     optimizer: str = setting(
         "adam",
-        "Rule that moves the weights.",
+        "Optimizer of the weights.",
         choices=("adam", "adamw", "rmsprop", "sgd"),
     )
     learning_rate: float = setting(
-        0.004, "Step size of the optimizer, at its highest.", minimum=0.0
+        0.004, "Peak learning rate of the optimizer.", minimum=0.0
     )
     learning_rate_schedule: str = setting(
         "cosine",
-        "constant, or cosine: a short linear warm-up, then down to a "
-        "hundredth at the end of the last epoch, or of the time.",
+        "How the learning rate changes: constant, or cosine, a short linear "
+        "warm-up and then a decay to a hundredth at the end of the last epoch, "
+        "or of the time.",
         choices=("constant", "cosine"),
     )
     gradient_clip_norm: float = setting(
         1.0,
-        "Scale the gradient of a step down to this norm when it is longer "
-        "(0: never).",
+        "Maximum norm of the gradient of a step; a larger one is scaled down "
+        "to it (0: no clipping).",
         minimum=0.0,
     )
     early_stopping: int = setting(
         0,
-        "Stop after so many epochs without a better validation loss, or "
+        "Stop after this many epochs without a better validation loss, or "
         "accuracy of a classifier (0: never). The best weights are exported in "
         "any case.",
         minimum=0,
     )
     seed: int = setting(
         0,
-        "Seed of the initial weights, the order of the windows, the dropout, "
-        "and of which documents or labelled texts are held out.",
+        "Random seed of the initial weights, the order of the windows, the "
+        "dropout, and the choice of documents or labelled texts to hold out.",
         minimum=0,
         below=2**31,
     )
@@ -199,77 +201,78 @@ class TrainConfig(Config):
     strategy: str = setting(
         "auto",
         "Devices to train on: one_device, mirrored (all GPUs, or all logical "
-        "CPUs, of this machine), multi_worker (many machines, which TF_CONFIG "
-        "or a Slurm job names: deploy/README.md), or auto: mirrored where "
-        "there are several GPUs.",
+        "CPUs, of this machine), multi_worker (many machines, named by "
+        "TF_CONFIG or a Slurm job: see deploy/README.md), or auto (mirrored "
+        "where there are several GPUs, otherwise one_device).",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
     )
     wait_minutes: float = setting(
         60.0,
-        "With --strategy=multi_worker: wait so long for all workers to start "
-        "(0: no limit).",
+        "With --strategy=multi_worker: how long to wait for all workers to "
+        "start, in minutes (0: no limit).",
         minimum=0.0,
     )
     mixed_precision: bool = setting(
         False,
         "Multiply matrices in bfloat16, keep weights, gates and sums in "
-        "float32: faster for wide layers where the CPU has the instructions "
-        "(avx512_bf16 or amx_bf16 in /proc/cpuinfo), and on a GPU. On GPUs "
-        "from before Ampere, or with --nojit_compile, in float16 with the loss "
-        "scaled. The SavedModel stays float32.",
+        "float32: faster for wide layers on CPUs that have the instructions "
+        "(avx512_bf16 or amx_bf16 in /proc/cpuinfo) and on GPUs. GPUs older "
+        "than Ampere, or with --nojit_compile, use float16 and loss scaling. "
+        "The SavedModel stays in float32.",
     )
     jit_compile: bool = setting(
         True,
-        "Compile with XLA what it makes faster: on a CPU the loops over time, "
-        "on a GPU the layers that cuDNN does not compute, and the optimizer.",
+        "Compile with XLA the parts that it makes faster: on a CPU the loops "
+        "over time, on a GPU the layers that cuDNN does not compute, and the "
+        "optimizer.",
     )
     init_from: str = setting(
         "",
-        "Go on from a trained model: a SavedModel (a version, or the parent of "
-        "several: the highest is taken), or the model_dir of another run (its "
-        "best checkpoint). Architecture and vocabulary stay those of that "
-        "model, dropout may differ; the run is a new one. A classifier takes "
-        "over the layers that it has in common with a language model.",
+        "Start a new run with the weights of a trained model: a SavedModel "
+        "(one version, or the parent of several: the highest is used), or the "
+        "model_dir of another run (its best checkpoint). Architecture and "
+        "vocabulary are those of that model, the dropout may differ. A "
+        "classifier takes the layers that it shares with a language model.",
     )
     model_dir: str = setting(
         "",
-        "Directory of this run: configuration, checkpoints, TensorBoard, "
+        "Directory of the run: settings, checkpoints, TensorBoard logs, "
         "history.csv (empty: runs/CORPUS).",
     )
     export_dir: str = setting(
         "",
-        "Directory of the SavedModel; each run adds a version, 1, 2, 3 ... "
+        "Directory of the SavedModels; each run adds a version, 1, 2, 3 ... "
         "(empty: saved_models/CORPUS).",
     )
     checkpoint_minutes: float = setting(
         10.0,
-        "Save a checkpoint so often within an epoch, besides the one at its "
+        "Minutes between checkpoints within an epoch, besides the one at its "
         "end: no more is lost when the machine dies.",
         minimum=0.0,
     )
     resume: bool | None = setting(
         None,
-        "Go on from the last checkpoint in model_dir. When left out: if it is "
-        "there and of the same model. With --noresume a run that is there is "
-        "moved aside.",
+        "Resume from the last checkpoint in model_dir. Default: if there is "
+        "one of the same run. With --noresume, a run that is there is moved "
+        "aside.",
     )
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("document_separator", "label_separator"):
             check_encodable(name, getattr(self, name))
-            # One way to write it: in records, flag files and tokenizers.
+            # Written alike in records, flag files and tokenizers.
             object.__setattr__(self, name, escaped(getattr(self, name)))
         if not (self.epochs or self.max_minutes):
             raise UserError(
-                "--epochs=0: as many as fit in --max_minutes: give that, or "
-                "their number"
+                "--epochs=0 trains as long as --max_minutes: set that, or a "
+                "number of epochs"
             )
         validates = self.validation_fraction
         if self.train_windows:
             validates = self.validation_windows
         if self.early_stopping and not validates:
             raise UserError(
-                "--early_stopping needs a text to validate on: give "
+                "--early_stopping needs a text to validate on: set "
                 "--validation_fraction or --validation_windows"
             )

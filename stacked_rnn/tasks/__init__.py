@@ -1,6 +1,6 @@
-"""Tasks: what training needs of each. The second of two registries.
+"""The registry of the tasks' code: data, model, loss and reports of each.
 
-`configs.TASKS` is the first one: what every module may know about a task.
+`configs.TASKS` describes the tasks as data, which every module may import.
 """
 
 from stacked_rnn.tasks.base import Task

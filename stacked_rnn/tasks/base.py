@@ -1,4 +1,4 @@
-"""What training needs of a task: the interface, with what most tasks share."""
+"""The interface of a task, with what most tasks share."""
 
 import re
 import shlex
@@ -8,23 +8,24 @@ from typing import ClassVar
 from stacked_rnn import configs
 from stacked_rnn.utils import terminal
 
-_LONGEST_TEXT = 60  # characters of one in a command to try
+_LONGEST_TEXT = 60  # characters of a text in a suggested command
 
 
 class Task:
-    """A task: its data, its model, its loss, and what becomes of the model.
+    """The data, model and loss of a task, and how its model is exported.
 
-    The sums of a batch add up over rows, shards, devices and steps; the loss is
-    the first of them divided by the second.
+    The sums of a batch add up over rows, shards, devices and steps. The loss is
+    the first sum divided by the second.
 
     Args:
-        data: what `read` reads: has `training` and `validation` (batches, the
-            latter or None), `tokenizer` and `digest`.
+        data: the data of a run, as `read` loads it, with the attributes
+            `training` and `validation` (batches, or None for the latter),
+            `tokenizer` and `digest`.
 
     Attributes:
-        name: in `configs.TASKS`.
-        num_sums: how many numbers `sums` returns.
-        unit: what `count` counts.
+        name: key of the task in `configs.TASKS`.
+        num_sums: number of values that `sums` returns.
+        unit: name of what `count` counts.
         has_logits_at_each_token: whether the model computes logits at each
             token, which takes memory.
     """
@@ -39,7 +40,7 @@ class Task:
 
     @property
     def info(self) -> configs.TaskInfo:
-        """What every module may know about the task."""
+        """The description of the task in `configs.TASKS`."""
         return configs.TASKS[self.name]
 
     # Before a run ------------------------------------------------------------
@@ -57,23 +58,23 @@ class Task:
         raise NotImplementedError
 
     def complete(self, model_config) -> configs.ModelConfig:
-        """The architecture with all that depends on the data.
+        """Fills in the settings of the architecture that depend on the data.
 
         Raises:
-            UserError: such a model cannot be built for the task.
+            UserError: the task has no model of this architecture.
         """
         raise NotImplementedError
 
     def initial_weights(self, start, model_config) -> list | None:
-        """The weights that a run begins with; None: random ones."""
+        """Returns the weights that a run starts with; None: random ones."""
         return None
 
     def record(self) -> dict:
-        """What a run of this task rests on, besides its settings: JSON."""
+        """Returns JSON values that must not change when a run resumes."""
         return {}
 
     def warn(self) -> None:
-        """Says on standard error what may surprise about the data."""
+        """Prints warnings about the data on standard error."""
         data = self.data
         if parts := getattr(data, "unknown_parts", ()):
             terminal.warn_of_unknown_parts(parts)
@@ -83,11 +84,11 @@ class Task:
     # Training ---------------------------------------------------------------
 
     def build(self, model_config, use_cudnn):
-        """Builds the model: has `recurrent_layers` and `for_inference()`."""
+        """Builds a model, with `recurrent_layers` and `for_inference()`."""
         raise NotImplementedError
 
     def initial_states(self, model, batch_size):
-        """The states before a batch that continues no other one."""
+        """Returns the states before a batch that continues no other one."""
         return ()
 
     def sums(self, model, inputs, targets, states, training=False):
@@ -95,67 +96,67 @@ class Task:
 
         Args:
             model: what `build` returned.
-            inputs, targets: what a batch of the data has; -1 is no target.
-            states: before the first token.
-            training: whether dropout is applied.
+            inputs, targets: a batch of the data; a target of -1 is none.
+            states: states before the first token.
+            training: whether to apply dropout.
 
         Returns:
-            float32 [num_sums], and the new states.
+            The sums, float32 [num_sums], and the new states.
         """
         raise NotImplementedError
 
     def count(self, sums) -> float:
-        """How many units the sums are of."""
+        """Returns the number of units in the sums."""
         return sums[1]
 
     def score(self, sums, batches):
-        """The results of sums over some batches: has `logs(prefix)`."""
+        """Returns the score of summed batches, with a method `logs(prefix)`."""
         raise NotImplementedError
 
     def cost(self, results) -> float:
-        """The value that selects the best epoch; lower is better."""
+        """Returns the value that selects the best epoch; lower is better."""
         return results["val_loss"]
 
-    # After it ----------------------------------------------------------------
+    # After training ----------------------------------------------------------
 
     def exported(self, model):
-        """The module to export of a model: has `model` and `save`."""
+        """Returns the module to export, with `model` and `save`."""
         raise NotImplementedError
 
     def callbacks(self, trainer, exported) -> list:
-        """Keras callbacks of the task."""
+        """Returns Keras callbacks of the task."""
         return []
 
     def finish(self, exported) -> None:
         """Prepares the best model for its export."""
 
     def report(self, version, model_dir) -> None:
-        """Prints and draws results of the exported model on the validation."""
+        """Prints and draws validation results of the exported model."""
 
     def next_steps(self, version) -> list[str]:
-        """Commands to try with the exported model."""
+        """Returns commands to try with the exported model."""
         return []
 
 
-def warn_of(count, what) -> None:
-    """Says how many texts or pairs something was done to, if any."""
+def warn_of(count, problem) -> None:
+    """Warns of a problem that some texts or pairs have, if any do."""
     if count:
-        print(f"warning: {count:,} {what}", file=sys.stderr)
+        print(f"warning: {count:,} {problem}", file=sys.stderr)
 
 
 def command(script, version, flag) -> str:
-    """What a shell runs to try an exported model."""
+    """Returns a shell command that uses an exported model."""
     version = shlex.quote(str(version))
     return f"{terminal.script(script)} --saved_model={version} {flag}"
 
 
 def commands_to_predict(version, text, file) -> list[str]:
-    """Commands to try a model that predict.py reads.
+    """Returns commands to try a model with predict.py and evaluate.py.
 
     Args:
         version: directory of the model.
-        text: what to predict for; the command has its beginning.
-        file: what stands for a file to score it on.
+        text: a text to predict for; the command shows its beginning.
+        file: placeholder for the name of a file to score.
     """
     return [
         command("predict", version, f"--text={in_one_line(text)}"),
@@ -164,13 +165,12 @@ def commands_to_predict(version, text, file) -> list[str]:
 
 
 def in_one_line(text) -> str:
-    """A text, or its beginning, as a word of a shell."""
+    """Quotes the beginning of a text as one argument in a shell."""
     return shlex.quote(" ".join(text.split())[:_LONGEST_TEXT])
 
 
 def some_words(text) -> str:
-    """Words that follow each other in a text; empty where it has none."""
-    for words in (r"(?<=\s)[^\W\d_]+( [^\W\d_]+){2}(?=\W)", r"[^\W\d_]{2,9}"):
-        if found := re.search(words, text):
-            return found[0]
-    return ""
+    """Returns a few consecutive words of a text; empty if it has none."""
+    three_words = r"(?<=\s)[^\W\d_]+( [^\W\d_]+){2}(?=\W)"
+    found = re.search(three_words, text) or re.search(r"[^\W\d_]{2,9}", text)
+    return found[0] if found else ""

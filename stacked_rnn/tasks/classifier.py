@@ -1,4 +1,4 @@
-"""The task of a classifier: to label texts."""
+"""The classifier task: labelling texts."""
 
 import dataclasses
 
@@ -14,9 +14,11 @@ _REPORTED = ("accuracy", "macro_f1", "auc", "calibration_error")
 
 
 class ClassifierTask(base.Task):
-    """Sums: weighted nats of the labels, their weights; correct, all of them.
+    """Labels texts.
 
-    Where a text may have several labels, each class is a prediction of its own.
+    The sums are the weighted nats of the labels, their weights, the number of
+    correct predictions, and the number of predictions. If texts may have
+    several labels, each class is a prediction of its own.
     """
 
     name = "classifier"
@@ -58,11 +60,11 @@ class ClassifierTask(base.Task):
     def warn(self):
         super().warn()
         data = self.data
-        base.warn_of(data.num_empty, "text(s) empty: left out")
+        base.warn_of(data.num_empty, "text(s) are empty: left out")
         base.warn_of(
             data.num_truncated,
-            f"text(s) of more than --sequence_length={data.max_tokens} tokens: "
-            "the rest is not read",
+            f"text(s) have more than --sequence_length={data.max_tokens} "
+            "tokens: the rest is not read",
         )
 
     def build(self, model_config, use_cudnn):
@@ -74,14 +76,14 @@ class ClassifierTask(base.Task):
         )
 
     def sums(self, model, inputs, targets, states, training=False):
-        """As `Task.sums`.
+        """See `Task.sums`.
 
         Args:
             model: a `models.Classifier`.
-            inputs: {token_ids, mask}, [batch, time] each.
+            inputs: {token_ids, mask}, each [batch, time].
             targets: int32 [batch, columns], see `datasets.Examples`.
             states: empty.
-            training: whether dropout is applied.
+            training: whether to apply dropout.
         """
         logits = tf.cast(model(inputs, training=training), tf.float32)
         class_weights = tf.constant(self.data.class_weights)
@@ -112,7 +114,7 @@ class ClassifierTask(base.Task):
         return tf.stack([*map(total, parts)]), states
 
     def count(self, sums):
-        """How many texts the sums are of, whatever they weigh."""
+        """Returns the number of texts in the sums, whatever their weights."""
         predictions = len(self.data.labels) if self.data.multi_label else 1
         return sums[3] / predictions
 
@@ -120,10 +122,10 @@ class ClassifierTask(base.Task):
         return metrics.ClassificationScore(*sums)
 
     def cost(self, results):
-        """As `Task.cost`: less accuracy; between equal ones, the loss.
+        """Returns minus the accuracy; equal accuracies are ordered by loss.
 
-        A classifier improves for some time while it is overconfident already,
-        and its loss rises.
+        The loss alone would stop too early: it rises once the classifier is
+        overconfident, while the accuracy still improves.
         """
         return 1e-6 * results["val_loss"] - results["val_accuracy"]
 
@@ -133,7 +135,7 @@ class ClassifierTask(base.Task):
         )
 
     def finish(self, exported):
-        """Calibrates the probabilities on the validation."""
+        """Calibrates the probabilities on the validation texts."""
         texts = self.data.validation_texts
         if texts is None:
             return
@@ -151,7 +153,7 @@ class ClassifierTask(base.Task):
             return
         result = inference.load(version).evaluate(texts)
         print(
-            "\nOn the validation: "
+            "\nOn the validation texts: "
             + ", ".join(
                 f"{name.replace('_', ' ')} {result[name]:.3f}"
                 for name in _REPORTED

@@ -1,4 +1,4 @@
-"""The task of a language model: to continue a text."""
+"""The language model task: continuing texts."""
 
 import dataclasses
 import shlex
@@ -13,7 +13,10 @@ from stacked_rnn.tasks import base
 
 
 class LanguageModelTask(base.Task):
-    """Sums: nats of the next tokens, their number."""
+    """Continues texts.
+
+    The sums are the nats of the next tokens, and their number.
+    """
 
     name = "language_model"
 
@@ -62,7 +65,7 @@ class LanguageModelTask(base.Task):
         return model.initial_states(batch_size)
 
     def sums(self, model, inputs, targets, states, training=False):
-        """As `Task.sums`; inputs and targets are int32 [batch, time]."""
+        """See `Task.sums`; inputs and targets are int32 [batch, time]."""
         new = model.step(
             {"token_ids": inputs, "states": states}, training=training
         )
@@ -80,7 +83,7 @@ class LanguageModelTask(base.Task):
         return export.TextGenerator(model, self.data.tokenizer)
 
     def callbacks(self, trainer, exported):
-        """A short text of the model after each epoch."""
+        """Prints a short text by the model after each epoch."""
 
         def sample(epoch):
             exported.model.set_weights(trainer.model.get_weights())
@@ -90,7 +93,7 @@ class LanguageModelTask(base.Task):
 
     def next_steps(self, version):
         start = "--num_samples=3"
-        if self.data.tokenizer.end_id is None:  # else each begins a document
+        if self.data.tokenizer.end_id is None:  # else each sample is a document
             windows = self.data.validation or self.data.training
             token_ids = np.asarray(windows.token_ids[:1000], np.int32)
             (text,) = self.data.tokenizer.detokenize(

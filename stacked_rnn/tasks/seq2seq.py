@@ -1,4 +1,4 @@
-"""The task of a seq2seq model: to rewrite texts."""
+"""The seq2seq task: rewriting texts."""
 
 import dataclasses
 import random
@@ -10,15 +10,17 @@ from stacked_rnn.reports import plots
 from stacked_rnn.tasks import base
 from stacked_rnn.utils import terminal
 
-_SCORED = 1000  # pairs of the validation that are reported on
-_DRAWN = 3  # of these
+_SCORED = 1000  # validation pairs to score after training
+_DRAWN = 3  # validation texts whose attention is drawn
 
 
 class Seq2SeqTask(base.Task):
-    """Sums: nats of the target's tokens, their number; exact texts, texts.
+    """Rewrites texts.
 
-    Where the likeliest token is the target at each place, greedy decoding
-    writes this very target: how often it does is known without decoding.
+    The sums are the nats of the target tokens, their number, the number of
+    exact texts, and the number of texts. A text is exact if each target token
+    is the likeliest one; greedy decoding then writes this very target, so that
+    exact matches are counted without decoding.
     """
 
     name = "seq2seq"
@@ -52,14 +54,14 @@ class Seq2SeqTask(base.Task):
         return models.build_seq2seq(model_config, use_cudnn)
 
     def sums(self, model, inputs, targets, states, training=False):
-        """As `Task.sums`.
+        """See `Task.sums`.
 
         Args:
             model: a `models.Seq2Seq`.
-            inputs: {source_ids, source_mask, target_ids}, [batch, time] each.
+            inputs: {source_ids, source_mask, target_ids}, each [batch, time].
             targets: int32 [batch, target time].
             states: empty.
-            training: whether dropout is applied.
+            training: whether to apply dropout.
         """
         logits = model(inputs, training=training)["logits"]
         is_target = targets >= 0
@@ -82,7 +84,7 @@ class Seq2SeqTask(base.Task):
         )
 
     def callbacks(self, trainer, exported):
-        """A text that the model rewrites, after each epoch."""
+        """Prints a text and its rewriting after each epoch."""
         pairs = self.data.validation_texts
         if pairs is None:
             return []
@@ -104,7 +106,7 @@ class Seq2SeqTask(base.Task):
         with terminal.progress_bar(len(shown.sources), "text") as progress:
             result = model.evaluate(shown, progress=progress)
         print(
-            f"\nOn {result['examples']:,} texts of the validation: "
+            f"\nOn {result['examples']:,} validation texts: "
             f"{result['exact_match']:.1%} exact, "
             f"{result['edit_distance']:.4f} edits per character"
         )

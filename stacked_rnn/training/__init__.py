@@ -1,7 +1,7 @@
-"""Training: the loop, and the run that it leaves on disk."""
+"""Training: the loop, its callbacks, and the run directory on disk."""
 
 from stacked_rnn.training.callbacks import SampleTexts
-from stacked_rnn.training.runs import alone_in, find_export, note_export
+from stacked_rnn.training.runs import find_export, lock_run, note_export
 from stacked_rnn.training.strategies import (
     Workers,
     lost_workers_explained,
@@ -13,8 +13,8 @@ __all__ = [
     "SampleTexts",
     "Trainer",
     "Workers",
-    "alone_in",
     "find_export",
+    "lock_run",
     "lost_workers_explained",
     "make_strategy",
     "note_export",

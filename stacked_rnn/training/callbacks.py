@@ -1,4 +1,4 @@
-"""What a run prints while it trains: a line an epoch, and sample texts."""
+"""Keras callbacks that print: a line per epoch, and sample texts."""
 
 import shutil
 import sys
@@ -13,13 +13,13 @@ _REPAINT_SECONDS = 0.1
 
 
 class EpochLines(keras.callbacks.Callback):
-    """A line after each epoch, and a progress bar within it.
+    """Prints a line after each epoch, and a progress bar within it.
 
     All other results are in history.csv and in TensorBoard.
 
     Args:
         trainer: the `Trainer`.
-        verbose: as of `Trainer.fit`, and not 0.
+        verbose: as in `Trainer.fit`, but not 0.
     """
 
     def __init__(self, trainer, verbose):
@@ -58,7 +58,7 @@ class EpochLines(keras.callbacks.Callback):
         self._painted = len(text)
 
     def _clear(self):
-        """Leaves the line of the bar to whatever comes next."""
+        """Erases the progress bar."""
         if self._painted:
             print(f"\r{' ' * self._painted}\r", end="", flush=True)
             self._painted = 0
@@ -103,11 +103,13 @@ def _minutes(seconds) -> str:
 
 
 class SampleTexts(keras.callbacks.Callback):
-    """A sample after each epoch, printed and in TensorBoard with the settings.
+    """Prints a sample text after each epoch.
+
+    TensorBoard shows the samples too, with the settings of the run.
 
     Args:
-        trainer: the `Trainer`, which has a directory.
-        sample: epoch -> text.
+        trainer: a `Trainer` with a `model_dir`.
+        sample: function that makes a text for the number of an epoch.
     """
 
     def __init__(self, trainer, sample):
@@ -130,7 +132,7 @@ class SampleTexts(keras.callbacks.Callback):
         text = _printable(self._sample(epoch))
         print(_indented("  sample: ", text.rstrip()), flush=True)
         with self._writer.as_default(step=epoch):
-            # TensorBoard takes it for Markdown, and this for a block of code.
+            # TensorBoard reads Markdown, where indented lines are code.
             tf.summary.text("sample", _indented("    ", text))
 
     def on_train_end(self, logs=None):
@@ -138,15 +140,15 @@ class SampleTexts(keras.callbacks.Callback):
 
 
 def _printable(text) -> str:
-    """A text with its line breaks, and escapes for what moves a cursor."""
+    """Escapes all control characters but line breaks and tabs."""
     return "".join(
-        one
-        if one.isprintable() or one in "\n\t"
-        else one.encode("unicode_escape").decode()
-        for one in text
+        character
+        if character.isprintable() or character in "\n\t"
+        else character.encode("unicode_escape").decode()
+        for character in text
     )
 
 
 def _indented(title, text) -> str:
-    """A text after its title, each line of it where the first one begins."""
+    """Puts a title before a text, and aligns the text's lines."""
     return title + text.replace("\n", "\n" + " " * len(title))

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: a damaged one, or a full disk, costs no more."""
+"""Checkpoints that survive a damaged file or a full disk."""
 
 import pathlib
 import shutil
@@ -10,12 +10,12 @@ from stacked_rnn.configs import UserError
 
 
 class Checkpoints:
-    """The last few checkpoints under one name, by training step.
+    """The last few checkpoints of a directory, named by training step.
 
     Args:
-        directory: theirs alone.
-        keep: how many are kept.
-        **objects: what they hold, as `tf.train.Checkpoint` takes it.
+        directory: a directory that holds nothing else.
+        keep: number of checkpoints to keep.
+        **objects: the objects to save, as for `tf.train.Checkpoint`.
     """
 
     def __init__(self, directory, keep, **objects):
@@ -24,8 +24,8 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)
         try:
             tf.train.get_checkpoint_state(directory)
-        except ValueError:  # an empty list of checkpoints stops the manager
-            # Other workers do the same, at the same time.
+        except ValueError:  # the manager cannot start with an empty list
+            # Other workers may delete it at the same time.
             (self._directory / "checkpoint").unlink(missing_ok=True)
         self._manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(**objects), str(directory), max_to_keep=keep
@@ -35,7 +35,7 @@ class Checkpoints:
         """Writes a checkpoint, whole or not at all.
 
         Raises:
-            UserError: it cannot be written; those before it are as they were.
+            UserError: writing failed; earlier checkpoints are unchanged.
         """
         try:
             self._manager.save(step)
@@ -44,15 +44,15 @@ class Checkpoints:
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
             raise UserError(
                 f"--model_dir: cannot write a checkpoint in {self._directory} "
-                f"({_reason(error)}): those before it are kept: free some "
-                "space, and the same command goes on"
+                f"({_reason(error)}); earlier ones are kept: free some space, "
+                "and run the same command again"
             ) from error
 
     def restore(self) -> bool:
-        """Restores the newest one that can be read, and says which cannot.
+        """Restores the newest readable checkpoint; warns of unreadable ones.
 
         Returns:
-            False where there is none.
+            Whether there was a readable one.
         """
         for path in reversed(find(self._directory)):
             try:
@@ -63,16 +63,17 @@ class Checkpoints:
             except Exception as error:  # TensorFlow has many types for this
                 print(
                     f"warning: {path} is damaged or from another version "
-                    f"({type(error).__name__}), not read",
+                    f"({type(error).__name__}), skipped",
                     file=sys.stderr,
                 )
         return False
 
 
 def find(directory) -> list[str]:
-    """The checkpoints in a directory that were written whole, oldest first.
+    """Lists the complete checkpoints of a directory, oldest first.
 
-    By their names: the file in which TensorFlow lists them may be damaged too.
+    They are found by name, as the file in which TensorFlow lists them may be
+    damaged too.
     """
     steps = [
         int(path.stem.removeprefix("ckpt-"))
@@ -82,7 +83,7 @@ def find(directory) -> list[str]:
 
 
 def describe(directory) -> str:
-    """The last one in a directory, in words."""
+    """Names the last checkpoint of a directory in a phrase."""
     paths = find(directory)
     if not paths:
         return "no checkpoint was written yet"

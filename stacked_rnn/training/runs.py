@@ -1,4 +1,4 @@
-"""A run outside the Trainer: where it is, its directory, how it is stopped."""
+"""The directory of a run, its progress, and the signals that stop it."""
 
 import contextlib
 import csv
@@ -16,11 +16,12 @@ from stacked_rnn.configs import ModelConfig, UserError
 from stacked_rnn.training import checkpoints
 from stacked_rnn.utils import files
 
-RECORD = "checkpoints/model.json"  # in the directory of a run: what it trains
-_EXPORTED = "checkpoints/exported.json"  # and what it was last exported as
+# In the directory of a run: what it trains, and its last exported version.
+RECORD = "checkpoints/model.json"
+_EXPORTED = "checkpoints/exported.json"
 
-# Settings that may change while a run goes on: how long, where, and how fast.
-# The digest of the text stands for where it lies.
+# Settings that may change when a run resumes: how long, where, and how fast it
+# trains. The text may move: its digest is compared.
 MAY_CHANGE = frozenset(
     (
         "corpus", "cache_dir", "skip_bad_files", "epochs", "max_minutes",
@@ -32,12 +33,12 @@ MAY_CHANGE = frozenset(
 
 
 class StopRequest:
-    """True once a signal to stop was received, so that a step is not cut.
+    """Becomes true when a signal asks to stop, so that a step can finish.
 
-    These are Ctrl-C, SIGTERM, SIGUSR1 (a scheduler's warning), and SIGHUP (a
-    terminal that closes), unless whoever started the process has it ignored, as
-    nohup does. A second Ctrl-C stops at once. Signals only reach the main
-    thread; in another one nothing is done about them.
+    The signals are Ctrl-C, SIGTERM, SIGUSR1 (a scheduler's warning) and SIGHUP
+    (the terminal closes). Those that the process was started to ignore, as by
+    nohup, stay ignored. A second Ctrl-C stops at once. Signals reach the main
+    thread only; in other threads, a `StopRequest` has no effect.
     """
 
     _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
@@ -52,7 +53,7 @@ class StopRequest:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             for name in self._SIGNALS:
-                number = getattr(signal, name, None)  # Windows has two of them
+                number = getattr(signal, name, None)  # Windows has two
                 if number and signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(
                         number, self._receive
@@ -66,26 +67,27 @@ class StopRequest:
     def _receive(self, number, frame):
         self._received = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with contextlib.suppress(OSError, RuntimeError):  # within a print
+        with contextlib.suppress(OSError, RuntimeError):  # in a print
             print(
                 "\nstopping after this step (Ctrl-C again: at once)", flush=True
             )
 
 
 class Progress(tf.train.experimental.PythonState):
-    """Where a run is, besides the weights; saved within its checkpoint.
+    """Progress of a run, saved in its checkpoints beside the weights.
 
     Attributes:
-        step: training steps done.
-        epoch: epochs that came to an end, validation included.
-        sums: those of the task, of the epoch so far.
-        seconds: of the time that `--max_minutes` gives to the run, those that
-            are over, where it alone ends the run.
-        learning_rate, gradient_norm: those of the last step.
-        best_cost: of the validation, the least so far.
-        best_epoch: `epoch` after the one that reached it.
-        history: for each epoch its number and its results, as in history.csv.
-        states: the carried states, NumPy states[layer][part]; None: zeros.
+        step: number of training steps done.
+        epoch: number of epochs done, validation included.
+        sums: sums of the task over the epoch so far.
+        seconds: seconds of `--max_minutes` that are over, where that alone ends
+            the run.
+        learning_rate, gradient_norm: results of the last step.
+        best_cost: lowest cost of a validation so far.
+        best_epoch: value of `epoch` after the epoch with `best_cost`.
+        history: number and results of each epoch, as in history.csv.
+        states: carried states, NumPy arrays states[layer][part], each
+            [batch, units]; None: zeros.
     """
 
     def __init__(self):
@@ -124,7 +126,7 @@ class Progress(tf.train.experimental.PythonState):
             setattr(self, name, int(arrays[name]))
         for name in ("learning_rate", "gradient_norm", "best_cost"):
             setattr(self, name, float(arrays[name]))
-        self.seconds = float(arrays.get("seconds", 0.0))  # once it was not kept
+        self.seconds = float(arrays.get("seconds", 0.0))  # old ones lack it
         self.history = json.loads(str(arrays["history"]))
         self.sums = arrays["sums"].tolist()
         self.states = (
@@ -145,14 +147,18 @@ def open_run(
 ) -> bool:
     """Prepares --model_dir; returns whether there is a run to resume.
 
-    A run goes on only with what it began with, but for `MAY_CHANGE`. Another
-    one that is there is moved aside, never overwritten.
+    A run resumes only with the settings and the text that it began with, except
+    for `MAY_CHANGE`. Any other run in the directory is moved aside, never
+    overwritten.
 
     Args:
         model_dir: the directory.
-        model_config, tokenizer, train_config: what is to be trained.
-        digest: of the text.
-        task_record: the `record` of the task.
+        model_config, tokenizer, train_config: what to train, and how.
+        digest: digest of the text.
+        task_record: what `Task.record` returns.
+
+    Raises:
+        UserError: `--resume` is given, and there is no such run.
     """
     description = {
         "task": train_config.task,
@@ -170,19 +176,19 @@ def open_run(
     }
     record = model_dir / RECORD
     if record.exists():
-        why = "--noresume"
+        reason = "--noresume"
         if train_config.resume is not False:
             differences = _differences(read_record(model_dir), description)
             if not differences:
                 return True
-            why = "; ".join(differences)
+            reason = "; ".join(differences)
             if train_config.resume:
                 raise UserError(
-                    f"--resume: {model_dir} holds another run: {why}"
+                    f"--resume: {model_dir} holds another run: {reason}"
                 )
         aside = _unused_sibling(model_dir)
         model_dir.rename(aside)
-        print(f"moved the run that was in {model_dir} to {aside} ({why})")
+        print(f"moved the run in {model_dir} to {aside} ({reason})")
     elif train_config.resume:
         raise UserError(f"--resume: there is no checkpoint in {model_dir}")
     _write_json(record, description)
@@ -190,7 +196,7 @@ def open_run(
 
 
 def note_export(model_dir, step, version) -> None:
-    """Notes down that the run was exported after a step, and where to."""
+    """Records the step after which a run was exported, and the version."""
     _write_json(
         model_dir / _EXPORTED,
         {"step": step, "version": str(pathlib.Path(version).resolve())},
@@ -198,9 +204,10 @@ def note_export(model_dir, step, version) -> None:
 
 
 def find_export(model_dir, step, export_dir) -> pathlib.Path | None:
-    """The version that the run was exported as after this step.
+    """Returns the version that the run was exported as after a step.
 
-    None where it was not, or not to this directory, or is there no more.
+    None if the run was not exported then, or to another directory, or if the
+    version has been deleted.
     """
     try:
         noted = json.loads((model_dir / _EXPORTED).read_text(encoding="utf-8"))
@@ -213,11 +220,11 @@ def find_export(model_dir, step, export_dir) -> pathlib.Path | None:
 
 
 @contextlib.contextmanager
-def alone_in(model_dir):
+def lock_run(model_dir):
     """Keeps other processes from training in the same --model_dir.
 
     Raises:
-        UserError: one does already.
+        UserError: another process is training there.
     """
     path = model_dir.resolve()
     path = path.with_name(f"{path.name}.lock")
@@ -239,7 +246,7 @@ def _write_json(path, values) -> None:
 
 
 def write_history(model_dir, history) -> None:
-    """Writes history.csv, a line for each epoch, whole or not at all."""
+    """Writes history.csv, one line per epoch, whole or not at all."""
     names = dict.fromkeys(name for row in history for name in row)
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, names, lineterminator="\n")
@@ -251,13 +258,14 @@ def write_history(model_dir, history) -> None:
             file.write(table.getvalue().encode())
     except OSError as error:
         raise UserError(
-            f"--model_dir: cannot write {path} ({error.strerror}): the "
-            "checkpoint is kept: free some space, and the same command goes on"
+            f"--model_dir: cannot write {path} ({error.strerror}); the "
+            "checkpoint is kept: free some space, and run the same command "
+            "again"
         ) from error
 
 
 def read_record(model_dir) -> dict:
-    """What `open_run` wrote down of the run in a directory."""
+    """Reads what `open_run` recorded about the run in a directory."""
     record = model_dir / RECORD
     try:
         return json.loads(record.read_text(encoding="utf-8"))
@@ -268,17 +276,17 @@ def read_record(model_dir) -> dict:
 
 
 def _differences(old, new) -> list[str]:
-    """What keeps a run from going on, in words."""
+    """Lists the differences that keep a run from resuming, in words."""
     differences = ModelConfig.from_dict(new["model"]).differences(
         ModelConfig.from_dict(old["model"])
     )
-    # Records were once written without some of this, and settings come and go.
+    # Old records lack some of these entries, and settings come and go.
     names = ("task", "init_from", "labels", "held_out")
-    once = {"init_from": "", "held_out": "the end"}
+    defaults = {"init_from": "", "held_out": "the end"}
     before, now = (
         {name: record[name] for name in names if name in record}
         | record.get("settings", {})
-        for record in (once | old, new)
+        for record in (defaults | old, new)
     )
     for name in sorted(before.keys() & now.keys()):
         if before[name] != now[name]:
@@ -286,12 +294,12 @@ def _differences(old, new) -> list[str]:
     if old.get("digest", new["digest"]) != new["digest"]:
         differences.append("the text has changed")
     if old["tokenizer"] != new["tokenizer"]:
-        differences.append("the tokenizer or its vocabulary")
+        differences.append("the tokenizer or its vocabulary has changed")
     return differences
 
 
 def latest_checkpoint(model_dir, name) -> str | None:
-    """The checkpoint that a run keeps as its "best" or its "last"."""
+    """Path of the newest checkpoint named "best" or "last", or None."""
     paths = checkpoints.find(model_dir / "checkpoints" / name)
     return paths[-1] if paths else None
 

@@ -1,26 +1,27 @@
-"""The learning rate over a run of so many steps, or of so much time."""
+"""Schedules of the learning rate, over steps or over time."""
 
 import math
 import time
 
 import keras
 
-_CLOCK_STEPS = 1000  # that a schedule has which time walks through
+_TIMED_STEPS = 1000  # steps of a schedule that follows the time
 
 
 class Clock:
-    """How much of the time that a run may take is over.
+    """Measures the share of a run's time limit that is over.
 
-    It stands still until `start`, so that the compilation of the first step
-    costs a schedule nothing.
+    The share does not grow before `start`, so that the schedule loses nothing
+    while the first step is compiled.
 
     Args:
-        minutes: of all processes of the run together; 0: no limit.
-        seconds_used: by those before this one.
+        minutes: time limit of the run, over all processes that resume it; 0: no
+            limit.
+        seconds_used: seconds that earlier processes have used.
 
     Attributes:
-        seconds: that the run may take.
-        reserve: seconds, of the end, that are kept for the last validation.
+        seconds: time limit in seconds; without one, infinity.
+        reserve: seconds at the end that are kept for the last validation.
     """
 
     def __init__(self, minutes, seconds_used=0.0):
@@ -31,12 +32,12 @@ class Clock:
         self._started = None
 
     def start(self) -> None:
-        """Lets the time pass, from the first call on."""
+        """Starts the clock; only the first call has an effect."""
         if self._started is None:
             self._started = time.monotonic()
 
     def share(self) -> float:
-        """Part of the time that is over, 1 at the end."""
+        """Returns the share of the time that is over, 1 at the end."""
         now, end = time.monotonic(), self._end - self.reserve
         if now >= end:
             return 1.0
@@ -46,33 +47,33 @@ class Clock:
         return self._used + (1 - self._used) * passed
 
 
-class _ByTheClock(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule of `_CLOCK_STEPS` steps that time walks through.
+class _TimedSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that follows the time instead of the steps.
 
     Args:
-        schedule: of steps.
-        share: variable, the part of the time that is over.
+        schedule: a Keras schedule over `_TIMED_STEPS` steps.
+        share: variable, the share of the time that is over.
     """
 
     def __init__(self, schedule, share):
         self._schedule, self._share = schedule, share
 
     def __call__(self, step):
-        return self._schedule(self._share * _CLOCK_STEPS)
+        return self._schedule(self._share * _TIMED_STEPS)
 
 
 def learning_rate(config, total_steps, share=None):
-    """What a Keras optimizer takes.
+    """Builds the `learning_rate` of a Keras optimizer: a number or a schedule.
 
     Args:
         config: a `TrainConfig`.
-        total_steps: of the run.
-        share: variable, the part of the time of the run that is over, where
-            that ends it; None: `total_steps` do.
+        total_steps: number of steps of the run.
+        share: variable, the share of the run's time that is over, if the time
+            ends the run; None: `total_steps` does.
     """
     if config.learning_rate_schedule == "constant":
         return config.learning_rate
-    steps = total_steps if share is None else _CLOCK_STEPS
+    steps = total_steps if share is None else _TIMED_STEPS
     warmup_steps = min(100, steps // 20)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0,
@@ -81,4 +82,4 @@ def learning_rate(config, total_steps, share=None):
         warmup_target=config.learning_rate,
         warmup_steps=warmup_steps,
     )
-    return schedule if share is None else _ByTheClock(schedule, share)
+    return schedule if share is None else _TimedSchedule(schedule, share)

@@ -1,4 +1,4 @@
-"""One step of training on all devices, and the states between two of them."""
+"""Training steps on all devices, as compiled functions."""
 
 import functools
 import itertools
@@ -7,13 +7,14 @@ import tensorflow as tf
 
 
 class Steps:
-    """The steps of a run as compiled functions.
+    """Compiled functions that train, score, and move states.
 
     Args:
-        model: what the task built.
+        model: the model that `task.build` returned.
         task: a `tasks.Task`.
-        optimizer: a Keras optimizer, built.
-        strategy: the `tf.distribute.Strategy` in whose scope both were made.
+        optimizer: a Keras optimizer, already built.
+        strategy: the `tf.distribute.Strategy` in whose scope model and
+            optimizer were made.
         windows: the `datasets.Windows` to train on.
         train_config: the settings.
         plan: the `plan.ExecutionPlan`.
@@ -36,46 +37,45 @@ class Steps:
         self._gradient_clip_norm = train_config.gradient_clip_norm
         self._shards = plan.shards
         self._steps_per_call = plan.steps_per_call
-        # autograph=False: there is nothing to convert, and it takes seconds.
+        # autograph=False: there is nothing to convert, but it takes seconds.
         compiled = functools.partial(
             tf.function, jit_compile=True, autograph=False
         )
         if plan.xla == "shards":
             self._forward_backward = compiled(self._forward_backward)
-            if plan.gpus:  # each op of a scan would be a launch
+            if plan.gpus:  # else each op of a scan is a kernel launch
                 self._sums = compiled(self._sums)
-        if plan.compiles_update:
+        if plan.use_xla_for_update:
             self._update = compiled(self._update)
         self.train = tf.function(self.train, autograph=False)
         self.score = tf.function(self.score, autograph=False)
         self._gather_rows = tf.function(self._gather_rows, autograph=False)
 
     def train(self, step, count, page, states, stop_flags):
-        """Some updates, one from the global batch of each step.
+        """Trains some steps, each on one global batch.
 
         Args:
-            step: int64 scalar, the first of them.
-            count: int32 scalar, how many there are, all of one page; more than
-                one only where `plan` has more in a call.
+            step: int64 scalar, index of the first step.
+            count: int32 scalar, number of steps, all within one page; more
+                than one only if `plan.steps_per_call` is.
             page: `Windows.page` of these steps, as tensors.
-            states: of the replicas.
-            stop_flags: float32 [n], what this process has to tell the others.
+            states: states of the replicas, see `scatter`.
+            stop_flags: float32 [n], flags of this process for all others.
 
         Returns:
-            The task's sums of the batches and those of the stop_flags, over
-            steps and replicas, float32 [num_sums + n]; the new states; of the
-            last step the learning rate, which a schedule would take
-            milliseconds to compute eagerly; and the norm of its gradient
-            before it was clipped.
+            The sums of the task and of stop_flags over steps and replicas,
+            float32 [num_sums + n]; the new states; the learning rate of the
+            last step, which takes milliseconds to compute eagerly; and the
+            norm of the last gradient before clipping.
         """
         if self._steps_per_call == 1:
             return self._train_step(step, page, states, stop_flags)
 
         def add(done, sums, states, learning_rate, norm):
             with tf.device("CPU:0"):  # or each step would wait for a GPU
-                number = step + tf.cast(done, tf.int64)
+                next_step = step + tf.cast(done, tf.int64)
             new, new_states, learning_rate, norm = self._train_step(
-                number, page, states, stop_flags
+                next_step, page, states, stop_flags
             )
             if self._windows.carries_state:
                 states = new_states
@@ -91,13 +91,13 @@ class Steps:
         return results
 
     def _train_step(self, step, page, states, stop_flags):
-        """As `train`, one update.
+        """Trains one step; arguments and results are those of `train`.
 
-        The batch is cut within the graph: an iterator's threads would take
-        longer to stop than all the cutting takes.
+        The batch is cut within the graph: the threads of an iterator would take
+        longer to stop than the cutting takes in all.
 
         The gradient of the mean loss over all replicas is clipped, not that of
-        one replica: N replicas do what one does.
+        each replica, so that N replicas compute what one does.
         """
 
         def local_step(step, page, states, stop_flags):
@@ -117,14 +117,17 @@ class Steps:
         return sums, states, *self._update(gradients, sums[1])
 
     def _update(self, gradients, count):
-        """Moves the weights: the learning rate, and the norm before clipping.
+        """Updates the weights.
 
         Args:
-            gradients: of the loss of all replicas together.
-            count: what to divide them by.
+            gradients: gradients of the loss, summed over all replicas.
+            count: number by which to divide them.
+
+        Returns:
+            The learning rate, and the norm of the gradient before clipping.
         """
         gradients = [gradient / count for gradient in gradients]
-        # Scaled by this until the optimizer applies them.
+        # In float16, gradients stay scaled until the optimizer applies them.
         scale = self._optimizer.scale_loss(tf.constant(1.0))
         norm = tf.linalg.global_norm(gradients)
         if self._gradient_clip_norm:
@@ -136,7 +139,7 @@ class Steps:
         return learning_rate, norm / scale
 
     def score(self, windows, step, page, states):
-        """The task's sums of a batch, and the new states."""
+        """Returns the task's sums of a batch, and the new states."""
 
         def local_step(step, page, states):
             inputs, targets = self._local_batch(windows, step, page)
@@ -149,7 +152,7 @@ class Steps:
         return self._task.sums(self._model, inputs, targets, states)
 
     def scatter(self, windows, states=None):
-        """Deals the rows of states[layer][part] out; None: zeros."""
+        """Distributes the rows of states[layer][part]; None: zeros."""
         rows = self._num_rows(windows)
 
         def local(context):
@@ -168,7 +171,7 @@ class Steps:
         )
 
     def gather(self, states):
-        """The inverse of `scatter`: NumPy arrays, float32."""
+        """The inverse of `scatter`: float32 NumPy arrays; None: not carried."""
         if not self._windows.carries_state:
             return None
         return tf.nest.map_structure(
@@ -176,7 +179,7 @@ class Steps:
         )
 
     def _gather_rows(self, states):
-        """All rows of the replicas' states, float32."""
+        """Joins the rows of all replicas' states, as float32."""
 
         def as_float32(states):
             return tf.nest.map_structure(
@@ -189,14 +192,14 @@ class Steps:
         )
 
     def _num_rows(self, windows) -> int:
-        """Rows of a batch for each replica; the last may get fewer."""
+        """Number of rows per replica; the last may have fewer."""
         return -(-windows.batch_size // self._strategy.num_replicas_in_sync)
 
     def _local_batch(self, windows, step, page):
-        """The rows of a global batch that belong to this replica.
+        """Cuts the rows of a global batch that belong to this replica.
 
-        Always the same ones, so that a carried state stays where it is. Cut on
-        the CPU: a GPU would be sent the whole page.
+        They are always the same ones, so that a carried state stays where it
+        is. The CPU cuts them: otherwise the whole page is sent to a GPU.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         count = self._num_rows(windows)
@@ -206,9 +209,9 @@ class Steps:
             return windows.batch(step, page, rows)
 
     def _local_step(self, inputs, targets, states):
-        """Of one replica's rows: sums, gradients, and new states.
+        """Computes sums, gradients and new states of one replica's rows.
 
-        With `--accumulate_steps` a part of the rows after the other.
+        With `--accumulate_steps`, one part of the rows after the other.
         """
         batch = (inputs, targets, states)
         count = self._accumulate_steps
@@ -255,11 +258,11 @@ class Steps:
         return sums, gradients, states
 
     def _sharded(self, batch):
-        """What `_forward_backward` gives for a batch, by one shard a core.
+        """Runs `_forward_backward` on a batch, in one shard per core.
 
         Nothing orders the shards, so TensorFlow runs them at the same time:
-        each core walks through time on its own, where the threads of one large
-        shard would have to wait for each other at every time step. The sums
+        each core steps through time on its own, whereas the threads of one
+        large shard would wait for each other at every time step. The results
         are those of one shard.
         """
         rows = batch[1].shape[0]

@@ -1,4 +1,4 @@
-"""Where training runs: the devices of one machine, or many machines."""
+"""Distribution strategies: the devices of one machine, or many machines."""
 
 import concurrent.futures
 import contextlib
@@ -14,15 +14,15 @@ import tensorflow as tf
 
 from stacked_rnn.configs import UserError
 
-_ANSWER_SECONDS = 2.0  # a worker that is there accepts a connection by then
-_REPORT_SECONDS = 10.0  # between two lines about workers that are missing
+_ANSWER_SECONDS = 2.0  # within which a running worker accepts a connection
+_REPORT_SECONDS = 10.0  # between two lines about missing workers
 
 
 def make_strategy(name, wait_minutes=60.0) -> tf.distribute.Strategy:
-    """The `tf.distribute` strategy that `--strategy` names.
+    """Creates the `tf.distribute` strategy that `--strategy` names.
 
-    To be called before any other work for TensorFlow, which sets GPUs up (all
-    their memory, unless told otherwise here) and collectives when it begins.
+    Call this before TensorFlow does anything else: when it starts, it sets up
+    collectives and GPUs (with all their memory, unless told otherwise here).
 
     Args:
         name: "one_device"; "mirrored", over all GPUs or, without any, over all
@@ -32,7 +32,7 @@ def make_strategy(name, wait_minutes=60.0) -> tf.distribute.Strategy:
             0: no limit.
     """
     for gpu in tf.config.list_physical_devices("GPU"):
-        with contextlib.suppress(RuntimeError):  # TensorFlow is at work already
+        with contextlib.suppress(RuntimeError):  # TensorFlow has started
             tf.config.experimental.set_memory_growth(gpu, True)
     if name == "multi_worker":
         return _multi_worker_strategy(wait_minutes)
@@ -44,19 +44,19 @@ def make_strategy(name, wait_minutes=60.0) -> tf.distribute.Strategy:
 
 
 def find_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Who the workers are and which is this one: by TF_CONFIG, or by Slurm."""
+    """Reads the workers, and which one this is, from TF_CONFIG or Slurm."""
     if "TF_CONFIG" in os.environ:
         _check_tf_config(os.environ["TF_CONFIG"])
         return tf.distribute.cluster_resolver.TFConfigClusterResolver()
     if "SLURM_PROCID" in os.environ:
-        # Which GPUs a task sees is for Slurm to decide. The resolver would ask
-        # nvidia-smi, and finds no more tasks on a node than GPUs: give it some.
+        # Slurm decides which GPUs a task sees. The resolver would ask
+        # nvidia-smi, and allows a node no more tasks than GPUs: claim many.
         return tf.distribute.cluster_resolver.SlurmClusterResolver(
             gpus_per_node=1024, gpus_per_task=1, auto_set_gpu=False
         )
     raise UserError(
-        "--strategy=multi_worker: neither TF_CONFIG nor a Slurm job says "
-        "which workers there are: see deploy/README.md"
+        "--strategy=multi_worker: neither TF_CONFIG nor a Slurm job names the "
+        "workers: see deploy/README.md"
     )
 
 
@@ -76,10 +76,10 @@ def _multi_worker_strategy(wait_minutes):
         addresses,
         wait_minutes,
     )
-    # By default heartbeats share a connection with gradients, queue behind them
-    # and come too late if a step takes long to send: a slow link would look
-    # like a lost worker. This option gives them a connection of their own;
-    # tests/hosts_test.py fails where TensorFlow does not heed it.
+    # By default, heartbeats share a connection with gradients, queue behind
+    # them and arrive too late if a step takes long to send: a slow link would
+    # look like a lost worker. This option gives them a connection of their own;
+    # tests/hosts_test.py fails if TensorFlow ignores it.
     os.environ.setdefault(
         "TF_GRPC_DEFAULT_OPTIONS", "grpc.use_local_subchannel_pool=1"
     )
@@ -98,8 +98,8 @@ def _multi_worker_strategy(wait_minutes):
 def _wait_for_workers(name, own_address, addresses, wait_minutes) -> None:
     """Blocks until all workers accept connections on their ports.
 
-    TensorFlow waits as well, but does not say for whom, holds Python's lock, so
-    that Ctrl-C has no effect, and never ends if worker 0 vanishes meanwhile.
+    TensorFlow waits as well, but it does not say for whom, holds Python's lock,
+    so that Ctrl-C has no effect, and never ends if worker 0 vanishes meanwhile.
     Each worker therefore listens on its own port until it sees all others, and
     then leaves the port to TensorFlow.
 
@@ -127,12 +127,12 @@ def _wait_for_workers(name, own_address, addresses, wait_minutes) -> None:
             seen.update(set(others) - set(missing))
             now = time.monotonic()
             if now >= deadline:
-                # Some may have been there, and given up a moment earlier.
-                never = [a for a in missing if a not in seen] or missing
+                # Some may have answered before, and have just given up.
+                silent = [a for a in missing if a not in seen] or missing
                 raise UserError(
                     f"--wait_minutes={wait_minutes:g}: no answer from "
-                    f"{', '.join(never)}: start the same command there, and "
-                    "see that the network lets these ports through"
+                    f"{', '.join(silent)}: start the same command there, and "
+                    "check that the network lets these ports through"
                 )
             if missing != reported and now >= next_report:
                 print(
@@ -169,19 +169,19 @@ def _accepts_connections(address) -> bool:
             (host.strip("[]"), int(port)), _ANSWER_SECONDS
         ):
             return True
-    except OSError:  # also: a name that is not known yet
+    except OSError:  # also a host name that is not known yet
         return False
 
 
 def _drop_connections(listener) -> None:
-    """Empties the queue of a listener, which otherwise fills up in time."""
+    """Empties the queue of a listener, before it fills up."""
     with contextlib.suppress(OSError):  # BlockingIOError: it is empty
         while True:
             listener.accept()[0].close()
 
 
 def _check_tf_config(text) -> None:
-    """Raises a `UserError` for what TensorFlow would stumble over."""
+    """Raises a `UserError` if TF_CONFIG is malformed."""
     example = (
         '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
         '"task": {"type": "worker", "index": 0}}'
@@ -200,17 +200,17 @@ def _check_tf_config(text) -> None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--strategy=multi_worker: TF_CONFIG is malformed ({error}): "
-            f"expected such as {example}"
+            f"expected something like {example}"
         ) from error
 
 
 @contextlib.contextmanager
 def lost_workers_explained():
-    """Turns TensorFlow's errors about other processes into one line.
+    """Turns TensorFlow's errors about lost workers into one line.
 
     TensorFlow's workers send heartbeats: after about ten seconds without one,
-    whatever waits for another worker fails. What it raises depends on who
-    noticed: the process itself, whose heartbeat came to nothing
+    every operation that waits for another worker fails. The type of the error
+    depends on who noticed: the process itself, whose heartbeat failed
     (`DeadlineExceededError` where packets vanish, otherwise
     `UnavailableError`), or worker 0, which then told the others.
     """
@@ -223,23 +223,23 @@ def lost_workers_explained():
     ) as error:
         raise UserError(
             "another worker has died or is out of reach: start all of them "
-            "again with the same command, and they go on from the last "
+            "again with the same command, and they resume from the last "
             "checkpoint"
         ) from error
 
 
 class Workers:
-    """The processes that train together, and what they agree on.
+    """The processes that train together, and how they agree.
 
-    All of them call the same methods in the same order. One process agrees with
-    itself at no cost.
+    All of them must call the same methods in the same order. A single process
+    communicates with nobody.
 
     Args:
         strategy: a `tf.distribute.Strategy`.
 
     Attributes:
-        count: how many there are.
-        is_chief: whether this process is the one that writes.
+        count: number of processes.
+        is_chief: whether this process is the one that writes files.
     """
 
     def __init__(self, strategy):
@@ -257,17 +257,17 @@ class Workers:
         )
 
     def largest(self, value) -> float:
-        """The largest of the numbers that they call this with."""
+        """Returns the largest of the values that the processes pass."""
         if self.count == 1:
             return value
         values = self._gather(tf.constant([value], tf.float64))
         return float(tf.reduce_max(values))
 
     def check_same(self, settings) -> None:
-        """Raises a `UserError` where they were started differently.
+        """Raises a `UserError` if the processes have different settings.
 
         Args:
-            settings: name -> what JSON can say, the same names in all.
+            settings: JSON values by name; all processes pass the same names.
         """
         codes = tf.constant(list(json.dumps(settings).encode()), tf.float64)
         length = int(self.largest(len(codes)))

@@ -1,8 +1,8 @@
-"""The Trainer: steps under `tf.distribute`, and all around them.
+"""The training loop: epochs, validation, checkpoints, stopping and resuming.
 
-Keras' own `fit` fails under several of TensorFlow's strategies and clips a
-gradient before the replicas' parts are added up, so the loop is written here,
-on public API. Keras callbacks work as they do in `fit`.
+Keras' own `fit` fails under several of TensorFlow's strategies, and clips a
+gradient before those of the replicas are summed. Hence this loop, on public
+API. Keras callbacks work as they do in `fit`.
 """
 
 import contextlib
@@ -16,19 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn.configs import UserError
-from stacked_rnn.training import (
-    plan,
-    runs,
-    schedules,
-    steps,
-    strategies,
-)
+from stacked_rnn.training import plan, runs, schedules, steps, strategies
 from stacked_rnn.training.callbacks import EpochLines
 from stacked_rnn.training.checkpoints import Checkpoints, describe
 from stacked_rnn.utils import devices
 
-_EPOCHS_OF_A_HINT = 3  # that were worse than the best one
-_GIGABYTES_TO_NAME = 0.5  # below, TensorFlow itself takes more
 _OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
@@ -41,22 +33,24 @@ class Trainer:
     """Trains a model of a task.
 
     Args:
-        model_config: the architecture, its `vocabulary_size` known.
+        model_config: the architecture, with its `vocabulary_size`.
         train_config: how to train.
         task: a `tasks.Task`, which has the data.
-        model_dir: directory of the run. Without one nothing is written, and
-            nothing resumed.
+        model_dir: directory of the run; None: nothing is written or resumed.
         strategy: a `tf.distribute.Strategy`; None: `train_config.strategy`.
-            With several processes all do the same, and the chief alone writes;
-            `model_dir` is the same directory for all of them.
+            With several processes, all do the same, and only the chief writes;
+            they must share `model_dir`.
         initial_weights: `get_weights()` of a trained model of this
-            architecture; None: random ones. A run that goes on has its own.
+            architecture; None: random ones. A resumed run has its own.
 
     Attributes:
-        is_chief: whether this process is the one that writes.
-        model: what is trained, of `models`.
+        is_chief: whether this process is the one that writes files.
+        is_timed: whether `--max_minutes` alone ends the run.
+        total_steps: number of steps of the run, infinity if it is timed.
+        plan: the `plan.ExecutionPlan`.
+        model: the model in training, one of `models`.
         task, data: the task and its data.
-        step: training steps done, over all epochs.
+        interrupted: whether a signal has stopped `fit`.
     """
 
     def __init__(
@@ -82,7 +76,7 @@ class Trainer:
         parts = replicas * train_config.accumulate_steps
         if train_config.batch_size % parts:
             raise UserError(
-                f"--batch_size={train_config.batch_size} cannot be dealt to "
+                f"--batch_size={train_config.batch_size} cannot be split over "
                 f"{replicas} devices in {train_config.accumulate_steps} "
                 f"part(s) each: take a multiple of {parts}"
             )
@@ -93,9 +87,9 @@ class Trainer:
                 | train_config.to_dict()
                 | {"corpus": corpus}
             )
-        resuming = self.model_dir is not None and self._open_run(model_config)
+        is_resumed = self.model_dir and self._open_run(model_config)
         keras.utils.set_random_seed(train_config.seed)
-        self._is_timed = not train_config.epochs  # by --max_minutes alone
+        self.is_timed = not train_config.epochs
         self.total_steps = (
             train_config.epochs * self.data.training.steps_per_epoch or math.inf
         )
@@ -114,16 +108,16 @@ class Trainer:
                 self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:
                 layer.jit_compile = self.plan.xla == "loops"
-            self._share = None
-            if self._is_timed:  # of the time: what moves the learning rate
-                self._share = tf.Variable(0.0, trainable=False)
+            self._time_share = None  # of --max_minutes, for the schedule
+            if self.is_timed:
+                self._time_share = tf.Variable(0.0, trainable=False)
             self.optimizer = _OPTIMIZERS[train_config.optimizer](
                 schedules.learning_rate(
-                    train_config, self.total_steps, self._share
+                    train_config, self.total_steps, self._time_share
                 )
             )
-            self._scales_loss = dtype_policy == "mixed_float16"
-            if self._scales_loss:
+            self._use_loss_scaling = dtype_policy == "mixed_float16"
+            if self._use_loss_scaling:
                 self.optimizer = keras.optimizers.LossScaleOptimizer(
                     self.optimizer
                 )
@@ -142,7 +136,7 @@ class Trainer:
             self.plan,
         )
         if self.model_dir is not None:
-            # The seeds of dropout are not among what TensorFlow tracks.
+            # TensorFlow does not track the seeds of dropout.
             seeds = [v.value for v in self.model.non_trainable_variables]
             directory = self.model_dir / "checkpoints"
             self._last = Checkpoints(
@@ -153,109 +147,49 @@ class Trainer:
                 seeds=seeds,
             )
             self._best = Checkpoints(directory / "best", 1, model=self.model)
-        if resuming:
+        if is_resumed:
             self._resume()
 
     @property
     def step(self) -> int:
+        """Number of training steps done, over all epochs."""
         return self._progress.step
 
     @property
     def seconds(self) -> float:
-        """Of `--max_minutes`, where that ends the run, those that are over."""
+        """Seconds of `--max_minutes` that are over; 0 unless `is_timed`."""
         return self._progress.seconds
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left: no epoch, no time, or nothing to gain."""
+        """Whether no epoch or no time is left, or the run has converged."""
         return self._is_over()
 
     @property
     def has_converged(self) -> bool:
-        """Whether `--early_stopping` epochs brought nothing better."""
+        """Whether `--early_stopping` epochs have brought nothing better."""
         progress, patience = self._progress, self.config.early_stopping
         return 0 < patience <= progress.epoch - progress.best_epoch
 
     @property
     def history(self) -> list[dict]:
-        """For each epoch its results, as in history.csv."""
+        """Results of each epoch, as in history.csv."""
         return self._progress.history
 
-    def describe(self) -> str:
-        """Two lines: what is trained on what, and how."""
-        config, windows = self.config, self.data.training
-        steps = f"{windows.steps_per_epoch:,} steps"
-        if self._is_timed:
-            length = (
-                f"epochs of {steps}, as many as fit in "
-                f"{config.max_minutes:g} minutes"
-            )
-        else:
-            length = f"{config.epochs:,} epoch(s) of {steps}"
-        replicas = self.strategy.num_replicas_in_sync
-        parts = replicas * config.accumulate_steps
-        num_parameters = self.model.count_params()
-        gigabytes = 1e-9 * plan.estimated_bytes(
-            self.model.config,
-            num_parameters,
-            windows.batch_size // parts * windows.sequence_length,
-            self.task.has_logits_at_each_token,
-        )
-        return (
-            f"{num_parameters:,} parameters, {windows.num_tokens:,} tokens to "
-            f"learn from, {length}"
-            + (f", going on from step {self.step:,}" if self.step else "")
-            + "\nOn "
-            + (f"{replicas} devices: " if replicas > 1 else "")
-            + str(self.plan)
-            + (
-                f", about {gigabytes:.1f} GB of memory on each device"
-                if gigabytes >= _GIGABYTES_TO_NAME
-                else ""
-            )
-        )
-
-    def describe_place(self) -> str:
-        """How far the run is, in words."""
-        if not self._is_timed:
-            return f"step {self.step:,} of {self.total_steps:,}"
-        return (
-            f"step {self.step:,}, after {self.seconds / 60:.1f} of "
-            f"{self.config.max_minutes:g} minutes"
-        )
-
-    def describe_best(self) -> str:
-        """A line: of which epoch the best weights are, and what that says."""
-        best = self._best_row()
-        if best is None:
-            return "The weights are the last ones: nothing validates them."
-        number = best["epoch"] + 1
-        text = (
-            f"The weights are those of epoch {number} of {len(self.history)}, "
-            f"val_loss {best['val_loss']:.4f}"
-        )
-        worse = len(self.history) - number
-        if worse < _EPOCHS_OF_A_HINT:
-            return text + "."
-        return (
-            f"{text}: the {worse} epochs after it were worse. --dropout=0.2 or "
-            "more may help, a larger text more; --early_stopping=3 saves the "
-            "time."
-        )
-
-    def _best_row(self) -> dict | None:
-        """Of the history, the results of the best epoch that was validated."""
+    @property
+    def best_row(self) -> dict | None:
+        """The row of `history` with the best validation, or None."""
         rows = [row for row in self.history if "val_loss" in row]
         return min(rows, key=self.task.cost, default=None)
 
     def summary(self) -> dict:
-        """How the best model came about, for people: JSON values.
+        """Describes the training of the best model, in JSON values.
 
         Returns:
             corpus (its name), tokenizer, characters (of the training part),
-            epochs, and validation, the results of the best epoch, or None.
+            epochs, and validation (the results of the best epoch, or None).
         """
-        best, windows = self._best_row(), self.data.training
+        best, windows = self.best_row, self.data.training
         return {
             "corpus": ", ".join(
                 pathlib.Path(part.strip()).name
@@ -273,7 +207,7 @@ class Trainer:
         }
 
     def _open_run(self, model_config) -> bool:
-        """Prepares the directory; returns whether there is a run to resume."""
+        """Prepares the directory; returns whether to resume its run."""
         error, outcome = None, 0.0
         if self.is_chief:
             try:
@@ -291,28 +225,27 @@ class Trainer:
                 error, outcome = caught, 2.0
         outcome = self._workers.largest(outcome)
         if outcome == 2.0:
-            raise error or UserError("the chief cannot begin: see its output")
+            raise error or UserError("the chief cannot start: see its output")
         return outcome == 1.0
 
-    # Many steps -------------------------------------------------------------
+    # The loop ---------------------------------------------------------------
 
     def fit(self, callbacks=(), verbose="auto") -> None:
         """Trains to the end of the last epoch, or until something stops it.
 
-        Ctrl-C, SIGTERM and `--max_minutes` stop it after the current step with
-        a checkpoint; `interrupted` tells.
+        Ctrl-C, SIGTERM and `--max_minutes` stop it after the current step, with
+        a checkpoint; the signals set `interrupted`.
 
         Args:
-            callbacks: Keras callbacks, after the line of an epoch.
-            verbose: as in Keras: 0 silent, 1 a progress bar and a line an
+            callbacks: Keras callbacks, called after the line of an epoch.
+            verbose: as in Keras: 0 silent, 1 a progress bar and a line per
                 epoch, 2 the line alone; "auto": 1 on a terminal, otherwise 2.
 
         Raises:
             UserError: the loss became NaN or infinite.
         """
         if self.is_chief and verbose:
-            lines = EpochLines(self, verbose)
-            callbacks = [lines, *callbacks]
+            callbacks = [EpochLines(self, verbose), *callbacks]
         callbacks = keras.callbacks.CallbackList(
             callbacks,
             model=self.model,
@@ -321,9 +254,9 @@ class Trainer:
         )
         self._clock = schedules.Clock(
             self.config.max_minutes,
-            self.seconds if self._is_timed else 0.0,
+            self.seconds if self.is_timed else 0.0,
         )
-        self._pass_time(self.seconds / self._clock.seconds)
+        self._set_time_share(self.seconds / self._clock.seconds)
         self.model.stop_training = False
         callbacks.on_train_begin()
         try:
@@ -342,38 +275,39 @@ class Trainer:
             epoch = self._progress.epoch
             callbacks.on_epoch_begin(epoch)
             logs = self._train_epoch(callbacks)
-            if not self.interrupted:  # else the epoch goes on later
+            if not self.interrupted:  # else the epoch continues later
                 logs |= self._end_epoch(logs)
-                self._pass_time(self._workers.largest(self._clock.share()))
+                self._set_time_share(self._workers.largest(self._clock.share()))
                 callbacks.on_epoch_end(epoch, logs)
             self._save()
 
     def _stop_flags(self, next_save) -> list[float]:
-        """Of this process: interrupt? stop? save? And the share of the time.
+        """Whether this process asks to interrupt, to stop, to save; its time.
 
         Several processes have clocks and signals of their own, but stop and
-        save together: a step tells each what all of them would like.
+        save together: each training step sums these flags over all of them.
+
+        Returns:
+            Three flags, 0 or 1, and the share of the time that is over.
         """
         share = self._clock.share()
-        stops = self.model.stop_training or share >= 1
-        saves = time.monotonic() >= next_save
-        return [
-            *map(float, map(bool, (self._stop_request, stops, saves))),
-            share,
-        ]
+        must_stop = self.model.stop_training or share >= 1
+        must_save = time.monotonic() >= next_save
+        flags = (self._stop_request, must_stop, must_save)
+        return [*map(float, map(bool, flags)), share]
 
-    def _pass_time(self, share) -> None:
-        """Moves the learning rate, where the time ends the run.
+    def _set_time_share(self, share) -> None:
+        """Moves the learning rate of a timed run.
 
         Args:
-            share: of the time that is over, the same for all processes.
+            share: share of the time that is over, the same in all processes.
         """
-        if self._is_timed:
+        if self.is_timed:
             self._progress.seconds = share * self._clock.seconds
-            self._share.assign(share)
+            self._time_share.assign(share)
 
     def _is_over(self) -> bool:
-        if self._is_timed:
+        if self.is_timed:
             is_done = self.seconds >= self._clock.seconds
         else:
             is_done = (
@@ -382,12 +316,12 @@ class Trainer:
         return is_done or self.has_converged
 
     def _is_epoch_full(self) -> bool:
-        """Whether all steps of an epoch were done that has not ended yet."""
+        """Whether all steps of the epoch are done, but not its validation."""
         steps_per_epoch = self.data.training.steps_per_epoch
         return self.step >= (self._progress.epoch + 1) * steps_per_epoch
 
     def _train_epoch(self, callbacks) -> dict:
-        """Trains to the end of the epoch that `step` is in, or to a stop."""
+        """Trains to the end of the current epoch, or until a stop."""
         progress, windows = self._progress, self.data.training
         steps_per_epoch = windows.steps_per_epoch
         if self.step == progress.epoch * steps_per_epoch:
@@ -415,13 +349,13 @@ class Trainer:
             )
             self._clock.start()
             *sums, interrupts, stops, saves, shares = sums.numpy().tolist()
-            self._pass_time(
+            self._set_time_share(
                 shares / (count * self.strategy.num_replicas_in_sync)
             )
             progress.learning_rate = float(learning_rate)
             progress.gradient_norm = float(norm)
             self._check_finite("loss", sums[0] / sums[1])
-            if not self._scales_loss:  # else such a step changes nothing
+            if not self._use_loss_scaling:  # which skips such a step
                 self._check_finite("norm of the gradient", float(norm))
             done += self.task.count(sums)
             progress.step += count
@@ -442,7 +376,7 @@ class Trainer:
         return self._logs(done / (time.perf_counter() - started))
 
     def _steps_of_a_call(self) -> int:
-        """How many steps come next, up to the end of their page or the run."""
+        """Number of the next steps within one page, and within the run."""
         step, windows = self.step + 1, self.data.training
         last = min(self.step + self.plan.steps_per_call, self.total_steps)
         while step < last and not windows.begins_page(step):
@@ -458,19 +392,18 @@ class Trainer:
         }
 
     def _end_epoch(self, logs) -> dict:
-        """Validates, and notes what the epoch has come to.
+        """Validates, and records the results of the epoch.
 
-        Where the time is over within the epoch, that goes on later, and ends
-        again.
+        An epoch that the time limit cuts is continued later, and ends again.
         """
         progress, scores = self._progress, {}
         if self.data.validation:
             started = time.monotonic()
             scores = self.evaluate(self.data.validation).logs("val_")
             self._clock.reserve = time.monotonic() - started
-            self._check_finite("loss of the validation", scores["val_loss"])
+            self._check_finite("validation loss", scores["val_loss"])
         row = {"epoch": progress.epoch} | logs | scores
-        # The same run has the same history.
+        # Without the speed, the same run has the same history.
         del row[f"{self.task.unit}_per_second"]
         progress.history[progress.epoch :] = [row]
         cost = self.task.cost(scores) if scores else math.inf
@@ -480,19 +413,19 @@ class Trainer:
         if is_best:
             progress.best_cost = cost
             progress.best_epoch = progress.epoch
-            if self._writes():
+            if self._is_writer():
                 self._best.save(self.step)
         return scores
 
     def evaluate(self, windows):
-        """Scores windows with the weights as they are, each of them once.
+        """Scores every batch once, with the current weights.
 
         Args:
-            windows: `datasets.Windows`, whose carried state is honoured, or
+            windows: `datasets.Windows`, whose state is carried, or
                 `datasets.Examples` or `Pairs`.
 
         Returns:
-            What the task's `score` does.
+            The result of the task's `score`.
         """
         states = zeros = self._steps.scatter(windows)
         totals = [0.0] * self.task.num_sums
@@ -508,7 +441,7 @@ class Trainer:
         return self.task.score(totals, windows)
 
     def _check_finite(self, name, value) -> None:
-        """Raises a `UserError` where training has diverged."""
+        """Raises a `UserError` if a value shows that training has diverged."""
         if math.isfinite(value):
             return
         kept = ""
@@ -522,12 +455,12 @@ class Trainer:
 
     # Checkpoints ------------------------------------------------------------
 
-    def _writes(self) -> bool:
+    def _is_writer(self) -> bool:
         return self.is_chief and self.model_dir is not None
 
     def _save(self) -> None:
         """Writes the last checkpoint, and the history up to it."""
-        if self._writes():
+        if self._is_writer():
             self._last.save(self.step)
             runs.write_history(self.model_dir, self._progress.history)
 
@@ -537,21 +470,21 @@ class Trainer:
         if self.step != self._workers.largest(self.step):
             raise UserError(
                 f"--model_dir={self.model_dir}: the workers find different "
-                "checkpoints there: it must be one directory that all share"
+                "checkpoints there: they must share one directory"
             )
         if restored:
             if self.is_chief:
                 runs.write_history(self.model_dir, self._progress.history)
         elif path:
             raise UserError(
-                f"--resume: {path} cannot be read, nor one before it: start "
-                "over with --noresume"
+                f"--resume: neither {path} nor an earlier one can be read: "
+                "start over with --noresume"
             )
 
     def best_model(self):
-        """The model of the lowest validation loss, without dropout.
+        """Returns the model of the best epoch, without dropout.
 
-        Where nothing was validated or kept, the model as it is now.
+        If nothing was validated or saved, the model as it is now.
         """
         model = self.model.for_inference()
         if self.model_dir is not None:
@@ -562,14 +495,14 @@ class Trainer:
 
 
 def _as_tensors(values):
-    """In the memory of the CPU, which cuts batches from a page."""
+    """Puts values into the memory of the CPU, which cuts batches from them."""
     with tf.device("CPU:0"):
         return tf.nest.map_structure(tf.constant, values)
 
 
 @contextlib.contextmanager
 def _dtype_policy(name):
-    """Keras' policy for the layers built inside."""
+    """Sets Keras' dtype policy for the layers built inside."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

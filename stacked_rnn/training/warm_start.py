@@ -1,10 +1,10 @@
-"""Going on from a trained model with another text (`--init_from`).
+"""Starting a run with the weights of a trained model (`--init_from`).
 
-The new run keeps the architecture and the tokenizer of the model and begins
+The new run keeps the architecture and the tokenizer of the model and starts
 with its weights; all else is new: the step, the optimizer, the schedule, the
-dropout. A classifier may begin with a language model, as in ULMFiT (Howard and
-Ruder 2018): it takes over the layers that both have. Nothing is written here,
-so that bad input leaves no trace.
+dropout. A classifier may start with a language model, as in ULMFiT (Howard and
+Ruder 2018): it takes the layers that both have. Nothing is written here, so
+that bad input leaves no trace.
 """
 
 import dataclasses
@@ -21,14 +21,16 @@ from stacked_rnn.training import runs
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """What a run begins with.
+    """The settings of a run, and the trained model that it starts with.
+
+    Without a trained model, all attributes but the settings are None.
 
     Attributes:
-        model_config, train_config: as asked for, and completed by the trained
-            model where there is one; where there is none, all below is None.
-        tokenizer: of the trained model.
-        model: the trained model.
-        path: the directory of the version or of the run that they come from.
+        model_config, train_config: the settings, completed by those of the
+            trained model.
+        tokenizer: tokenizer of the trained model.
+        model: the trained model; None too if the run is only resumed.
+        path: directory of the version or run that it comes from.
     """
 
     model_config: ModelConfig
@@ -39,21 +41,24 @@ class WarmStart:
 
     @property
     def weights(self) -> list[np.ndarray] | None:
-        """The weights of the trained model, in its order."""
+        """The `get_weights()` of the trained model."""
         return self.model and self.model.get_weights()
 
 
-def prepare(model_config, train_config, model_dir, given=()) -> WarmStart:
-    """Finds and reads what `--init_from` names, if it names something.
+def resolve_init_from(
+    model_config, train_config, model_dir, given=()
+) -> WarmStart:
+    """Finds and reads the trained model that `--init_from` names, if any.
 
     Args:
-        model_config, train_config: as asked for.
+        model_config, train_config: the settings.
         model_dir: directory of the new run.
-        given: names of the settings that somebody asked for, where the others
-            are defaults: only these can contradict the trained model.
+        given: names of the settings that the user has set; only these can
+            contradict the trained model.
 
     Raises:
-        UserError: there is no trained model, or a damaged or a contrary one.
+        UserError: the trained model is missing or damaged, cannot be used, or
+            contradicts a given setting.
     """
     if not train_config.init_from:
         return WarmStart(model_config, train_config)
@@ -61,16 +66,16 @@ def prepare(model_config, train_config, model_dir, given=()) -> WarmStart:
     if path.resolve() == model_dir.resolve():
         raise UserError(
             f"--init_from={path} is the --model_dir of this run too: name "
-            "another one, or leave --init_from out to go on with that run"
+            "another one, or leave --init_from out to resume that run"
         )
     named = f"--init_from={path}"
     has_begun = _has_begun(model_config, train_config, model_dir)
     if has_begun:
-        path = model_dir  # whatever has become of --init_from since then
+        path = model_dir  # the model of --init_from may be gone by now
     path, task, trained_config, tokenizer, checkpoint = _find(path)
     if not (TASKS[task].continues_texts or has_begun):
         raise UserError(
-            f"{named}: {TASKS[task].title}: a run can begin with the weights "
+            f"{named}: {TASKS[task].title}: a run can start with the weights "
             "of a language model only"
         )
     free = TASKS[train_config.task].free_settings
@@ -79,21 +84,21 @@ def prepare(model_config, train_config, model_dir, given=()) -> WarmStart:
         "letters_only": tokenizer.letters_only,
         "document_separator": tokenizer.document_separator,
     }
-    asked = model_config.to_dict() | train_config.to_dict()
-    contrary = [
-        f"--{name}={asked[name]} (it has {value})"
+    settings = model_config.to_dict() | train_config.to_dict()
+    contradictions = [
+        f"--{name}={settings[name]} (it has {value})"
         for name, value in (trained_config.to_dict() | kept).items()
-        if name in given and name not in free and asked[name] != value
+        if name in given and name not in free and settings[name] != value
     ]
-    if contrary:
+    if contradictions:
         raise UserError(
             f"{named}: the architecture and the tokenizer of a trained model "
-            f"are kept: leave out {', '.join(contrary)}"
+            f"are kept: leave out {', '.join(contradictions)}"
         )
     return WarmStart(
         dataclasses.replace(
             trained_config,
-            **{name: asked[name] for name in free},
+            **{name: settings[name] for name in free},
             **TASKS[train_config.task].reset_settings,
         ),
         dataclasses.replace(train_config, **kept),
@@ -104,9 +109,10 @@ def prepare(model_config, train_config, model_dir, given=()) -> WarmStart:
 
 
 def _has_begun(model_config, train_config, model_dir) -> bool:
-    """Whether model_dir has a checkpoint of what the same command began.
+    """Whether model_dir has a checkpoint of a run of the same command.
 
-    The criterion of `runs.open_run`, but for what the trained model decides.
+    Compares what `runs.open_run` does, except for the settings that the trained
+    model determines.
     """
     if (
         train_config.resume is False
@@ -115,21 +121,21 @@ def _has_begun(model_config, train_config, model_dir) -> bool:
     ):
         return False
     record = runs.read_record(model_dir)
-    asked = model_config.to_dict() | train_config.to_dict()
+    settings = model_config.to_dict() | train_config.to_dict()
     return all(
-        record.get(name) == asked[name]
+        record.get(name) == settings[name]
         for name in ("task", "corpus", "init_from")
     ) and all(
-        record["model"][name] == asked[name]
+        record["model"][name] == settings[name]
         for name in TASKS[train_config.task].free_settings
     )
 
 
 def _find(path):
-    """The trained model at a path.
+    """Finds the trained model at a path.
 
     Returns:
-        Its own directory, task, `ModelConfig`, tokenizer, and checkpoint.
+        Its directory, task, `ModelConfig`, tokenizer and checkpoint.
     """
     if not path.is_dir():
         raise UserError(f"--init_from={path}: no such directory")
@@ -152,7 +158,7 @@ def _find(path):
 
 
 def _read_run(path):
-    """As `_find`, but for the directory: the best of a run if it has one."""
+    """Reads task, config, tokenizer and best (or last) checkpoint of a run."""
     try:
         record = json.loads((path / runs.RECORD).read_text(encoding="utf-8"))
         model_config = ModelConfig.from_dict(record["model"])
@@ -172,14 +178,14 @@ def _read_run(path):
 
 
 def _read_model(path, model_config, checkpoint) -> models.LanguageModel:
-    """With the weights of a checkpoint, or the variables of a SavedModel."""
+    """Builds the model with the weights of a checkpoint or a SavedModel."""
     model = models.build_language_model(model_config)
     if (path / runs.RECORD).exists():
         root = tf.train.Checkpoint(model=model)
     else:
         root = tf.train.Checkpoint(weights=[w.value for w in model.weights])
     try:
-        # `read`, as a SavedModel has no counter of its saves to `restore`.
+        # Not `restore`, which needs a save counter that a SavedModel lacks.
         status = root.read(checkpoint)
         status.assert_existing_objects_matched().expect_partial()
     except Exception as error:  # TensorFlow has many types for this
