@@ -411,20 +411,21 @@ def test_nginx_waits_longer_than_the_server_and_keeps_no_connection_longer():
 def exposed():
     """name of a metric -> its labels, of a server that has one model."""
 
-    class Batcher:
+    class Scheduler:
         num_waiting = num_active = max_waiting = 0
         is_compiled = threading.Event()
 
     class Served:
-        name, version, batcher = "letters", 1, Batcher
+        name, version, scheduler = "letters", 1, Scheduler
 
     made = metrics.Metrics([Served])
     own = made.of("letters")
-    text = scheduler.Text(b"a", [1], configs.SamplingConfig())
-    text.continuation = incremental_text.Continuation("", 0)
-    text.submitted = text.placed = text.first_drawn = time.monotonic()
-    text.token_ids = [1, 2]
-    own.finished(text, "length")
+    sequence = scheduler.Sequence(b"a", [1], configs.SamplingConfig())
+    sequence.continuation = incremental_text.Continuation("", 0)
+    sequence.arrival_time = sequence.slot_time = time.monotonic()
+    sequence.first_token_time = time.monotonic()
+    sequence.token_ids = [1, 2]
+    own.finished(sequence, "length")
     for note in (own.prompt, own.generated, own.first_token, own.between,
                  own.predicted):  # fmt: skip
         note(1)

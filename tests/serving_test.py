@@ -381,7 +381,7 @@ def test_a_failure_tells_a_client_nothing(running, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("stacked_rnn.serving.predict.predict", fail)
+    monkeypatch.setattr("stacked_rnn.serving.tf_serving.predict", fail)
     status, headers, content = request(
         running, "POST", "/v1/models/letters:predict", {},
         {"x-request-id": "mine-1"},
@@ -428,7 +428,7 @@ def test_a_connection_is_kept(running):
 def test_a_silent_stream_is_kept_alive(running, monkeypatch):
     monkeypatch.setattr(openai_stream, "_SILENCE", 0.05)
     monkeypatch.setattr(
-        "stacked_rnn.serving.scheduler.Batcher._grow",
+        "stacked_rnn.serving.scheduler.Scheduler._decode",
         lambda _: time.sleep(0.02),
     )
     with socket.create_connection(("127.0.0.1", running.port)) as sock:
@@ -566,7 +566,7 @@ def test_limits_keys_and_origins(saved_models, tmp_path):
 
 def test_a_full_queue_is_told_of(saved_models, monkeypatch):
     monkeypatch.setattr(
-        "stacked_rnn.serving.scheduler.Batcher._grow",
+        "stacked_rnn.serving.scheduler.Scheduler._decode",
         lambda _: time.sleep(0.01),
     )
     body = b'{"model": "letters", "max_tokens": 4096, "n": 4}'
@@ -578,7 +578,7 @@ def test_a_full_queue_is_told_of(saved_models, monkeypatch):
         serving(saved_models, max_waiting=4) as running,
         contextlib.ExitStack() as stack,
     ):
-        batcher = running._repository["letters"].batcher
+        scheduler = running._repository["letters"].scheduler
         for count in range(4, 72, 4):  # 64 have a place, and 4 wait
             sock = stack.enter_context(
                 socket.create_connection(("127.0.0.1", running.port))
@@ -586,7 +586,7 @@ def test_a_full_queue_is_told_of(saved_models, monkeypatch):
             sock.sendall(message)
             wait_until(
                 lambda count=count: (
-                    (batcher.num_active, batcher.num_waiting)
+                    (scheduler.num_active, scheduler.num_waiting)
                     == (min(count, 64), max(count - 64, 0))
                 )
             )
@@ -665,7 +665,7 @@ def test_on_the_way_out_predictions_end(saved_models, monkeypatch):
         time.sleep(1)
         return b"{}"
 
-    monkeypatch.setattr("stacked_rnn.serving.predict.predict", slow)
+    monkeypatch.setattr("stacked_rnn.serving.tf_serving.predict", slow)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         with serving(saved_models / "letters") as running:
             answer = pool.submit(

@@ -403,7 +403,7 @@ def _columns(rows, specs) -> dict:
 
 
 def _has_names(value) -> bool:
-    """Whether a value is an object of inputs, not the `{"b64": ...}` of bytes."""
+    """Whether a value is an object of inputs, not `{"b64": ...}` for bytes."""
     return isinstance(value, dict) and not (
         value.keys() == {"b64"} and isinstance(value["b64"], str)
     )
@@ -441,7 +441,7 @@ def _tensor(name, spec, value) -> tf.Tensor:
     else:
         _check(name, spec.dtype, values)
     numpy_dtype = spec.dtype.as_numpy_dtype
-    # NumPy cannot convert huge integers to floats narrower than a double.
+    # bfloat16, unlike a double, cannot be made of huge integers.
     wide = np.float64 if spec.dtype.is_floating else numpy_dtype
     return tf.constant(
         np.array(values, wide).astype(numpy_dtype), spec.dtype, shape
