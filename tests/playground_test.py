@@ -671,7 +671,7 @@ def test_only_the_beginning_and_the_end_are_announced(page, server):
         ".observe(status, {childList: true})"
     )
     page.generate()
-    assert page.script("said") == ["Writing …", "5 tokens, ended by stop."]
+    assert page.script("said") == ["Generating …", "5 tokens, ended by stop."]
 
 
 @contextlib.contextmanager

@@ -383,7 +383,7 @@ def test_who_takes_over_is_said(add, loader, said, tmp_path):
     assert "takes over from version 2" in said()[-2]
     assert said()[-1] == (
         "warning: a version 3 differs from version 2: it validates worse "
-        "(5.56 bits per character, not 1.74)"
+        "(5.560 bits/char, not 1.740 bits/char)"
     )
 
 

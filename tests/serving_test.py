@@ -227,7 +227,7 @@ def test_models_are_listed_with_their_cards(client, running):
     ids = [model.id for model in client.models.list()]
     assert ids == ["letters", "others"]
     card = client.models.retrieve("letters").card
-    assert "GRU language model, 2 layer(s) of 6 units" in card[0]
+    assert "GRU language model of 6 units, 2 layer(s)" in card[0]
     assert "letters.txt: 1,000 characters, 2 epoch(s)" in card[1]
     assert "1.50 bits a character" in card[2]
     assert len(client.models.retrieve("others").card) == 1
@@ -547,7 +547,7 @@ def test_limits_keys_and_origins(saved_models, tmp_path):
         assert status == 401 and headers["www-authenticate"] == "Bearer"
         assert request(running, "GET", "/healthz")[0] == 200
         client = openai_client(running, "first-key")
-        with pytest.raises(openai.BadRequestError, match="more than 4 texts"):
+        with pytest.raises(openai.BadRequestError, match="more than 4 sequences"):
             client.completions.create(model="mine", prompt="a", n=5)
         assert client.completions.create(model="mine", prompt="a").usage
         authorized = {"authorization": "Bearer first-key"}
@@ -698,7 +698,7 @@ def test_bad_use_is_one_line(saved_models, tmp_path):
             ({"port": taken.getsockname()[1]}, "in use"),
             ({"host": "no.such.host"}, "--host=no.such.host"),
             ({"api_keys_file": "no"}, "No such file"),
-            ({"api_keys_file": os.devnull}, "no key in it"),
+            ({"api_keys_file": os.devnull}, "has no key"),
         ):
             with pytest.raises(configs.UserError, match=message):
                 server.Server(
