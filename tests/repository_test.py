@@ -296,7 +296,7 @@ def test_no_error_ends_the_search(add, loader, said, monkeypatch, tmp_path):
     add("a/2")
     wait_until(lambda: versions(models) == {"a": 2})
     models.close(0)
-    assert len([line for line in said() if "it goes on" in line]) == 1
+    assert len([line for line in said() if "retrying" in line]) == 1
 
 
 # What is wrong with a version

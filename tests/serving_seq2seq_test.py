@@ -155,6 +155,6 @@ def test_it_completes_nothing(running):
     )
     assert status == 400
     assert answer["error"]["message"] == (
-        "The model 'letters' (seq2seq) continues no texts: POST "
+        "The model 'letters' (seq2seq) does not continue texts: POST "
         "/v1/models/letters:predict"
     )

@@ -547,7 +547,9 @@ def test_limits_keys_and_origins(saved_models, tmp_path):
         assert status == 401 and headers["www-authenticate"] == "Bearer"
         assert request(running, "GET", "/healthz")[0] == 200
         client = openai_client(running, "first-key")
-        with pytest.raises(openai.BadRequestError, match="more than 4 sequences"):
+        with pytest.raises(
+            openai.BadRequestError, match="more than 4 sequences"
+        ):
             client.completions.create(model="mine", prompt="a", n=5)
         assert client.completions.create(model="mine", prompt="a").usage
         authorized = {"authorization": "Bearer first-key"}

@@ -251,8 +251,8 @@ class ServeConfig(Config):
     )
     max_waiting: int = setting(
         1024,
-        "Most texts that wait for one of the 64 places of a model; a request "
-        "beyond gets status 429.",
+        "Most sequences waiting for one of the 64 slots of a model (a request "
+        "has one per prompt and per n); a request beyond gets status 429.",
         minimum=1,
     )
     max_body_bytes: int = setting(

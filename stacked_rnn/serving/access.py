@@ -152,9 +152,7 @@ class Access:
         digest = hashlib.sha256(given.strip()).digest()
         # Compares with every key, so that the time reveals nothing.
         found = [
-            known
-            for known in self._usages
-            if hmac.compare_digest(digest, known)
+            key for key in self._usages if hmac.compare_digest(digest, key)
         ]
         if scheme.lower() != b"bearer" or not found:
             raise ApiError(

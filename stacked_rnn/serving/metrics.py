@@ -18,6 +18,14 @@ _SECONDS_PER_TOKEN = (
     0.05, 0.1, 0.25, 0.5, 1,
 )  # fmt: skip
 _TOKENS = tuple(2**power for power in range(21))  # to a million
+_GAUGES = {  # name -> help; `_StateCollector` has their values in this order
+    "texts_waiting": "Sequences waiting for a slot.",
+    "max_texts_waiting": "Most sequences that may wait for a slot: "
+    "--max_waiting.",
+    "texts_active": "Sequences that have a slot.",
+    "max_texts_active": "Slots.",
+    "is_compiled": "1 once XLA has compiled the model: it then has full speed.",
+}
 _FINISH_REASONS = ("stop", "length", "cancelled", "timeout", "error")
 
 
@@ -43,7 +51,7 @@ class Metrics:
         prometheus_client.disable_created_metrics()
         self.registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
-        self.registry.register(_Gauges(repository))
+        self.registry.register(_StateCollector(repository))
         self._models = {}
         self.requests = self._counter(
             "requests",
@@ -199,7 +207,7 @@ class ModelMetrics:
             metrics.time_per_token.labels(name).observe(per_token)
 
 
-class _Gauges:
+class _StateCollector:
     """Collects the state of the models: readiness, slots and queues."""
 
     def __init__(self, repository):
@@ -221,33 +229,19 @@ class _Gauges:
         for served in ready:
             info.add_metric([served.name, str(served.version)], 1)
         yield info
-        for name, help, value in (
-            (
-                "texts_waiting",
-                "Sequences waiting for a slot.",
-                lambda scheduler: scheduler.num_waiting,
-            ),
-            (
-                "max_texts_waiting",
-                "Most sequences that may wait for a slot: --max_waiting.",
-                lambda scheduler: scheduler.max_waiting,
-            ),
-            (
-                "texts_active",
-                "Sequences that have a slot.",
-                lambda scheduler: scheduler.num_active,
-            ),
-            ("max_texts_active", "Slots.", lambda scheduler: NUM_SLOTS),
-            (
-                "is_compiled",
-                "1 once XLA has compiled the model: it then has full speed.",
-                lambda scheduler: scheduler.is_compiled.is_set(),
-            ),
-        ):
-            gauge = core.GaugeMetricFamily(
+        gauges = [
+            core.GaugeMetricFamily(
                 f"stacked_rnn_{name}", help, labels=["model_name"]
             )
-            for served in ready:
-                if served.scheduler:
-                    gauge.add_metric([served.name], value(served.scheduler))
-            yield gauge
+            for name, help in _GAUGES.items()
+        ]
+        for served in ready:
+            if scheduler := served.scheduler:
+                values = (
+                    scheduler.num_waiting, scheduler.max_waiting,
+                    scheduler.num_active, NUM_SLOTS,
+                    scheduler.is_compiled.is_set(),
+                )  # fmt: skip
+                for gauge, value in zip(gauges, values):
+                    gauge.add_metric([served.name], value)
+        yield from gauges

@@ -38,8 +38,7 @@ def deliver(updates) -> None:
     """
     by_loop = {}
     for sequence, update in updates:
-        own = by_loop.setdefault(sequence.stream.loop, [])
-        own.append((sequence, update))
+        by_loop.setdefault(sequence.stream.loop, []).append((sequence, update))
     for loop, own in by_loop.items():
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(_dispatch, own)

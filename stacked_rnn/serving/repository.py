@@ -230,12 +230,11 @@ class Repository:
                 self._woken.clear()
                 try:
                     self.update()
+                    logged = ""
                 except Exception as error:  # the next update may succeed
                     if repr(error) != logged:
-                        _log.exception("the search for versions: it goes on")
+                        _log.exception("updating the models failed: retrying")
                     logged = repr(error)
-                else:
-                    logged = ""
 
         self._start("update", keep_updating)
 
@@ -263,12 +262,9 @@ class Repository:
             seconds = time.monotonic() - start
             if seconds >= 1:  # else it shares the code of another model
                 _log.info(
-                    "%s version %s is compiled in %.0f s%s",
-                    served.name,
-                    served.version,
-                    seconds,
-                    memory.growth_since(before),
-                )
+                    "%s version %s was compiled in %.0f s%s", served.name,
+                    served.version, seconds, memory.growth_since(before),
+                )  # fmt: skip
 
     def stop(self) -> None:
         """Stops loading, after the model that is being loaded."""
@@ -331,10 +327,9 @@ class Repository:
                 models from loading.
         """
         for name in list(self._wanted):
-            path = None
-            if name not in self._served:
-                path = self._version_to_load(name, tried)
-            if path:
+            if name not in self._served and (
+                path := self._version_to_load(name, tried)
+            ):
                 return name, path
             self._wanted.pop(name, None)  # it is loaded, or cannot be
         has_room = len(self._served) < self._max_loaded
@@ -412,22 +407,22 @@ class Repository:
 
     def _log_ready(self, new, old, before) -> None:
         """Logs that a model is ready, and warns of differences from `old`."""
+        found = []
         if old:
             event = f"takes over from version {old.version}"
+            found = version_changes.differences(
+                old.description, new.description
+            )
         else:
             names = {*self._directory.versions, *self._served}
             event = f"is ready ({len(self._served)} of {len(names)})"
         event += memory.growth_since(before)
         _log.info("%s version %s %s", new.name, new.version, event)
-        if old:
-            found = version_changes.differences(
-                old.description, new.description
-            )
-            if found:
-                _log.warning(
-                    "warning: %s version %s differs from version %s: %s",
-                    new.name, new.version, old.version, "; ".join(found),
-                )  # fmt: skip
+        if found:
+            _log.warning(
+                "warning: %s version %s differs from version %s: %s",
+                new.name, new.version, old.version, "; ".join(found),
+            )  # fmt: skip
 
     def _retire(self, served) -> None:
         """Closes a replaced version in a thread, once its sequences end."""

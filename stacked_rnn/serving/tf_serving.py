@@ -93,28 +93,17 @@ class Limits:
             most[name] = int(values.max(initial=0))
             if most[name] > limit:
                 raise ServingError(f"{name}: at most {limit}")
-        beams = max(1, most["num_beams"])
-        rows = max(
-            (
-                tensor.shape[0]
-                for tensor in inputs.values()
-                if tensor.shape.rank
-            ),
-            default=1,
-        )
+        beams, tensors = max(1, most["num_beams"]), inputs.values()
+        sizes = [tensor.shape[0] for tensor in tensors if tensor.shape.rank]
+        rows = max(sizes, default=1)
         if rows * beams > self.rows:
             raise ServingError(
                 f"{rows} rows" + f" of {beams} beams" * (beams > 1)
                 + f": at most {self.rows} at once"
             )  # fmt: skip
-        longest = max(
-            (
-                int(tf.reduce_max(tf.strings.length(tensor)))
-                for tensor in inputs.values()
-                if tensor.dtype == tf.string and rows
-            ),
-            default=0,
-        )
+        texts = [one for one in tensors if one.dtype == tf.string and rows]
+        lengths = [int(tf.reduce_max(tf.strings.length(one))) for one in texts]
+        longest = max(lengths, default=0)
         if rows * (longest + beams * most["max_new_tokens"]) > self.tokens:
             raise ServingError(
                 f"{rows} rows, the longest of {longest} bytes, and up to "
