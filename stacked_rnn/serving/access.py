@@ -169,9 +169,8 @@ class Access:
             )
         if most := config.max_per_minute_per_key:
             now = time.monotonic()
-            gained = (now - usage.update_time) * most / 60
-            usage.tokens = min(most, usage.tokens + gained)
-            usage.update_time = now
+            refilled = usage.tokens + (now - usage.update_time) * most / 60
+            usage.tokens, usage.update_time = min(most, refilled), now
             if usage.tokens < 1:
                 raise ApiError(
                     429,

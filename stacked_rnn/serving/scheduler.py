@@ -467,10 +467,9 @@ class Scheduler:
             best[function, max_steps] = min(best[function, max_steps], seconds)
         measured = []
         for function in functions:
-            seconds = (best[function, many] - best[function, few]) / (
-                many - few
-            )
-            measured.append(_DecodeFunction(function, max(seconds, 1e-6)))
+            seconds = best[function, many] - best[function, few]
+            seconds_per_step = max(seconds / (many - few), 1e-6)
+            measured.append(_DecodeFunction(function, seconds_per_step))
         return min(measured, key=lambda decode: decode.seconds_per_step)
 
 
@@ -498,9 +497,8 @@ class _Batch:
             name: tf.constant([getattr(one, name) for one in samplings], dtype)
             for name, dtype in _OPTIONS.items()
         }
-        self.carry = carry | {
-            "finished": np.arange(self.size) >= len(sequences)
-        }
+        is_padding = np.arange(self.size) >= len(sequences)
+        self.carry = carry | {"finished": is_padding}
 
 
 _OPTIONS = {
