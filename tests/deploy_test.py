@@ -235,9 +235,10 @@ def test_the_commands_of_the_manifests_are_parsed():
 
 
 def test_the_command_of_the_image_is_parsed_with_all_that_is_added():
-    (command, *arguments), _ = entry_point()
+    (command, name, *arguments), _ = entry_point()
     setup = (ROOT / "setup.cfg").read_text()
-    assert f"\n    {command} = serve:run\n" in setup
+    assert f"\n    {command} = stacked_rnn.cli:main\n" in setup
+    assert name == "serve"
     added = [
         container["args"]
         for _, container in containers()
@@ -358,10 +359,10 @@ def test_the_image_has_what_its_installation_needs():
     options = setup["options"]
     needed = ["setup.cfg", "pyproject.toml", setup["metadata"]["license_files"]]
     needed.append(setup["metadata"]["long_description"].removeprefix("file: "))
-    needed += [f"{name}.py" for name in options["py_modules"].split()]
-    assert len(needed) == 10
-    for package in options["packages"].split():
-        directory = ROOT / package.replace(".", "/")
+    assert options["packages"] == "find:" and len(needed) == 4
+    for init in (ROOT / "stacked_rnn").rglob("__init__.py"):
+        directory = init.parent
+        package = ".".join(directory.relative_to(ROOT).parts)
         found = [*directory.glob("*.py")]
         data = setup["options.package_data"].get(package, "")
         found += [path for one in data.split() for path in directory.glob(one)]
@@ -488,7 +489,7 @@ def test_the_dashboard_draws_what_the_server_exposes(exposed):
             for labels in re.findall(r"by \((.*?)\)", target["expr"]):
                 assert shown <= {*labels.split(", ")}, target
     assert rows == [
-        "Traffic", "Latency", "Throughput", "Places and queue",
+        "Traffic", "Latency", "Throughput", "Slots and queue",
         "Finish reasons", "Process", "Models and versions",
     ]  # fmt: skip
     assert {row for row, _ in titles} == {*rows}

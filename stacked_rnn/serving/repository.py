@@ -218,9 +218,9 @@ class Repository:
             self._serve(*target)
 
     def watch(self, seconds) -> None:
-        """Starts a thread that updates every `seconds` and for each request.
+        """Starts a thread that updates every `seconds`.
 
-        A request for a model that is not loaded wakes it up at once.
+        It also updates at once when a request waits for a model on demand.
         """
 
         def keep_updating():
