@@ -229,7 +229,7 @@ def test_models_are_listed_with_their_cards(client, running):
     card = client.models.retrieve("letters").card
     assert "GRU language model of 6 units, 2 layer(s)" in card[0]
     assert "letters.txt: 1,000 characters, 2 epoch(s)" in card[1]
-    assert "1.50 bits a character" in card[2]
+    assert "1.50 bits per character" in card[2]
     assert len(client.models.retrieve("others").card) == 1
 
 
