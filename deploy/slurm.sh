@@ -1,7 +1,7 @@
 #!/bin/bash
 # sbatch deploy/slurm.sh --corpus=mine.txt --epochs=20
 #
-# TensorFlow reads the machines and their places from Slurm's own variables.
+# TensorFlow reads the hosts and their ranks from Slurm's variables.
 #SBATCH --job-name=stacked_rnn
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1

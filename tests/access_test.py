@@ -51,7 +51,7 @@ def test_a_key_a_line_and_nothing_else():
         (b"key-of-anna # Anna", "line 1"),
         (b"# keys\nkey-of-anna\ntwo words", "line 3"),
         (b"\nshort", "line 2.*8 characters"),
-        (b"# none\n\n", "no key in it"),
+        (b"# none\n\n", "has no key"),
     ],
 )
 def test_what_is_no_key_is_named_by_its_line(content, message):

@@ -62,9 +62,9 @@ def loop(model, arguments, jit_compile=False, end_id=None):
         model.functions.signatures["decode_step"],
         model.functions.weights,
         arguments[:3],
-        size=16,
+        length=16,
         jit_compile=jit_compile,
-        never=0,
+        banned_id=0,
         end_id=end_id,
     )
 
@@ -147,20 +147,20 @@ def test_the_weights_go_with_their_model(paths, arguments):
     run(function, arguments)
 
 
-def test_a_batcher_of_the_same_kind_is_compiled_at_once(paths, monkeypatch):
+def test_a_scheduler_of_the_same_kind_is_compiled_at_once(paths, monkeypatch):
     """The seconds of XLA are those of the first model alone."""
-    monkeypatch.setattr(scheduler, "SIZES", (1,))
+    monkeypatch.setattr(scheduler, "BATCH_SIZES", (1,))
     functions = []
     for path in paths:
-        batcher = scheduler.Batcher(
+        one = scheduler.Scheduler(
             inference.load(str(path)), lambda updates: None, jit_compile=False
         )
-        batcher.compile()
-        assert batcher.is_compiled.is_set()
+        one.compile()
+        assert one.is_compiled.is_set()
         functions.append(
-            scheduler._chunk_function(batcher._model, batcher._nobody, True)
+            scheduler._decode_function(one._model, one._empty, True)
         )
-        batcher.close()
+        one.close()
     assert functions[0].func is functions[1].func
     assert functions[0].func.function_type  # one trace, concrete
 

@@ -235,9 +235,10 @@ def test_the_commands_of_the_manifests_are_parsed():
 
 
 def test_the_command_of_the_image_is_parsed_with_all_that_is_added():
-    (command, *arguments), _ = entry_point()
+    (command, name, *arguments), _ = entry_point()
     setup = (ROOT / "setup.cfg").read_text()
-    assert f"\n    {command} = serve:run\n" in setup
+    assert f"\n    {command} = stacked_rnn.cli:main\n" in setup
+    assert name == "serve"
     added = [
         container["args"]
         for _, container in containers()
@@ -358,10 +359,10 @@ def test_the_image_has_what_its_installation_needs():
     options = setup["options"]
     needed = ["setup.cfg", "pyproject.toml", setup["metadata"]["license_files"]]
     needed.append(setup["metadata"]["long_description"].removeprefix("file: "))
-    needed += [f"{name}.py" for name in options["py_modules"].split()]
-    assert len(needed) == 10
-    for package in options["packages"].split():
-        directory = ROOT / package.replace(".", "/")
+    assert options["packages"] == "find:" and len(needed) == 4
+    for init in (ROOT / "stacked_rnn").rglob("__init__.py"):
+        directory = init.parent
+        package = ".".join(directory.relative_to(ROOT).parts)
         found = [*directory.glob("*.py")]
         data = setup["options.package_data"].get(package, "")
         found += [path for one in data.split() for path in directory.glob(one)]
@@ -411,20 +412,21 @@ def test_nginx_waits_longer_than_the_server_and_keeps_no_connection_longer():
 def exposed():
     """name of a metric -> its labels, of a server that has one model."""
 
-    class Batcher:
+    class Scheduler:
         num_waiting = num_active = max_waiting = 0
         is_compiled = threading.Event()
 
     class Served:
-        name, version, batcher = "letters", 1, Batcher
+        name, version, scheduler = "letters", 1, Scheduler
 
     made = metrics.Metrics([Served])
     own = made.of("letters")
-    text = scheduler.Text(b"a", [1], configs.SamplingConfig())
-    text.continuation = incremental_text.Continuation("", 0)
-    text.submitted = text.placed = text.first_drawn = time.monotonic()
-    text.token_ids = [1, 2]
-    own.finished(text, "length")
+    sequence = scheduler.Sequence(b"a", [1], configs.SamplingConfig())
+    sequence.continuation = incremental_text.Continuation("", 0)
+    sequence.arrival_time = sequence.slot_time = time.monotonic()
+    sequence.first_token_time = time.monotonic()
+    sequence.token_ids = [1, 2]
+    own.finished(sequence, "length")
     for note in (own.prompt, own.generated, own.first_token, own.between,
                  own.predicted):  # fmt: skip
         note(1)
@@ -487,7 +489,7 @@ def test_the_dashboard_draws_what_the_server_exposes(exposed):
             for labels in re.findall(r"by \((.*?)\)", target["expr"]):
                 assert shown <= {*labels.split(", ")}, target
     assert rows == [
-        "Traffic", "Latency", "Throughput", "Places and queue",
+        "Traffic", "Latency", "Throughput", "Slots and queue",
         "Finish reasons", "Process", "Models and versions",
     ]  # fmt: skip
     assert {row for row, _ in titles} == {*rows}

@@ -28,7 +28,7 @@ class Harness:
         self.name, self.version = "letters", 3
         self.metrics = metrics.Metrics([self])
         self.ended = queue.Queue()  # (text, just before, just after)
-        self.batcher = scheduler.Batcher(
+        self.scheduler = scheduler.Scheduler(
             model, self._deliver, jit_compile=False, **options
         )
 
@@ -43,10 +43,10 @@ class Harness:
 
     def submit(self, prompts, **options):
         texts = [
-            self.batcher.text(prompt, configs.SamplingConfig(**options))
+            self.scheduler.sequence(prompt, configs.SamplingConfig(**options))
             for prompt in prompts
         ]
-        self.batcher.submit(texts)
+        self.scheduler.submit(texts)
         return texts
 
     def values(self):
@@ -68,7 +68,7 @@ def values(body):
 def harness(loaded):
     harness = Harness(loaded)
     yield harness
-    harness.batcher.close(20)
+    harness.scheduler.close(20)
 
 
 def test_sizes_and_reasons_are_those_of_the_texts(harness):
@@ -96,10 +96,15 @@ def test_the_times_of_a_text_add_up(harness):
     ended = [harness.ended.get(timeout=60) for _ in range(100)]
     bounds = collections.Counter()
     for text, *then in ended:
-        assert text.submitted <= text.placed < text.first_drawn < then[0]
+        assert (
+            text.arrival_time
+            <= text.slot_time
+            < text.first_token_time
+            < then[0]
+        )
         for at, name in zip(then, ("least", "most")):
-            bounds[name] += at - text.submitted
-            bounds[name, "per token"] += (at - text.first_drawn) / 89
+            bounds[name] += at - text.arrival_time
+            bounds[name, "per token"] += (at - text.first_token_time) / 89
     found = harness.values()
     total = sum(
         found[f"{part}_time_seconds_sum",]
@@ -110,7 +115,7 @@ def test_the_times_of_a_text_add_up(harness):
     per_token = found["time_per_token_seconds_sum",]
     assert bounds["least", "per token"] - slack <= per_token
     assert per_token <= bounds["most", "per token"] + slack
-    waited = [text.placed > text.submitted + 1e-3 for text, _, _ in ended]
+    waited = [text.slot_time > text.arrival_time + 1e-3 for text, _, _ in ended]
     assert any(waited)
 
 
@@ -119,10 +124,10 @@ def test_a_stop_string_is_not_counted_as_generated(harness):
     harness.ended.get(timeout=60)
     whole = text.continuation.text
     before = harness.values()
-    stopped = harness.batcher.text(
+    stopped = harness.scheduler.sequence(
         "abc", configs.SamplingConfig(max_new_tokens=60, seed=3), [whole[20:26]]
     )
-    harness.batcher.submit([stopped])
+    harness.scheduler.submit([stopped])
     harness.ended.get(timeout=60)
     found = harness.values()
     assert found["texts_finished_total", ("finish_reason", "stop")] == 1
@@ -133,23 +138,23 @@ def test_a_stop_string_is_not_counted_as_generated(harness):
 
 def test_a_text_without_a_place_counts_as_far_as_it_came(harness):
     growing = harness.submit(["abc"] * 64, max_new_tokens=10**6)
-    wait_until(lambda: harness.batcher.num_active == 64)
+    wait_until(lambda: harness.scheduler.num_active == 64)
     [waiting] = harness.submit(["abc"], max_new_tokens=5)
-    waiting.cancelled = True
+    waiting.is_cancelled = True
     text, *_ = harness.ended.get(timeout=60)
-    assert text is waiting and text.placed is text.first_drawn is None
+    assert text is waiting and text.slot_time is text.first_token_time is None
     found = harness.values()
     assert found["texts_finished_total", ("finish_reason", "cancelled")] == 1
     assert found["queue_time_seconds_count",] == 1
     for name in ("text_prompt_tokens", "prefill_time_seconds"):
         assert found[f"{name}_count",] == 0
     for text in growing:
-        text.cancelled = True
+        text.is_cancelled = True
     for _ in growing:
         harness.ended.get(timeout=60)
     # A text that was refused came nowhere at all.
     harness.metrics.of("letters").finished(
-        harness.batcher.text("abc", configs.SamplingConfig()), "error"
+        harness.scheduler.sequence("abc", configs.SamplingConfig()), "error"
     )
     found = harness.values()
     assert found["texts_finished_total", ("finish_reason", "error")] == 1
@@ -160,13 +165,13 @@ def test_places_and_models_are_shown_as_they_are(harness):
     found = harness.values()
     assert found["models_ready",] == 1
     assert found["model_info", ("version", "3")] == 1
-    assert found["max_texts_active",] == scheduler.SIZES[-1]
-    assert found["max_texts_waiting",] == harness.batcher.max_waiting == 1024
+    assert found["max_texts_active",] == scheduler.NUM_SLOTS
+    assert found["max_texts_waiting",] == harness.scheduler.max_waiting == 1024
     growing = harness.submit(["abc"] * 70, max_new_tokens=10**6)
     wait_until(lambda: harness.values()["texts_active",] == 64)
     assert harness.values()["texts_waiting",] == 6
     for text in growing:
-        text.cancelled = True
+        text.is_cancelled = True
     for _ in growing:
         harness.ended.get(timeout=60)
     assert metrics.Metrics([]).exposition()[0].count(b"models_ready 0.0") == 1

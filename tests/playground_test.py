@@ -490,7 +490,7 @@ def test_an_error_in_the_middle_keeps_the_text(page, server):
 def test_a_stream_that_breaks_off_is_an_error(page, server):
     server.streams([event("b", [("b", -1.0)], 0)])
     assert page.generate() == "The b"
-    assert "ended before" in page["error"].text
+    assert "closed too early" in page["error"].text
 
 
 def test_what_is_chosen_is_sent_and_remembered(page, server):
@@ -671,7 +671,7 @@ def test_only_the_beginning_and_the_end_are_announced(page, server):
         ".observe(status, {childList: true})"
     )
     page.generate()
-    assert page.script("said") == ["Writing …", "5 tokens, ended by stop."]
+    assert page.script("said") == ["Generating …", "5 tokens, ended by stop."]
 
 
 @contextlib.contextmanager

@@ -20,7 +20,13 @@ import pytest
 
 from stacked_rnn import configs, saved_models
 from stacked_rnn.configs import UserError
-from stacked_rnn.serving import memory, repository, server
+from stacked_rnn.serving import (
+    memory,
+    model_directory,
+    model_listing,
+    repository,
+    server,
+)
 from tests.helpers import ROOT
 from tests.helpers.waiting import wait_until
 
@@ -50,8 +56,8 @@ def break_graph(version, content=b"broken"):
     graph.write_bytes(content)
 
 
-class Batcher:
-    """Stands for `scheduler.Batcher`, texts and all."""
+class Scheduler:
+    """Stands for `scheduler.Scheduler`, sequences and all."""
 
     def __init__(self, *_, jit_compile):
         self.num_waiting = self.num_active = 0
@@ -91,8 +97,10 @@ class Loader:
 def loader(monkeypatch):
     loader = Loader()
     monkeypatch.setattr(repository.inference, "load", loader)
-    monkeypatch.setattr("stacked_rnn.serving.scheduler.Batcher", Batcher)
-    monkeypatch.setattr(repository, "_settle", lambda everything=False: None)
+    monkeypatch.setattr("stacked_rnn.serving.scheduler.Scheduler", Scheduler)
+    monkeypatch.setattr(
+        memory, "collect_garbage", lambda include_frozen=False: None
+    )
     return loader
 
 
@@ -271,7 +279,7 @@ def test_no_error_ends_the_search(add, loader, said, monkeypatch, tmp_path):
     models.update()
     looked = threading.Semaphore(0)
     errors = [RuntimeError("odd"), RuntimeError("odd"), PermissionError(13, "")]
-    find = repository.Repository._find
+    find = model_directory.ModelDirectory._find
 
     def find_or_fail(self, found):
         looked.release()
@@ -279,7 +287,7 @@ def test_no_error_ends_the_search(add, loader, said, monkeypatch, tmp_path):
             raise errors[0]
         return find(self, found)
 
-    monkeypatch.setattr(repository.Repository, "_find", find_or_fail)
+    monkeypatch.setattr(model_directory.ModelDirectory, "_find", find_or_fail)
     models.watch(0.01)
     for _ in range(3):
         looked.acquire(timeout=30)
@@ -288,7 +296,7 @@ def test_no_error_ends_the_search(add, loader, said, monkeypatch, tmp_path):
     add("a/2")
     wait_until(lambda: versions(models) == {"a": 2})
     models.close(0)
-    assert len([line for line in said() if "it goes on" in line]) == 1
+    assert len([line for line in said() if "retrying" in line]) == 1
 
 
 # What is wrong with a version
@@ -326,10 +334,10 @@ def test_a_refused_version_is_tried_again_when_its_files_change(
 @pytest.mark.parametrize("name", ["variables/variables.index", "new", "."])
 def test_every_file_of_a_version_counts(letters, tmp_path, name):
     version = shutil.copytree(letters, tmp_path / "1")
-    before = repository._stamp(version)
-    assert repository._stamp(version) == before
+    before = model_directory.fingerprint(version)
+    assert model_directory.fingerprint(version) == before
     (version / name).touch()
-    assert repository._stamp(version) != before
+    assert model_directory.fingerprint(version) != before
 
 
 def test_files_that_change_all_the_time_do_not_keep_the_others(
@@ -338,7 +346,9 @@ def test_files_that_change_all_the_time_do_not_keep_the_others(
     break_graph(add("a/1"))
     add("b/1")
     counter = iter(range(1000))
-    monkeypatch.setattr(repository, "_stamp", lambda path: {next(counter)})
+    monkeypatch.setattr(
+        model_directory, "fingerprint", lambda path: {next(counter)}
+    )
     models = open_repository(tmp_path)
     models.update()
     assert models.is_settled and versions(models) == {"b": 1}
@@ -372,8 +382,8 @@ def test_who_takes_over_is_said(add, loader, said, tmp_path):
     models.update()
     assert "takes over from version 2" in said()[-2]
     assert said()[-1] == (
-        "warning: a version 3 is not as version 2 was: it validates worse "
-        "(5.56 bits per character, not 1.74)"
+        "warning: a version 3 differs from version 2: it validates worse "
+        "(5.560 bits/char, not 1.740 bits/char)"
     )
 
 
@@ -382,16 +392,16 @@ def test_texts_in_a_replaced_version_end_in_time(add, loader, tmp_path):
     models = open_repository(tmp_path)
     models.update()
     old = models["a"]
-    old.batcher.ended.clear()
+    old.scheduler.ended.clear()
     add("a/2")
     models.update()
-    assert models["a"].version == 2 and old.batcher.closed == [None]
+    assert models["a"].version == 2 and old.scheduler.closed == [None]
     begin = time.monotonic()
     models.close(0.1)  # a text that goes on ends with the server
     assert time.monotonic() - begin < 10
-    assert old.batcher.closed == [None, 0.1]
+    assert old.scheduler.closed == [None, 0.1]
     assert all(thread.daemon for thread in threading.enumerate()[1:])
-    old.batcher.ended.set()
+    old.scheduler.ended.set()
 
 
 @pytest.mark.parametrize(
@@ -412,7 +422,7 @@ def test_a_record_of_another_kind_costs_a_sentence(letters, training, count):
     description = dataclasses.replace(
         saved_models.read_description(letters), training=training
     )
-    card = repository._card(description, 5)
+    card = model_listing.model_card(description, 5)
     assert len(card) == count and "5 parameters" in card[0]
 
 
@@ -567,13 +577,13 @@ def test_a_model_with_texts_in_it_stays(add, loader, quick, tmp_path):
     models = open_repository(tmp_path, max_loaded=2)
     models.update()
     models.watch(30)
-    busy = models["a"].batcher
+    busy = models["a"].scheduler
     busy.num_active = 1
     models["b"]
     ask(models, "c")
     assert versions(models) == {"a": 1, "c": 1} and not busy.closed
     # All have texts: the one asked for least recently takes no more.
-    models["c"].batcher.num_waiting = 1
+    models["c"].scheduler.num_waiting = 1
     busy.ended.clear()
     with pytest.raises(repository.NotReadyError):
         models["b"]
@@ -631,7 +641,7 @@ def test_a_model_that_is_let_go_leaves_nothing(letters, tmp_path, monkeypatch):
     traces = [
         weakref.ref(one)
         for one in (
-            models["a"].batcher,
+            models["a"].scheduler,
             models["a"].model.functions,
             models["a"].model.functions.weights[0],
             models["a"].model.functions.signatures["generate"].graph,
@@ -660,7 +670,9 @@ def test_the_address_and_each_model_are_said(letters, tmp_path, said):
     with server.Server(config) as running:
         base = f"http://127.0.0.1:{running.port}"
         first, a, b = said()
-        assert first == f"listening at {base}/, loading what is in {tmp_path}"
+        assert (
+            first == f"listening at {base}/, loading the models in {tmp_path}"
+        )
         for number, (line, name) in enumerate(zip((a, b), "ab")):
             start = f"{name} version 1 is ready ({number + 1} of 2)"
             assert line.startswith(start), line

@@ -325,7 +325,7 @@ def test_rows_need_outputs_with_one_batch_size(echo):
         request = {"signature_name": signature, "instances": [1, 2]}
         error = refused(echo, request)
         assert error.status == 400
-        assert "no batch size in common" in str(error)
+        assert "no common batch size" in str(error)
 
 
 @pytest.mark.parametrize("data", [b"", b"a", b"ab", b"abc\0\0", b"\xff\xfe"])
@@ -382,8 +382,8 @@ def test_all_types_in_a_row(echo):
         (b"[" * 100_000, "JSON Parse error: .*recursion"),
         (b'{"a":' * 100_000, "JSON Parse error: .*recursion"),
         (b'{"inputs": 1' + b"0" * 5000 + b"}", "JSON Parse error: .*limit"),
-        (b'{"inputs": [], "inputs": []}', "key twice"),
-        (b'{"inputs": {"prompts": [], "prompts": []}}', "key twice"),
+        (b'{"inputs": [], "inputs": []}', "duplicate key"),
+        (b'{"inputs": {"prompts": [], "prompts": []}}', "duplicate key"),
         (b'{"inputs": ["\\ud800"]}', "prompts: not valid .* Unicode"),
         ([], "Is not object"),
         (None, "Is not object"),
@@ -804,8 +804,8 @@ def test_the_status_of_versions():
     ]  # fmt: skip
 
 
-def test_the_metadata_are_the_signatures(saved):
-    answer = json.loads(tf_serving.metadata(saved, "letters", 3))
+def test_the_metadata_are_the_signatures(letters):
+    answer = json.loads(tf_serving.metadata(letters, "letters", 3))
     assert answer["model_spec"] == {
         "name": "letters",
         "signature_name": "",
@@ -855,14 +855,14 @@ def test_the_metadata_name_tensors_of_the_graph(saved_echo):
     }
 
 
-def test_the_official_messages_read_the_metadata(saved):
+def test_the_official_messages_read_the_metadata(letters):
     pb2 = pytest.importorskip("tensorflow_serving.apis.get_model_metadata_pb2")
-    answer = json.loads(tf_serving.metadata(saved, "letters", 1))
+    answer = json.loads(tf_serving.metadata(letters, "letters", 1))
     parsed = json_format.ParseDict(
         answer["metadata"]["signature_def"], pb2.SignatureDefMap()
     )
     graph = saved_model_pb2.SavedModel.FromString(
-        (saved / "saved_model.pb").read_bytes()
+        (letters / "saved_model.pb").read_bytes()
     ).meta_graphs[0]
     assert dict(parsed.signature_def) == dict(graph.signature_def)
 

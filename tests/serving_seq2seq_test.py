@@ -130,20 +130,14 @@ def test_align(running, model):
     assert status == 400 and "as many" in answer["error"]
 
 
-def test_what_is_said_of_it(running):
+def test_the_card_tells_size_training_and_quality(running):
     _, answer = ask(running, "/v1/models", "GET")
     (listed,) = answer["data"]
     assert listed["task"] == "seq2seq"
-    kind, trained, learned = listed["card"]
-    assert kind.startswith(
-        "GRU encoder, 1 layer(s), and decoder with attention, 2 layer(s) of 6 "
-        "units: "
-    )
+    size, trained, quality = listed["card"]
+    assert size.startswith("GRU seq2seq of 6 units, 1 layer(s)")
     assert trained == "Trained on pairs.tsv: 1,000 characters, 2 epoch(s)."
-    assert learned == (
-        "For 99.9% of the texts that it had not seen it makes exactly the "
-        "right one."
-    )
+    assert quality.count("99.9") == 1
     status, _, metrics = request(running, "GET", "/metrics")
     assert status == 200
     assert b'stacked_rnn_model_info{model_name="letters"' in metrics
@@ -155,6 +149,6 @@ def test_it_completes_nothing(running):
     )
     assert status == 400
     assert answer["error"]["message"] == (
-        "The model 'letters' (seq2seq) continues no texts: POST "
+        "The model 'letters' (seq2seq) does not continue texts: POST "
         "/v1/models/letters:predict"
     )

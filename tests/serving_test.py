@@ -227,9 +227,9 @@ def test_models_are_listed_with_their_cards(client, running):
     ids = [model.id for model in client.models.list()]
     assert ids == ["letters", "others"]
     card = client.models.retrieve("letters").card
-    assert "GRU language model, 2 layer(s) of 6 units" in card[0]
+    assert "GRU language model of 6 units, 2 layer(s)" in card[0]
     assert "letters.txt: 1,000 characters, 2 epoch(s)" in card[1]
-    assert "1.50 bits a character" in card[2]
+    assert "1.50 bits per character" in card[2]
     assert len(client.models.retrieve("others").card) == 1
 
 
@@ -381,7 +381,7 @@ def test_a_failure_tells_a_client_nothing(running, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("stacked_rnn.serving.predict.predict", fail)
+    monkeypatch.setattr("stacked_rnn.serving.tf_serving.predict", fail)
     status, headers, content = request(
         running, "POST", "/v1/models/letters:predict", {},
         {"x-request-id": "mine-1"},
@@ -428,7 +428,7 @@ def test_a_connection_is_kept(running):
 def test_a_silent_stream_is_kept_alive(running, monkeypatch):
     monkeypatch.setattr(openai_stream, "_SILENCE", 0.05)
     monkeypatch.setattr(
-        "stacked_rnn.serving.scheduler.Batcher._grow",
+        "stacked_rnn.serving.scheduler.Scheduler._decode",
         lambda _: time.sleep(0.02),
     )
     with socket.create_connection(("127.0.0.1", running.port)) as sock:
@@ -547,7 +547,9 @@ def test_limits_keys_and_origins(saved_models, tmp_path):
         assert status == 401 and headers["www-authenticate"] == "Bearer"
         assert request(running, "GET", "/healthz")[0] == 200
         client = openai_client(running, "first-key")
-        with pytest.raises(openai.BadRequestError, match="more than 4 texts"):
+        with pytest.raises(
+            openai.BadRequestError, match="more than 4 sequences"
+        ):
             client.completions.create(model="mine", prompt="a", n=5)
         assert client.completions.create(model="mine", prompt="a").usage
         authorized = {"authorization": "Bearer first-key"}
@@ -566,7 +568,7 @@ def test_limits_keys_and_origins(saved_models, tmp_path):
 
 def test_a_full_queue_is_told_of(saved_models, monkeypatch):
     monkeypatch.setattr(
-        "stacked_rnn.serving.scheduler.Batcher._grow",
+        "stacked_rnn.serving.scheduler.Scheduler._decode",
         lambda _: time.sleep(0.01),
     )
     body = b'{"model": "letters", "max_tokens": 4096, "n": 4}'
@@ -578,7 +580,7 @@ def test_a_full_queue_is_told_of(saved_models, monkeypatch):
         serving(saved_models, max_waiting=4) as running,
         contextlib.ExitStack() as stack,
     ):
-        batcher = running._repository["letters"].batcher
+        scheduler = running._repository["letters"].scheduler
         for count in range(4, 72, 4):  # 64 have a place, and 4 wait
             sock = stack.enter_context(
                 socket.create_connection(("127.0.0.1", running.port))
@@ -586,7 +588,7 @@ def test_a_full_queue_is_told_of(saved_models, monkeypatch):
             sock.sendall(message)
             wait_until(
                 lambda count=count: (
-                    (batcher.num_active, batcher.num_waiting)
+                    (scheduler.num_active, scheduler.num_waiting)
                     == (min(count, 64), max(count - 64, 0))
                 )
             )
@@ -665,7 +667,7 @@ def test_on_the_way_out_predictions_end(saved_models, monkeypatch):
         time.sleep(1)
         return b"{}"
 
-    monkeypatch.setattr("stacked_rnn.serving.predict.predict", slow)
+    monkeypatch.setattr("stacked_rnn.serving.tf_serving.predict", slow)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         with serving(saved_models / "letters") as running:
             answer = pool.submit(
@@ -698,7 +700,7 @@ def test_bad_use_is_one_line(saved_models, tmp_path):
             ({"port": taken.getsockname()[1]}, "in use"),
             ({"host": "no.such.host"}, "--host=no.such.host"),
             ({"api_keys_file": "no"}, "No such file"),
-            ({"api_keys_file": os.devnull}, "no key in it"),
+            ({"api_keys_file": os.devnull}, "has no key"),
         ):
             with pytest.raises(configs.UserError, match=message):
                 server.Server(

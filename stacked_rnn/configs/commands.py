@@ -255,8 +255,9 @@ class ServeConfig(Config):
     )
     max_waiting: int = setting(
         1024,
-        "Maximum number of texts that wait for one of the 64 slots of a model; "
-        "further requests get status 429.",
+        "Maximum number of sequences that wait for one of the 64 slots of a "
+        "model (a request has one per prompt and per n); further requests get "
+        "status 429.",
         minimum=1,
     )
     max_body_bytes: int = setting(

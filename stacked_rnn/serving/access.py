@@ -1,4 +1,4 @@
-"""Who may use the server: API keys, their rates, hosts and origins."""
+"""Who may use the server: API keys and their limits, hosts, origins."""
 
 import contextlib
 import dataclasses
@@ -12,65 +12,65 @@ import urllib.parse
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving.errors import ApiError
 
-_NEED_NO_KEY = ("/", "/healthz", "/readyz", "/metrics")
-_SHORTEST_KEY = 8  # characters
+_PATHS_WITHOUT_KEY = ("/", "/healthz", "/readyz", "/metrics")
+_MIN_KEY_LENGTH = 8  # characters
 
 
 def read_keys(content, path) -> list[str]:
-    """The API keys of a file: one a line, but for lines that begin with #.
+    """Reads API keys: one per line; lines that begin with # are comments.
 
     Args:
-        content: of the file, bytes.
-        path: of it, for errors.
+        content: bytes of the file.
+        path: path of the file, for error messages.
 
     Raises:
-        UserError: there is none, or a line that is no key.
+        UserError: there is no key, or a line is not a valid key.
     """
     keys = []
     lines = content.decode("utf-8-sig", "replace").splitlines()
-    for number, line in enumerate(lines, 1):
+    for line_number, line in enumerate(lines, 1):
         key = line.strip()
         if not key or key.startswith("#"):
             continue
-        if len(key.split()) > 1 or len(key) < _SHORTEST_KEY:
+        if len(key.split()) > 1 or len(key) < _MIN_KEY_LENGTH:
             raise UserError(
-                f"--api_keys_file={path}, line {number}: a key has no blanks, "
-                f"and at least {_SHORTEST_KEY} characters; comments stand on "
-                "lines of their own, which begin with #"
+                f"--api_keys_file={path}, line {line_number}: a key has at "
+                f"least {_MIN_KEY_LENGTH} characters and no spaces; put "
+                "comments on lines of their own, beginning with #"
             )
         keys.append(key)
     if not keys:
-        raise UserError(f"--api_keys_file={path}: no key in it")
+        raise UserError(f"--api_keys_file={path}: the file has no key")
     return keys
 
 
 @dataclasses.dataclass
 class _Usage:
-    """What is done with a key.
+    """The use of a key. Its rate is limited by a token bucket.
 
     Attributes:
-        active: requests that are under way.
-        left: requests that it may begin now.
-        seen: `time.monotonic()` at which `left` was true.
+        num_active: requests being handled.
+        tokens: number of requests that it may begin now.
+        update_time: the `time.monotonic()` of `tokens`.
     """
 
-    active: int
-    left: float
-    seen: float
+    num_active: int
+    tokens: float
+    update_time: float
 
 
 class Access:
-    """Decides which requests are let in.
+    """Decides which requests are accepted.
 
-    Web pages of others must not use a server that somebody runs for himself:
-    the browser of whoever reads such a page could reach it. So a request that a
-    page of another origin sends is refused, and where the server is for this
-    machine alone, one that was sent to another name than the machine's own: a
-    page can have its own name point here ("DNS rebinding").
+    A web page could use a server on the reader's own machine through the
+    reader's browser. So requests from pages of another origin are refused. A
+    server on a loopback address also refuses requests for any host name but the
+    machine's own, because a page can point its own name at 127.0.0.1 ("DNS
+    rebinding").
 
     Args:
         config: a `ServeConfig`.
-        api_keys: strings; none: no key is needed.
+        api_keys: strings; if empty, no key is needed.
     """
 
     def __init__(self, config, api_keys):
@@ -87,28 +87,28 @@ class Access:
 
     @contextlib.contextmanager
     def entry(self, scope):
-        """Lets a request in while the `with` block lasts.
+        """Accepts a request, and counts it as active in the `with` block.
 
         Args:
-            scope: of ASGI.
+            scope: the ASGI scope of the request.
 
         Raises:
-            ApiError: it is refused.
+            ApiError: the request is refused.
         """
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
         self._check_host(host)
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             self._check_origin(headers.get(b"origin"), host)
-        if not self._usages or scope["path"] in _NEED_NO_KEY:
+        if not self._usages or scope["path"] in _PATHS_WITHOUT_KEY:
             yield
             return
         usage = self._usage(headers.get(b"authorization", b""))
-        usage.active += 1
+        usage.num_active += 1
         try:
             yield
         finally:
-            usage.active -= 1
+            usage.num_active -= 1
 
     def _check_host(self, host):
         name = _without_port(host)
@@ -121,8 +121,8 @@ class Access:
         ):
             raise ApiError(
                 403,
-                f"The server is not called {name[:100]}: serve.py "
-                f"--allowed_hosts={name[:100]} lets it be",
+                f"This server does not answer for the host {name[:100]}: "
+                f"serve.py --allowed_hosts={name[:100]} allows it",
             )
 
     def _check_origin(self, origin, host):
@@ -139,47 +139,51 @@ class Access:
         raise ApiError(
             403,
             f"Web pages of {origin[:100]} may not use this server: serve.py "
-            f"--cors_origins={origin[:100]} lets them",
+            f"--cors_origins={origin[:100]} allows them",
         )
 
     def _usage(self, authorization) -> _Usage:
-        """Counts a request of a key."""
+        """Checks the key of a request and counts the request.
+
+        Raises:
+            ApiError: the key is wrong, or has reached a limit.
+        """
         scheme, _, given = authorization.partition(b" ")
         digest = hashlib.sha256(given.strip()).digest()
-        # All of them, so that the time does not tell which one was near.
+        # Compares with every key, so that the time reveals nothing.
         found = [
-            one for one in self._usages if hmac.compare_digest(digest, one)
+            key for key in self._usages if hmac.compare_digest(digest, key)
         ]
         if scheme.lower() != b"bearer" or not found:
             raise ApiError(
                 401,
-                "Wrong or missing API key: Authorization: Bearer KEY has it",
+                "Wrong or missing API key: send Authorization: Bearer KEY",
                 code="invalid_api_key",
             )
         usage, config = self._usages[found[0]], self._config
-        if usage.active >= config.max_concurrent_per_key > 0:
+        if usage.num_active >= config.max_concurrent_per_key > 0:
             raise ApiError(
                 429,
-                f"{usage.active} requests of this key are under way, as many "
-                "as may be: try again later",
+                f"This key has {usage.num_active} requests running, the most "
+                "allowed: try again later",
             )
         if most := config.max_per_minute_per_key:
             now = time.monotonic()
-            gained = (now - usage.seen) * most / 60
-            usage.left, usage.seen = min(most, usage.left + gained), now
-            if usage.left < 1:
+            refilled = usage.tokens + (now - usage.update_time) * most / 60
+            usage.tokens, usage.update_time = min(most, refilled), now
+            if usage.tokens < 1:
                 raise ApiError(
                     429,
-                    f"More than {most} requests a minute of this key: try "
-                    "again later",
-                    retry_after=math.ceil((1 - usage.left) * 60 / most),
+                    f"This key has sent more than {most} requests per minute: "
+                    "try again later",
+                    retry_after=math.ceil((1 - usage.tokens) * 60 / most),
                 )
-            usage.left -= 1
+            usage.tokens -= 1
         return usage
 
 
 def is_loopback(host) -> bool:
-    """Whether what listens at an address or name is for this machine alone."""
+    """Whether only this machine can reach a server on an address or name."""
     return host == "localhost" or (
         _is_address(host) and ipaddress.ip_address(host).is_loopback
     )

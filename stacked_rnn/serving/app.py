@@ -1,8 +1,9 @@
-"""The HTTP of the server: its routes, and what they answer."""
+"""The HTTP routes of the server."""
 
 import asyncio
 import contextlib
 import functools
+import time
 
 import fastapi
 from fastapi import responses
@@ -26,26 +27,26 @@ from stacked_rnn.serving.metrics import Metrics
 from stacked_rnn.serving.repository import NotReadyError
 from stacked_rnn.utils import devices
 
-_MOST_BEAMS = 100  # each costs the memory of a text
-_MOST_ROWS = 1_024  # of a `:predict`: each costs the memory of the vocabulary
-_MOST_NUMBERS = 2**21  # of the answer to a `:predict`
-_MOST_PREDICTIONS = 64  # that wait for a thread
+_MOST_BEAMS = 100  # per row; a beam takes as much memory as a row
+_MOST_ROWS = 1_024  # per `:predict`; a row holds a float per vocabulary entry
+_MOST_NUMBERS = 2**21  # in the answer to a `:predict`
+_MOST_PREDICTIONS = 64  # waiting for a thread
 
 
 def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
-    """The web application over a `Repository`.
+    """Makes the web application of a `Repository`.
 
-    What takes long is done in threads, so that whatever is asked, probes and
-    metrics are answered at once.
+    Long computations run in threads, so that probes and metrics are answered at
+    once under any load.
 
     Args:
-        repository: made with `openai_stream.deliver`.
+        repository: a `Repository` made with `openai_stream.deliver`.
         config: a `ServeConfig`.
-        api_keys: those that open /v1; none: it is open.
+        api_keys: the keys for /v1; if empty, no key is needed.
     """
     app = fastapi.FastAPI(
         title="stacked_rnn",
-        docs_url=None,  # the pages of FastAPI load scripts from elsewhere
+        docs_url=None,  # FastAPI's pages load scripts from other sites
         redoc_url=None,
     )
     document = openapi.document(config, bool(api_keys))
@@ -61,7 +62,7 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
         new_tokens=config.max_tokens,
         beams=_MOST_BEAMS,
         rows=_MOST_ROWS,
-        tokens=scheduler.SIZES[-1] * config.max_tokens,
+        tokens=scheduler.NUM_SLOTS * config.max_tokens,
         numbers=_MOST_NUMBERS,
     )
 
@@ -127,19 +128,14 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
             return _status(repository, target)
         served = await _find(repository, target, config.request_seconds)
         if target.action == "metadata":
-            work = functools.partial(
-                _metadata, served.model.path, served.name, served.version
-            )
-            return await _computed(readers, work, config)
-        work = functools.partial(
-            tf_serving.predict,
-            served.model.functions,
-            await request.body(),
-            limits,
+            version = served.model.path, served.name, served.version
+            return await _computed(config, readers, _metadata, *version)
+        arguments = served.model.functions, await request.body(), limits
+        start = time.monotonic()
+        answer = await _computed(
+            config, predictors, tf_serving.predict, *arguments
         )
-        began = asyncio.get_running_loop().time()
-        answer = await _computed(predictors, work, config)
-        metrics.of(name).predicted(asyncio.get_running_loop().time() - began)
+        metrics.of(name).predicted(time.monotonic() - start)
         return answer
 
     @app.exception_handler(ApiError)
@@ -173,19 +169,19 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
             cors.CORSMiddleware,
             allow_origins=config.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["*"],  # OpenAI's client sends a dozen of its own
+            allow_headers=["*"],  # OpenAI's client sends a dozen own headers
             expose_headers=["x-request-id", "retry-after"],
         )
     return app
 
 
 class _Events(responses.Response):
-    """The events of a `Stream`, until they end or the client leaves."""
+    """Sends the events of a `Stream`, until they end or the client leaves."""
 
     media_type = "text/event-stream"
 
     def __init__(self, stream):
-        # A proxy that holds events back would be no use to anybody.
+        # Tells proxies (nginx) to pass each event on at once.
         super().__init__(headers={"x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._stream = stream
@@ -213,7 +209,7 @@ class _Events(responses.Response):
             self._stream.leave()
 
 
-_PATHS = {  # for metrics, by the action of a `tf_serving.Target`
+_PATHS = {  # `tf_serving.Target.action` -> the label `path` in metrics
     "status": "/v1/models/{model}",
     "metadata": "/v1/models/{model}/metadata",
     "predict": "/v1/models/{model}:predict",
@@ -221,7 +217,11 @@ _PATHS = {  # for metrics, by the action of a `tf_serving.Target`
 
 
 async def _find(repository, target, seconds):
-    """The model that a path names."""
+    """Looks up the model of a `tf_serving.Target`; see `openai_stream.find`.
+
+    Raises:
+        ServingError: there is no such version, or it is not ready.
+    """
     try:
         served = await openai_stream.find(
             repository, target.model_name, seconds
@@ -236,7 +236,10 @@ async def _find(repository, target, seconds):
 
 
 def _status(repository, target) -> dict:
-    """The states of a model's versions; of one that is ready, what it is."""
+    """Returns the states of a model's versions, and its OpenAI object.
+
+    The latter's fields are left out while no version is ready or listed.
+    """
     try:
         states = repository.states(target.model_name)
     except KeyError:
@@ -256,7 +259,7 @@ def _status(repository, target) -> dict:
 
 
 def _missing(target) -> tf_serving.ServingError:
-    """In TensorFlow Serving's words."""
+    """Makes the error for a missing version, in TensorFlow Serving's words."""
     wanted = f"Latest({target.model_name})"
     if target.version is not None or target.label:
         which = target.version if target.label is None else target.label
@@ -266,11 +269,11 @@ def _missing(target) -> tf_serving.ServingError:
     )
 
 
-async def _computed(pool, work, config):
-    """The JSON that a function makes in a thread, as an answer."""
+async def _computed(config, pool, function, *arguments):
+    """Calls a function in a thread; returns its JSON as a response."""
     try:
         async with asyncio.timeout(config.request_seconds):
-            content = await pool.run(work)
+            content = await pool.run(function, *arguments)
     except pools.BusyError:
         raise tf_serving.ServingError(
             "Too many calls are waiting: try again later", 429
@@ -286,7 +289,7 @@ _metadata = functools.lru_cache(64)(tf_serving.metadata)
 
 
 def _model_object(served) -> dict:
-    """A model as OpenAI lists it, its task and its card."""
+    """A `ListedModel` as OpenAI lists models, plus its task and its card."""
     return {
         "id": served.name,
         "object": "model",

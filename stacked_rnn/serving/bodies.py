@@ -1,4 +1,4 @@
-"""Bodies of requests: read whole, within limits, and unpacked."""
+"""Reading request bodies, within limits, and decompressing them."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,12 @@ import zlib
 
 from stacked_rnn.serving.errors import ApiError, ClientLeftError
 
-SECONDS = 60.0  # that a client has to send a body
-MOST_BYTES = 2**26  # of all bodies that are here, until they are answered
-MOST_PARTS = 20_000  # lists and objects of a body: some hundred bytes each
-# So many and one more, outside of strings. No byte is looked at twice: nothing
-# is given back once it has matched, and a string ends where the body does.
+SECONDS = 60.0  # for a client to send a body
+MOST_BYTES = 2**26  # of all bodies held until their requests are answered
+MOST_PARTS = 20_000  # lists and objects per body: about 100 bytes each
+# Matches JSON that has more of them, not counting those in strings. Possessive
+# quantifiers, and strings that may end with the body, rule backtracking out:
+# no byte is read twice.
 _STRING = rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)'
 _TOO_MANY_PARTS = re.compile(
     rb'(?:(?:[^"\[{]++|%s)*+[\[{]){%d}+' % (_STRING, MOST_PARTS + 1), re.DOTALL
@@ -19,10 +20,10 @@ _TOO_MANY_PARTS = re.compile(
 
 
 class Bodies:
-    """Reads the bodies of requests, and knows how many bytes are held.
+    """Reads request bodies, and limits the bytes of all of them together.
 
     Args:
-        limit: most bytes of a body, as it is sent and unpacked.
+        limit: most bytes of a body, both as sent and decompressed.
     """
 
     def __init__(self, limit):
@@ -30,22 +31,25 @@ class Bodies:
 
     @contextlib.asynccontextmanager
     async def read(self, scope, receive):
-        """The body of a request, bytes, held while the `with` block lasts.
+        """Reads the body of a request; it counts as held in the `with` block.
 
         Args:
-            scope, receive: of ASGI.
+            scope, receive: the ASGI scope and the callable of the request.
+
+        Yields:
+            The body, bytes.
 
         Raises:
-            ApiError: it is refused.
-            ClientLeftError: before the body was whole.
+            ApiError: the body is refused.
+            ClientLeftError: the client left before it had sent the body.
         """
         headers, parts = dict(scope["headers"]), []
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding not in (b"identity", b"gzip"):
             raise ApiError(
                 415,
-                f"content-encoding {encoding.decode('latin-1')[:40]}: send "
-                "gzip, or the body as it is",
+                f"content-encoding {encoding.decode('latin-1')[:40]} is not "
+                "supported: send gzip, or no content-encoding",
             )
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > self._limit:
@@ -56,11 +60,11 @@ class Bodies:
                     await self._receive(receive, parts)
             except TimeoutError:
                 raise ApiError(
-                    408, f"The body did not come within {SECONDS:g} seconds"
+                    408, f"The body did not arrive within {SECONDS:g} seconds"
                 ) from None
             parts[:] = [b"".join(parts)]
-            packed = encoding == b"gzip" and parts[0]
-            body = self._unpacked(parts[0]) if packed else parts[0]
+            is_packed = encoding == b"gzip" and parts[0]
+            body = self._unpacked(parts[0]) if is_packed else parts[0]
             _check_parts(body)
             yield body
         finally:
@@ -79,7 +83,7 @@ class Bodies:
             if self._held + len(part) > MOST_BYTES:
                 raise ApiError(
                     503,
-                    "Other requests fill the memory that there is for bodies: "
+                    "The bodies of other requests fill the memory for bodies: "
                     "try again later",
                 )
             self._held += len(part)
@@ -102,8 +106,8 @@ class Bodies:
 
 
 def _check_parts(body) -> None:
-    """Refuses what would be much larger in memory than it is in JSON."""
-    # Most bodies are settled without a look at what is a string.
+    """Refuses JSON that would be much larger in memory than it is as bytes."""
+    # This count includes strings, and clears most bodies quickly.
     count = body.count(b"[") + body.count(b"{")
     if count > MOST_PARTS and _TOO_MANY_PARTS.match(body):
         raise ApiError(

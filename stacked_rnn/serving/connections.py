@@ -1,17 +1,17 @@
-"""Connections that do not wait forever for a request to be said."""
+"""Connections with a time limit for the head of a request."""
 
 from uvicorn.protocols.http import httptools_impl
 
-SECONDS = 30.0  # that a client has for the head of a request
-_MOST_BYTES = 65_536  # of the head
+SECONDS = 30.0  # for a client to send the head of a request
+_MOST_BYTES = 65_536  # per head
 
 
 class Connection(httptools_impl.HttpToolsProtocol):
-    """uvicorn's, but cut where the head of a request is slow or too long.
+    """uvicorn's protocol; closes where a request's head is slow or too long.
 
-    uvicorn itself waits forever, so that a few thousand clients that say a
-    byte now and then would hold all connections ("Slowloris"). The methods that
-    are overridden are the callbacks of asyncio and of httptools.
+    uvicorn waits forever, so that a few thousand clients that send a byte now
+    and then would hold all connections ("Slowloris"). The methods here are
+    callbacks of asyncio and httptools.
     """
 
     def connection_made(self, transport):

@@ -1,8 +1,8 @@
-"""The loop that batches grow by, one for all models of the same step.
+"""The decode loop of the server, shared by models of the same architecture.
 
-XLA takes half a minute to compile it and some 100 MB, which it keeps when the
-model is gone. So the weights are an argument of the loop: the versions of a
-model, and other models of its architecture, share one.
+XLA takes half a minute to compile it and about 100 MB, which are not freed with
+the model. So the weights are an argument of the loop: the versions of a model,
+and other models of its architecture, share one compiled loop.
 """
 
 import functools
@@ -14,26 +14,28 @@ import tensorflow as tf
 
 from stacked_rnn.decoding import generation
 
-_loops = {}  # by all that they were traced from; XLA frees none either
+_loops = {}  # never emptied, because XLA does not free its part either
 _tracing = threading.Lock()
-_numbers = itertools.count()  # of functions
+_function_numbers = itertools.count()
 
 
 def decode_loop(
-    decode_step, weights, arguments, *, size, jit_compile, never, end_id
+    decode_step, weights, arguments, *, length, jit_compile, banned_id, end_id
 ):
-    """(carry, options, given, count) -> what `generation.generate` gives.
+    """Traces the loop for a model, or finds the one traced for its like.
 
     Args:
         decode_step: the signature of that name of a loaded SavedModel.
-        weights: its variables.
-        arguments: carry, options and given of a batch of any size, arrays.
-        size: most tokens of a call.
-        jit_compile: whether XLA compiles, once for each size of batch.
-        never, end_id: see `generation.generate`.
+        weights: the variables of the SavedModel.
+        arguments: examples of the first three arguments of the loop, arrays
+            with any batch size.
+        length: most steps per call.
+        jit_compile: whether XLA compiles it, once per batch size.
+        banned_id, end_id: see `generation.generate`.
 
     Returns:
-        A `functools.partial` of the loop that models share.
+        (carry, options, forced ids, max steps) -> the results of
+        `generation.generate`; a `functools.partial` of the shared loop.
     """
     graph_def, captured = _graph_of(decode_step), decode_step.captured_inputs
     specs = tf.nest.map_structure(
@@ -42,26 +44,26 @@ def decode_loop(
     )
     shapes = [(weight.shape, weight.dtype) for weight in weights]
     key = (
-        _fingerprint(graph_def), repr(specs), repr(shapes), size, jit_compile,
-        never, end_id,
+        _fingerprint(graph_def), repr(specs), repr(shapes), length, jit_compile,
+        banned_id, end_id,
     )  # fmt: skip
     with _tracing:
         if key not in _loops:
             step = _step(decode_step, graph_def)
 
-            def loop(captured, carry, options, given, count):
+            def loop(captured, carry, options, forced_ids, max_steps):
                 return generation.generate(
                     functools.partial(step, captured),
                     carry,
                     options=options,
-                    max_steps=count,
-                    padded_length=size if jit_compile else None,
-                    forced_ids=given,
-                    banned_id=never,
+                    max_steps=max_steps,
+                    padded_length=length if jit_compile else None,
+                    forced_ids=forced_ids,
+                    banned_id=banned_id,
                     end_id=end_id,
                 )
 
-            # A concrete one: a call of another costs half a millisecond more.
+            # Calling a `tf.function` itself takes half a millisecond longer.
             _loops[key] = tf.function(
                 loop, jit_compile=jit_compile, autograph=False
             ).get_concrete_function(
@@ -75,18 +77,19 @@ def _specs(tensors) -> list:
 
 
 def _step(decode_step, graph_def):
-    """(captured, token_ids, states) -> logits, states.
+    """Makes (captured, token_ids, states) -> (logits, states).
 
-    It holds nothing of the model but its graph, the functions that it calls
-    under names of their own: those of the model go with it.
+    The result keeps the graph alive, and nothing else of the model. The
+    functions that the graph calls are copied under new names, because
+    TensorFlow deletes the model's own ones with the model.
 
     Args:
         decode_step: a signature.
-        graph_def: what `_graph_of` gave for it.
+        graph_def: `_graph_of(decode_step)`; its functions are renamed in place.
     """
     names = {}
     for function in graph_def.library.function:
-        new = f"decode_step_{next(_numbers)}"
+        new = f"decode_step_{next(_function_numbers)}"
         names[function.signature.name] = function.signature.name = new
     for node in _nodes(graph_def):
         for value in node.attr.values():
@@ -102,15 +105,15 @@ def _step(decode_step, graph_def):
             graph_def, dict(zip(inputs, tensors)), outputs
         )
 
-    # This, unlike `tf.function`, makes the functions of the graph known to
+    # Unlike `tf.function`, this registers the functions of the graph with
     # TensorFlow's runtime.
     wrapped = tf.compat.v1.wrap_function(imported, _specs(decode_step.inputs))
 
     def step(captured, token_ids, states):
-        given = {"token_ids": token_ids, **states}
-        new = wrapped(*(given[name] for name in arguments), *captured)
+        values = {"token_ids": token_ids, **states}
+        new = wrapped(*(values[name] for name in arguments), *captured)
         for tensor, spec in zip(new, tf.nest.flatten(results)):
-            tensor.set_shape(spec.shape)  # of what is captured none is known
+            tensor.set_shape(spec.shape)  # unknown, as those of `captured` are
         new = tf.nest.pack_sequence_as(results, new)
         return new.pop("logits"), new
 
@@ -118,7 +121,10 @@ def _step(decode_step, graph_def):
 
 
 def _graph_of(signature):
-    """Its GraphDef without the arguments: an import puts others there."""
+    """The GraphDef of a signature, without the nodes of its arguments.
+
+    Importing it connects other tensors in their place.
+    """
     graph_def = signature.graph.as_graph_def()
     nodes = [node for node in graph_def.node if node.op != "Placeholder"]
     del graph_def.node[:]
@@ -127,20 +133,20 @@ def _graph_of(signature):
 
 
 def _nodes(graph_def):
-    """Yields those of the graph and of its functions."""
+    """Yields the nodes of a graph and of its functions."""
     yield from graph_def.node
     for function in graph_def.library.function:
         yield from function.node_def
 
 
 def _fingerprint(graph_def) -> str:
-    """Equal for graphs that differ in names alone, hex.
+    """A hex digest, equal for graphs that differ only in names.
 
-    Keras and TensorFlow count them up from model to model.
+    Keras and TensorFlow number names across all models of a process.
     """
     copy = type(graph_def).FromString(graph_def.SerializeToString())
     for node in _nodes(copy):
-        for name in list(node.attr):  # of labels, and of the process
+        for name in list(node.attr):  # labels, and settings of the process
             if name.startswith("_") or name == "config_proto":
                 del node.attr[name]
         node.ClearField("experimental_debug_info")
@@ -148,17 +154,17 @@ def _fingerprint(graph_def) -> str:
         _number_nodes(function)
         function.arg_attr.clear()
     text = str(copy)
-    for number, function in enumerate(copy.library.function):
-        text = text.replace(f'"{function.signature.name}"', f'"{number}"')
+    for index, function in enumerate(copy.library.function):
+        text = text.replace(f'"{function.signature.name}"', f'"{index}"')
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _number_nodes(function) -> None:
-    """Names the nodes and the arguments of a FunctionDef by their order."""
+    """Renames the nodes and arguments of a FunctionDef by their order."""
     signature = function.signature
     names = {}
-    for one in (*signature.input_arg, *function.node_def):
-        names[one.name] = one.name = f"node_{len(names)}"
+    for node in (*signature.input_arg, *function.node_def):
+        names[node.name] = node.name = f"node_{len(names)}"
 
     def renamed(reference):  # node:output:0, ^node, argument
         mark = "^" * reference.startswith("^")

@@ -1,20 +1,20 @@
-"""Answers that are errors, as OpenAI writes them."""
+"""Errors in OpenAI's format."""
 
 
 class ApiError(Exception):
-    """An answer that is an error.
+    """Ends a request with an error that the client sees.
 
     Args:
-        status: of HTTP.
-        message: for the client.
-        param: the field of the body that is wrong.
-        code: of OpenAI's, where there is one.
-        retry_after: of 429 and 503, seconds until to ask again.
+        status: the HTTP status.
+        message: the message for the client.
+        param: the name of the wrong field in the body, or None.
+        code: OpenAI's error code, or None.
+        retry_after: seconds to wait before asking again, for 429 and 503.
 
     Attributes:
-        status: of HTTP.
-        body: what JSON can say.
-        headers: dict of those that go with the status.
+        status: the HTTP status.
+        body: the body of the answer, a dict for JSON.
+        headers: dict of the headers that this status needs.
     """
 
     def __init__(self, status, message, param=None, code=None, retry_after=1):
@@ -38,4 +38,4 @@ class ApiError(Exception):
 
 
 class ClientLeftError(Exception):
-    """Nobody waits for an answer any more."""
+    """The client has closed the connection, or has stopped reading."""

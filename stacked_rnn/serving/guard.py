@@ -1,4 +1,4 @@
-"""Around all routes: who may, bodies, clients that leave, log and metrics."""
+"""Middleware of all routes: access, bodies, disconnects, log and metrics."""
 
 import asyncio
 import json
@@ -11,8 +11,8 @@ from fastapi import responses
 
 from stacked_rnn.serving.errors import ApiError, ClientLeftError
 
-STALL_SECONDS = 60.0  # that a client may leave an answer unread
-_LEFT = 499  # the status, in log and metrics, of what nobody waited for
+STALL_SECONDS = 60.0  # for a client to read a part of an answer
+_LEFT = 499  # the status in log and metrics where the client left (as nginx)
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -25,14 +25,15 @@ _log = logging.getLogger(__name__)
 
 
 class Guard:
-    """ASGI middleware.
+    """ASGI middleware around the application.
 
-    It reads the body before anybody looks at it. From then on it waits for the
-    client to leave, and ends what is done for one that does.
+    It reads the whole body, then calls the application, and cancels that if the
+    client leaves.
 
     Args:
-        inner: the ASGI application inside.
-        state: has `is_draining`, and `num_active`, which it keeps.
+        inner: the ASGI application.
+        state: has `is_draining`, which is read, and `num_active`, the number of
+            requests, which is kept up to date.
         access: an `access.Access`.
         bodies: a `bodies.Bodies`.
         config: a `ServeConfig`.
@@ -43,7 +44,7 @@ class Guard:
         self._inner, self._state = inner, state
         self._access, self._bodies = access, bodies
         self._metrics = metrics
-        # Texts end by themselves before.
+        # A safeguard: sequences end by themselves at their deadline.
         self._most_seconds = config.request_seconds + STALL_SECONDS
 
     async def __call__(self, scope, receive, send):
@@ -51,26 +52,26 @@ class Guard:
             await self._inner(scope, receive, send)
             return
         began, method = time.perf_counter(), scope["method"]
-        if method == "HEAD":  # uvicorn leaves the body away
+        if method == "HEAD":  # uvicorn omits the body
             scope = scope | {"method": "GET"}
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        if not _REQUEST_ID.fullmatch(given):
-            given = uuid.uuid4().hex.encode()
-        answer = _Answer(send, given)
+        request_id = dict(scope["headers"]).get(b"x-request-id", b"")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex.encode()
+        answer = _Answer(send, request_id)
         self._state.num_active += 1
         try:
             await self._answer(scope, receive, answer)
         except ApiError as error:
             await error_response(error)(scope, receive, answer.send)
         except ClientLeftError:
-            # uvicorn closes the connection of an answer that does not end.
+            # uvicorn closes a connection whose answer is unfinished.
             answer.status = _LEFT
         except Exception:
             if answer.has_begun:
                 answer.status = 500
                 raise
-            _log.exception("request %s failed", given.decode())
-            failure = ApiError(500, "The server failed: its log says how")
+            _log.exception("request %s failed", request_id.decode())
+            failure = ApiError(500, "The server failed: see its log")
             await error_response(failure)(scope, receive, answer.send)
         finally:
             self._state.num_active -= 1
@@ -85,7 +86,7 @@ class Guard:
                 del body
 
                 async def receive_again():
-                    if not messages:  # of a client that leaves, tells `leaving`
+                    if not messages:  # `leaving` waits for the disconnect
                         await asyncio.Event().wait()
                     return messages.pop()
 
@@ -110,7 +111,7 @@ class Guard:
                     )
 
     def _note(self, scope, method, answer, seconds):
-        """Counts and logs a request."""
+        """Counts a request in the metrics and logs it."""
         state = scope.get("state", {})
         path = state.get("path") or getattr(scope.get("route"), "path", "other")
         model_name = state.get("model_name", "")
@@ -133,12 +134,12 @@ class Guard:
 
 
 class _Answer:
-    """What is sent to a client, with the headers that all answers have.
+    """Sends an answer, with the headers that all answers have.
 
     Attributes:
-        request_id: bytes.
-        has_begun: whether something was sent.
-        status: of HTTP; until it is sent, as if nobody waited for it.
+        request_id: the header x-request-id, bytes.
+        has_begun: whether the status has been sent.
+        status: the HTTP status; until it is sent, that of a client that left.
     """
 
     def __init__(self, send, request_id):
@@ -146,10 +147,10 @@ class _Answer:
         self.has_begun, self.status = False, _LEFT
 
     async def send(self, message):
-        """For the application.
+        """Sends an ASGI message.
 
         Raises:
-            ClientLeftError: or it does not read, which is the same here.
+            ClientLeftError: the client does not read.
         """
         if message["type"] == "http.response.start":
             self.has_begun, self.status = True, message["status"]
@@ -167,19 +168,19 @@ class _Answer:
 
 
 async def _end(receive):
-    """Returns when the client leaves, or has its answer."""
+    """Returns when the client disconnects or has its whole answer."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def error_response(error) -> responses.JSONResponse:
-    """The answer that an `ApiError` is."""
+    """Makes a response of an `ApiError`."""
     return responses.JSONResponse(error.body, error.status, error.headers)
 
 
-def log_access(is_wanted) -> None:
-    """Has a line of JSON for each request written to standard error, or not."""
+def log_access(is_enabled) -> None:
+    """Switches the access log on or off: JSON lines on standard error."""
     _access.propagate, _access.handlers = False, []
-    if is_wanted:
+    if is_enabled:
         _access.setLevel(logging.INFO)
         _access.addHandler(logging.StreamHandler())

@@ -1,4 +1,4 @@
-"""What /metrics shows, in Prometheus' names and units."""
+"""The metrics of the server, in Prometheus' formats."""
 
 import time
 
@@ -6,7 +6,7 @@ import prometheus_client
 from prometheus_client import core
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from stacked_rnn.serving import scheduler
+from stacked_rnn.serving.scheduler import NUM_SLOTS
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (
@@ -18,104 +18,114 @@ _SECONDS_PER_TOKEN = (
     0.05, 0.1, 0.25, 0.5, 1,
 )  # fmt: skip
 _TOKENS = tuple(2**power for power in range(21))  # to a million
+_GAUGES = {  # name -> help; `_StateCollector` has their values in this order
+    "texts_waiting": "Sequences waiting for a slot.",
+    "max_texts_waiting": "Most sequences that may wait for a slot: "
+    "--max_waiting.",
+    "texts_active": "Sequences that have a slot.",
+    "max_texts_active": "Slots.",
+    "is_compiled": "1 once XLA has compiled the model: it then has full speed.",
+}
 _FINISH_REASONS = ("stop", "length", "cancelled", "timeout", "error")
 
 
 class Metrics:
-    """The counts of one server.
+    """The metrics of one server.
+
+    `requests` and `seconds` cover all routes. The other metrics have the label
+    `model_name` and are filled in by `ModelMetrics`.
 
     Args:
-        repository: a `Repository`, whose places and queues are shown as they
-            are when somebody asks.
+        repository: a `Repository`; the gauges of its slots and queues are read
+            from it at each scrape.
 
     Attributes:
-        registry: of Prometheus' client, with all of them.
-        requests: counter by path, status code and model; the latter is empty
-            where a request names none that is there.
-        seconds: histogram of their durations, by path.
-
-    The others have the label `model_name` and are filled in by `ModelMetrics`.
+        registry: the `prometheus_client.CollectorRegistry` of all metrics.
+        requests: counter by path, status code and model; the model is empty
+            where a request names none or one that does not exist.
+        seconds: histogram of the durations of requests, by path.
     """
 
     def __init__(self, repository):
-        # They double the series. The switch is one for the whole process.
+        # They would double the series. This is global to the process.
         prometheus_client.disable_created_metrics()
         self.registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
-        self.registry.register(_Places(repository))
+        self.registry.register(_StateCollector(repository))
         self._models = {}
         self.requests = self._counter(
             "requests",
-            "Requests that were answered.",
+            "HTTP requests answered.",
             ["path", "code", "model_name"],
         )
         self.seconds = self._histogram(
             "request_duration_seconds",
-            "From a request to the end of its answer.",
+            "Time from an HTTP request to the end of its answer.",
             _SECONDS,
             ["path"],
         )
         self.predict_duration = self._histogram(
             "predict_duration_seconds",
-            "From the start of a :predict call to its result.",
+            "Time from a :predict call to its result.",
         )
         self.prompt_tokens = self._counter(
-            "prompt_tokens", "Tokens of prompts."
+            "prompt_tokens", "Tokens in prompts."
         )
         self.generated_tokens = self._counter(
-            "generated_tokens", "Tokens that were generated."
+            "generated_tokens", "Tokens generated."
         )
         self.first_token = self._histogram(
             "time_to_first_token_seconds",
-            "From a request to its first token.",
+            "Time from an HTTP request to its first token.",
         )
         self.between_tokens = self._histogram(
             "time_between_tokens_seconds",
-            "Between two updates of a request, of any number of tokens each.",
+            "Time between two updates of an HTTP request; an update has one "
+            "or more tokens.",
         )
         self.texts_finished = self._counter(
             "texts_finished",
-            "Texts that ended, by the reason.",
+            "Sequences that ended, by finish reason.",
             ["model_name", "finish_reason"],
         )
         self.queue_time = self._histogram(
             "queue_time_seconds",
-            "How long a text waited for a place, or left without one.",
+            "Time in the queue, until a sequence got a slot or left.",
         )
         self.prefill_time = self._histogram(
             "prefill_time_seconds",
-            "From a text's place to its first token: its prompt is read.",
+            "Time from getting a slot to the first token: the prompt is read.",
         )
         self.decode_time = self._histogram(
-            "decode_time_seconds", "From a text's first token to its end."
+            "decode_time_seconds", "Time from the first token to the end."
         )
         self.time_per_token = self._histogram(
             "time_per_token_seconds",
-            "From a text's first token to its end, for each token after it.",
+            "Time per token of a sequence after the first.",
             _SECONDS_PER_TOKEN,
         )
         self.prompt_sizes = self._histogram(
-            "text_prompt_tokens", "Tokens of the prompt of a text.", _TOKENS
+            "text_prompt_tokens", "Tokens in the prompt of a sequence.", _TOKENS
         )
         self.generated_sizes = self._histogram(
-            "text_generated_tokens", "Tokens generated for a text.", _TOKENS
+            "text_generated_tokens", "Tokens generated per sequence.", _TOKENS
         )
 
     def of(self, model_name) -> "ModelMetrics":
-        """Those of one model, made when they are first asked for."""
+        """The metrics of one model, made on the first call."""
         if model_name not in self._models:
             self._models[model_name] = ModelMetrics(self, model_name)
         return self._models[model_name]
 
     def exposition(self, accept="") -> tuple[bytes, str]:
-        """Writes all of them down.
+        """Formats all metrics for a scrape.
 
         Args:
-            accept: the header of this name in the request.
+            accept: the `Accept` header of the request.
 
         Returns:
-            The body, in OpenMetrics where that is accepted and else in
-            Prometheus' own format, and its content type.
+            (body, content type): OpenMetrics if the client accepts it,
+            otherwise Prometheus' text format.
         """
         kinds = [kind.split(";")[0].strip() for kind in accept.split(",")]
         if "application/openmetrics-text" in kinds:
@@ -136,16 +146,16 @@ class Metrics:
 
 
 class ModelMetrics:
-    """The counts of one model.
+    """Updates the metrics of one model.
 
     Args:
         metrics: the `Metrics` of the server.
-        model_name: the model.
+        model_name: the label of the model.
     """
 
     def __init__(self, metrics, model_name):
         self._metrics, self._name = metrics, model_name
-        for reason in _FINISH_REASONS:  # 0 is shown before the first one
+        for reason in _FINISH_REASONS:  # so that each series begins at 0
             metrics.texts_finished.labels(model_name, reason)
 
     def prompt(self, num_tokens) -> None:
@@ -153,103 +163,85 @@ class ModelMetrics:
         self._metrics.prompt_tokens.labels(self._name).inc(num_tokens)
 
     def generated(self, num_tokens) -> None:
-        """Counts tokens that a client is given."""
+        """Counts tokens that a client receives."""
         self._metrics.generated_tokens.labels(self._name).inc(num_tokens)
 
     def first_token(self, seconds) -> None:
-        """Notes the time from a request to its first token."""
+        """Observes the time from a request to its first token."""
         self._metrics.first_token.labels(self._name).observe(seconds)
 
     def between(self, seconds) -> None:
-        """Notes the time between two updates of a request."""
+        """Observes the time between two updates of a request."""
         self._metrics.between_tokens.labels(self._name).observe(seconds)
 
     def predicted(self, seconds) -> None:
-        """Notes the duration of a :predict call."""
+        """Observes the duration of a :predict call."""
         self._metrics.predict_duration.labels(self._name).observe(seconds)
 
-    def finished(self, text, finish_reason) -> None:
-        """Counts a text that ends now, its times and its sizes.
+    def finished(self, sequence, finish_reason) -> None:
+        """Counts a sequence that ends now, and observes its times and sizes.
 
         Args:
-            text: a `scheduler.Text`; whatever it did not come to is left out.
-            finish_reason: as `scheduler.Update` has it.
+            sequence: a `scheduler.Sequence`; the times of stages that it did
+                not reach are left out.
+            finish_reason: see `scheduler.Update`.
         """
         now, metrics, name = time.monotonic(), self._metrics, self._name
         metrics.texts_finished.labels(name, finish_reason).inc()
-        if text.submitted is not None:
-            left_queue = now if text.placed is None else text.placed
-            metrics.queue_time.labels(name).observe(left_queue - text.submitted)
-        if text.continuation is None:  # its prompt was not even looked at
+        slot_time, first = sequence.slot_time, sequence.first_token_time
+        if sequence.arrival_time is not None:
+            left_queue = now if slot_time is None else slot_time
+            waited = left_queue - sequence.arrival_time
+            metrics.queue_time.labels(name).observe(waited)
+        if sequence.continuation is None:  # its prompt was not tokenized
             return
-        metrics.prompt_sizes.labels(name).observe(text.num_prompt_tokens)
-        metrics.generated_sizes.labels(name).observe(
-            len(text.continuation.tokens)
-        )
-        if text.first_drawn is None:
+        num_tokens = len(sequence.continuation.tokens)
+        metrics.prompt_sizes.labels(name).observe(sequence.num_prompt_tokens)
+        metrics.generated_sizes.labels(name).observe(num_tokens)
+        if first is None:
             return
-        prefill, decode = text.first_drawn - text.placed, now - text.first_drawn
-        metrics.prefill_time.labels(name).observe(prefill)
-        metrics.decode_time.labels(name).observe(decode)
-        if len(text.token_ids) > 1:
-            metrics.time_per_token.labels(name).observe(
-                decode / (len(text.token_ids) - 1)
-            )
+        metrics.prefill_time.labels(name).observe(first - slot_time)
+        metrics.decode_time.labels(name).observe(now - first)
+        if (num_drawn := len(sequence.token_ids)) > 1:
+            per_token = (now - first) / (num_drawn - 1)
+            metrics.time_per_token.labels(name).observe(per_token)
 
 
-class _Places:
-    """What is ready now, and how many texts wait and grow there."""
+class _StateCollector:
+    """Collects the state of the models: readiness, slots and queues."""
 
     def __init__(self, repository):
         self._repository = repository
 
     def collect(self):
-        """Yields the gauges."""
+        """Yields the gauges, as `CollectorRegistry` asks for them."""
         ready = [*self._repository]
         yield core.GaugeMetricFamily(
             "stacked_rnn_models_ready",
-            "How many models are ready.",
+            "Models that are ready.",
             value=len(ready),
         )
         info = core.GaugeMetricFamily(
             "stacked_rnn_model_info",
-            "The models that are served.",
+            "The version of each model that is ready.",
             labels=["model_name", "version"],
         )
         for served in ready:
             info.add_metric([served.name, str(served.version)], 1)
         yield info
-        for name, help, value in (
-            (
-                "texts_waiting",
-                "Texts that wait for a place.",
-                lambda batcher: batcher.num_waiting,
-            ),
-            (
-                "max_texts_waiting",
-                "Most texts that may wait for one: --max_waiting.",
-                lambda batcher: batcher.max_waiting,
-            ),
-            (
-                "texts_active",
-                "Texts that have a place.",
-                lambda batcher: batcher.num_active,
-            ),
-            (
-                "max_texts_active",
-                "How many places there are.",
-                lambda batcher: scheduler.SIZES[-1],
-            ),
-            (
-                "is_compiled",
-                "1 once XLA is done: from then on texts grow at full speed.",
-                lambda batcher: batcher.is_compiled.is_set(),
-            ),
-        ):
-            gauge = core.GaugeMetricFamily(
+        gauges = [
+            core.GaugeMetricFamily(
                 f"stacked_rnn_{name}", help, labels=["model_name"]
             )
-            for served in ready:
-                if served.batcher:
-                    gauge.add_metric([served.name], value(served.batcher))
-            yield gauge
+            for name, help in _GAUGES.items()
+        ]
+        for served in ready:
+            if scheduler := served.scheduler:
+                values = (
+                    scheduler.num_waiting, scheduler.max_waiting,
+                    scheduler.num_active, NUM_SLOTS,
+                    scheduler.is_compiled.is_set(),
+                )  # fmt: skip
+                for gauge, value in zip(gauges, values):
+                    gauge.add_metric([served.name], value)
+        yield from gauges

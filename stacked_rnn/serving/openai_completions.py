@@ -1,8 +1,7 @@
-"""OpenAI's completions API as values: requests checked, answers put together.
+"""OpenAI's completions API without HTTP: checking requests, building answers.
 
-No HTTP in here. What OpenAI has and this server has not is refused, never
-ignored. Nothing that a client sends takes long to be refused: the first thing
-that is wrong is named, and the rest not looked at.
+Options of OpenAI's that this server lacks are refused, never ignored. A request
+is refused at its first error, so that refusing is fast whatever a client sends.
 """
 
 import codecs
@@ -21,12 +20,12 @@ from stacked_rnn.configs import SamplingConfig
 from stacked_rnn.serving import top_logprobs
 from stacked_rnn.serving.errors import ApiError
 
-MAX_TEXTS = 128  # prompts times continuations of each, in one request
+MAX_SEQUENCES = 128  # per request: prompts times n
 MAX_STOPS = 4
-MAX_STOP_LENGTH = 1_000  # characters of each
+MAX_STOP_LENGTH = 1_000  # characters
 _PROMPT = (
-    "a string, a list of token ids, or a list of either, none of them empty, "
-    f"of at most {MAX_TEXTS}"
+    "a string, a list of token ids, or a list of at most "
+    f"{MAX_SEQUENCES} strings or lists of token ids; no empty list"
 )
 _STOP = (
     f"a string of 1 to {MAX_STOP_LENGTH:,} characters, or a list of at most "
@@ -35,32 +34,32 @@ _STOP = (
 
 
 class _Object(pydantic.BaseModel):
-    """A JSON object; null stands for a default."""
+    """A JSON object in which null stands for the default."""
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True)
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _given(cls, values):
+    def _drop_nulls(cls, values):
         if not isinstance(values, dict):
             return values
         fields = cls.model_fields
-        given = {name: values[name] for name in fields if name in values}
-        # Each that is unknown would be an error of its own.
+        present = {name: values[name] for name in fields if name in values}
+        # Only the first unknown field: each one would be an error of its own.
         unknown = next((name for name in values if name not in fields), None)
         return {
-            name: value for name, value in given.items() if value is not None
+            name: value for name, value in present.items() if value is not None
         } | ({} if unknown is None else {unknown: None})
 
 
 class StreamOptions(_Object):
-    """How a stream ends."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 def _is_unicode(text) -> bool:
-    """Whether a string can be written: JSON may have half a character."""
+    """Whether UTF-8 can encode a string: JSON allows lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -73,8 +72,8 @@ def _are_token_ids(value) -> bool:
 
 
 def _are_prompts(value) -> bool:
-    """Whether a list is one of prompts."""
-    if len(value) > MAX_TEXTS:
+    """Whether a list consists of strings, or of lists of token ids."""
+    if len(value) > MAX_SEQUENCES:
         return False
     kinds = {*map(type, value)}
     return (kinds == {str} and all(map(_is_unicode, value))) or (
@@ -83,10 +82,10 @@ def _are_prompts(value) -> bool:
 
 
 def _checked_prompt(value):
-    is_right = isinstance(value, str) and _is_unicode(value)
+    is_valid = isinstance(value, str) and _is_unicode(value)
     if isinstance(value, list):
-        is_right = _are_token_ids(value) or _are_prompts(value)
-    if not is_right:
+        is_valid = _are_token_ids(value) or _are_prompts(value)
+    if not is_valid:
         raise PydanticCustomError("prompt", f"expected {_PROMPT}")
     return value
 
@@ -111,36 +110,33 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
-def _list_of(kind, most):
-    return Annotated[list[kind], Field(min_length=1, max_length=most)]
+def _list_of(kind):
+    return Annotated[list[kind], Field(min_length=1, max_length=MAX_SEQUENCES)]
 
 
 class CompletionRequest(_Object):
     """The body of POST /v1/completions; null stands for a default."""
 
     model: str
-    # What is wrong with a union is told by each of its members, for each
-    # element: these two look for themselves first.
+    # Validating a union gives an error per member and element. So `prompt` and
+    # `stop` are checked by functions first, which raise a single one.
     prompt: Annotated[
-        str
-        | TokenIds
-        | _list_of(str, MAX_TEXTS)
-        | _list_of(TokenIds, MAX_TEXTS),
+        str | TokenIds | _list_of(str) | _list_of(TokenIds),
         pydantic.BeforeValidator(_checked_prompt),
     ] = ""
     max_tokens: int = Field(16, ge=0)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
-    n: int = Field(1, ge=1, le=MAX_TEXTS)
+    n: int = Field(1, ge=1, le=MAX_SEQUENCES)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     logprobs: int | None = Field(
         None,
         ge=0,
         le=top_logprobs.MOST,
-        description="Log p of each token, and so many of the likeliest in its "
-        f"place; from 1 on with at most {top_logprobs.MOST_READ:,} tokens of "
-        "prompts.",
+        description="Returns log p of each token, and this many of the most "
+        "likely tokens at its position. From 1 on, the prompts may have "
+        f"{top_logprobs.MOST_READ:,} tokens in all.",
     )
     echo: bool = False
     stop: Annotated[
@@ -149,10 +145,10 @@ class CompletionRequest(_Object):
     ] = []
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     user: str = ""
-    # Not of OpenAI:
+    # Not in OpenAI's API:
     top_k: int = Field(0, ge=0, lt=2**31)
     repetition_penalty: float = Field(1.0, ge=0.01, le=100)
-    # Of OpenAI, and here without effect or refused:
+    # In OpenAI's API; anything but the default is refused:
     best_of: Literal[1] = 1
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
     presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
@@ -164,24 +160,25 @@ class CompletionRequest(_Object):
         "suffix", mode="before",
     )  # fmt: skip
     @classmethod
-    def _is_off(cls, value, about):
-        if value != cls.model_fields[about.field_name].default:
-            raise PydanticCustomError("off", "this server does not have it")
+    def _check_default(cls, value, info):
+        if value != cls.model_fields[info.field_name].default:
+            raise PydanticCustomError("off", "not supported by this server")
         return value
 
     @property
     def prompts(self) -> list:
-        """Strings, or lists of token ids."""
-        is_one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
-        return [self.prompt] if is_one else self.prompt
+        """The prompts: strings, or lists of token ids."""
+        prompt = self.prompt
+        is_single = isinstance(prompt, str) or isinstance(prompt[0], int)
+        return [prompt] if is_single else prompt
 
     @property
     def stops(self) -> list[str]:
-        """The strings that end a text."""
+        """The stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
     def samplings(self) -> list[SamplingConfig]:
-        """The options of each continuation of a prompt: seeds count up."""
+        """The options of the `n` continuations of a prompt: seeds count up."""
         seed = secrets.randbelow(2**63) if self.seed is None else self.seed
         first = SamplingConfig(
             max_new_tokens=self.max_tokens,
@@ -192,24 +189,29 @@ class CompletionRequest(_Object):
             seed=seed % 2**63,
         )
         return [
-            dataclasses.replace(first, seed=(seed + number) % 2**63)
-            for number in range(self.n)
+            dataclasses.replace(first, seed=(seed + index) % 2**63)
+            for index in range(self.n)
         ]
 
 
 def parse(body) -> CompletionRequest:
-    """Reads the body of a request, bytes, whatever its content type is.
+    """Parses and checks the body of a request.
+
+    Args:
+        body: JSON, bytes.
 
     Raises:
-        ApiError: naming the first thing that is wrong.
+        ApiError: the first error in it.
     """
     try:
         values = json.loads(body.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ApiError(400, "The body is not UTF-8") from None
     except json.JSONDecodeError as error:
-        what = f"{error.msg}, character {error.pos}" if body else "it is empty"
-        raise ApiError(400, f"The body is not JSON: {what}") from None
+        reason = (
+            f"{error.msg}, character {error.pos}" if body else "it is empty"
+        )
+        raise ApiError(400, f"The body is not JSON: {reason}") from None
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The body is not JSON: {error}") from None
     try:
@@ -220,19 +222,19 @@ def parse(body) -> CompletionRequest:
         message = {
             "model_type": "expected a JSON object",
             "extra_forbidden": "there is no such field",
-            "string_unicode": "not Unicode: half a character",
+            "string_unicode": "not Unicode: a lone surrogate",
         }.get(first["type"], first["msg"])
         raise ApiError(400, f"{name or 'The body'}: {message}", name) from None
 
 
 class Answer:
-    """The answer to a request as it grows, whole or in pieces.
+    """Builds the answer to a request, in pieces or as a whole.
 
     Args:
         request: a `CompletionRequest`.
-        prompts: for `echoes` (text, tokens, log_probs, likely) of each prompt,
-            as `piece` takes them; None in the place of the first log p and
-            ranking.
+        prompts: for `echoes`, a tuple (text, tokens, log_probs, likeliest) per
+            prompt, see `piece`. The first token of a prompt has None in place
+            of its log p and of its likeliest tokens.
     """
 
     def __init__(self, request, prompts):
@@ -245,30 +247,31 @@ class Answer:
         }
         self._prompts = prompts
         count = len(request.prompts) * request.n
-        # Tokens may be parts of characters: those count where they are whole.
+        # A character may be split between tokens: the last one counts it.
         decoder = codecs.getincrementaldecoder("utf-8")
         self._decoders = [decoder("replace") for _ in range(count)]
-        self._offsets = [0] * count  # of the token that comes next
+        self._offsets = [0] * count  # characters before the next token
         self._num_tokens = 0
 
     def piece(
-        self, index, text, tokens, log_probs, likely, finish_reason
+        self, index, text, tokens, log_probs, likeliest, finish_reason
     ) -> dict:
-        """What is new of one text, as an event of a stream has it.
+        """Builds a choice of a stream: the new part of one sequence.
 
         Args:
-            index: of the text.
-            text: characters.
-            tokens: the bytes of each token.
-            log_probs: log p of each.
-            likely: (log p, bytes) of the likeliest in the place of each, the
-                best first; where `logprobs` is 0 or null nothing.
-            finish_reason: or None.
+            index: the index of the sequence in the answer.
+            text: the new text.
+            tokens: the bytes of each new token.
+            log_probs: log p of each new token.
+            likeliest: a list of (log p, bytes) per new token: the most likely
+                tokens at its position, the best first. Empty if `logprobs` is
+                0 or null.
+            finish_reason: "stop", "length" or None.
         """
         self._num_tokens += len(tokens)
         logprobs = None
         if self._request.logprobs is not None:
-            logprobs = self._logprobs(index, tokens, log_probs, likely)
+            logprobs = self._logprobs(index, tokens, log_probs, likeliest)
         return {
             "index": index,
             "text": text,
@@ -277,7 +280,7 @@ class Answer:
         }
 
     def echoes(self) -> list[dict]:
-        """The prompts, as the first piece of each text."""
+        """Builds the prompt as the first piece of each sequence."""
         pieces = []
         for index in range(len(self._offsets)):
             prompt = self._prompts[index // self._request.n]
@@ -286,24 +289,24 @@ class Answer:
         return pieces
 
     def event(self, choices, usage=None) -> dict:
-        """An event of a stream."""
+        """Builds an event of a stream."""
         event = self._head | {"choices": choices}
         if self._request.stream_options.include_usage:
             event["usage"] = usage
         return event
 
     def whole(self, pieces, prompt_tokens):
-        """Yields the answer that all pieces add up to, as parts of its JSON.
+        """Yields the whole answer as parts of its JSON.
 
         Args:
-            pieces: of all texts, those of each in order.
-            prompt_tokens: for `usage`.
+            pieces: all `piece`s, those of each sequence in order.
+            prompt_tokens: number of tokens in the prompts.
         """
-        by_text = [[] for _ in self._offsets]
+        by_index = [[] for _ in self._offsets]
         for piece in pieces:
-            by_text[piece["index"]].append(piece)
+            by_index[piece["index"]].append(piece)
         yield json.dumps(self._head)[:-1] + ', "choices": ['
-        for index, own in enumerate(by_text):
+        for index, own in enumerate(by_index):
             yield ", " * (index > 0) + json.dumps(self._choice(index, own))
         yield f'], "usage": {json.dumps(self.usage(prompt_tokens))}}}'
 
@@ -312,9 +315,9 @@ class Answer:
         if self._request.logprobs is not None:
             logprobs = {
                 name: [
-                    one
+                    value
                     for piece in pieces
-                    for one in piece["logprobs"][name] or ()
+                    for value in piece["logprobs"][name] or ()
                 ]
                 for name in pieces[0]["logprobs"]
             }
@@ -327,14 +330,14 @@ class Answer:
         }
 
     def usage(self, prompt_tokens) -> dict:
-        """Tokens read, so many, and written."""
+        """Builds the token counts of the answer."""
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": self._num_tokens,
             "total_tokens": prompt_tokens + self._num_tokens,
         }
 
-    def _logprobs(self, index, tokens, log_probs, likely):
+    def _logprobs(self, index, tokens, log_probs, likeliest):
         offsets = []
         for token in tokens:
             offsets.append(self._offsets[index])
@@ -342,15 +345,15 @@ class Answer:
         top = None
         if self._request.logprobs:
             top = [
-                place
+                ranked
                 and {
-                    _token_name(likely_token): value
-                    for value, likely_token in [
-                        *place[: self._request.logprobs],
+                    _token_name(ranked_token): value
+                    for value, ranked_token in [
+                        *ranked[: self._request.logprobs],
                         (log_prob, token),
                     ]
                 }
-                for place, log_prob, token in zip(likely, log_probs, tokens)
+                for ranked, log_prob, token in zip(likeliest, log_probs, tokens)
             ]
         return {
             "tokens": [_token_name(token) for token in tokens],
@@ -361,7 +364,7 @@ class Answer:
 
 
 def _token_name(token) -> str:
-    """A token as a string; one that is part of a character as OpenAI does."""
+    """A token as a string; as OpenAI does, escaped if it is not whole UTF-8."""
     try:
         return token.decode()
     except UnicodeDecodeError:

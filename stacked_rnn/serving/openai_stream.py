@@ -1,4 +1,4 @@
-"""The texts of one request, from the batcher to the wire."""
+"""Answering one completion request, from the scheduler to the wire."""
 
 import asyncio
 import contextlib
@@ -17,9 +17,9 @@ from stacked_rnn.serving.errors import ApiError
 from stacked_rnn.serving.repository import NotReadyError
 
 _LONG = 5_000  # characters of all prompts
-_MOST_ECHOED = 50_000  # tokens of prompts, each as often as it is given back
-_MOST_UNREAD = 10_000  # updates that a client leaves unread
-_SILENCE = 15.0  # seconds, after which a proxy hears that we are alive
+_MOST_ECHOED = 50_000  # tokens of prompts, counted for each of `n`
+_MOST_UNREAD = 10_000  # updates that wait for a slow client
+_SILENCE = 15.0  # seconds without an update before a keep-alive comment is sent
 _FAILURES = {  # by finish_reason
     "timeout": (503, "The request took longer than this server allows"),
     "error": (500, "The model failed: the log of the server says how"),
@@ -28,35 +28,41 @@ _FAILURES = {  # by finish_reason
 
 
 def deliver(updates) -> None:
-    """Hands what is new of texts to the requests that wait for it.
+    """Hands updates of sequences to the `Stream`s that they belong to.
 
-    Called from the threads of the batchers, with one call into the event loop
-    for each of theirs.
+    Runs in the thread of a scheduler, and calls each event loop once.
+
+    Args:
+        updates: list of (`Sequence`, `Update`). The attribute `stream` of each
+            sequence is its `Stream`.
     """
     by_loop = {}
-    for text, update in updates:
-        by_loop.setdefault(text.listener.loop, []).append((text, update))
+    for sequence, update in updates:
+        by_loop.setdefault(sequence.stream.loop, []).append((sequence, update))
     for loop, own in by_loop.items():
-        with contextlib.suppress(RuntimeError):  # it is closed: nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(_dispatch, own)
 
 
 def _dispatch(updates):
-    for text, update in updates:
-        text.listener.receive(text, update)
+    for sequence, update in updates:
+        sequence.stream.receive(sequence, update)
 
 
 async def find(repository, name, seconds):
-    """The model of a name; waits for one that is loaded on demand.
+    """Looks a model up, and waits for one that is loaded on demand.
 
     Args:
         repository: a `Repository`.
-        name: of a model.
-        seconds: to wait at most.
+        name: the name of the model.
+        seconds: how long to wait.
+
+    Returns:
+        A `ServedModel`.
 
     Raises:
-        KeyError: there is none.
-        NotReadyError: it is not there yet.
+        KeyError: there is no such model.
+        NotReadyError: it is not ready yet.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -69,61 +75,66 @@ async def find(repository, name, seconds):
 
 
 class Stream:
-    """The texts of a request.
+    """The sequences of one completion request, and the answer to it.
+
+    Call `start`, then `events` or `whole`, and `leave` in any case.
 
     Args:
-        body: a `openai_completions.CompletionRequest`.
+        body: an `openai_completions.CompletionRequest`.
         repository: a `Repository`.
-        readers: a `pools.Pool`, for what takes long.
+        readers: a `pools.Pool` for reading long prompts.
         config: a `ServeConfig`.
         metrics: a `Metrics`.
+
+    Attributes:
+        loop: the event loop of the request.
     """
 
     def __init__(self, body, repository, readers, config, metrics):
         self._body, self._repository = body, repository
         self._readers, self._config = readers, config
         self._metrics = metrics
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         self.loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
-        self._texts, self._unfinished = [], set()
-        self._rankings = []  # of each text, where the likeliest are wanted
+        self._sequences, self._unfinished = [], set()
+        self._rankings = []  # a `TopLogprobs` per sequence, if `logprobs` > 0
         self._is_unread = self._has_left = False
 
-    def receive(self, text, update) -> None:
-        """Takes what is new of a text, until somebody reads it."""
+    def receive(self, sequence, update) -> None:
+        """Queues an update for the client; call it in the event loop."""
         if self._queue.qsize() < _MOST_UNREAD:
-            self._queue.put_nowait((text, update))
-        else:  # whoever reads on is told, see `_pieces`
+            self._queue.put_nowait((sequence, update))
+        else:  # `_pieces` raises an error then
             self._is_unread = True
             self._cancel()
 
     async def start(self) -> None:
-        """Has the texts begin to grow.
+        """Checks the request and submits its sequences.
 
         Raises:
-            ApiError: they cannot.
+            ApiError: the request is refused.
         """
         body = self._body
         self._check_limits()
-        for _ in range(2):  # a version that is being replaced takes no more
+        for _ in range(2):  # again if the version has just been replaced
             try:
                 served = await find(
                     self._repository, body.model, self._config.request_seconds
                 )
-                if not served.batcher:
+                if not served.scheduler:
                     raise ApiError(
-                        400, f"The model {body.model!r} ({served.task}) "
-                        "continues no texts: POST "
+                        400, f"The model {body.model!r} ({served.task}) does "
+                        "not continue texts: POST "
                         f"/v1/models/{body.model}:predict", "model",
                     )  # fmt: skip
-                if self._needs_a_look:
-                    prompts = await self._readers.run(self._look, served)
+                if self._reads_prompts:
+                    prompts = await self._readers.run(self._read, served)
                 else:
                     prompts = ()
-                    self._texts = self._make(served, body.samplings())
-                for index, text in enumerate(self._texts):
-                    text.listener, text.index = self, index
-                served.batcher.submit(self._texts)
+                    self._sequences = self._make(served, body.samplings())
+                for index, sequence in enumerate(self._sequences):
+                    sequence.stream, sequence.index = self, index
+                served.scheduler.submit(self._sequences)
             except KeyError:
                 raise no_model(body.model) from None
             except NotReadyError as error:
@@ -132,13 +143,13 @@ class Stream:
                 raise ApiError(400, f"prompt: {error}", "prompt") from None
             except (scheduler.BusyError, pools.BusyError):
                 raise ApiError(
-                    429, "Too many texts are waiting: try again later"
+                    429, "Too many sequences are waiting: try again later"
                 ) from None
             except scheduler.ClosedError:
                 continue
             self._answer = openai_completions.Answer(body, prompts)
             self._counts = self._metrics.of(served.name)
-            self._unfinished = {*self._texts}
+            self._unfinished = {*self._sequences}
             return
         raise ApiError(503, "The server is shutting down")
 
@@ -149,73 +160,80 @@ class Stream:
                 400, f"max_tokens: at most {config.max_tokens}", "max_tokens"
             )
         count = len(body.prompts) * body.n
-        most = min(openai_completions.MAX_TEXTS, config.max_waiting)
+        most = min(openai_completions.MAX_SEQUENCES, config.max_waiting)
         if count > most:
-            raise ApiError(400, f"n: more than {most} texts at once", "n")
-        most = scheduler.SIZES[-1] * config.max_tokens
+            raise ApiError(400, f"n: more than {most} sequences at once", "n")
+        most = scheduler.NUM_SLOTS * config.max_tokens
         if count * body.max_tokens > most:
             raise ApiError(
-                400, f"n: {count} texts of {body.max_tokens} tokens: more than "
-                f"{most:,} tokens at once", "n",
+                400, f"n: {count} sequences of {body.max_tokens} tokens: more "
+                f"than {most:,} tokens at once", "n",
             )  # fmt: skip
 
     @property
-    def _needs_a_look(self):
-        """Whether the prompts are read before the texts get a place."""
+    def _reads_prompts(self):
+        """Whether prompts are tokenized here, before they wait for a slot."""
         length = sum(map(len, self._body.prompts)) * self._body.n
         return self._body.echo or self._body.logprobs or length >= _LONG
 
     def _make(self, served, samplings):
-        """A text of each prompt for each sampling."""
-        deadline = self._began + self._config.request_seconds
+        """Makes a sequence per prompt and sampling."""
+        make, stops = served.scheduler.sequence, self._body.stops
+        deadline = self._start_time + self._config.request_seconds
         return [
-            served.batcher.text(prompt, sampling, self._body.stops, deadline)
+            make(prompt, sampling, stops, deadline)
             for prompt in self._body.prompts
             for sampling in samplings
         ]
 
-    def _look(self, served):
-        """Makes the texts; returns what `Answer` needs of each prompt."""
+    def _read(self, served):
+        """Makes the sequences, and scores prompts if the request asks for it.
+
+        Returns:
+            The argument `prompts` of `openai_completions.Answer`.
+        """
         body, prompts = self._body, []
-        self._texts, self._rankings = [], []
+        self._sequences, self._rankings = [], []
         first, *others = body.samplings()
-        texts = self._make(served, [first])
-        served.batcher.tokenize(texts)
-        num_tokens = sum(text.num_prompt_tokens for text in texts)
+        sequences = self._make(served, [first])
+        served.scheduler.tokenize(sequences)
+        num_tokens = sum(one.num_prompt_tokens for one in sequences)
         if body.logprobs and num_tokens > top_logprobs.MOST_READ:
             raise UserError(
-                "with logprobs from 1 on at most "
-                f"{top_logprobs.MOST_READ} tokens"
+                f"at most {top_logprobs.MOST_READ} tokens if logprobs is 1 or "
+                "more"
             )
         if body.echo and num_tokens * body.n > _MOST_ECHOED:
             raise UserError(
-                f"with echo at most {_MOST_ECHOED} tokens, each counted for "
-                "each of n"
+                f"at most {_MOST_ECHOED} tokens, times n, if echo is true"
             )
-        for text in texts:
-            likely = []
+        is_scored = body.echo and body.logprobs is not None
+        for sequence in sequences:
+            prompt_ids, likeliest = sequence.prompt_ids, []
             if body.logprobs:
                 ranking = top_logprobs.TopLogprobs(served.model, served.rank)
-                likely = ranking.read(text.prompt_ids.tolist())
+                likeliest = ranking.read(prompt_ids.tolist())
                 self._rankings += [copy.copy(ranking) for _ in range(body.n)]
-            scores = body.echo and body.logprobs is not None
             prompts.append(
-                (*served.prompt(text.prompt_ids, scores), likely)
-                if text.num_prompt_tokens
+                (*served.echo(prompt_ids, is_scored), likeliest)
+                if sequence.num_prompt_tokens
                 else ("", [], [], [])
             )
-            self._texts += [text, *map(text.again, others)]
+            self._sequences += [sequence, *map(sequence.fork, others)]
         return prompts
 
     @property
     def _num_prompt_tokens(self):
-        """Of the prompts that were tokenized already."""
-        return sum(
-            text.num_prompt_tokens for text in self._texts[:: self._body.n]
-        )
+        """Tokens of the prompts that have been tokenized so far."""
+        firsts = self._sequences[:: self._body.n]
+        return sum(sequence.num_prompt_tokens for sequence in firsts)
 
     async def events(self):
-        """Yields the answer as server-sent events, bytes."""
+        """Yields the answer as server-sent events, bytes.
+
+        After `_SILENCE` without an update it yields a comment, so that no proxy
+        takes the connection for dead.
+        """
         body, answer = self._body, self._answer
         try:
             if body.echo:
@@ -236,10 +254,10 @@ class Stream:
         yield b"data: [DONE]\n\n"
 
     async def whole(self) -> bytes:
-        """The answer in one, JSON.
+        """Waits for the whole answer and returns its JSON.
 
         Raises:
-            ApiError: a text failed.
+            ApiError: a sequence failed.
         """
         pieces = self._answer.echoes() if self._body.echo else []
         async with contextlib.aclosing(self._pieces()) as arriving:
@@ -248,15 +266,15 @@ class Stream:
         parts = []
         for part in self._answer.whole(pieces, self._num_prompt_tokens):
             parts.append(part)
-            await asyncio.sleep(0)  # others have their turn
+            await asyncio.sleep(0)  # lets other requests run
         return "".join(parts).encode()
 
     async def _pieces(self):
-        """Yields lists of what `Answer.piece` makes, until all texts end.
+        """Yields lists of `Answer.piece`s until all sequences have ended.
 
-        After some seconds in which nothing came an empty one.
+        An empty list after `_SILENCE` without an update.
         """
-        before = None
+        last = None
         while self._unfinished:
             try:
                 async with asyncio.timeout(_SILENCE):
@@ -269,57 +287,58 @@ class Stream:
             if self._is_unread:
                 raise ApiError(*_FAILURES["unread"])
             now = time.monotonic()
-            if before is None:
-                self._counts.first_token(now - self._began)
+            if last is None:
+                self._counts.first_token(now - self._start_time)
             else:
-                self._counts.between(now - before)
-            before, pieces = now, []
-            for text, update in updates:
+                self._counts.between(now - last)
+            last, pieces = now, []
+            for sequence, update in updates:
                 if update.finish_reason:
-                    self._unfinished.discard(text)
-                    self._counts.finished(text, update.finish_reason)
+                    self._unfinished.discard(sequence)
+                    self._counts.finished(sequence, update.finish_reason)
                 if update.finish_reason in _FAILURES:
                     raise ApiError(*_FAILURES[update.finish_reason])
                 self._counts.generated(len(update.tokens))
                 pieces.append(
                     self._answer.piece(
-                        text.index, update.text, update.tokens,
-                        update.log_probs, await self._likeliest(text, update),
+                        sequence.index, update.text, update.tokens,
+                        update.log_probs,
+                        await self._likeliest(sequence, update),
                         update.finish_reason,
                     )
                 )  # fmt: skip
             yield pieces
 
-    async def _likeliest(self, text, update):
-        """What else was likely in the places of new tokens, where wanted."""
+    async def _likeliest(self, sequence, update):
+        """The likeliest tokens at the position of each new one, if wanted."""
         if not self._rankings:
             return ()
         try:
             return await self._readers.run(
-                self._rankings[text.index].read, update.token_ids
+                self._rankings[sequence.index].read, update.token_ids
             )
         except pools.BusyError:
             raise ApiError(
-                503, "Too many requests want logprobs: try again later"
+                503, "Too many requests ask for logprobs: try again later"
             ) from None
 
     def leave(self) -> None:
-        """Lets go of what nobody waits for any more: safe to call twice."""
+        """Cancels unfinished sequences. It may be called more than once."""
         if not self._has_left:
             self._has_left = True
             self._counts.prompt(self._num_prompt_tokens)
         self._cancel()
-        for text in self._unfinished:
-            self._counts.finished(text, "cancelled")
+        for sequence in self._unfinished:
+            self._counts.finished(sequence, "cancelled")
         self._unfinished = set()
 
     def _cancel(self):
-        for text in self._unfinished:
-            text.cancelled = True
+        for sequence in self._unfinished:
+            sequence.is_cancelled = True
 
 
 def no_model(name) -> ApiError:
-    """That there is no model of a name."""
+    """The error for a model that does not exist."""
     return ApiError(
         404, f"The model {name[:100]!r} does not exist", "model",
         "model_not_found",
@@ -327,5 +346,5 @@ def no_model(name) -> ApiError:
 
 
 def _event(value) -> bytes:
-    """A server-sent event."""
+    """Formats a server-sent event."""
     return b"data: " + json.dumps(value).encode() + b"\n\n"

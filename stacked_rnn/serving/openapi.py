@@ -1,4 +1,4 @@
-"""The OpenAPI document: what each route of the server takes and answers.
+"""The OpenAPI document: parameters, bodies and errors of all routes.
 
 `tests/openapi_test.py` compares it with a running server.
 """
@@ -10,14 +10,15 @@ from stacked_rnn.serving import openai_completions, schemas
 
 _ABOUT = """\
 Recurrent language models, classifiers and seq2seq models: OpenAI's completions
-API for texts, TensorFlow Serving's REST API for every signature of every model.
+API to continue texts, and TensorFlow Serving's REST API for every signature of
+every model.
 
-- A body is read as JSON whatever its content type is, and may be compressed
-  (`content-encoding: gzip`). HEAD is answered wherever GET is.
-- A path that is not listed here is answered with 404, another method with 405;
-  below `/v1/models/` both with 400, as TensorFlow Serving does.
-- An `x-request-id` that a request has comes back in the answer and is in the
-  log; a request without one is given one.
+- A body is read as JSON, whatever its content type is. It may be compressed
+  (`content-encoding: gzip`). HEAD works wherever GET does.
+- A path that is not listed here gets status 404, another method 405; below
+  `/v1/models/` both get 400, as with TensorFlow Serving.
+- The `x-request-id` of a request is returned in the answer and written to the
+  log; a request without one gets a new one.
 """
 _JSON = "application/json"
 _BODIES = (
@@ -36,15 +37,15 @@ _BODIES = (
     schemas.Status,
 )
 
-# The statuses of errors, by the kind of the route.
+# Statuses of errors, by kind of route.
 _EVERYWHERE = (403, 500)
 _OF_KEYS = (401, 429)
 _OF_STATES = (*_EVERYWHERE, 400, 404)
 _OF_MODELS = (*_OF_STATES, 429, 503)
 _OF_BODIES = (*_OF_MODELS, 408, 413, 415)
-# Where a route of TensorFlow Serving's refuses, the error has its form; where
-# the request is refused before it gets there, and where OpenAI's client asks
-# for a model that is not there, it has OpenAI's.
+# On a route of TensorFlow Serving's, errors with these statuses have either its
+# form or OpenAI's: the latter where the middleware refuses the request, and
+# where OpenAI's client retrieves a model that does not exist.
 _BY_SERVING_OR_BEFORE = (400, 404, 429, 500, 503)
 
 _COMPLETION_EXAMPLES = {
@@ -90,14 +91,14 @@ _PREDICT_EXAMPLES = {
 
 
 def document(config, needs_key) -> dict:
-    """Describes all routes as OpenAPI 3.1.
+    """Builds the document, in OpenAPI 3.1.
 
     Args:
-        config: a `ServeConfig`; the document names its limits.
+        config: a `ServeConfig`; the document states its limits.
         needs_key: whether requests under /v1 need an API key.
 
     Returns:
-        The whole document, as values that JSON can express.
+        The document, a dict for JSON.
     """
     components = {
         "schemas": _schemas(config),
@@ -151,17 +152,17 @@ def _open_paths() -> dict:
         ),
         "/healthz": get(
             "is_alive",
-            "Whether the process answers.",
-            _response("It does", {_JSON: _ref("Status")}),
+            "Whether the server is alive.",
+            _response("It is alive", {_JSON: _ref("Status")}),
         ),
         "/readyz": get(
             "is_ready",
-            "Whether requests are taken.",
-            _response("They are", {_JSON: _ref("Status")}),
+            "Whether the server accepts requests.",
+            _response("It accepts requests", {_JSON: _ref("Status")}),
         ),
         "/metrics": get(
             "show_metrics",
-            "Counts and times, for Prometheus.",
+            "Metrics for Prometheus.",
             _response("Prometheus' text format", {"text/plain": text}),
         ),
     }
@@ -174,7 +175,7 @@ def _open_paths() -> dict:
 
 
 def _v1_paths(needs_key) -> dict:
-    """The routes that need a key where there are any."""
+    """The routes that need a key if the server has keys."""
 
     def operation(name, tag, summary, answer, statuses, **others):
         statuses = {*statuses, *(_OF_KEYS if needs_key else ())}
@@ -196,8 +197,8 @@ def _v1_paths(needs_key) -> dict:
                 "completions",
                 "Continues texts, as OpenAI's completions API does.",
                 _response(
-                    "The texts at once, or with `stream` as they grow: the "
-                    "schema is that of one event",
+                    "The whole texts; with `stream`, events with their parts, "
+                    "of which the schema describes one",
                     {
                         _JSON: _ref("Completion"),
                         "text/event-stream": _ref("StreamEvent"),
@@ -208,7 +209,7 @@ def _v1_paths(needs_key) -> dict:
             )
         },
     }
-    for path, suffix, parameters in (
+    for path, suffix, names in (
         ("/v1/models/{model}", "", ["model"]),
         (
             "/v1/models/{model}/versions/{version}",
@@ -216,16 +217,16 @@ def _v1_paths(needs_key) -> dict:
             ["model", "version"],
         ),
     ):
-        shared = {"parameters": [_ref(one, "parameters") for one in parameters]}
+        shared = {"parameters": [_ref(name, "parameters") for name in names]}
         paths[path] = shared | {
             "get": operation(
                 f"show_model{suffix}",
                 "models",
-                "A model as OpenAI retrieves it, and the states of its "
-                "versions as TensorFlow Serving shows them.",
+                "A model in OpenAI's form, and the states of its versions in "
+                "TensorFlow Serving's.",
                 _response(
-                    "The model, or where none of its versions is ready only "
-                    "their states",
+                    "The model and the states; only the states if no version "
+                    "is ready",
                     {_JSON: _either("ModelStatus", "VersionStates")},
                 ),
                 _OF_STATES,
@@ -276,16 +277,22 @@ def _operation(
 
 
 def _request(schema, examples) -> dict:
-    """A body that is required."""
+    """Describes a required body."""
     content = {
         "schema": _ref(schema),
-        "examples": {name: {"value": one} for name, one in examples.items()},
+        "examples": {name: {"value": body} for name, body in examples.items()},
     }
     return {"required": True, "content": {_JSON: content}}
 
 
 def _response(description, bodies, headers=()) -> dict:
-    """A response: schemas by media type, and headers beside the id."""
+    """Describes a response.
+
+    Args:
+        description: a sentence.
+        bodies: dict of media type -> schema.
+        headers: names of its headers besides x-request-id.
+    """
     return {
         "description": description,
         "headers": {
@@ -307,7 +314,7 @@ def _either(*names) -> dict:
 
 
 def _schemas(config) -> dict:
-    """The bodies and their parts, by name."""
+    """The schemas of all bodies and their parts, by name."""
     _, definitions = json_schema.models_json_schema(
         [(body, "validation") for body in _BODIES],
         ref_template="#/components/schemas/{model}",
@@ -317,7 +324,7 @@ def _schemas(config) -> dict:
     properties = request["properties"]
     properties["max_tokens"]["maximum"] = config.max_tokens
     properties["n"]["maximum"] = min(
-        openai_completions.MAX_TEXTS, config.max_waiting
+        openai_completions.MAX_SEQUENCES, config.max_waiting
     )
     for name in properties.keys() - set(request["required"]):
         properties[name] = _or_null(properties[name])
@@ -325,29 +332,29 @@ def _schemas(config) -> dict:
 
 
 def _or_null(schema) -> dict:
-    """A schema that takes null too, which stands for the default."""
-    null, beside = {"type": "null"}, ("title", "description", "default")
+    """Extends a schema by null, which stands for the default."""
+    null, outside = {"type": "null"}, ("title", "description", "default")
     if null in schema.get("anyOf", ()):
         return schema
-    alone = {name: one for name, one in schema.items() if name not in beside}
-    return {"anyOf": [alone, null]} | {
-        name: schema[name] for name in beside if name in schema
+    inside = {key: schema[key] for key in schema if key not in outside}
+    return {"anyOf": [inside, null]} | {
+        key: schema[key] for key in outside if key in schema
     }
 
 
 def _errors(config) -> dict:
-    """The responses that are errors, by form and status."""
+    """The error responses, by format and status."""
     descriptions = {
         400: "The request is not valid: the message says why",
         401: "The API key is missing or wrong",
-        403: "The request is for a host name that is not this server's, or "
-        "comes from a page of another site",
+        403: "The request names a host that is not this server's, or comes "
+        "from a web page of another origin",
         404: "There is no such model, or no such version of it",
-        408: "The body came too slowly",
+        408: "The body arrived too slowly",
         413: f"The body has more than {config.max_body_bytes:,} bytes",
         415: "The body has a content-encoding other than gzip",
-        429: "Too much is waiting, or the key has reached its limit",
-        500: "The server failed; its log says how",
+        429: "The queue is full, or the key has reached its limit",
+        500: "The server failed: see its log",
         503: "The model is still loading, the server is shutting down, or the "
         f"request took longer than {config.request_seconds:g} seconds",
     }
@@ -372,9 +379,9 @@ def _errors(config) -> dict:
 
 def _headers() -> dict:
     descriptions = {
-        "x-request-id": "Names the request in the log of the server.",
-        "retry-after": "Seconds after which to try again.",
-        "www-authenticate": "`Bearer`: how a key is given.",
+        "x-request-id": "Identifies the request in the server's log.",
+        "retry-after": "Seconds to wait before trying again.",
+        "www-authenticate": "`Bearer`: the scheme for sending a key.",
     }
     return {
         name: {

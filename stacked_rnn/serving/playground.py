@@ -1,7 +1,7 @@
-"""The page at `/`: the model at one's fingertips, in a browser.
+"""The web page at `/`, for trying models in a browser.
 
-One file that asks nobody but the server that it came from, and a policy that
-holds the browser to that.
+A single file that sends requests to its own server only, and a content security
+policy that makes the browser enforce it.
 """
 
 import base64
@@ -11,20 +11,20 @@ import re
 
 
 def page() -> str:
-    """The page, HTML."""
+    """Reads the HTML of the page."""
     files = importlib.resources.files(__package__)
     return (files / "playground.html").read_text("utf-8")
 
 
 def content_security_policy(page: str) -> str:
-    """The header Content-Security-Policy for a page.
+    """Builds the header Content-Security-Policy for a page.
 
-    It runs and wears what is written in the page, nothing that found its way
-    in later, and talks to its own server alone.
+    Only the page's own inline style and script are allowed, and only requests
+    to its own server.
 
     Args:
-        page: HTML with one style and one script element, without attributes,
-            as it will be sent.
+        page: the HTML as it will be sent; it has one style and one script
+            element, without attributes.
     """
     return "; ".join(
         [

@@ -1,4 +1,4 @@
-"""Threads for calls that take long, and a bounded queue before them."""
+"""Thread pools with a bounded queue, for calls that take long."""
 
 import asyncio
 import concurrent.futures
@@ -7,35 +7,35 @@ import threading
 
 
 class BusyError(Exception):
-    """As many calls wait as may."""
+    """The queue is full."""
 
 
 class Pool:
-    """Daemon threads: the process does not wait for what still runs at its end.
+    """A pool of daemon threads: the process exits without waiting for them.
 
     Args:
-        name: of the threads.
-        workers: how many calls run at the same time.
-        max_waiting: most calls that wait for one of them.
+        name: prefix of the names of the threads.
+        workers: number of threads.
+        max_waiting: most calls that may wait for a thread.
     """
 
     def __init__(self, name, workers, max_waiting):
         self._workers, self._most = workers, workers + max_waiting
         self._count, self._lock = 0, threading.Lock()
         self._calls = queue.SimpleQueue()
-        for number in range(workers):
+        for index in range(workers):
             threading.Thread(
-                target=self._work, name=f"{name}-{number}", daemon=True
+                target=self._work, name=f"{name}-{index}", daemon=True
             ).start()
 
     async def run(self, function, *arguments):
-        """Calls a function in a thread.
+        """Calls a function in a thread and returns its result.
 
-        One that is cancelled while it waits gives up its place at once; one
-        that runs already runs to its end, and nobody hears of it.
+        A call that is cancelled in the queue leaves it at once. One that is
+        running runs to its end, and its result is dropped.
 
         Raises:
-            BusyError: too many wait already.
+            BusyError: too many calls are waiting.
         """
         with self._lock:
             if self._count >= self._most:
@@ -47,7 +47,7 @@ class Pool:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Ends the threads once they have done what was asked of them."""
+        """Ends the threads once they have made all calls in the queue."""
         for _ in range(self._workers):
             self._calls.put(None)
 
@@ -64,5 +64,5 @@ class Pool:
                 future.set_result(function(*arguments))
             except Exception as error:
                 future.set_exception(error)
-            # Or the last call's would stay until the next one comes.
+            # Else these objects would live until the next call.
             del call, future, function, arguments

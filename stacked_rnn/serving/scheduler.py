@@ -1,13 +1,15 @@
-"""Continuous batching: texts join and leave a batch between any two calls.
+"""Continuous batching: sequences join and leave a batch between any two calls.
 
-No sockets, no HTTP. A recurrent state has one size whatever was read, so a text
-is a row of a batch from the first token of its prompt to its last, and nothing
-else of it is kept. A call takes all rows some tokens on: what is left of a
-prompt is read through the same steps in which the other rows draw.
+A sequence is one prompt and one continuation of it; a request over HTTP has one
+per prompt and per `n`. The state of a recurrent model has the same size however
+long the prompt is, so a sequence takes one row of the batch, its slot, from the
+first token of its prompt to its last token, and needs no cache beside it.
 
-    waiting ---> a row of the batch ---> done
+    waiting ---> in a slot: the prompt is read, then tokens are drawn ---> done
 
-One thread does all calls.
+A call of the decode function takes every row a few steps further: some rows
+read prompts while others draw. One thread makes all calls. This module knows
+neither sockets nor HTTP.
 """
 
 import collections
@@ -17,7 +19,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import abc
 
 import numpy as np
 import tensorflow as tf
@@ -27,110 +29,118 @@ from stacked_rnn.decoding import generation
 from stacked_rnn.decoding.incremental_text import Continuation
 from stacked_rnn.serving import decode_functions
 
-SIZES = (1, 4, 8, 16, 64)  # of batches; the last is how many places there are
-CHUNK = 64  # most tokens of a call
-# Seconds that a call should take: with few texts somebody waits for each one,
-# with many what counts is that all get on.
+BATCH_SIZES = (1, 4, 8, 16, 64)
+NUM_SLOTS = BATCH_SIZES[-1]
+CHUNK = 64  # most steps per call
+# Seconds that a call should take. Short calls show new tokens sooner; long
+# ones, for more than _FEW sequences, give more tokens per second.
 _FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.01, 0.03
 
 
 class BusyError(Exception):
-    """As many texts wait as may."""
+    """The queue is full."""
 
 
 class ClosedError(Exception):
-    """No more texts are taken."""
+    """The scheduler accepts no more sequences."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What is new of a text.
+    """The part of a sequence that is new since its last update.
 
     Attributes:
-        text: characters that can be shown.
-        tokens, token_ids, log_probs: the bytes of the tokens in it, their ids,
-            and log p of each.
+        text: characters that are safe to display.
+        tokens, token_ids, log_probs: the tokens of that text: their bytes,
+            their ids, and log p of each, in nats.
         finish_reason: "stop" or "length" (see `Continuation`), "cancelled",
-            "timeout" or "error"; None: there will be more.
+            "timeout" or "error"; None while the sequence continues.
     """
 
     text: str = ""
-    tokens: Sequence[bytes] = ()
-    token_ids: Sequence[int] = ()
-    log_probs: Sequence[float] = ()
+    tokens: abc.Sequence[bytes] = ()
+    token_ids: abc.Sequence[int] = ()
+    log_probs: abc.Sequence[float] = ()
     finish_reason: str | None = None
 
 
-class Text:
-    """A text to be continued.
+class Sequence:
+    """A prompt and its continuation.
 
     Args:
-        prompt: its bytes.
-        prompt_ids: its token ids; None: `Batcher.tokenize` finds them.
+        prompt: the text of the prompt, bytes.
+        prompt_ids: the token ids of the prompt; None until
+            `Scheduler.tokenize` sets them.
         sampling: a `SamplingConfig`.
-        stop: strings that end it, themselves left out.
-        deadline: `time.monotonic()` at which it ends wherever it is.
+        stop: strings that end the sequence, themselves left out.
+        deadline: the `time.monotonic()` at which the sequence is cut off.
 
     Attributes:
-        prompt_ids: int32 [tokens]; once it grows, not empty.
-        num_prompt_tokens: how many tokens the prompt has, 0 if it is empty.
-        cancelled: set it, and the text ends after the current call.
-        submitted, placed, first_drawn: `time.monotonic()` at which it was
-            submitted, had a place, and had its first token; None until then.
+        prompt_ids: int32 [tokens]; the start token where the prompt is empty.
+        num_prompt_tokens: length of the prompt; 0 if it is empty.
+        num_read: how many of `prompt_ids` were read.
+        token_ids: list of the ids drawn.
+        continuation: a `Continuation`; None until the prompt is tokenized.
+        is_cancelled: set it to end the sequence after the current call.
+        arrival_time, slot_time, first_token_time: the `time.monotonic()` at
+            which it was submitted, was given a slot, and drew its first token;
+            None before.
     """
 
     def __init__(self, prompt, prompt_ids, sampling, stop=(), deadline=np.inf):
         self.prompt, self.prompt_ids = prompt, prompt_ids
         self.num_prompt_tokens = 0
         self.sampling, self.stop, self.deadline = sampling, stop, deadline
-        self.cancelled = False
-        self.submitted = self.placed = self.first_drawn = None
-        self.num_read = 1  # the first is in the carry, see `generation`
-        self.token_ids = []  # drawn
-        self.continuation = None  # until it is tokenized
+        self.is_cancelled = False
+        self.arrival_time = self.slot_time = self.first_token_time = None
+        self.num_read = 1  # the carry begins with the first, see `generation`
+        self.token_ids = []
+        self.continuation = None
 
-    def again(self, sampling) -> "Text":
-        """This text, which is tokenized, with another `SamplingConfig`."""
-        text = Text(
+    def fork(self, sampling) -> "Sequence":
+        """Copies this sequence, tokenized, with another `SamplingConfig`."""
+        fork = Sequence(
             self.prompt, self.prompt_ids, sampling, self.stop, self.deadline
         )
-        text.num_prompt_tokens = self.num_prompt_tokens
-        # What is left of the seed is that of the prompt.
+        fork.num_prompt_tokens = self.num_prompt_tokens
+        # Xor takes the old seed out: the hash of the prompt remains.
         seed = self.continuation.seed ^ self.sampling.seed ^ sampling.seed
-        text.continuation = Continuation("", seed, self.stop)
-        return text
+        fork.continuation = Continuation("", seed, self.stop)
+        return fork
 
 
-class Batcher:
-    """Grows texts, many at a time, in a thread of its own.
+class Scheduler:
+    """Continues sequences, many at a time, in a thread of its own.
 
     Args:
         model: an `inference.SavedLanguageModel`.
-        deliver: called from that thread, after each call, with a list of
-            (Text, Update): all that is new.
-        max_waiting: most texts that wait for a place.
-        jit_compile: whether XLA compiles: it takes some twenty seconds, while
-            the first texts grow already, and makes all that follow faster.
+        deliver: called from that thread after each call of the model, with a
+            list of (`Sequence`, `Update`).
+        max_waiting: most sequences that may wait for a slot.
+        jit_compile: whether to compile with XLA: that takes about twenty
+            seconds, during which sequences are continued already, and makes
+            everything after it faster.
 
     Attributes:
-        is_compiled: an event, when that is done.
-        max_waiting: as given.
+        is_compiled: an event, set once XLA has finished.
+        max_waiting: see above.
     """
 
     def __init__(self, model, deliver, max_waiting=1024, jit_compile=True):
         self._model, self._deliver = model, deliver
         self.max_waiting = max_waiting
-        self._waiting = collections.deque()  # of deques, one for each request
+        self._waiting = collections.deque()  # one deque per `submit`
         self._changed = threading.Condition()
         self._is_closing = self._is_over = False
-        self._look_at = _prompt_function(model)
-        self._nothing = self.text([model.tokenizer.start_id], SamplingConfig())
-        self.tokenize([self._nothing])
-        self._nobody = _Rows([], self._fresh([self._nothing]))
-        self._rows, self._admitted = self._nobody, []
-        decode_chunk = _chunk_function(model, self._nobody, jit_compile=False)
-        self._chunks = {
-            size: self._fastest([decode_chunk], size) for size in SIZES
+        self._tokenize_prompts = _tokenize_function(model)
+        start_ids = [model.tokenizer.start_id]
+        self._padding = self.sequence(start_ids, SamplingConfig())
+        self.tokenize([self._padding])
+        self._empty = _Batch([], self._initial_carry([self._padding]))
+        self._batch, self._admitted = self._empty, []
+        uncompiled = _decode_function(model, self._empty, jit_compile=False)
+        self._decode_functions = {
+            size: self._fastest([uncompiled], size) for size in BATCH_SIZES
         }
         self.is_compiled = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True)]
@@ -141,8 +151,16 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def text(self, prompt, sampling, stop=(), deadline=np.inf) -> Text:
-        """A `Text` of a prompt: a string, or a sequence of token ids."""
+    def sequence(self, prompt, sampling, stop=(), deadline=np.inf) -> Sequence:
+        """Makes a `Sequence`.
+
+        Args:
+            prompt: a string, or a list of token ids.
+            sampling, stop, deadline: see `Sequence`.
+
+        Raises:
+            UserError: a token id is not in the vocabulary.
+        """
         if isinstance(prompt, str):
             prompt, prompt_ids = prompt.encode("utf-8", "replace"), None
         else:
@@ -150,71 +168,72 @@ class Batcher:
                 raise UserError(f"there is no token id {max(prompt)}")
             prompt_ids = np.array(prompt, np.int32)
             prompt = b"".join(self._model.token_bytes[prompt_ids].tolist())
-        return Text(prompt, prompt_ids, sampling, stop, deadline)
+        return Sequence(prompt, prompt_ids, sampling, stop, deadline)
 
-    def tokenize(self, texts) -> None:
-        """Tokenizes the prompts of texts, in the caller's thread.
+    def tokenize(self, sequences) -> None:
+        """Tokenizes the prompts of sequences, in the caller's thread.
 
-        Where nobody has done it before, those that get a place are tokenized
-        together.
+        Sequences that were not tokenized before are when they get a slot,
+        together with the others that get one at that moment.
         """
-        texts = [text for text in texts if text.continuation is None]
-        if not texts:
+        new = [one for one in sequences if one.continuation is None]
+        if not new:
             return
         token_ids, lengths, hashes = (
             tensor.numpy()
-            for tensor in self._look_at(
-                tf.constant([text.prompt for text in texts])
+            for tensor in self._tokenize_prompts(
+                tf.constant([sequence.prompt for sequence in new])
             )
         )
         tokenized = np.split(token_ids, np.cumsum(lengths)[:-1])
-        for text, prompt_ids, prompt_hash in zip(texts, tokenized, hashes):
-            if text.prompt_ids is None:
-                text.prompt_ids = prompt_ids
-            text.num_prompt_tokens = len(text.prompt_ids)
-            if not text.num_prompt_tokens:
-                text.prompt_ids = self._nothing.prompt_ids
-            seed = text.sampling.seed ^ int(prompt_hash)
-            text.continuation = Continuation("", seed, text.stop)
+        for sequence, prompt_ids, prompt_hash in zip(new, tokenized, hashes):
+            if sequence.prompt_ids is None:
+                sequence.prompt_ids = prompt_ids
+            sequence.num_prompt_tokens = len(sequence.prompt_ids)
+            if not sequence.num_prompt_tokens:
+                sequence.prompt_ids = self._padding.prompt_ids
+            seed = sequence.sampling.seed ^ int(prompt_hash)
+            sequence.continuation = Continuation("", seed, sequence.stop)
 
     @property
     def num_waiting(self) -> int:
-        """Texts that have no place yet, and that somebody waits for."""
+        """Number of sequences waiting for a slot and not cancelled."""
         with self._changed:
             return sum(
-                not text.cancelled
-                for text in itertools.chain.from_iterable(self._waiting)
+                not sequence.is_cancelled
+                for sequence in itertools.chain.from_iterable(self._waiting)
             )
 
     @property
     def num_active(self) -> int:
-        """Texts that have one."""
-        return len(self._rows.texts)
+        """Number of sequences that have a slot."""
+        return len(self._batch.sequences)
 
-    def submit(self, texts) -> None:
-        """Lets texts grow. Those of different calls take turns for places.
+    def submit(self, sequences) -> None:
+        """Queues sequences. Those of several calls get slots in turn.
 
         Raises:
-            BusyError: too many wait already; more than `max_waiting` texts
-                at once always are.
+            BusyError: with these, more than `max_waiting` would wait. A call
+                with more than `max_waiting` sequences always raises it.
             ClosedError: `close` was called.
         """
         with self._changed:
             if self._is_closing:
                 raise ClosedError
-            if self.num_waiting + len(texts) > self.max_waiting:
+            if self.num_waiting + len(sequences) > self.max_waiting:
                 raise BusyError
             now = time.monotonic()
-            for text in texts:
-                text.submitted = now
-            self._waiting.append(collections.deque(texts))
+            for sequence in sequences:
+                sequence.arrival_time = now
+            self._waiting.append(collections.deque(sequences))
             self._changed.notify()
 
     def close(self, seconds=None) -> None:
-        """Takes no more texts, and ends those that are here, in time or then.
+        """Stops accepting sequences and waits for the others to end.
 
         Args:
-            seconds: that they may go on; None: to their ends.
+            seconds: after which running and waiting ones are cut off; None:
+                never.
         """
         with self._changed:
             self._is_closing = True
@@ -229,244 +248,257 @@ class Batcher:
     def _run(self):
         while self._wait():
             try:
-                self._drop()
+                self._drop_waiting()
                 self._admit()
-                if self._rows.texts:
-                    self._grow()
+                if self._batch.sequences:
+                    self._decode()
             except Exception:
-                # Whatever it is, those who wait for later texts get them.
-                logging.exception("a batch of texts is lost")
-                lost = {*self._admitted, *self._rows.texts}
-                self._rows = self._nobody
-                self._deliver(
-                    [(text, Update(finish_reason="error")) for text in lost]
-                )
+                # Whatever it is, later sequences must not suffer from it.
+                logging.exception("a batch of sequences is lost")
+                lost = {*self._admitted, *self._batch.sequences}
+                self._batch = self._empty
+                failed = Update(finish_reason="error")
+                self._deliver([(sequence, failed) for sequence in lost])
 
     def _wait(self) -> bool:
-        """Until there is work, or never will be: whether there is."""
+        """Blocks until there is work or `close`; returns if there is work."""
         with self._changed:
             while not (self._waiting or self.num_active or self._is_closing):
                 self._changed.wait()
             return bool(self._waiting or self.num_active)
 
     def _admit(self):
-        """Gives free places to texts that wait, to each request in turn."""
+        """Gives free slots to waiting sequences, one per `submit` in turn."""
         admitted = self._admitted = []
         with self._changed:
-            free = SIZES[-1] - self.num_active
-            while self._waiting and len(admitted) < free:
+            num_free = NUM_SLOTS - self.num_active
+            while self._waiting and len(admitted) < num_free:
                 group = self._waiting.popleft()
                 admitted.append(group.popleft())
                 if group:
                     self._waiting.append(group)
         if admitted:
             now = time.monotonic()
-            for text in admitted:
-                text.placed = now
+            for sequence in admitted:
+                sequence.slot_time = now
             self.tokenize(admitted)
-            new = _Rows(admitted, self._fresh(admitted))
-            self._rows = self._join(self._rows, new)
+            new = _Batch(admitted, self._initial_carry(admitted))
+            self._batch = self._merge_rows(self._batch, new)
             self._admitted = []
 
-    def _drop(self):
-        """Ends those that wait for a place, and that nobody waits for."""
+    def _drop_waiting(self):
+        """Drops waiting sequences that were cancelled or have timed out."""
         ended = []
 
-        def goes_on(text):
-            reason = self._early_end(text)
+        def is_wanted(sequence):
+            reason = self._early_finish_reason(sequence)
             if reason:
-                ended.append((text, Update(finish_reason=reason)))
+                ended.append((sequence, Update(finish_reason=reason)))
             return not reason
 
         with self._changed:
             groups = [
-                collections.deque(filter(goes_on, group))
+                collections.deque(filter(is_wanted, group))
                 for group in self._waiting
             ]
             self._waiting = collections.deque(filter(None, groups))
         if ended:
             self._deliver(ended)
 
-    def _early_end(self, text) -> str | None:
-        """Why a text ends though it might go on; None where it does."""
-        if text.cancelled:
+    def _early_finish_reason(self, sequence) -> str | None:
+        """The reason to end a sequence early, or None."""
+        if sequence.is_cancelled:
             return "cancelled"
-        is_late = self._is_over or time.monotonic() >= text.deadline
+        is_late = self._is_over or time.monotonic() >= sequence.deadline
         return "timeout" if is_late else None
 
-    def _grow(self):
-        """Some tokens more of each text."""
-        rows = self._rows
-        chunk = self._chunks[rows.size]
-        is_few = len(rows.texts) <= _FEW
+    def _decode(self):
+        """Takes all rows of the batch some steps further, in one call."""
+        batch = self._batch
+        decode = self._decode_functions[batch.size]
+        is_few = len(batch.sequences) <= _FEW
         budget = _FEW_SECONDS if is_few else _MANY_SECONDS
-        count = max(
-            int(budget / chunk.seconds_a_step),
-            # Before that there is nothing to show to anybody.
-            min(len(text.prompt_ids) - text.num_read for text in rows.texts)
+        max_steps = max(
+            int(budget / decode.seconds_per_step),
+            # Before that no sequence has a token to show.
+            min(len(one.prompt_ids) - one.num_read for one in batch.sequences)
             + 1,
         )
-        count = min(count, CHUNK)
-        given = np.full((rows.size, CHUNK), -1, np.int32)
-        starts = []
-        for row, text in enumerate(rows.texts):
-            part = text.prompt_ids[text.num_read :][:count]
-            given[row, : len(part)] = part
-            text.num_read += len(part)
+        max_steps = min(max_steps, CHUNK)
+        forced_ids = np.full((batch.size, CHUNK), -1, np.int32)
+        starts = []  # steps of this call that read the prompt
+        for row, sequence in enumerate(batch.sequences):
+            part = sequence.prompt_ids[sequence.num_read :][:max_steps]
+            forced_ids[row, : len(part)] = part
+            sequence.num_read += len(part)
             starts.append(len(part))
-        began = time.monotonic()
-        drawn = chunk.function(
-            tf.nest.map_structure(tf.constant, rows.carry),
-            rows.options,
-            tf.constant(given),
-            tf.constant(count),
+        start_time = time.monotonic()
+        drawn = decode.function(
+            tf.nest.map_structure(tf.constant, batch.carry),
+            batch.options,
+            tf.constant(forced_ids),
+            tf.constant(max_steps),
         )
-        rows.carry = drawn.pop("carry")
+        batch.carry = drawn.pop("carry")
         drawn = tf.nest.map_structure(np.asarray, drawn)
         is_finished, positions = (
-            rows.carry[name].numpy() for name in ("finished", "positions")
+            batch.carry[name].numpy() for name in ("finished", "positions")
         )
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start_time
         num_steps = max(starts + drawn["lengths"][: len(starts)])
-        updates, goes_on = [], []
-        for row, (text, start) in enumerate(zip(rows.texts, starts)):
+        updates, is_running = [], []
+        for row, (sequence, start) in enumerate(zip(batch.sequences, starts)):
             own = row, slice(start, start + drawn["lengths"][row])
             finished, position = bool(is_finished[row]), positions[row]
             token_ids = drawn["token_ids"][own]
-            if text.first_drawn is None and len(token_ids):
+            if sequence.first_token_time is None and len(token_ids):
                 # The steps of a call take the same time each.
-                text.first_drawn = began + seconds * (start + 1) / num_steps
-            text.token_ids += token_ids.tolist()
-            text.continuation.add(
+                share = (start + 1) / num_steps
+                sequence.first_token_time = start_time + seconds * share
+            sequence.token_ids += token_ids.tolist()
+            continuation = sequence.continuation
+            continuation.add(
                 self._model.token_bytes[token_ids].tolist(),
                 drawn["log_probs"][own],
-                finished and position < text.sampling.max_new_tokens,
+                finished and position < sequence.sampling.max_new_tokens,
             )
-            reason = self._early_end(text)
-            if text.continuation.stopped:
+            reason = self._early_finish_reason(sequence)
+            if continuation.stopped:
                 reason = "stop"
             elif finished:
                 reason = "length"
-            shown = text.continuation.show(last=reason is not None)
-            new = text.continuation.show_tokens()
+            shown = continuation.show(last=reason is not None)
+            new = continuation.show_tokens()
             update = Update(
                 shown,
-                text.continuation.tokens[new],
-                text.token_ids[new],
-                text.continuation.log_probs[new].tolist(),
+                continuation.tokens[new],
+                sequence.token_ids[new],
+                continuation.log_probs[new].tolist(),
                 reason,
             )
             if shown or update.tokens or reason:
-                updates.append((text, update))
-            goes_on.append(reason is None)
+                updates.append((sequence, update))
+            is_running.append(reason is None)
         self._deliver(updates)
-        if not all(goes_on):
-            self._rows = self._join(rows, self._nobody, goes_on)
+        if not all(is_running):
+            self._batch = self._merge_rows(batch, self._empty, is_running)
 
     # Rows ---------------------------------------------------------------------
 
-    def _fresh(self, texts):
-        """The carry (see `generation`) of texts of which nothing was read."""
+    def _initial_carry(self, sequences):
+        """The carry (see `generation`) before anything of a prompt is read."""
         seen = np.zeros(
-            (len(texts), self._model.tokenizer.vocabulary_size()), bool
+            (len(sequences), self._model.tokenizer.vocabulary_size()), bool
         )
-        for row, text in enumerate(texts):
-            seen[row, text.prompt_ids] = True
+        for row, sequence in enumerate(sequences):
+            seen[row, sequence.prompt_ids] = True
         carry = generation.start(
-            np.array([text.prompt_ids[0] for text in texts], np.int32),
-            self._model.initial_states(len(texts)),
+            np.array([one.prompt_ids[0] for one in sequences], np.int32),
+            self._model.initial_states(len(sequences)),
             seen,
-            np.array([text.continuation.seed for text in texts], np.int64),
+            np.array([one.continuation.seed for one in sequences], np.int64),
         )
         return tf.nest.map_structure(np.asarray, carry)
 
-    def _join(self, first, second, stays=None):
-        """The texts of both, without those of the first that do not stay."""
-        stays = [True] * len(first.texts) if stays is None else stays
-        texts = [text for text, one in zip(first.texts, stays) if one]
-        places = np.flatnonzero(stays).tolist()
-        texts += second.texts
-        places += range(first.size, first.size + len(second.texts))
-        if not texts:
-            return self._nobody
-        size = min(size for size in SIZES if size >= len(texts))
-        places += [places[0]] * (size - len(places))
+    def _merge_rows(self, first, second, keeps=None):
+        """Merges two batches into the smallest size that they fit in.
+
+        Args:
+            first, second: `_Batch`es.
+            keeps: booleans, which sequences of the first to keep; None: all.
+        """
+        keeps = [True] * len(first.sequences) if keeps is None else keeps
+        sequences = [*itertools.compress(first.sequences, keeps)]
+        sequences += second.sequences
+        if not sequences:
+            return self._empty
+        rows = np.flatnonzero(keeps).tolist()
+        rows += range(first.size, first.size + len(second.sequences))
+        size = min(size for size in BATCH_SIZES if size >= len(sequences))
+        rows += [rows[0]] * (size - len(rows))
         carry = tf.nest.map_structure(
-            lambda *both: np.concatenate(both)[places],
+            lambda *both: np.concatenate(both)[rows],
             first.carry,
             second.carry,
         )
-        return _Rows(texts, carry)
+        return _Batch(sequences, carry)
 
     def compile(self) -> None:
-        """Has XLA compile, and takes what it makes where that is the faster.
+        """Compiles with XLA, and switches to the result where it is faster.
 
-        `close` ends it after the size of batch that it is at.
+        `close` ends it after the batch size that is being compiled.
         """
         try:
-            compiled = _chunk_function(self._model, self._nobody, True)
-            for size in SIZES:
+            compiled = _decode_function(self._model, self._empty, True)
+            for size in BATCH_SIZES:
                 if self._is_closing:
                     return
-                self._chunks[size] = self._fastest(
-                    [self._chunks[size].function, compiled], size
+                self._decode_functions[size] = self._fastest(
+                    [self._decode_functions[size].function, compiled], size
                 )
         except tf.errors.OpError:
-            logging.exception("XLA cannot compile: it goes on without")
+            logging.exception("XLA cannot compile the model: serving without")
         finally:
             self.is_compiled.set()
 
     def _fastest(self, functions, size):
-        """The `_Chunk` of the fastest function, all of them ready for a size.
+        """Chooses the fastest function for a batch size, by measuring.
 
-        Each is measured in turn, and its best counts: others are at work too.
+        All of them are traced or compiled for that size then. The best of four
+        runs counts, because other threads work meanwhile.
+
+        Returns:
+            A `_DecodeFunction`.
         """
-        texts = [self._nothing] * size
-        rows = _Rows(texts, self._fresh(texts))
-        given = np.full([size, CHUNK], -1, np.int32)
+        sequences = [self._padding] * size
+        batch = _Batch(sequences, self._initial_carry(sequences))
+        forced_ids = np.full([size, CHUNK], -1, np.int32)
         best = collections.defaultdict(lambda: np.inf)
         few, many = 1, 17
-        for _, function, count in itertools.product(
+        for _, function, max_steps in itertools.product(
             range(4), functions, (few, many)
         ):
             arguments = tf.nest.map_structure(
-                tf.constant, (rows.carry, rows.options, given, count)
+                tf.constant, (batch.carry, batch.options, forced_ids, max_steps)
             )
             start = time.perf_counter()
             function(*arguments)
             seconds = time.perf_counter() - start
-            best[function, count] = min(best[function, count], seconds)
-        chunks = []
+            best[function, max_steps] = min(best[function, max_steps], seconds)
+        measured = []
         for function in functions:
             seconds = best[function, many] - best[function, few]
-            chunks.append(_Chunk(function, max(seconds / (many - few), 1e-6)))
-        return min(chunks, key=lambda chunk: chunk.seconds_a_step)
+            seconds_per_step = max(seconds / (many - few), 1e-6)
+            measured.append(_DecodeFunction(function, seconds_per_step))
+        return min(measured, key=lambda decode: decode.seconds_per_step)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Chunk:
-    """What takes the rows of a size of batch some tokens on."""
+class _DecodeFunction:
+    """The decode function chosen for one batch size, and its speed."""
 
-    function: Callable
-    seconds_a_step: float
+    function: abc.Callable
+    seconds_per_step: float
 
 
-class _Rows:
-    """Texts and the batch that they are the first rows of.
+class _Batch:
+    """A padded batch and the sequences in its first rows.
 
-    What joins it is NumPy's: that is the faster one at taking rows out and
-    putting them together. What a call gives goes into the next as it is.
+    A carry that is put together from others consists of NumPy arrays, which are
+    faster to index and concatenate; one that a call returns stays as it is.
     """
 
-    def __init__(self, texts, carry):
-        self.texts, self.size = texts, len(carry["token_ids"])
-        padding = [SamplingConfig(max_new_tokens=0)] * (self.size - len(texts))
-        settings = [text.sampling for text in texts] + padding
+    def __init__(self, sequences, carry):
+        self.sequences, self.size = sequences, len(carry["token_ids"])
+        samplings = [sequence.sampling for sequence in sequences]
+        num_padding = self.size - len(sequences)
+        samplings += [SamplingConfig(max_new_tokens=0)] * num_padding
         self.options = {
-            name: tf.constant([getattr(one, name) for one in settings], dtype)
+            name: tf.constant([getattr(one, name) for one in samplings], dtype)
             for name, dtype in _OPTIONS.items()
         }
-        self.carry = carry | {"finished": np.arange(self.size) >= len(texts)}
+        is_padding = np.arange(self.size) >= len(sequences)
+        self.carry = carry | {"finished": is_padding}
 
 
 _OPTIONS = {
@@ -478,37 +510,41 @@ _OPTIONS = {
 }
 
 
-# Concrete functions: a call of another costs half a millisecond more.
+# Concrete functions: calling a `tf.function` takes half a millisecond longer.
 
 
-def _prompt_function(model):
-    """Prompts, string [batch] -> token ids of all, how many of each, hashes."""
+def _tokenize_function(model):
+    """Makes a function: prompts, string [batch] -> token ids, lengths, hashes.
+
+    The token ids of all prompts are concatenated; lengths and hashes are
+    [batch].
+    """
 
     @functools.partial(
         tf.function,
         input_signature=[tf.TensorSpec([None], tf.string)],
         autograph=False,
     )
-    def look_at(prompts):
-        # As `TextGenerator.begin` has it: the same seed gives the same text.
+    def tokenize_prompts(prompts):
+        # As in `TextGenerator.begin`: the same seed gives the same text.
         hashes = tf.strings.to_hash_bucket_fast(prompts, 2**63 - 1)
         token_ids = model.functions.tokenize(prompts)
         return token_ids.flat_values, token_ids.row_lengths(), hashes
 
-    return look_at.get_concrete_function()
+    return tokenize_prompts.get_concrete_function()
 
 
-def _chunk_function(model, rows, jit_compile):
-    """(carry, options, given, count) -> what `generation.generate` gives.
+def _decode_function(model, batch, jit_compile):
+    """Makes (carry, options, forced ids, max steps) -> see `generation`.
 
     The signature `decode_step` is all that it needs of the model.
     """
     return decode_functions.decode_loop(
         model.functions.signatures["decode_step"],
         model.functions.weights,
-        (rows.carry, rows.options, np.zeros([1, CHUNK], np.int32)),
-        size=CHUNK,
+        (batch.carry, batch.options, np.zeros([1, CHUNK], np.int32)),
+        length=CHUNK,
         jit_compile=jit_compile,
-        never=model.tokenizer.unknown_id,
+        banned_id=model.tokenizer.unknown_id,
         end_id=model.tokenizer.end_id,
     )

@@ -1,8 +1,7 @@
-"""The bodies of requests and answers as types, for the OpenAPI document.
+"""Types of request and answer bodies, for the OpenAPI document only.
 
-Nothing is parsed or written with them: what is sent is put together where it
-is known. `openai_completions.CompletionRequest` is the one body that is parsed
-with its type, and is kept there.
+The server neither parses nor builds bodies with them, except for
+`openai_completions.CompletionRequest`, which is defined there.
 """
 
 from typing import Annotated, Literal
@@ -22,14 +21,14 @@ FinishReason = Annotated[
     Literal["stop", "length"],
     Field(
         description="stop: a stop string, or the end of a document. length: "
-        "`max_tokens` are there."
+        "`max_tokens` were generated."
     ),
 ]
 Time = Annotated[NonNegativeInt, Field(description="Seconds since 1970.")]
 
 
 class Status(BaseModel):
-    """What a probe is told."""
+    """The answer to a probe."""
 
     status: str
 
@@ -45,20 +44,20 @@ class Logprobs(BaseModel):
         description="null for the first token of an echoed prompt."
     )
     top_logprobs: list[dict[str, float] | None] | None = Field(
-        description="The likeliest tokens in the place of each, and the token "
-        "itself; null where `logprobs` is 0."
+        description="The most likely tokens at the position of each token, "
+        "and the token itself; null where `logprobs` is 0."
     )
     text_offset: list[NonNegativeInt]
 
 
 class ChunkChoice(BaseModel):
-    """What is new of a text."""
+    """The new part of a text."""
 
     index: NonNegativeInt
     text: str
     logprobs: Logprobs | None
     finish_reason: FinishReason | None = Field(
-        description="null: the text goes on."
+        description="null: the text continues."
     )
 
 
@@ -77,7 +76,7 @@ class Usage(BaseModel):
 
 
 class CompletionChunk(BaseModel):
-    """A part of a stream: what is new of one text or more."""
+    """A part of a stream: the new parts of one or more texts."""
 
     id: str
     object: Literal["text_completion"]
@@ -86,54 +85,54 @@ class CompletionChunk(BaseModel):
     choices: list[ChunkChoice]
     usage: Usage | None = Field(
         None,
-        description="With `include_usage`: null, and in the last part, which "
-        "has no choices, the numbers of all.",
+        description="With `include_usage`: the totals in the last part, which "
+        "has no choices; null before.",
     )
 
 
 class Completion(CompletionChunk):
-    """The texts of a request: `n` of each prompt, in their order."""
+    """The texts of a request: `n` per prompt, in the order of the prompts."""
 
     choices: list[Choice]
     usage: Usage
 
 
 class ErrorDetails(BaseModel):
-    """What is wrong."""
+    """The details of an error."""
 
     message: str
     type: str
     param: str | None = Field(
-        description="The part of the request that it is about."
+        description="The field of the request that is wrong."
     )
     code: str | None
 
 
 class Error(BaseModel):
-    """An error as OpenAI writes it."""
+    """An error in OpenAI's format."""
 
     error: ErrorDetails
 
 
 class StreamEvent(BaseModel):
-    """An event of a stream: more of the texts, or the error that ends them."""
+    """An event of a stream: a part of it, or the error that ends it."""
 
     data: Json[CompletionChunk | Error] | Literal["[DONE]"]
 
 
 class Model(BaseModel):
-    """A model that is served."""
+    """A model of the server."""
 
     id: str
     object: Literal["model"]
     created: Time
     owned_by: Literal["stacked_rnn"]
     task: str = Field(json_schema_extra={"enum": [*TASKS]})
-    card: list[str] = Field(description="Sentences about the model.")
+    card: list[str] = Field(description="Sentences that describe the model.")
 
 
 class ModelList(BaseModel):
-    """The models that are served."""
+    """The models of the server."""
 
     object: Literal["list"]
     data: list[Model]
@@ -143,7 +142,7 @@ class ModelList(BaseModel):
 
 
 class VersionError(BaseModel):
-    """Why a version is not available; OK where it is."""
+    """The reason why a version is not available; OK if it is."""
 
     error_code: str
     error_message: str
@@ -158,19 +157,19 @@ class VersionStatus(BaseModel):
 
 
 class VersionStates(BaseModel):
-    """The versions of a model, the highest first, as TensorFlow Serving has."""
+    """The states of a model's versions, the highest version first."""
 
     model_version_status: list[VersionStatus]
 
 
 class ModelStatus(Model, VersionStates):
-    """A model as OpenAI has it, and the states of its versions."""
+    """A model in OpenAI's form, and the states of its versions."""
 
 
 class Dimension(BaseModel):
     """A dimension of a tensor."""
 
-    size: str = Field(description="-1: any.")
+    size: str = Field(description="-1: any size.")
     name: str
 
 
@@ -205,7 +204,7 @@ class SignatureMap(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """What is known of a model: its signatures."""
+    """The metadata of a model: its signatures."""
 
     signature_def: SignatureMap
 
@@ -226,7 +225,7 @@ class Metadata(BaseModel):
 
 
 class Base64(BaseModel):
-    """A string of any bytes."""
+    """Bytes, in base64."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -240,7 +239,7 @@ class Tensor(RootModel):
 
 
 class PredictRequest(BaseModel):
-    """Rows or columns of inputs; a signature with one needs no name for it."""
+    """Inputs by row or by column; a single input needs no name."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -268,6 +267,6 @@ class Outputs(BaseModel):
 
 
 class PredictError(BaseModel):
-    """An error as TensorFlow Serving writes it."""
+    """An error in TensorFlow Serving's format."""
 
     error: str

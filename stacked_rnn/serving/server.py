@@ -1,4 +1,4 @@
-"""The server as a whole: models, application, socket, and their end."""
+"""The server: sockets, models and application, from start to shutdown."""
 
 import contextlib
 import errno
@@ -20,28 +20,28 @@ from stacked_rnn.serving import (
 )
 from stacked_rnn.utils import terminal
 
-# Longer than proxies keep idle connections: it is they who should close them.
+# Longer than proxies keep idle connections, so that the proxy closes them.
 _KEEP_ALIVE_SECONDS = 75
-_GOODBYE_SECONDS = 5  # for the last bytes of answers
-_LOCAL = ("127.0.0.1", "::1")  # what `localhost` may mean to a client
+_GOODBYE_SECONDS = 5  # for sending the last bytes of answers
+_LOCAL = ("127.0.0.1", "::1")  # a client may take `localhost` for either
 
 _log = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves in threads of its own while the `with` block lasts.
+    """Serves in threads of its own, while the `with` block lasts.
 
-    On the way out new requests are refused, and those that are here, of all
-    kinds, go on for `drain_seconds`.
+    At its end, new requests are refused, and running ones may continue for
+    `drain_seconds`.
 
     Args:
         config: a `ServeConfig`.
 
     Attributes:
-        port: the one it listens on.
+        port: the port that it listens on.
 
     Raises:
-        UserError: there is nothing to serve, or no place to do it.
+        UserError: there is no model, or it cannot listen on that address.
     """
 
     def __init__(self, config):
@@ -50,7 +50,7 @@ class Server:
         if config.api_keys_file:
             content = terminal.read_file("api_keys_file", config.api_keys_file)
             keys = access.read_keys(content, config.api_keys_file)
-            _log.info("%d API key(s) open /v1", len(keys))
+            _log.info("/v1 needs one of %d API key(s)", len(keys))
         self._repository = repository.Repository(
             config.saved_model,
             config.model_name,
@@ -76,7 +76,7 @@ class Server:
                 timeout_graceful_shutdown=_GOODBYE_SECONDS,
             )
         )
-        # Not in the main thread uvicorn leaves the signals alone.
+        # Outside the main thread uvicorn installs no signal handlers.
         self._thread = threading.Thread(
             target=self._uvicorn.run, kwargs={"sockets": self._sockets}
         )
@@ -84,7 +84,7 @@ class Server:
     def __enter__(self):
         self._thread.start()
         _log.info(
-            "listening at %s/, loading what is in %s",
+            "listening at %s/, loading the models in %s",
             self._base_url,
             self._config.saved_model or "saved_models",
         )
@@ -93,7 +93,7 @@ class Server:
             self._stop()
             raise UserError(
                 f"--saved_model={self._config.saved_model}: none of its "
-                "models can be loaded, see above"
+                "models can be loaded: see the errors above"
             )
         self._repository.watch(self._config.poll_seconds)
         return self
@@ -114,12 +114,12 @@ class Server:
             pool.close()
 
     def stop_loading(self) -> None:
-        """Loads no more models: for a signal that comes while they load."""
+        """Loads no more models, for a signal that comes during loading."""
         self._repository.stop()
 
     @property
     def _base_url(self):
-        """What a browser of this machine opens."""
+        """The URL for a browser on this machine."""
         host = self._config.host
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(
             host, host
@@ -127,9 +127,9 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def urls(self) -> list[str]:
-        """Lines that say where to find what."""
+        """Returns lines to print: the URLs of the page and of both APIs."""
         base = self._base_url
-        names = ", ".join(one.name for one in self._repository.listed())
+        names = ", ".join(model.name for model in self._repository.listed())
         return [
             f"Serving {names} at {base}/",
             f"  OpenAI's API: base_url={base}/v1",
@@ -138,18 +138,18 @@ class Server:
 
 
 def _allow_many_connections() -> None:
-    """Each is an open file, of which a shell allows few by default."""
+    """Raises the limit of open files, as each connection is one."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS: not without end
+    with contextlib.suppress(OSError, ValueError):  # macOS rejects "unlimited"
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(host, port) -> list[socket.socket]:
-    """Sockets for all addresses of a host, on one port."""
+    """Opens sockets on one port, for all addresses of a host."""
     sockets = []
     try:
         families = {
@@ -169,12 +169,12 @@ def _listen(host, port) -> list[socket.socket]:
                     dualstack_ipv6=is_any and socket.has_dualstack_ipv6(),
                 )
             except OSError as error:
-                # A name may have an IPv6 address, and the machine no IPv6.
+                # A name may have an IPv6 address on a machine without IPv6.
                 missing = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
                 if error.errno in missing and len(families) > 1:
                     continue
                 raise
-            # A connection whose other side takes nothing ends (Linux).
+            # Ends connections whose client acknowledges nothing (Linux).
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 listening.setsockopt(
                     socket.IPPROTO_TCP,
@@ -182,13 +182,13 @@ def _listen(host, port) -> list[socket.socket]:
                     int(1e3 * guard.STALL_SECONDS),
                 )
             sockets.append(listening)
-            port = listening.getsockname()[1]  # the same one, if it was 0
+            port = listening.getsockname()[1]  # if it was 0: the one chosen
         if not sockets:
-            raise OSError("it has no address of this machine")
+            raise OSError("no address of this host belongs to this machine")
     except (OSError, OverflowError, UnicodeError) as error:
         for listening in sockets:
             listening.close()
         raise UserError(
-            f"--host={host} --port={port}: {error}: take another"
+            f"--host={host} --port={port}: {error}: choose another"
         ) from error
     return sockets

@@ -1,17 +1,17 @@
-"""TensorFlow Serving's REST API as functions: no sockets, no framework.
+"""TensorFlow Serving's REST API as functions, without sockets or a framework.
 
-A request is read as TensorFlow Serving reads it, and answered with its codes,
-mostly in its words. Four things differ:
+Requests are parsed as TensorFlow Serving parses them, and answered with its
+status codes and mostly with its messages. Four things differ:
 
-    - An input that the signature has a default value for may be left out;
+    - An input with a default value in the signature may be left out;
       TensorFlow Serving allows that over gRPC only.
-    - An input that the signature does not have is refused, and so is a key
-      that an object has twice.
+    - Inputs that the signature does not have, and objects with duplicate keys,
+      are refused.
     - A request that is not UTF-8 is refused: `{"b64": ...}` takes any bytes.
-    - What is not UTF-8 in a string output becomes U+FFFD, unless the output's
-      name ends in `_bytes`: that one is base64.
+    - Bytes of a string output that are not UTF-8 become U+FFFD, unless the name
+      of the output ends in `_bytes`: then it is in base64.
 
-Nothing that a client sends raises anything but a `ServingError`.
+A bad request never raises anything but a `ServingError`.
 """
 
 import base64
@@ -35,7 +35,7 @@ _PATHS = {  # by HTTP method
     "POST": f"/v1/models/(?P<name>[^/:]+){_VERSION}"
     ":(?P<action>classify|regress|predict)",
 }
-_STATUSES = {  # HTTP's by TensorFlow's; all others are 500
+_STATUSES = {  # TensorFlow error code -> HTTP status; all others: 500
     tf.errors.INVALID_ARGUMENT: 400,
     tf.errors.FAILED_PRECONDITION: 400,
     tf.errors.OUT_OF_RANGE: 400,
@@ -50,7 +50,7 @@ _STATUSES = {  # HTTP's by TensorFlow's; all others are 500
     tf.errors.UNAVAILABLE: 503,
     tf.errors.DEADLINE_EXCEEDED: 504,
 }
-_INTERNALS = re.compile(  # of a message
+_INTERNALS = re.compile(  # parts of a message to hide from clients
     r"^ *\(0\) \w+: *"  # the first of several errors
     r"|{{.*?}} *| *\[Op:\w+\]"  # the node, the operation
     r"|(?<![\w/])/(?:[^\s/]+/)+"  # the directories of a path
@@ -59,15 +59,15 @@ _INTERNALS = re.compile(  # of a message
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one request may ask for at most.
+    """The limits of one request.
 
     Attributes:
-        new_tokens: `max_new_tokens` of a text.
-        beams: `num_beams` of a text.
-        rows: texts, or rows of any other input, times beams.
-        tokens: of all texts, each as long as the longest in bytes, plus those
-            that are to be generated for each, times beams.
-        numbers: that the answer may have.
+        new_tokens: most `max_new_tokens` per text.
+        beams: most `num_beams` per text.
+        rows: most texts, or rows of other inputs, times beams.
+        tokens: most tokens of all rows together. A row counts the bytes of the
+            longest text, plus `max_new_tokens` times beams.
+        numbers: most numbers in the answer.
     """
 
     new_tokens: int = sys.maxsize
@@ -77,10 +77,13 @@ class Limits:
     numbers: int = sys.maxsize
 
     def check(self, inputs) -> None:
-        """Looks at tensors by the names of inputs.
+        """Checks the inputs of a signature.
+
+        Args:
+            inputs: dict of input name -> tensor.
 
         Raises:
-            ServingError: they are too much.
+            ServingError: they exceed a limit.
         """
         most = {}
         for name, limit in (
@@ -90,61 +93,51 @@ class Limits:
             most[name] = int(values.max(initial=0))
             if most[name] > limit:
                 raise ServingError(f"{name}: at most {limit}")
-        beams = max(1, most["num_beams"])
-        rows = max(
-            (
-                tensor.shape[0]
-                for tensor in inputs.values()
-                if tensor.shape.rank
-            ),
-            default=1,
-        )
+        beams, tensors = max(1, most["num_beams"]), inputs.values()
+        sizes = [tensor.shape[0] for tensor in tensors if tensor.shape.rank]
+        rows = max(sizes, default=1)
         if rows * beams > self.rows:
             raise ServingError(
                 f"{rows} rows" + f" of {beams} beams" * (beams > 1)
                 + f": at most {self.rows} at once"
             )  # fmt: skip
-        longest = max(
-            (
-                int(tf.reduce_max(tf.strings.length(tensor)))
-                for tensor in inputs.values()
-                if tensor.dtype == tf.string and rows
-            ),
-            default=0,
-        )
+        texts = [one for one in tensors if one.dtype == tf.string and rows]
+        lengths = [int(tf.reduce_max(tf.strings.length(one))) for one in texts]
+        longest = max(lengths, default=0)
         if rows * (longest + beams * most["max_new_tokens"]) > self.tokens:
             raise ServingError(
                 f"{rows} rows, the longest of {longest} bytes, and up to "
                 f"{most['max_new_tokens']} new tokens for each of {beams} "
-                f"beam(s): more than {self.tokens} tokens at once: send fewer, "
-                "or long ones and short ones apart"
+                f"beam(s): more than {self.tokens} tokens at once: send fewer "
+                "rows, or long and short texts in separate requests"
             )
 
 
 class ServingError(Exception):
-    """What a client is told instead of a result.
+    """An error for the client.
 
     Attributes:
-        status: the HTTP status code.
+        status: the HTTP status.
     """
 
     def __init__(self, message, status=400):
-        # One line, whatever a client wrote that is quoted in it.
+        # One line, even if it quotes several lines of the request.
         super().__init__(r"\n".join(message.splitlines()))
         self.status = status
 
 
 def error_body(message) -> bytes:
-    """The JSON that goes with the status of a `ServingError`."""
+    """Formats the message of a `ServingError` as JSON."""
     return json.dumps({"error": str(message)}).encode()
 
 
 def from_tensorflow(error) -> ServingError:
-    """What a client is told of a `tf.errors.OpError`: one line, no internals.
+    """Makes a `ServingError` of one line, without internals of the model.
 
     Args:
-        error: if it is of a graph, its message is, in lines: "Graph execution
-            error:", the node, where it is from, what happened, the node again.
+        error: a `tf.errors.OpError`. If a graph raised it, the lines of its
+            message are: "Graph execution error:", the node, its origin, the
+            actual message, and the node again.
     """
     lines = error.message.split("\n\t [[")[0].strip().splitlines() or [""]
     line = lines[-1 if lines[0].startswith("Graph execution error") else 0]
@@ -156,12 +149,12 @@ def from_tensorflow(error) -> ServingError:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a path asks for.
+    """The meaning of a path.
 
     Attributes:
-        model_name: of which model.
-        version: of this version, or None.
-        label: of the version with this label, or None.
+        model_name: the name of the model.
+        version: a version of it, or None.
+        label: the label of a version, or None.
         action: "predict", "metadata" or "status".
     """
 
@@ -172,11 +165,14 @@ class Target:
 
 
 def parse_path(method, path) -> Target:
-    """What a request asks for.
+    """Parses the path of a request.
 
     Args:
         method: "GET" or "POST"; any other is refused.
-        path: as it was sent: without the query, and not yet URL-decoded.
+        path: the path without its query, not yet URL-decoded.
+
+    Raises:
+        ServingError: there is no such route.
     """
     match = method in _PATHS and re.fullmatch(
         _PATHS[method], path, re.ASCII | re.IGNORECASE
@@ -188,7 +184,7 @@ def parse_path(method, path) -> Target:
         raise ServingError("Missing model name in request.")
     if version:
         digits = version.lstrip("0") or "0"
-        # Python converts no more than thousands of digits.
+        # `int` raises for thousands of digits.
         if len(digits) > 19 or int(digits) >= 2**63:
             raise ServingError(
                 f"Failed to convert version: {version} to numeric."
@@ -210,12 +206,12 @@ def parse_path(method, path) -> Target:
 
 
 def status(versions) -> dict:
-    """The answer about the versions of a model, the highest first.
+    """Builds the answer with the states of a model's versions.
 
     Args:
-        versions: dict of (state, error code, error message) by version. States
-            are START, LOADING, AVAILABLE, UNLOADING and END; the error code of
-            a version that is well is OK.
+        versions: dict of version -> (state, error code, error message). The
+            states are START, LOADING, AVAILABLE, UNLOADING and END; the error
+            code is OK where there is no error.
     """
     return {
         "model_version_status": [
@@ -232,11 +228,11 @@ def status(versions) -> dict:
 
 
 def metadata(path, model_name, version) -> bytes:
-    """The answer about the signatures of a version.
+    """Builds the answer with the signatures of a version, as JSON.
 
     Args:
-        path: its directory. What `tf.saved_model.load` gives knows neither the
-            names of the tensors nor the default values.
+        path: the directory of the version. It is read because a loaded
+            SavedModel lacks the names of the tensors and the default values.
         model_name, version: what it is served as.
     """
     saved_model = saved_model_pb2.SavedModel.FromString(
@@ -264,15 +260,18 @@ def metadata(path, model_name, version) -> bytes:
 
 
 def predict(functions, body, limits=Limits()) -> bytes:
-    """Runs a signature on the tensors that a request spells out.
+    """Answers a predict request: runs a signature on the inputs in the body.
 
     Args:
-        functions: what `tf.saved_model.load` gave.
-        body: the request, JSON.
-        limits: what it may ask for.
+        functions: a loaded SavedModel.
+        body: the request, JSON bytes.
+        limits: the limits of the request.
 
     Returns:
-        The answer, JSON.
+        The answer, JSON bytes.
+
+    Raises:
+        ServingError: the request is invalid, or the signature failed.
     """
     request = _parse(body)
     name = request.get("signature_name", "")
@@ -287,8 +286,8 @@ def predict(functions, body, limits=Limits()) -> bytes:
     specs = function.structured_input_signature[1]
     values = _values(request, specs)
     if missing := specs.keys() - values.keys():
-        # A signature is loaded without its default values. The function that
-        # it was made from, and that has its name, is loaded with them.
+        # A loaded signature has lost its default values. The function of the
+        # same name, which the signature was made from, still has them.
         function = getattr(functions, name, None)
         if isinstance(function, tf.types.experimental.PolymorphicFunction):
             missing -= {
@@ -319,8 +318,8 @@ def predict(functions, body, limits=Limits()) -> bytes:
         sizes = {tuple(output.shape[:1]) for output in outputs.values()}
         if len(sizes) > 1 or () in sizes:
             raise ServingError(
-                "The outputs have no batch size in common: ask with 'inputs' "
-                "instead of 'instances'"
+                "The outputs have no common batch size: use 'inputs' instead "
+                "of 'instances'"
             )
         rows = zip(*columns.values())
         answer = {
@@ -349,12 +348,12 @@ def _parse(body) -> dict:
 def _unique(pairs) -> dict:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise ServingError("JSON Parse error: an object has a key twice")
+        raise ServingError("JSON Parse error: an object has a duplicate key")
     return members
 
 
 def _values(request, specs) -> dict:
-    """The nested lists of each input, by name."""
+    """Returns input name -> nested lists."""
     if "inputs" in request and "instances" in request:
         raise ServingError(
             "Not formatted correctly expecting only one of 'inputs' or "
@@ -383,24 +382,24 @@ def _columns(rows, specs) -> dict:
         raise ServingError("No values in 'instances' array")
     if not any(map(_has_names, rows)):
         return {_only_input(specs): rows}
-    for number, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if not _has_names(row) or row.keys() != rows[0].keys():
             raise ServingError(
-                f"Failed to process element: {number} of 'instances' list. "
+                f"Failed to process element: {index} of 'instances' list. "
                 "Expecting objects only, all with the same keys"
             )
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _has_names(value) -> bool:
-    """Whether it is an object of inputs, not the `{"b64": ...}` of bytes."""
+    """Whether a value is an object of inputs, not `{"b64": ...}` for bytes."""
     return isinstance(value, dict) and not (
         value.keys() == {"b64"} and isinstance(value["b64"], str)
     )
 
 
 def _only_input(specs) -> str:
-    """The input that a value without a name is for."""
+    """The name of the only input, for a value without a name."""
     if len(specs) != 1:
         raise ServingError(
             "Expecting an object as multiple input tensors required: "
@@ -410,7 +409,7 @@ def _only_input(specs) -> str:
 
 
 def _tensor(name, spec, value) -> tf.Tensor:
-    """The tensor that nested lists spell out."""
+    """Converts nested lists to the tensor of an input."""
     shape, values = [], [value]
     while values and isinstance(values[0], list):
         size = len(values[0])
@@ -431,7 +430,7 @@ def _tensor(name, spec, value) -> tf.Tensor:
     else:
         _check(name, spec.dtype, values)
     numpy_dtype = spec.dtype.as_numpy_dtype
-    # Floats narrower than a double do not take whole numbers of any size.
+    # bfloat16, unlike a double, cannot be made of huge integers.
     wide = np.float64 if spec.dtype.is_floating else numpy_dtype
     return tf.constant(
         np.array(values, wide).astype(numpy_dtype), spec.dtype, shape
@@ -452,13 +451,13 @@ def _string(name, value) -> bytes:
 
 
 def _check(name, dtype, values):
-    """Raises where a value is not of a type, or beyond its range."""
+    """Raises a `ServingError` where a value does not fit a type."""
     if dtype.is_bool:
         types, low, high = (bool,), False, True
     elif dtype.is_integer:
         types, low, high = (int,), dtype.min, dtype.max
     elif dtype.is_floating:
-        # The highest float32 is written as a double that is a bit higher.
+        # Clients may write the largest float32 as a slightly larger double.
         high = min(float(dtype.max) * (1 + 2**-25), sys.float_info.max)
         types, low = (int, float), -high
     else:
@@ -486,7 +485,7 @@ def _wrong_type(name, dtype, value) -> ServingError:
 
 
 def _to_json(name, output):
-    """Nested lists of what a tensor holds."""
+    """Converts an output to nested lists of JSON values."""
     values = np.asarray(output.numpy(), output.dtype.as_numpy_dtype)
     if output.dtype == tf.string and name.endswith("_bytes"):
         written = [
@@ -496,7 +495,7 @@ def _to_json(name, output):
     elif output.dtype == tf.string:
         written = [value.decode("utf-8", "replace") for value in values.ravel()]
     elif output.dtype.is_floating and output.dtype.size < 8:
-        # As few digits as tell it from its neighbors: 0.2, not 0.200000003.
+        # As few digits as identify the float: 0.2, not 0.200000003.
         written = [
             float(str(value)) for value in values.astype(np.float32).ravel()
         ]
@@ -506,7 +505,7 @@ def _to_json(name, output):
 
 
 def _dumped(value) -> str:
-    """JSON, made in parts: between two of them other threads have a turn."""
+    """`json.dumps`, in parts, so that other threads may run between them."""
     if isinstance(value, dict):
         members = (f"{json.dumps(key)}: {_dumped(value[key])}" for key in value)
         return "{" + ", ".join(members) + "}"
@@ -516,5 +515,5 @@ def _dumped(value) -> str:
 
 
 def _bare(values):
-    """Values by the names of outputs; if there is one, without its name."""
+    """Returns outputs by name; a single one without its name."""
     return values if len(values) > 1 else next(iter(values.values()))

@@ -1,27 +1,29 @@
-"""The likeliest tokens at each place of a text: `logprobs` from 1 on.
+"""The most likely tokens at each position of a text: `logprobs` from 1 on.
 
-The loop that draws tells log p of what it drew and of nothing else. So a text
-whose likeliest tokens are wanted is read once more, beside that loop.
+The decode loop returns log p of the token that it draws, and of no other. So
+where the most likely tokens are wanted, the model reads the text once more,
+outside that loop.
 """
 
 import functools
 
 import tensorflow as tf
 
-MOST = 5  # tokens of a place
-MOST_READ = 10_000  # tokens of all prompts of a request
+MOST = 5  # tokens per position
+MOST_READ = 10_000  # tokens in all prompts of a request
 
 
 def rank_function(model):
-    """What reads tokens and ranks those that might come after each.
+    """Makes a function that ranks the tokens that may follow each token.
 
     Args:
         model: an `inference.SavedLanguageModel`.
 
     Returns:
-        (token ids int32 [tokens], the states before them, see `state_specs`)
-        -> (log p float32 [tokens, MOST], token ids int32 [tokens, MOST],
-        states).
+        A `tf.function`: (token ids int32 [tokens], states before them, see
+        `state_specs`) -> (log p float32 [tokens, MOST], ids of the most likely
+        next tokens int32 [tokens, MOST], states after them). A vocabulary of
+        fewer than MOST tokens has that many columns.
     """
     decode_step = model.functions.signatures["decode_step"]
     count = min(MOST, model.tokenizer.vocabulary_size())
@@ -49,27 +51,29 @@ def rank_function(model):
 
 
 class TopLogprobs:
-    """Follows a text; a copy follows another that begins with the same tokens.
+    """Reads a text in parts and ranks the tokens at each position.
+
+    Copy it to read several continuations of what it has read.
 
     Args:
         model: an `inference.SavedLanguageModel`.
-        rank: its `rank_function`.
+        rank: `rank_function(model)`.
     """
 
     def __init__(self, model, rank):
         self._token_bytes = model.token_bytes
         self._rank, self._states = rank, model.initial_states(1)
-        self._last = []  # the token before those that come, if there is one
+        self._last = []  # the token that was read last, if any
 
     def read(self, token_ids) -> list:
-        """Goes on.
+        """Reads the next part of the text.
 
         Args:
-            token_ids: of the tokens that come, a list.
+            token_ids: list of the token ids of that part.
 
         Returns:
-            For each of them what was likely in its place: (log p, bytes) of
-            some tokens, the likeliest first; None for the first of a text.
+            Per token, a list of (log p, bytes) of the tokens most likely at its
+            position, the best first; None for the first token of the text.
         """
         if not token_ids:
             return []
@@ -80,6 +84,6 @@ class TopLogprobs:
                 tf.constant(known, tf.int32), self._states
             )
             tokens = self._token_bytes[likeliest.numpy()]
-            places = zip(log_probs.numpy().tolist(), tokens.tolist())
-            ranked += [[*zip(*place)] for place in places]
+            rows = zip(log_probs.numpy().tolist(), tokens.tolist())
+            ranked += [[*zip(*row)] for row in rows]
         return ranked

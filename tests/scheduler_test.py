@@ -1,4 +1,4 @@
-"""Texts that join and leave a batch are the texts that they are alone."""
+"""Sequences that share a batch get the texts that they get alone."""
 
 import queue
 import threading
@@ -14,38 +14,40 @@ from tests.helpers.waiting import wait_until
 
 
 class Harness:
-    """A `Batcher`, and what it delivered: text -> list of updates."""
+    """A `Scheduler`, and what it delivered: sequence -> list of updates."""
 
     def __init__(self, model, **options):
         self.updates = {}
         self.ended = queue.Queue()
-        self.batcher = scheduler.Batcher(
+        self.scheduler = scheduler.Scheduler(
             model, self._deliver, **{"jit_compile": False} | options
         )
 
     def _deliver(self, updates):
-        for text, update in updates:
-            self.updates.setdefault(text, []).append((time.monotonic(), update))
+        for sequence, update in updates:
+            self.updates.setdefault(sequence, []).append(
+                (time.monotonic(), update)
+            )
             if update.finish_reason:
-                self.ended.put(text)
+                self.ended.put(sequence)
 
     def submit(self, prompts, stop=(), deadline=np.inf, **options):
         settings = {"max_new_tokens": 50} | options
-        texts = [
-            self.batcher.text(
+        sequences = [
+            self.scheduler.sequence(
                 prompt, configs.SamplingConfig(**settings), stop, deadline
             )
             for prompt in prompts
         ]
-        self.batcher.submit(texts)
-        return texts
+        self.scheduler.submit(sequences)
+        return sequences
 
     def wait(self, count=1):
         return [self.ended.get(timeout=60) for _ in range(count)]
 
-    def result(self, text):
-        """(text, tokens, log_probs, finish_reason) of all updates together."""
-        updates = [update for _, update in self.updates[text]]
+    def result(self, sequence):
+        """(text, tokens, log p, finish reason) of all its updates together."""
+        updates = [update for _, update in self.updates[sequence]]
         assert all(update.finish_reason is None for update in updates[:-1])
         return (
             "".join(update.text for update in updates),
@@ -59,23 +61,24 @@ class Harness:
 def harness(loaded):
     harness = Harness(loaded)
     yield harness
-    harness.batcher.close(20)
+    harness.scheduler.close(20)
 
 
 def alone(model, prompt, stop=(), **options):
     settings = {"max_new_tokens": 50} | options
-    (text,) = model.generate([prompt], configs.SamplingConfig(**settings), stop)
-    return text
+    sampling = configs.SamplingConfig(**settings)
+    [continuation] = model.generate([prompt], sampling, stop)
+    return continuation
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_text_is_what_generate_makes_of_it(
+def test_a_sequence_gets_the_text_of_generate(
     harness, loaded, monkeypatch, jit_compile
 ):
     if jit_compile:
-        monkeypatch.setattr(scheduler, "SIZES", (1, 64))
+        monkeypatch.setattr(scheduler, "BATCH_SIZES", (1, 64))
         harness = Harness(loaded, jit_compile=True)
-        assert harness.batcher.is_compiled.wait(120)
+        assert harness.scheduler.is_compiled.wait(120)
     cases = [
         {"seed": seed, **options}
         for seed in range(12)
@@ -85,215 +88,221 @@ def test_a_text_is_what_generate_makes_of_it(
         )
     ]  # fmt: skip
     prompts = ["abc", "", "h", "a b\nc d e f" * 40]
-    texts = []
+    sequences = []
     for number, options in enumerate(cases):
-        texts += harness.submit([prompts[number % 4]], **options)
+        sequences += harness.submit([prompts[number % 4]], **options)
         time.sleep(0.002 * (number % 3))  # they join at any moment
     harness.wait(len(cases))
-    for number, (text, options) in enumerate(zip(texts, cases)):
+    for number, (sequence, options) in enumerate(zip(sequences, cases)):
         expected = alone(loaded, prompts[number % 4], **options)
-        shown, tokens, log_probs, reason = harness.result(text)
+        shown, tokens, log_probs, reason = harness.result(sequence)
         assert shown == expected.text and tokens == expected.tokens
         np.testing.assert_allclose(log_probs, expected.log_probs, atol=1e-5)
         assert reason == "length"
 
 
-def test_more_texts_than_places(harness, loaded):
-    texts = harness.submit(["abc"] * 150, max_new_tokens=3)
+def test_more_sequences_than_slots(harness, loaded):
+    sequences = harness.submit(["abc"] * 150, max_new_tokens=3)
     harness.wait(150)
     expected = alone(loaded, "abc", max_new_tokens=3).text
-    assert all(harness.result(text)[0] == expected for text in texts)
-    assert harness.batcher.num_active == harness.batcher.num_waiting == 0
+    assert all(
+        harness.result(sequence)[0] == expected for sequence in sequences
+    )
+    assert harness.scheduler.num_active == harness.scheduler.num_waiting == 0
 
 
 def test_a_prompt_of_token_ids(harness, loaded):
     token_ids = loaded.tokenizer.tokenize(["abc"]).values.numpy().tolist()
-    [text] = harness.submit([token_ids], seed=5)
+    [sequence] = harness.submit([token_ids], seed=5)
     harness.wait()
-    assert harness.result(text)[0] == alone(loaded, "abc", seed=5).text
+    assert harness.result(sequence)[0] == alone(loaded, "abc", seed=5).text
     with pytest.raises(configs.UserError, match="no token id 11"):
         harness.submit([[1, 11]])
 
 
-def test_no_tokens_at_all(harness):
-    [text] = harness.submit(["abc"], max_new_tokens=0)
+def test_max_new_tokens_of_0_draws_nothing(harness):
+    [sequence] = harness.submit(["abc"], max_new_tokens=0)
     harness.wait()
-    assert harness.result(text) == ("", [], [], "length")
+    assert harness.result(sequence) == ("", [], [], "length")
 
 
-def test_stop_strings_end_a_text_and_are_not_shown(harness, loaded):
+def test_stop_strings_end_a_sequence_and_are_not_shown(harness, loaded):
     whole = alone(loaded, "abc", max_new_tokens=400, seed=1).text
     # Long ones that lie across the borders of calls, at any place of these.
     stops = [whole[at : at + 6] for at in range(20, 120, 7)]
-    texts = [
+    sequences = [
         harness.submit(["abc"], (stop,), max_new_tokens=400, seed=1)[0]
         for stop in stops
     ]
-    harness.wait(len(texts))
-    for text, stop in zip(texts, stops):
-        shown, tokens, log_probs, reason = harness.result(text)
+    harness.wait(len(sequences))
+    for sequence, stop in zip(sequences, stops):
+        shown, tokens, log_probs, reason = harness.result(sequence)
         assert shown == whole[: whole.index(stop)] and reason == "stop"
         assert b"".join(tokens).decode() == shown
         assert len(log_probs) == len(tokens)
 
 
-def test_a_cancelled_text_gives_its_place_to_another(harness):
-    texts = harness.submit(["abc"] * 64, max_new_tokens=100_000)
-    wait_until(lambda: harness.batcher.num_active == 64)
+def test_a_cancelled_sequence_frees_its_slot(harness):
+    sequences = harness.submit(["abc"] * 64, max_new_tokens=100_000)
+    wait_until(lambda: harness.scheduler.num_active == 64)
     [waiting] = harness.submit(["abc"], max_new_tokens=5)
     time.sleep(0.1)
     assert waiting not in harness.updates
-    for text in texts:
-        text.cancelled = True
+    for sequence in sequences:
+        sequence.is_cancelled = True
     ended = harness.wait(65)
-    assert set(ended) == {*texts, waiting}
+    assert set(ended) == {*sequences, waiting}
     assert harness.result(waiting)[3] == "length"
-    assert {harness.result(text)[3] for text in texts} == {"cancelled"}
+    assert {harness.result(sequence)[3] for sequence in sequences} == {
+        "cancelled"
+    }
 
 
-def test_a_text_beyond_its_deadline_ends(harness):
-    texts = harness.submit(
+def test_a_sequence_beyond_its_deadline_ends(harness):
+    sequences = harness.submit(
         ["abc"] * 2, deadline=time.monotonic() + 0.2, max_new_tokens=10**6
     )
-    texts += harness.submit(["abc"], deadline=time.monotonic() - 1)
+    sequences += harness.submit(["abc"], deadline=time.monotonic() - 1)
     harness.wait(3)
-    assert [harness.result(text)[3] for text in texts] == ["timeout"] * 3
+    assert [harness.result(sequence)[3] for sequence in sequences] == [
+        "timeout"
+    ] * 3
 
 
-def test_texts_that_have_no_place_yet_end_too(harness):
-    growing = harness.submit(["abc"] * 64, max_new_tokens=100_000)
-    wait_until(lambda: harness.batcher.num_active == 64)
+def test_waiting_sequences_are_cancelled_and_time_out(harness):
+    running = harness.submit(["abc"] * 64, max_new_tokens=100_000)
+    wait_until(lambda: harness.scheduler.num_active == 64)
     late = harness.submit(["abc"], deadline=time.monotonic() + 0.05)
     cancelled = harness.submit(["abc"] * 2)
-    cancelled[0].cancelled = True
+    cancelled[0].is_cancelled = True
     assert {*harness.wait(2)} == {*late, cancelled[0]}
-    assert harness.batcher.num_waiting == 1
-    for text in growing:
-        text.cancelled = True
+    assert harness.scheduler.num_waiting == 1
+    for sequence in running:
+        sequence.is_cancelled = True
     harness.wait(65)
 
 
-def test_a_prompt_is_not_read_to_its_end_for_nobody(harness):
+def test_a_long_prompt_can_be_cancelled_while_it_is_read(harness):
     [long] = harness.submit(["abc d" * 20_000], max_new_tokens=1)
     wait_until(lambda: long.num_read > 1, pause=0.001)
-    long.cancelled = True
+    long.is_cancelled = True
     harness.wait()
     assert harness.result(long) == ("", [], [], "cancelled")
     assert long.num_read < 100_000
 
 
-def test_requests_take_turns(harness):
-    """One that asks for many texts does not make another wait for them all."""
+def test_requests_take_turns_for_slots(harness):
+    """A request of many sequences does not delay another until they end."""
     many = harness.submit(["abc"] * 600, max_new_tokens=40)
     [one] = harness.submit(["abc"], max_new_tokens=40)
     place = harness.wait(601).index(one)
     assert place < 300
-    assert {harness.result(text)[3] for text in many} == {"length"}
+    assert {harness.result(sequence)[3] for sequence in many} == {"length"}
 
 
-def test_a_long_prompt_is_read_while_others_grow(harness):
-    [growing] = harness.submit(["abc"], max_new_tokens=100_000)
-    wait_until(lambda: growing in harness.updates, pause=0.001)
+def test_a_long_prompt_is_read_while_others_decode(harness):
+    [running] = harness.submit(["abc"], max_new_tokens=100_000)
+    wait_until(lambda: running in harness.updates, pause=0.001)
     began = time.monotonic()
     [long] = harness.submit(["abc d" * 400], max_new_tokens=1)
     harness.wait()
     while_reading = [
         at
-        for at, _ in harness.updates[growing]
+        for at, _ in harness.updates[running]
         if began < at < harness.updates[long][0][0]
     ]
     assert len(while_reading) > 2_000 / scheduler.CHUNK / 2
-    growing.cancelled = True
+    running.is_cancelled = True
     harness.wait()
 
 
-def test_a_full_queue_says_so(loaded, harness):
+def test_a_full_queue_raises_busy_error(loaded, harness):
     small = Harness(loaded, max_waiting=3)
     with pytest.raises(scheduler.BusyError):
         small.submit(["abc"] * 4)
     small.submit(["abc"] * 3, max_new_tokens=1)
     small.wait(3)
-    small.batcher.close(10)
+    small.scheduler.close(10)
 
 
-def test_texts_that_nobody_waits_for_do_not_fill_the_queue(loaded, monkeypatch):
-    """Also while a call lasts, after which they are dropped."""
-    grow, goes_on = scheduler.Batcher._grow, threading.Event()
+def test_cancelled_sequences_do_not_fill_the_queue(loaded, monkeypatch):
+    """Not even during a call, before they are dropped."""
+    decode, goes_on = scheduler.Scheduler._decode, threading.Event()
 
-    def grow_later(self):
+    def decode_later(self):
         assert goes_on.wait(60)
-        grow(self)
+        decode(self)
 
-    monkeypatch.setattr(scheduler.Batcher, "_grow", grow_later)
+    monkeypatch.setattr(scheduler.Scheduler, "_decode", decode_later)
     harness = Harness(loaded, max_waiting=3)
     harness.submit(["abc"], max_new_tokens=1)
-    wait_until(lambda: not harness.batcher.num_waiting)
+    wait_until(lambda: not harness.scheduler.num_waiting)
     left = harness.submit(["abc"] * 3)
     with pytest.raises(scheduler.BusyError):
         harness.submit(["abc"])
-    for text in left:
-        text.cancelled = True
-    assert harness.batcher.num_waiting == 0
+    for sequence in left:
+        sequence.is_cancelled = True
+    assert harness.scheduler.num_waiting == 0
     staying = harness.submit(["abc"] * 3, max_new_tokens=1)
-    assert harness.batcher.num_waiting == 3
+    assert harness.scheduler.num_waiting == 3
     goes_on.set()
     harness.wait(7)
-    assert {harness.result(text)[3] for text in left} == {"cancelled"}
-    assert {harness.result(text)[3] for text in staying} == {"length"}
-    harness.batcher.close(10)
+    assert {harness.result(sequence)[3] for sequence in left} == {"cancelled"}
+    assert {harness.result(sequence)[3] for sequence in staying} == {"length"}
+    harness.scheduler.close(10)
 
 
-def test_closing_lets_the_texts_end(loaded):
+def test_close_lets_sequences_end(loaded):
     harness = Harness(loaded)
-    texts = harness.submit(["abc"] * 70, max_new_tokens=300)
-    harness.batcher.close(60)
-    assert {harness.result(text)[3] for text in texts} == {"length"}
+    sequences = harness.submit(["abc"] * 70, max_new_tokens=300)
+    harness.scheduler.close(60)
+    assert {harness.result(sequence)[3] for sequence in sequences} == {"length"}
     with pytest.raises(scheduler.ClosedError):
         harness.submit(["abc"])
 
 
-def test_texts_that_fail_do_not_stop_those_after_them(loaded, monkeypatch):
+def test_a_failed_batch_does_not_stop_later_ones(loaded, monkeypatch):
     harness = Harness(loaded)
-    grow, failed = scheduler.Batcher._grow, threading.Event()
+    decode, failed = scheduler.Scheduler._decode, threading.Event()
 
     def fail_once(self):
         if not failed.is_set():
             failed.set()
             raise RuntimeError("planted")
-        grow(self)
+        decode(self)
 
-    monkeypatch.setattr(scheduler.Batcher, "_grow", fail_once)
+    monkeypatch.setattr(scheduler.Scheduler, "_decode", fail_once)
     [first] = harness.submit(["abc"])
     harness.wait()
     [second] = harness.submit(["abc"])
     harness.wait()
     assert harness.result(first)[3] == "error"
     assert harness.result(second)[3] == "length"
-    harness.batcher.close(10)
+    harness.scheduler.close(10)
 
 
 def test_bytes_are_shown_as_whole_characters(tmp_path):
     generator = build_generator(tokenizer=tokenizers.ByteTokenizer())
     model = inference.load(generator.save(tmp_path))
     harness = Harness(model)
-    [text] = harness.submit(["abc"], max_new_tokens=300)
+    [sequence] = harness.submit(["abc"], max_new_tokens=300)
     harness.wait()
-    shown, tokens, _, _ = harness.result(text)
+    shown, tokens, _, _ = harness.result(sequence)
     assert len(tokens) == 300
     assert shown == b"".join(tokens).decode("utf-8", "replace")
-    harness.batcher.close(10)
+    harness.scheduler.close(10)
 
 
-def test_an_end_of_text_token_ends_a_text(tmp_path):
+def test_an_end_of_text_token_ends_a_sequence(tmp_path):
     tokenizer = tokenizers.build("char", b"\n abcdefg|", document_separator="|")
     generator = build_generator(tokenizer=tokenizer, end_of_text=True)
     model = inference.load(generator.save(tmp_path))
     harness = Harness(model)
     for seed in range(5):
-        [text] = harness.submit(["abc"], seed=seed, max_new_tokens=200)
+        [sequence] = harness.submit(["abc"], seed=seed, max_new_tokens=200)
         harness.wait()
-        shown, _, _, reason = harness.result(text)
+        shown, _, _, reason = harness.result(sequence)
         expected = alone(model, "abc", seed=seed, max_new_tokens=200)
         assert (shown, reason) == (expected.text, expected.finish_reason)
     assert reason == "stop"
-    harness.batcher.close(10)
+    harness.scheduler.close(10)
