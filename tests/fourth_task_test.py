@@ -99,11 +99,6 @@ class RegressionTask(tasks_base.Task):
             )
         )
 
-    def complete(self, model_config):
-        return dataclasses.replace(
-            model_config, vocabulary_size=self.data.tokenizer.vocabulary_size()
-        )
-
     def build(self, model_config, use_cudnn):
         return Regression(model_config, use_cudnn)
 

@@ -19,6 +19,8 @@ from absl import app, flags, logging
 from stacked_rnn.configs import UserError
 from stacked_rnn.utils import terminal
 
+# Flags without effect that earlier versions wrote to config.flags.
+_RETIRED = ("end_of_text",)
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -42,8 +44,10 @@ def run(main, *config_classes) -> None:
     description = main.__globals__["__doc__"] or ""
     sys.modules["__main__"].__doc__ = description  # for the --helpfull of absl
     for config_class in config_classes:
-        for field in dataclasses.fields(config_class):
+        for field in _fields(config_class):
             _define_flag(field)
+    for name in _RETIRED:
+        flags.DEFINE_bool(name, False, "Ignored.")
 
     def parse(arguments):
         with _errors_in_a_line(program):
@@ -109,10 +113,8 @@ def _help(description, config_classes) -> str:
     lines = [description.strip()]
     for config_class in config_classes:
         lines += ["", wrapped(config_class.__doc__.split("\n\n")[0], "")]
-        for field in dataclasses.fields(config_class):
+        for field in _fields(config_class):
             rules, default = field.metadata, field.default
-            if rules["is_internal"]:
-                continue
             if _is_switch(field):
                 name, shown = f"--[no]{field.name}", str(default).lower()
             else:
@@ -145,6 +147,15 @@ def _reworded(error) -> str:
     return message
 
 
+def _fields(config_class) -> list[dataclasses.Field]:
+    """The fields that are flags."""
+    return [
+        field
+        for field in dataclasses.fields(config_class)
+        if not field.metadata["is_internal"]
+    ]
+
+
 def _is_switch(field) -> bool:
     return field.type in (bool, bool | None)
 
@@ -171,10 +182,7 @@ def _from_flags(config_class):
     """The configuration that the parsed flags describe."""
     values = flags.FLAGS.flag_values_dict()
     return config_class.from_dict(
-        {
-            field.name: values[field.name]
-            for field in dataclasses.fields(config_class)
-        }
+        {field.name: values[field.name] for field in _fields(config_class)}
     )
 
 
@@ -194,7 +202,7 @@ def to_flags(*configs) -> str:
     """Writes configurations as the text of a flag file: one flag per line."""
     lines = []
     for config in configs:
-        for field in dataclasses.fields(config):
+        for field in _fields(config):
             value = getattr(config, field.name)
             if isinstance(value, bool):
                 lines.append(

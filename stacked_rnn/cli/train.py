@@ -108,7 +108,6 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
     given_config = dataclasses.replace(
         model_config,
         vocabulary_size=start.model_config.vocabulary_size,
-        end_of_text=start.model_config.end_of_text,
     )
     (model_dir / "config.flags").write_text(
         flags.to_flags(given_config, start.train_config), encoding="utf-8"

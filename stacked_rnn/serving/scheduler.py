@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn.configs import SamplingConfig, UserError
-from stacked_rnn.decoding import generation
+from stacked_rnn.decoding import generation, options
 from stacked_rnn.decoding.incremental_text import Continuation
 from stacked_rnn.serving import decode_functions
 
@@ -493,21 +493,9 @@ class _Batch:
         samplings = [sequence.sampling for sequence in sequences]
         num_padding = self.size - len(sequences)
         samplings += [SamplingConfig(max_new_tokens=0)] * num_padding
-        self.options = {
-            name: tf.constant([getattr(one, name) for one in samplings], dtype)
-            for name, dtype in _OPTIONS.items()
-        }
+        self.options = options.tensors(samplings)
         is_padding = np.arange(self.size) >= len(sequences)
         self.carry = carry | {"finished": is_padding}
-
-
-_OPTIONS = {
-    "max_new_tokens": tf.int32,
-    "temperature": tf.float32,
-    "top_k": tf.int32,
-    "top_p": tf.float32,
-    "repetition_penalty": tf.float32,
-}
 
 
 # Concrete functions: calling a `tf.function` takes half a millisecond longer.

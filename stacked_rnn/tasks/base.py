@@ -1,5 +1,6 @@
 """The interface of a task, with what most tasks share."""
 
+import dataclasses
 import re
 import shlex
 import sys
@@ -63,7 +64,9 @@ class Task:
         Raises:
             UserError: the task has no model of this architecture.
         """
-        raise NotImplementedError
+        return dataclasses.replace(
+            model_config, vocabulary_size=self.data.tokenizer.vocabulary_size()
+        )
 
     def initial_weights(self, start, model_config) -> list | None:
         """Returns the weights that a run starts with; None: random ones."""

@@ -1,7 +1,5 @@
 """The classifier task: labelling texts."""
 
-import dataclasses
-
 import keras
 import tensorflow as tf
 
@@ -37,10 +35,7 @@ class ClassifierTask(base.Task):
         )
 
     def complete(self, model_config):
-        config = dataclasses.replace(
-            model_config,
-            vocabulary_size=self.data.tokenizer.vocabulary_size(),
-        )
+        config = super().complete(model_config)
         models.check_classifier(
             config, len(self.data.labels), self.data.multi_label
         )

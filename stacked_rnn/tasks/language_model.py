@@ -32,8 +32,7 @@ class LanguageModelTask(base.Task):
 
     def complete(self, model_config):
         config = dataclasses.replace(
-            model_config,
-            vocabulary_size=self.data.tokenizer.vocabulary_size(),
+            super().complete(model_config),
             end_of_text=self.data.tokenizer.end_id is not None,
         )
         models.check_language_model(config)

@@ -1,6 +1,5 @@
 """The seq2seq task: rewriting texts."""
 
-import dataclasses
 import random
 
 import tensorflow as tf
@@ -32,12 +31,6 @@ class Seq2SeqTask(base.Task):
             datasets.load_pair_data(
                 start.train_config, start.model_config.vocabulary_size
             )
-        )
-
-    def complete(self, model_config):
-        return dataclasses.replace(
-            model_config,
-            vocabulary_size=self.data.tokenizer.vocabulary_size(),
         )
 
     def warn(self):
