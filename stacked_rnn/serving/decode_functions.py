@@ -22,7 +22,7 @@ _function_numbers = itertools.count()
 def decode_loop(
     decode_step, weights, arguments, *, length, jit_compile, banned_id, end_id
 ):
-    """Traces the loop for a model, or finds the one traced for its like.
+    """Traces the loop of a model, or returns that of an equal architecture.
 
     Args:
         decode_step: the signature of that name of a loaded SavedModel.

@@ -1,7 +1,7 @@
 """OpenAI's completions API without HTTP: checking requests, building answers.
 
-Options of OpenAI's that this server lacks are refused, never ignored. A request
-is refused at its first error, so that refusing is fast whatever a client sends.
+OpenAI's options that this server lacks are refused, never ignored. A request is
+refused at its first error, so that refusing a huge invalid one is fast.
 """
 
 import codecs
