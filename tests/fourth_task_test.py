@@ -139,7 +139,7 @@ class ExportedRegression(export_base.ExportedModel):
 class SavedRegression(inference_base.LoadedModel):
     def predict(self, texts):
         found = self.functions.signatures["serving_default"](
-            texts=tf.constant(inference_base.encoded(texts))
+            texts=tf.constant(inference_base.encode(texts))
         )
         return found["numbers"].numpy()[:, 0].tolist()
 
