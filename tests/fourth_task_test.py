@@ -171,7 +171,7 @@ def test_it_trains_resumes_exports_and_loads(registered, capsys):
     assert "Nothing is left to do" in capsys.readouterr().out
     run(epochs=6)
     output = capsys.readouterr().out
-    assert "going on from step 15" in output and "  rmse 0." in output
+    assert "resuming at step 15" in output and "  rmse 0." in output
     model = inference.load("saved_models/letters")
     assert isinstance(model, SavedRegression) and model.path.name == "2"
     np.testing.assert_allclose(
