@@ -1,4 +1,4 @@
-"""Keys, their rates, hosts and origins: who is let in."""
+"""Access by key, rate limit, host and origin."""
 
 import contextlib
 
@@ -29,7 +29,7 @@ def scope(method="POST", path="/v1/models", **headers):
 
 
 def refused(guarded, **request):
-    """The `ApiError` that a request gets, or None."""
+    """Returns the `ApiError` that a request gets, or None."""
     try:
         with guarded.entry(scope(**request)):
             return None
@@ -37,7 +37,7 @@ def refused(guarded, **request):
         return error
 
 
-def test_a_key_a_line_and_nothing_else():
+def test_a_file_has_one_key_per_line():
     content = (
         "\ufeffkey-of-anna\r\n\r\n# keys of production\r\n kez-\u00e9-12 \n"
     )
@@ -54,13 +54,13 @@ def test_a_key_a_line_and_nothing_else():
         (b"# none\n\n", "has no key"),
     ],
 )
-def test_what_is_no_key_is_named_by_its_line(content, message):
+def test_a_malformed_key_is_named_by_its_line(content, message):
     with pytest.raises(configs.UserError, match=message) as caught:
         access.read_keys(content, "keys")
     assert "anna" not in str(caught.value) and "short" not in str(caught.value)
 
 
-def test_keys_open_and_nothing_else_does():
+def test_only_a_bearer_key_is_accepted():
     guarded = build(*KEYS)
     for value in ("Bearer first-key", "bearer  second-key", "BEARER first-key"):
         assert not refused(guarded, authorization=value)
@@ -76,7 +76,7 @@ def test_keys_open_and_nothing_else_does():
         assert not refused(guarded, method="GET", path=path)
 
 
-def test_a_key_has_so_many_requests_at_a_time():
+def test_concurrent_requests_per_key_are_limited():
     guarded = build(*KEYS, max_concurrent_per_key=2)
     first = {"authorization": "Bearer first-key"}
     with contextlib.ExitStack() as stack:
@@ -87,7 +87,7 @@ def test_a_key_has_so_many_requests_at_a_time():
     assert not refused(guarded, **first)
 
 
-def test_a_key_has_so_many_requests_a_minute(monkeypatch):
+def test_requests_per_minute_and_key_are_limited(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(access.time, "monotonic", lambda: now[0])
     guarded = build(*KEYS, max_per_minute_per_key=3)
@@ -107,7 +107,7 @@ def test_a_key_has_so_many_requests_a_minute(monkeypatch):
     ]  # fmt: skip
 
 
-def test_rates_need_keys():
+def test_a_rate_limit_without_keys_is_refused():
     with pytest.raises(configs.UserError, match="--api_keys_file"):
         configs.ServeConfig(max_per_minute_per_key=3)
 
@@ -136,7 +136,7 @@ def test_rates_need_keys():
         ),
     ],
 )
-def test_a_local_server_has_no_other_name(settings, host, is_let_in):
+def test_unknown_host_names_are_refused(settings, host, is_let_in):
     guarded = build(**settings)
     for method in ("GET", "POST"):
         error = refused(guarded, method=method, host=host)
@@ -160,7 +160,7 @@ def test_a_local_server_has_no_other_name(settings, host, is_let_in):
         (("null",), "null", True),
     ],
 )
-def test_pages_of_others_do_not_ask(origins, origin, is_let_in):
+def test_unknown_origins_are_refused(origins, origin, is_let_in):
     guarded = build(cors_origins=origins)
     request = {"host": "127.0.0.1:8501", "origin": origin}
     error = refused(guarded, **request)

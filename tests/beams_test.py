@@ -1,4 +1,4 @@
-"""Beam search against the one in NumPy, all texts there are, and by hand."""
+"""Beam search against NumPy, against all texts, and by hand."""
 
 import itertools
 
@@ -14,9 +14,9 @@ from tests.helpers.sampler_inputs import options
 
 
 def random_steps(seed, vocabulary_size, units=4):
-    """A random recurrent model as a step in TensorFlow and one in NumPy.
+    """Makes the step of a random recurrent model in TensorFlow and in NumPy.
 
-    Where the state remembers the whole text, no two texts have the same p.
+    The state depends on the whole text, so no two texts are equally likely.
     """
     rng = np.random.default_rng(seed)
     embedding = rng.normal(size=(vocabulary_size, units))
@@ -50,7 +50,7 @@ def search(step, token_ids, h, **kwargs):
 
 
 def texts(found, row=0):
-    """(score, token ids, log-probabilities) of the texts of a prompt."""
+    """Lists (score, token ids, log-probabilities) of the texts of a prompt."""
     return [
         (float(score), *(x[:length].numpy().tolist() for x in (ids, log_probs)))
         for score, ids, log_probs, length in zip(
@@ -80,7 +80,7 @@ def assert_same(found, expected):
     banned_id=st.none() | st.integers(0, 6),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_it_is_the_search_of_the_reference(
+def test_search_equals_the_reference(
     seed, vocabulary_size, end_ids, banned_id, **kwargs
 ):
     kwargs |= {
@@ -105,13 +105,13 @@ def test_it_is_the_search_of_the_reference(
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.5])
 @pytest.mark.parametrize("end_ids", [[], [2], [0, 2]])
-def test_with_room_for_all_texts_it_misses_none(length_penalty, end_ids):
-    """Against every text of up to four tokens of three, none searched for."""
+def test_enough_beams_find_the_best_of_all_texts(length_penalty, end_ids):
+    """Compares with all texts of up to four tokens out of three."""
     step, numpy_step = random_steps(3, 3)
     (token_id,), h = beginning(3, 3, batch_size=1)
 
     def text(ids, ends):
-        """The tuple that a search gives, from the step alone."""
+        """Computes what a search returns for a text from the step alone."""
         state, last, log_probs = h[0], token_id, []
         for new in ids:
             logits, state = numpy_step(last, state)
@@ -146,7 +146,7 @@ def test_with_room_for_all_texts_it_misses_none(length_penalty, end_ids):
 
 
 @pytest.mark.parametrize("end_id", [None, 1])
-def test_one_beam_is_greedy(end_id):
+def test_one_beam_equals_greedy_decoding(end_id):
     step, _ = random_steps(8, 6)
     token_ids, h = beginning(8, 6, batch_size=8)
     states = ((tf.constant(h),), tf.zeros(8, tf.int32))
@@ -175,8 +175,8 @@ def test_one_beam_is_greedy(end_id):
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
-def test_in_a_graph_and_compiled_it_is_the_same(mode):
-    """In a graph the numbers come at run time; for XLA they are constants."""
+def test_graph_and_xla_equal_eager(mode):
+    """In a graph the options are tensors; for XLA they are constants."""
     step, _ = random_steps(5, 7)
     token_ids, h = beginning(5, 7)
 
@@ -208,7 +208,7 @@ def test_in_a_graph_and_compiled_it_is_the_same(mode):
 
 
 def bigrams(probabilities):
-    """A step that knows the last token only, and counts its calls."""
+    """Makes a step that depends on the last token only and counts its calls."""
     logits, calls = np.log(np.maximum(probabilities, 1e-30)), []
 
     def step(token_ids, states):
@@ -219,15 +219,15 @@ def bigrams(probabilities):
 
 
 def best(step, **kwargs):
-    """The ids of the best text after token 0, and its score."""
+    """Searches from token 0; returns the ids and the score of the best text."""
     score, ids, _ = texts(
         beam_search.search(step, tf.constant([0]), (), **kwargs)
     )[0]
     return ids, np.exp(score)
 
 
-def test_it_finds_what_greedy_search_walks_past():
-    """1 looks better than 2, but what comes after 2 is certain."""
+def test_beams_find_a_likelier_text_than_greedy_decoding():
+    """Token 1 is likelier than 2, but what follows 2 is certain."""
     step, _ = bigrams(
         [[0.0, 0.6, 0.4], [0.4, 0.3, 0.3], [0.0, 0.0, 1.0]]
     )  # fmt: skip
@@ -240,7 +240,7 @@ def test_it_finds_what_greedy_search_walks_past():
     )  # fmt: skip
 
 
-def test_the_length_penalty_weighs_long_texts_against_short_ones():
+def test_a_length_penalty_favours_longer_texts():
     """0 ends at once with p = 0.3, or begins 1 1 1 ..., each with p = 0.7."""
     step, _ = bigrams(
         [[0.0, 0.7, 0.3], [0.0, 0.7, 0.3], [0.0, 0.0, 1.0]]
@@ -253,8 +253,8 @@ def test_the_length_penalty_weighs_long_texts_against_short_ones():
     assert p == pytest.approx((0.7**5 * 0.3) ** (1 / 6), rel=1e-4)
 
 
-def test_a_text_with_an_end_comes_before_a_better_one_without():
-    """1 1 1 ... is likelier than any end, and goes on for ever."""
+def test_finished_texts_come_before_unfinished_ones():
+    """The text 1 1 1 ... is likelier than any end, and never ends."""
     step, _ = bigrams([[0.0, 0.9, 0.1]] * 3)
     found = beam_search.search(
         step, tf.constant([0]), (), num_beams=3, max_new_tokens=2,
@@ -266,7 +266,7 @@ def test_a_text_with_an_end_comes_before_a_better_one_without():
     )
 
 
-def test_several_ends_are_one_and_their_probabilities_add_up():
+def test_probabilities_of_several_ends_add_up():
     step, _ = bigrams([[0.0, 0.4, 0.3, 0.3]] * 4)
     values = {"max_new_tokens": 3, "num_beams": 2, "length_penalty": 0.0}
     found = beam_search.search(
@@ -276,7 +276,7 @@ def test_several_ends_are_one_and_their_probabilities_add_up():
     np.testing.assert_allclose(np.exp(found["scores"]), [[0.6, 0.24]], 1e-4)
 
 
-def test_of_equal_texts_the_lower_ids_and_the_earlier_come_first():
+def test_ties_are_broken_by_lower_ids():
     step, _ = bigrams([[0.25] * 4] * 4)
     found = beam_search.search(
         step, tf.constant([0]), (), num_beams=4, max_new_tokens=2,
@@ -295,7 +295,7 @@ def test_of_equal_texts_the_lower_ids_and_the_earlier_come_first():
         assert [ids for _, ids, _ in texts(found)] == expected
 
 
-def test_it_stops_when_nothing_can_get_better_and_not_before():
+def test_search_stops_as_soon_as_nothing_can_improve():
     sure, calls = bigrams([[0.0, 0.05, 0.95], [0.0, 0.05, 0.95], [0, 0, 1.0]])
     values = {"max_new_tokens": 50, "end_ids": [2], "num_beams": 2}
     assert best(sure, length_penalty=0.0, **values)[0] == []
@@ -307,7 +307,7 @@ def test_it_stops_when_nothing_can_get_better_and_not_before():
 
 
 @pytest.mark.parametrize("seed", [0, 2, 3])
-def test_for_the_best_texts_alone_it_stops_sooner(seed):
+def test_search_for_fewer_texts_stops_sooner(seed):
     step, _ = random_steps(seed, 5)
     calls = []
 
@@ -332,8 +332,8 @@ def test_for_the_best_texts_alone_it_stops_sooner(seed):
         assert_same(wanted[:2], everything[:2])
 
 
-def test_a_prompt_has_no_neighbours():
-    """Rows that could have stopped are not changed by those that go on."""
+def test_prompts_of_a_batch_do_not_affect_each_other():
+    """Rows that have finished stay as they are while others go on."""
     step, _ = random_steps(11, 5)
     token_ids, h = beginning(11, 5, batch_size=6)
     values = {
@@ -349,7 +349,7 @@ def test_a_prompt_has_no_neighbours():
     assert len({int(x) for x in together["lengths"][:, 0]}) > 2
 
 
-def test_no_prompts():
+def test_an_empty_batch_gives_no_texts():
     step, _ = random_steps(0, 5)
     found = search(
         step, np.zeros(0, "int32"), np.zeros((0, 4)), num_beams=2,

@@ -1,4 +1,4 @@
-"""Bodies as a server gets them: in parts, packed, too large, never whole."""
+"""Request bodies in parts, compressed, too large, or incomplete."""
 
 import asyncio
 import gzip
@@ -13,7 +13,7 @@ LIMIT = 1_000_000
 
 
 def read(*parts, reader=None, ends=True, **headers):
-    """What `Bodies.read` gives of parts that arrive one after the other."""
+    """Calls `Bodies.read` with parts that arrive one after the other."""
     messages = [
         {"type": "http.request", "body": part, "more_body": True}
         for part in parts
@@ -47,7 +47,7 @@ def status(*parts, **options):
     return caught.value.status
 
 
-def test_parts_are_put_together():
+def test_body_parts_are_joined():
     assert read(b"ab", b"", b"c") == b"abc"
     assert read(b"") == b""
 
@@ -63,14 +63,14 @@ def test_gzip_is_unpacked():
     assert status(packed, content_encoding="br") == 415
 
 
-def test_the_limit_holds_packed_and_unpacked():
+def test_bodies_are_limited_before_and_after_unpacking():
     assert status(b"a" * LIMIT, b"a") == 413
     assert status(b"", content_length=str(10**30)) == 413
     assert status(gzip.compress(bytes(10**8)), content_encoding="gzip") == 413
     assert len(read(b"a" * LIMIT)) == LIMIT
 
 
-def test_an_upload_that_stops_is_refused(monkeypatch):
+def test_an_upload_that_stalls_is_refused(monkeypatch):
     with pytest.raises(ClientLeftError):
         read(b"a", ends=False)
     monkeypatch.setattr(bodies, "SECONDS", 0.01)
@@ -87,20 +87,20 @@ def test_an_upload_that_stops_is_refused(monkeypatch):
     assert caught.value.status == 408
 
 
-def test_all_bodies_together_have_a_limit(monkeypatch):
+def test_the_sum_of_all_bodies_is_limited(monkeypatch):
     monkeypatch.setattr(bodies, "MOST_BYTES", 10)
     reader = bodies.Bodies(LIMIT)
     assert status(b"a" * 6, b"a" * 6, reader=reader) == 503
     with pytest.raises(ClientLeftError):
         read(b"a" * 6, ends=False, reader=reader)
-    assert read(b"a" * 10, reader=reader)  # nothing stayed of the others
+    assert read(b"a" * 10, reader=reader)  # the others freed their share
 
 
 @pytest.mark.parametrize(
     "body",
     ["[" * 30_000, "[" + "{}," * 30_000, '["",' * 30_000, '{"[[": [' * 30_000],
 )
-def test_many_small_parts_are_refused(body):
+def test_too_many_lists_and_objects_are_refused(body):
     assert status(body.encode()) == 400
 
 
@@ -108,6 +108,6 @@ def test_many_small_parts_are_refused(body):
     "text",
     ["[" * 300_000, '\\"[{' * 100_000, "\\", '"' + "[" * 99_999, "{\\\n"],
 )
-def test_brackets_in_a_text_are_none(text):
+def test_brackets_within_strings_do_not_count(text):
     body = json.dumps({"prompt": [text, "a"]}).encode()
     assert read(body) == body

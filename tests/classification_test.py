@@ -1,4 +1,4 @@
-"""The figures on a classifier, beside those of scikit-learn."""
+"""Figures of a classifier against those of scikit-learn."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from stacked_rnn import metrics
 
 @pytest.fixture
 def one_label(rng):
-    """Scores of 4 classes and what 300 texts are; ties among the scores."""
+    """Scores and targets of 300 texts in 4 classes; some scores are equal."""
     scores = np.round(rng.dirichlet(np.ones(4), 300), 2).astype("float32")
     return scores, np.eye(4, dtype=bool)[rng.integers(0, 4, 300)]
 
@@ -22,7 +22,7 @@ def multi_label(rng):
     )
 
 
-def test_one_label(one_label):
+def test_figures_for_one_label_equal_scikit_learn(one_label):
     scores, targets = one_label
     said, truth = scores.argmax(axis=1), targets.argmax(axis=1)
     report = metrics.report(scores, targets, multi_label=False)
@@ -46,7 +46,7 @@ def test_one_label(one_label):
     )
 
 
-def test_several_labels(multi_label):
+def test_figures_for_several_labels_equal_scikit_learn(multi_label):
     scores, targets = multi_label
     report = metrics.report(scores, targets, multi_label=True)
     assert report["accuracy"] == sklearn_metrics.accuracy_score(
@@ -60,21 +60,21 @@ def test_several_labels(multi_label):
     )
 
 
-def test_a_class_that_no_text_is_of():
+def test_a_class_without_texts_has_f1_zero_and_no_auc():
     scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]], "float32")
     targets = np.eye(3, dtype=bool)[[0, 1]]
     report = metrics.report(scores, targets, multi_label=False)
     assert report["f1"] == [1.0, 1.0, 0.0]
-    assert report["auc"] == 1.0  # of the classes that it exists for
+    assert report["auc"] == 1.0  # the mean of those classes that have one
 
 
-def test_one_class_only_has_no_area():
+def test_auc_of_a_single_class_is_none():
     targets = np.ones(3, bool)
     assert metrics.area_under_curve(np.ones(3), targets) is None
 
 
-def test_calibration():
-    """Sure at 0.9 and right half of the time, sure at 0.6 and always right."""
+def test_calibration_bins_and_error():
+    """Confidence 0.9 where half of the texts are right, 0.6 where all are."""
     scores = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]] * 2)
     targets = np.eye(2, dtype=bool)[[0, 0, 1, 1, 1, 1]]
     said = metrics.predicted_classes(scores, False)
@@ -85,7 +85,7 @@ def test_calibration():
     assert metrics.calibration_error(bins) == pytest.approx(0.4)
 
 
-def test_a_confusion_matrix_as_text():
+def test_confusion_matrix_is_aligned_text():
     text = metrics.format_confusion([[1200, 3], [0, 7]], ["no", "maybe"])
     assert text.splitlines() == [
         "          no  maybe",
@@ -96,10 +96,10 @@ def test_a_confusion_matrix_as_text():
 
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize(("factor", "expected"), [(1, 1), (4, 4), (0.5, 1)])
-def test_the_temperature_undoes_what_made_scores_too_sure(
+def test_best_temperature_undoes_overconfidence(
     multi_label, factor, expected, rng
 ):
-    """Of labels drawn by the scores of logits that are `factor` as large."""
+    """Labels are drawn by logits; the scores come from `factor` times these."""
     logits = rng.normal(0, 2, (20_000, 3))
 
     def scores_at(logits):
@@ -121,8 +121,8 @@ def test_the_temperature_undoes_what_made_scores_too_sure(
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_certain_scores_have_a_temperature(multi_label):
-    """Always right the lowest, always wrong the highest."""
+def test_best_temperature_of_certain_scores_is_bounded(multi_label):
+    """The lowest one if always right, the highest if always wrong."""
     targets = np.eye(2, dtype=bool)[[0, 1, 0]]
     for scores, expected in ((targets, 1.0), (~targets, 20.0)):
         assert metrics.best_temperature(

@@ -1,9 +1,7 @@
-"""The classifier: masks, pooling, labels; trained, exported and asked."""
+"""The classifier: masks, pooling, labels, training, export, predictions."""
 
 import itertools
 import json
-import urllib.error
-import urllib.request
 
 import keras
 import numpy as np
@@ -21,9 +19,9 @@ from stacked_rnn import (
     training,
 )
 from stacked_rnn.configs import UserError
-from stacked_rnn.serving import server
 from stacked_rnn.training import warm_start
-from tests.helpers.small_models import mirrored, small_config
+from tests.helpers.live_server import completion, request, serving
+from tests.helpers.small_models import small_config
 
 LENGTHS = np.array([6, 3, 1, 0])
 MASK = np.arange(6)[None] < LENGTHS[:, None]
@@ -31,7 +29,7 @@ POOLINGS = ("last", "mean", "max", "mean_max")
 
 
 def build(rng, num_classes=3, multi_label=False, **changes):
-    """A classifier with random weights, biases included."""
+    """Builds a classifier with random weights, biases included."""
     config = small_config(
         **{"embedding_dim": 5, "vocabulary_size": 11, "num_layers": 2} | changes
     )
@@ -56,10 +54,10 @@ def token_ids_of(rng):
         ("gru", "mean_max", True, True, True),
     ],
 )
-def test_padding_never_changes_an_answer(
+def test_padding_never_changes_logits(
     cell, pooling, bidirectional, residual, jit_compile, rng
 ):
-    """Neither how much of it there is, nor what is in it."""
+    """Neither its length nor its content."""
     model = build(
         rng, cell=cell, pooling=pooling, bidirectional=bidirectional,
         residual=residual,
@@ -89,7 +87,7 @@ def test_padding_never_changes_an_answer(
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_equals_layers_of_keras(pooling, bidirectional, rng):
+def test_logits_equal_stock_keras_layers(pooling, bidirectional, rng):
     """Stock layers, text by text without padding, pooled by NumPy."""
     model = build(
         rng, cell="gru", pooling=pooling, bidirectional=bidirectional,
@@ -134,7 +132,7 @@ def test_all_layers_but_the_last_return_sequences():
     ]  # fmt: skip
 
 
-def test_scores(rng):
+def test_scores_are_sigmoid_or_softmax_of_logits(rng):
     logits = rng.normal(0, 2, (5, 1)).astype("float32")
     binary = models.build_classifier(small_config(), 2)
     p = 1 / (1 + np.exp(-logits[:, 0]))
@@ -151,7 +149,7 @@ def test_scores(rng):
     assert (one.argmax(1) == logits.argmax(1)).all()
 
 
-def test_keras_can_save_it(rng, tmp_path):
+def test_keras_file_round_trip(rng, tmp_path):
     model = build(rng, bidirectional=True, residual=True, multi_label=True)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -168,7 +166,7 @@ def test_keras_can_save_it(rng, tmp_path):
         ({}, 1, "num_classes=1: .* at least 2"),
     ],
 )
-def test_what_cannot_be(changes, classes, message):
+def test_invalid_configs_are_refused(changes, classes, message):
     with pytest.raises(UserError, match=message):
         models.build_classifier(small_config(**changes), classes)
 
@@ -178,7 +176,7 @@ def test_what_cannot_be(changes, classes, message):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """400 texts of letters: a class for each that two neighbours are."""
+    """400 texts of letters; the class is a pair of neighbouring letters."""
     rng = np.random.default_rng(0)
     lines = ["text\tlabel"]
     for _ in range(400):
@@ -214,12 +212,7 @@ def make_trainer(corpus, model_dir=None, strategy=None, model=None, **changes):
     )
 
 
-def assert_weights_equal(one, other, atol=0.0):
-    for a, b in zip(one.model.get_weights(), other.model.get_weights()):
-        np.testing.assert_allclose(a, b, atol=atol)
-
-
-def test_it_learns(corpus, tmp_path):
+def test_training_learns_and_the_export_scores_the_same(corpus, tmp_path):
     trainer = make_trainer(corpus, epochs=12, model={"bidirectional": True})
     trainer.fit(verbose=0)
     score = trainer.evaluate(trainer.data.validation)
@@ -236,8 +229,8 @@ def test_it_learns(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_what_is_exported_is_no_surer_than_right(multi_label, tmp_path):
-    """A model that is too sure is cooled; what it says stays what it was."""
+def test_exported_confidence_is_calibrated(multi_label, tmp_path):
+    """An overconfident model gets a temperature; its predictions stay."""
     rng = np.random.default_rng(1)
     rows = ["text\tlabel"]
     for _ in range(400):
@@ -277,53 +270,8 @@ def test_what_is_exported_is_no_surer_than_right(multi_label, tmp_path):
     assert error > 0.3 and error_now < 0.7 * error
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"accumulate_steps": 2},
-        {"strategy": "mirrored"},
-        {"class_weights": True},
-    ],
-)
-def test_in_parts_and_on_two_devices_it_is_the_same(corpus, changes):
-    weights = {"class_weights": changes.pop("class_weights", False)}
-    one = make_trainer(corpus, **weights)
-    strategy = mirrored() if changes.pop("strategy", None) else None
-    other = make_trainer(corpus, strategy=strategy, **weights, **changes)
-    for trainer in (one, other):
-        trainer.fit(verbose=0)
-    assert_weights_equal(one, other, atol=2e-5)
-
-
-def test_it_goes_on_where_it_stopped(corpus, tmp_path):
-    model = {"dropout": 0.3, "bidirectional": True}
-    whole = make_trainer(corpus, tmp_path / "whole", epochs=2, model=model)
-    whole.fit(verbose=0)
-
-    class StopAt(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if trainer.step == 30:
-                self.model.stop_training = True
-
-    for _ in range(2):
-        trainer = make_trainer(corpus, tmp_path / "run", epochs=2, model=model)
-        trainer.fit([StopAt()], verbose=0)
-    assert_weights_equal(trainer, whole)
-    assert trainer.history == whole.history
-
-
-def test_xla_computes_the_same(corpus):
-    plain, compiled = (
-        make_trainer(corpus, jit_compile=jit_compile)
-        for jit_compile in (False, True)
-    )
-    for trainer in (plain, compiled):
-        trainer.fit(verbose=0)
-    assert_weights_equal(plain, compiled, atol=1e-4)
-
-
-def test_the_best_epoch(corpus):
-    """By accuracy, and between equal ones by the loss."""
+def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss(corpus):
+    """The loss decides between equal accuracies."""
     epochs = [
         {"val_accuracy": 0.8, "val_loss": 0.4},
         {"val_accuracy": 0.9, "val_loss": 0.7},
@@ -334,7 +282,7 @@ def test_the_best_epoch(corpus):
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_texts_count_once_whatever_they_weigh(multi_label, rng):
+def test_class_weights_do_not_change_the_count_of_texts(multi_label, rng):
     data = datasets.ClassificationData(
         tokenizer=None, labels=("a", "b"), multi_label=multi_label,
         training=None, validation=None, validation_texts=None,
@@ -343,13 +291,13 @@ def test_texts_count_once_whatever_they_weigh(multi_label, rng):
     task = tasks.ClassifierTask(data)
     inputs = {"token_ids": token_ids_of(rng), "mask": MASK}
     targets = np.ones([len(MASK), 2 if multi_label else 1], np.int32)
-    targets[-1] = -1  # a row that the batch does not have
+    targets[-1] = -1  # an empty row of the batch
     model = build(rng, num_classes=2, multi_label=multi_label)
     sums, _ = task.sums(model, inputs, targets, ())
     assert task.count(sums.numpy()) == len(MASK) - 1
 
 
-def test_a_run_of_other_labels_is_another_run(corpus, tmp_path):
+def test_a_run_with_other_labels_is_not_resumed(corpus, tmp_path):
     make_trainer(corpus, tmp_path / "run").fit(verbose=0)
     corpus = corpus.with_name("b.tsv")
     corpus.write_text(
@@ -364,7 +312,7 @@ def test_a_run_of_other_labels_is_another_run(corpus, tmp_path):
 
 @pytest.fixture(scope="module")
 def exported(corpus, tmp_path_factory):
-    """Untrained; of texts it reads four tokens."""
+    """An untrained export that reads four tokens of each text."""
     trainer = make_trainer(corpus)
     classifier = export.TextClassifier(
         trainer.best_model(), trainer.data.tokenizer, trainer.data.labels, 4
@@ -374,7 +322,7 @@ def exported(corpus, tmp_path_factory):
     return directory
 
 
-def test_labels_and_scores(exported):
+def test_predictions_have_labels_and_scores(exported):
     model = inference.load(exported)
     texts = ["ab", "", "abcdx", "abcdy", "\u00e9"]
     one, empty, long, same, _ = model.predict(texts)
@@ -382,13 +330,13 @@ def test_labels_and_scores(exported):
     assert list(one.scores) == ["xy", "yx", "zz"]
     assert sum(one.scores.values()) == pytest.approx(1)
     assert one.labels == (max(one.scores, key=one.scores.get),)
-    assert long.scores == pytest.approx(same.scores)  # four are read
+    assert long.scores == pytest.approx(same.scores)  # only four tokens count
     assert all(np.isfinite([*empty.scores.values()]))
     (alone,) = model.predict(["ab"])
     assert alone.scores == pytest.approx(one.scores, abs=1e-6)
 
 
-def test_without_this_project(exported):
+def test_export_runs_without_this_project(exported):
     loaded = tf.saved_model.load(str(exported / "1"))
     label = loaded.signatures["serving_default"]
     answer = label(texts=tf.constant(["ab", "cd"]))
@@ -399,7 +347,7 @@ def test_without_this_project(exported):
     ]
 
 
-def test_several_labels(rng, tmp_path):
+def test_several_labels_are_learned_and_exported(rng, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(
         "\n".join(
@@ -425,41 +373,34 @@ def test_several_labels(rng, tmp_path):
     assert "confusion" not in result
 
 
-def test_labels_that_it_does_not_know(exported):
+def test_evaluating_unknown_labels_is_refused(exported):
     read = datasets.LabelledTexts(["a"], [("news",)])
     with pytest.raises(UserError, match="does not know: 'news' .it knows 'xy'"):
         inference.load(exported).evaluate(read)
 
 
-def test_a_classifier_generates_nothing(exported):
+def test_loading_a_classifier_to_generate_is_refused(exported):
     with pytest.raises(UserError, match="a classifier: predict.py labels"):
         inference.load(exported, "language_model")
 
 
-def test_it_is_served(exported):
-    config = configs.ServeConfig(
-        saved_model=str(exported), port=0, access_log=False
-    )
-    with server.Server(config) as running:
-
-        def ask(path, body=None):
-            request = urllib.request.Request(
-                f"http://127.0.0.1:{running.port}{path}",
-                body and json.dumps(body).encode(),
-                {"content-type": "application/json"},
-            )
-            return urllib.request.urlopen(request).read()
-
-        answer = ask("/v1/models/letters:predict", {"instances": ["ab", "c"]})
-        said = inference.load(exported).predict(["ab", "c"])
-        for got, one in zip(json.loads(answer)["predictions"], said):
+def test_a_classifier_is_served(exported):
+    with serving(exported) as running:
+        status, _, answer = request(
+            running, "POST", "/v1/models/letters:predict",
+            {"instances": ["ab", "c"]},
+        )  # fmt: skip
+        assert status == 200
+        expected = inference.load(exported).predict(["ab", "c"])
+        for got, one in zip(json.loads(answer)["predictions"], expected):
             assert (got["labels"],) == one.labels
             assert got["classes"] == list(one.scores)
             assert got["scores"] == pytest.approx([*one.scores.values()])
-        (listed,) = json.loads(ask("/v1/models"))["data"]
+        _, _, models = request(running, "GET", "/v1/models")
+        (listed,) = json.loads(models)["data"]
         assert "Its classes: xy, yx, zz." in listed["card"]
-        assert b'stacked_rnn_model_info{model_name="letters"' in ask("/metrics")
-        with pytest.raises(urllib.error.HTTPError) as error:
-            ask("/v1/completions", {"model": "letters", "prompt": "a"})
-        assert error.value.code == 400
-        assert b"/v1/models/letters:predict" in error.value.read()
+        _, _, metrics = request(running, "GET", "/metrics")
+        assert b'stacked_rnn_model_info{model_name="letters"' in metrics
+        status, refused = completion(running)
+    assert status == 400
+    assert "/v1/models/letters:predict" in refused["error"]["message"]

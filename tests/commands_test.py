@@ -1,5 +1,6 @@
-"""The commands as a person runs them: in a directory, with flags."""
+"""The commands as a person runs them, in a directory with flags."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -9,14 +10,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs
 from stacked_rnn.cli import train
+from stacked_rnn.training import runs
 from tests.helpers import ROOT, pages
-from tests.helpers.processes import run, run_anew
+from tests.helpers.processes import Script, run, run_anew
 from tests.helpers.waiting import read_until
 
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 40
@@ -27,7 +30,7 @@ SMALL = (
 
 
 def assert_fails(ran, *words):
-    """One clear line on standard error, no traceback, nothing on the other."""
+    """Checks for one error line, no traceback, and no output."""
     assert ran.returncode == 2, ran.stderr
     assert "Traceback" not in ran.stderr
     lines = [
@@ -39,14 +42,49 @@ def assert_fails(ran, *words):
     assert ran.stdout == ""
 
 
+@contextlib.contextmanager
+def pipe(directory, content):
+    """Makes a named pipe from which `content` can be read once."""
+    path = directory / "pipe"
+    os.mkfifo(path)
+    threading.Thread(
+        target=path.write_bytes, args=(content,), daemon=True
+    ).start()
+    yield path
+    path.unlink()
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A directory where train.py has run once."""
-    directory = tmp_path_factory.mktemp("work")
+def finished(tmp_path_factory):
+    """A directory where train.py has run once; no test changes it.
+
+    Keras is configured for other floats, which has to make no difference.
+    """
+    directory = tmp_path_factory.mktemp("work") / "finished"
+    (directory / "keras").mkdir(parents=True)
+    (directory / "keras/keras.json").write_text('{"floatx": "float16"}')
     (directory / "cats.txt").write_text(TEXT)
     ran = run_anew(directory, "train.py", *SMALL)
     assert ran.returncode == 0, ran.stderr
     (directory / "train.log").write_text(ran.stdout)
+    (directory / "errors.log").write_text(ran.stderr)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(finished):
+    """A copy of `finished` that the tests work in one after the other."""
+    return shutil.copytree(finished, finished.with_name("trained"))
+
+
+@pytest.fixture
+def finished_copy(finished, tmp_path):
+    """A copy of `finished` for one test."""
+    directory = shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    noted = (
+        directory / "runs/cats/checkpoints/exported.json"
+    )  # it has the full path
+    noted.write_text(noted.read_text().replace(str(finished), str(tmp_path)))
     return directory
 
 
@@ -82,7 +120,7 @@ def test_tensorboard_has_curves_samples_and_settings(trained):
     } <= tags  # fmt: skip
 
 
-def test_train_says_what_it_does_and_what_comes_next(trained):
+def test_train_prints_its_progress_and_the_next_commands(trained):
     log = (trained / "train.log").read_text()
     for words in (
         "parameters", "Epoch 2/2  loss ", "  val_loss ", " bits/char  ",
@@ -92,9 +130,14 @@ def test_train_says_what_it_does_and_what_comes_next(trained):
         assert words in log
     assert max(map(len, re.findall("^Epoch.*", log, re.MULTILINE))) < 80
     assert "WARNING" not in log and "I0000" not in log
+    assert (trained / "errors.log").read_text() == ""
 
 
-def test_the_same_command_goes_on_and_config_flags_repeat_the_run(trained):
+def test_other_floats_in_keras_json_make_no_difference(trained):
+    assert ", float32, " in (trained / "train.log").read_text()
+
+
+def test_config_flags_repeat_a_run_which_goes_on(trained):
     more = run(
         trained, "train.py", "--flagfile=runs/cats/config.flags", "--epochs=3"
     )
@@ -103,32 +146,26 @@ def test_the_same_command_goes_on_and_config_flags_repeat_the_run(trained):
     assert "Epoch 3/3" in more.stdout and "Epoch 2" not in more.stdout
 
 
-def test_a_finished_run_says_so_and_exports_nothing_new(tmp_path):
-    (tmp_path / "cats.txt").write_text(TEXT)
-    flags = (*SMALL, "--epochs=1")
-    first = run(tmp_path, "train.py", *flags)
-    assert first.returncode == 0, first.stderr
-    again = run(tmp_path, "train.py", *flags, "--max_minutes=5")
+def test_a_finished_run_exports_nothing_new(finished_copy):
+    again = run(finished_copy, "train.py", *SMALL, "--max_minutes=5")
     assert again.returncode == 0, again.stderr
     assert again.stderr == ""
     for words in (
         "Nothing is left to do", "saved_models/cats/1",
-        "--epochs=2 continues it", "--noresume starts over",
+        "--epochs=4 continues it", "--noresume starts over",
     ):  # fmt: skip
         assert words in again.stdout
-    versions = tmp_path / "saved_models/cats"
+    versions = finished_copy / "saved_models/cats"
     assert [path.name for path in versions.iterdir()] == ["1"]
     # Where the export is gone, or asked for elsewhere, it is made again.
     shutil.rmtree(versions)
-    elsewhere = run(tmp_path, "train.py", *flags, "--export_dir=elsewhere")
+    elsewhere = run(finished_copy, "train.py", *SMALL, "--export_dir=elsewhere")
     assert "Exported elsewhere/1" in elsewhere.stdout
 
 
-def test_another_learning_rate_is_another_run_and_a_worse_one(tmp_path):
-    (tmp_path / "cats.txt").write_text(TEXT)
-    flags = (*SMALL, "--epochs=1")
-    assert run(tmp_path, "train.py", *flags).returncode == 0
-    other = run(tmp_path, "train.py", *flags, "--learning_rate=1e-06")
+def test_another_learning_rate_begins_another_run(finished_copy):
+    """A warning says that the new one is worse."""
+    other = run(finished_copy, "train.py", *SMALL, "--learning_rate=1e-06")
     assert other.returncode == 0, other.stderr
     assert (
         "moved the run that was in runs/cats to runs/cats.1 "
@@ -146,25 +183,19 @@ def test_another_learning_rate_is_another_run_and_a_worse_one(tmp_path):
 def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
     flags = (*SMALL, "--epochs=1000")
-    first = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *flags], cwd=tmp_path,
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        read_until(first, "Epoch")
-        second = run(tmp_path, "train.py", *flags, "--units=17")
-        assert_fails(second, "--model_dir=runs/cats: another process")
-    finally:
-        first.kill()
-        first.communicate()
-    # The system has taken the lock of the killed one back.
-    more = run(tmp_path, "train.py", *SMALL, "--epochs=1", "--max_minutes=0.01")
-    assert more.returncode == 0, more.stderr
+    first = Script(tmp_path, "train.py", *flags)
+    first.wait_for("Epoch")
+    second = run(tmp_path, "train.py", *flags, "--units=17")
+    assert_fails(second, "--model_dir=runs/cats: another process")
+    first.kill()
+    # The lock has gone with the killed process.
+    with runs.alone_in(tmp_path / "runs/cats"):
+        pass
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cats"]
 
 
-def test_no_environment_stops_a_training(tmp_path):
-    """Output that lacks the letters, arguments in ASCII, another Keras."""
+def test_a_hostile_environment_stops_no_command(tmp_path):
+    """Output in cp1252, arguments in ASCII, another Keras backend."""
     text = "\u043a\u043e\u0442 \u0441\u043f\u0438\u0442\u3002" * 80
     (tmp_path / "cats.txt").write_text(text, encoding="utf-8")
     environment = os.environ | {
@@ -185,62 +216,26 @@ def test_no_environment_stops_a_training(tmp_path):
         assert expected in ran.stdout
 
 
-def test_other_floats_in_keras_json_change_nothing(tmp_path):
-    (tmp_path / "keras").mkdir()
-    (tmp_path / "keras/keras.json").write_text('{"floatx": "float16"}')
-    (tmp_path / "cats.txt").write_text(TEXT)
-    ran = run_anew(tmp_path, "train.py", *SMALL)
-    assert ran.returncode == 0 and ran.stderr == ""
-    assert ", float32, " in ran.stdout
-
-
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
-def test_signals_stop_a_training_with_an_export(name, tmp_path):
-    (tmp_path / "cats.txt").write_text(TEXT)
-    # Where nohup runs the tests, a process that they start would ignore it.
-    before = signal.signal(getattr(signal, name), signal.SIG_DFL)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *SMALL, "--epochs=9999"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    signal.signal(getattr(signal, name), before)
-    read_until(process, "sample:")
-    process.send_signal(getattr(signal, name))
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert "stopping after this step" in output
-    assert "the same command resumes from there" in output
-    assert "Exported" in output
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no nohup")
-def test_a_training_under_nohup_goes_on(tmp_path):
+def test_a_training_goes_on_under_nohup_and_without_a_reader(tmp_path):
+    """Neither SIGHUP nor a closed standard output stops it."""
     (tmp_path / "cats.txt").write_text(TEXT)
     process = subprocess.Popen(
-        ["nohup", sys.executable, ROOT / "train.py", *SMALL],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        ["nohup", sys.executable, ROOT / "train.py", *SMALL, "--epochs=40"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    read_until(process, "sample:")
-    process.send_signal(signal.SIGHUP)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert "Epoch 2/2" in output and "stopping" not in output
-
-
-def test_a_training_whose_output_nobody_reads_goes_on(tmp_path):
-    (tmp_path / "cats.txt").write_text(TEXT)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *SMALL], cwd=tmp_path,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    process.stdout.readline()
-    process.stdout.close()  # as head -1 does
-    errors = process.stderr.read()
-    assert process.wait(timeout=120) == 0, errors
+    with process:
+        read_until(process, "sample:")
+        process.send_signal(signal.SIGHUP)
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0, errors
     assert errors.splitlines() == [
         "note: cannot write the output (Broken pipe); the program continues"
     ]
+    history = (tmp_path / "runs/cats/history.csv").read_text()
+    assert history.count("\n") == 1 + 40
     assert (tmp_path / "saved_models/cats/1/saved_model.pb").exists()
 
 
@@ -257,11 +252,11 @@ def test_a_training_whose_output_nobody_reads_goes_on(tmp_path):
         ("pydoc", "pydoc"),
     ],
 )
-def test_names_of_runs(corpus, name):
+def test_runs_are_named_after_the_corpus(corpus, name):
     assert train._name_of(corpus) == name
 
 
-def test_the_next_commands_run_as_they_stand(tmp_path):
+def test_suggested_commands_run_as_printed(tmp_path):
     corpus = tmp_path / "it's (my) novel.txt"
     corpus.write_text(TEXT)
     ran = run(tmp_path, "train.py", *SMALL, f"--corpus={corpus.name}",
@@ -278,7 +273,7 @@ def test_the_next_commands_run_as_they_stand(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "separator"), [(40, "\n"), (0, " ")])
-def test_config_flags_repeat_a_run_of_words_with_ends(
+def test_config_flags_repeat_a_run_of_words_and_documents(
     size, separator, tmp_path
 ):
     """The token that ends a document is not among those asked for, and the
@@ -290,7 +285,7 @@ def test_config_flags_repeat_a_run_of_words_with_ends(
     )  # fmt: skip
     first = run(tmp_path, "train.py", *flags)
     assert first.returncode == 0, first.stderr
-    assert "--prompt" not in first.stdout  # a text begins with its document
+    assert "--prompt" not in first.stdout  # a document begins without a prompt
     again = run(tmp_path, "train.py", "--flagfile=runs/cats/config.flags")
     assert "Nothing is left to do" in again.stdout, again.stdout + again.stderr
 
@@ -339,44 +334,39 @@ def test_stop_strings_are_written_with_escapes(trained):
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert found["finish_reason"] == "stop" and "\n" not in found["text"]
-    assert ran.stderr.count("\n") == 2  # and which model was taken
+    assert ran.stderr.count("\n") == 2  # the other line names the model
     assert "--stop='\u4e2d' never occurs: the model's vocab" in ran.stderr
 
 
-def test_prompts_come_from_files_of_all_kinds(trained):
-    (trained / "prompts.txt.gz").write_bytes(
-        gzip.compress(b"\xef\xbb\xbfThe \r\nthe dog")
-    )
-    flags = "--saved_model=saved_models/cats --output=jsonl --max_new_tokens=5"
-    command = f"{sys.executable} {ROOT}/generate.py {flags} --prompts_file="
-    for source in ("prompts.txt.gz", "<(cat prompts.txt.gz)",
-                   "- < prompts.txt.gz"):  # fmt: skip
-        ran = subprocess.run(
-            ["bash", "-c", command + source], cwd=trained, check=True,
-            capture_output=True, text=True,
-        )  # fmt: skip
-        found = [json.loads(line) for line in ran.stdout.splitlines()]
-        assert [one["prompt"] for one in found] == ["The ", "the dog"]
-        assert ran.stderr == ""
+def test_prompts_come_from_files_pipes_and_standard_input(trained):
+    packed = gzip.compress(b"\xef\xbb\xbfThe \r\nthe dog")
+    (trained / "prompts.txt.gz").write_bytes(packed)
+    with pipe(trained, packed) as named:
+        for source in ("prompts.txt.gz", named, "-"):
+            ran = run(
+                trained, "generate.py", f"--prompts_file={source}",
+                "--saved_model=saved_models/cats", "--output=jsonl",
+                "--max_new_tokens=5", stdin=packed,
+            )  # fmt: skip
+            assert ran.returncode == 0 and ran.stderr == ""
+            found = [json.loads(line) for line in ran.stdout.splitlines()]
+            assert [one["prompt"] for one in found] == ["The ", "the dog"]
 
 
-def test_lines_that_are_entered_are_read_as_text(trained):
-    command = [
-        sys.executable, ROOT / "generate.py", "--interactive",
-        "--saved_model=saved_models/cats", "--max_new_tokens=1", "--stop=\n",
-    ]  # fmt: skip
+def test_interactive_lines_are_read_as_text(trained):
     for entered, code, words in (
         (b"\xef\xbb\xbfThe \r\nthe dog\n", 0, ""),
         (b"caf\xe9\n", 2, "--interactive: a line is not UTF-8 text\n"),
     ):
-        ran = subprocess.run(
-            command, cwd=trained, input=entered, capture_output=True,
-            check=False,
+        ran = run(
+            trained, "generate.py", "--interactive", "--stop=\n",
+            "--saved_model=saved_models/cats", "--max_new_tokens=1",
+            stdin=entered,
         )  # fmt: skip
         assert ran.returncode == code
-        assert ran.stderr.decode().endswith(words)
+        assert ran.stderr.endswith(words)
         if not code:
-            assert ran.stdout.count(b"\n") == 2 and ran.stderr == b""
+            assert ran.stdout.count("\n") == 2 and ran.stderr == ""
 
 
 def test_generate_searches_with_beams(trained):
@@ -395,7 +385,7 @@ def test_generate_searches_with_beams(trained):
     assert len({(text["prompt"], text["text"]) for text in found}) == 4
 
 
-def test_what_beam_search_cannot_do_is_one_line():
+def test_options_that_beam_search_lacks_are_refused():
     for changes, message in (
         ({"num_samples": 5}, "--num_samples=5.*--num_beams=4"),
         ({"interactive": True}, "--interactive.*--num_beams=4"),
@@ -418,7 +408,7 @@ def test_evaluate_prints_one_json_object(trained):
 
 
 def test_evaluate_reads_a_text_as_train_does(trained):
-    """However it is packed, marked and ended; and what is none is refused."""
+    """In any packing, with any line ends; other encodings are refused."""
     expected = json.loads(run(trained, "evaluate.py", "--text=cats.txt").stdout)
     marked = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
     (trained / "marked.txt").write_bytes(marked)
@@ -431,7 +421,7 @@ def test_evaluate_reads_a_text_as_train_does(trained):
         ran = run(trained, "evaluate.py", f"--text={name}")
         result = json.loads(ran.stdout)
         assert result["unknown_tokens"] == 0
-        if name != "texts":  # the last line break is not there
+        if name != "texts":  # without the last line break
             assert result == expected
         assert result["tokens"] == expected["tokens"] - (name == "texts")
     (trained / "wide.txt").write_bytes(TEXT.encode("utf-16"))
@@ -443,25 +433,22 @@ def test_evaluate_reads_a_text_as_train_does(trained):
         assert_fails(ran, "--text: old.txt is not UTF-8 text (byte 3, line 1)")
 
 
-def test_texts_come_through_pipes(trained):
-    command = f"{sys.executable} {ROOT}"
-    for script in (
-        f"{command}/evaluate.py --text=- < cats.txt",
-        f"{command}/evaluate.py --text=<(gzip -c cats.txt)",
-    ):
-        ran = subprocess.run(
-            ["bash", "-c", script], cwd=trained, capture_output=True, check=True
-        )
-        assert json.loads(ran.stdout)["tokens"] == len(TEXT) - 1
+def test_evaluate_reads_pipes_and_standard_input(trained):
+    with pipe(trained, gzip.compress(TEXT.encode())) as named:
+        for source in (named, "-"):
+            ran = run(
+                trained, "evaluate.py", f"--text={source}", stdin=TEXT.encode()
+            )
+            assert json.loads(ran.stdout)["tokens"] == len(TEXT) - 1
 
 
 @pytest.mark.parametrize(
     ("format", "file"), [("onnx", "cats.onnx"), ("litert", "cats.tflite")]
 )
 def test_export_writes_what_the_page_generates_with(trained, format, file):
-    """The program on docs/runtimes.md, as it stands there, without TensorFlow.
+    """Runs the program of docs/runtimes.md, as printed, without TensorFlow.
 
-    Its text is that of generate.py.
+    It prints the same text as generate.py.
     """
     ran = run(trained, "export.py", f"--format={format}", "--text=cats.txt")
     if "is missing: pip install" in ran.stderr:
@@ -497,29 +484,29 @@ runpy.run_path("{example}", run_name="__main__")
     assert generated.stdout == expected.stdout
 
 
-def test_the_running_commands_load_neither_models_nor_training(trained):
+def test_generate_and_evaluate_load_neither_models_nor_training(
+    trained, tmp_path
+):
     program = """
 import sys
+import generate, evaluate
 from stacked_rnn import inference
-from stacked_rnn.cli import evaluate, generate
 inference.load("saved_models/cats")
 loaded = set(sys.modules)
 assert not loaded & {"stacked_rnn.models", "stacked_rnn.training"}, loaded
 """
-    ran = subprocess.run(
-        [sys.executable, "-c", program], cwd=trained, check=False,
-        capture_output=True, text=True,
-    )  # fmt: skip
+    (tmp_path / "program.py").write_text(program)
+    ran = run(trained, tmp_path / "program.py")
     assert ran.returncode == 0, ran.stderr
 
 
-def test_help_teaches_without_loading_tensorflow(tmp_path):
+def test_help_does_not_load_tensorflow(tmp_path):
     for script in ("train.py", "generate.py", "evaluate.py", "export.py"):
         ran = run_anew(tmp_path, script, "--help", timeout=4)
         assert ran.returncode == 0
         assert f"python {script}" in ran.stdout
         assert "--flagfile=FILE" in ran.stdout
-        assert "end_of_text" not in ran.stdout  # nobody's to give
+        assert "end_of_text" not in ran.stdout  # not set by users
 
 
 @pytest.mark.parametrize(
@@ -549,14 +536,14 @@ def test_bad_input_to_train_is_one_line(tmp_path, flags, words):
 
 
 @pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/*.flags")))
-def test_recipes_have_flags_that_train_knows(recipe, tmp_path):
+def test_recipes_use_known_flags(recipe, tmp_path):
     ran = run(
         tmp_path, "train.py", f"--flagfile={recipe}", "--corpus=nowhere.txt"
     )
     assert_fails(ran, "--corpus=nowhere.txt: no such file")
 
 
-def test_what_surprises_about_a_text_is_one_line_each(tmp_path):
+def test_each_oddity_of_a_corpus_is_one_warning(tmp_path):
     (tmp_path / "words.txt").write_text(
         "".join(f"a word{number} " for number in range(999))
     )
@@ -601,13 +588,13 @@ def test_a_changed_architecture_is_named(trained):
         ("export.py", ["--output=a.tflite"], ["a.tflite", ".onnx"]),
     ],
 )
-def test_bad_input_to_the_others_is_one_line(trained, script, flags, words):
+def test_bad_input_to_other_commands_is_one_line(trained, script, flags, words):
     (trained / "empty").write_text("")
     (trained / "wide").write_text("The ", encoding="utf-16")
     assert_fails(run(trained, script, *flags), *words)
 
 
-def test_a_run_goes_on_from_a_trained_model(trained):
+def test_init_from_begins_with_the_weights_of_a_trained_model(trained):
     (trained / "birds.txt").write_text(TEXT.replace("cat", "j\u00e4y"))
     flags = ("--corpus=birds.txt", "--init_from=saved_models/cats")
     refused = run(trained, "train.py", *flags, "--units=192", "--cell=gru")
@@ -625,19 +612,16 @@ def test_a_run_goes_on_from_a_trained_model(trained):
     assert (trained / "saved_models/birds/1/saved_model.pb").exists()
 
 
-def test_ctrl_c_saves_exports_and_says_so(tmp_path):
+def test_ctrl_c_saves_and_exports(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *SMALL, "--epochs=10000"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    read_until(process, "sample:")
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "stopping after this step" in output
-    assert "same command resumes" in output.replace("\n", " ")
-    assert "Exported saved_models/cats/1" in output
+    training = Script(tmp_path, "train.py", *SMALL, "--epochs=10000")
+    training.wait_for("sample:")
+    training.send_signal(signal.SIGINT)
+    ended = training.finish()
+    assert ended.returncode == 0, ended.stderr
+    assert "stopping after this step" in ended.stdout
+    assert "same command resumes" in ended.stdout.replace("\n", " ")
+    assert "Exported saved_models/cats/1" in ended.stdout
     assert (tmp_path / "runs/cats/checkpoints/last/checkpoint").exists()
 
 
@@ -676,8 +660,8 @@ def labelled(tmp_path_factory):
     return directory
 
 
-def test_predict(labelled):
-    """A line for each text, of three fields, whatever stands in it."""
+def test_predict_labels_texts_one_per_line(labelled):
+    """Three fields per line, with tabs and line breaks escaped."""
     (labelled / "more.txt").write_text("so sad\n\n")
     ran = run(
         labelled, "predict.py", "--text=a fine\tthing\r\n",
@@ -697,7 +681,7 @@ def test_predict(labelled):
     assert set(answer["scores"]) == {"good", "bad"}
 
 
-def test_texts_of_which_nothing_is_known_are_counted(labelled):
+def test_predict_counts_unknown_and_empty_texts(labelled):
     ran = run(
         labelled, "predict.py", "--text=zzz qqq", "--text=\U0001f600",
         "--text=a zzz", "--text=",
@@ -708,18 +692,15 @@ def test_texts_of_which_nothing_is_known_are_counted(labelled):
     assert "1 text(s) are empty" in empty
 
 
-def test_texts_come_through_a_pipe(labelled, tmp_path):
-    (tmp_path / "texts.txt").write_bytes(b"so sad\r\n\r\na fine thing")
-    command = f"{sys.executable} {ROOT}/predict.py --texts_file=<(cat "
-    ran = subprocess.run(
-        ["bash", "-c", f"{command} {tmp_path}/texts.txt)"], cwd=labelled,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+def test_predict_reads_a_pipe(labelled):
+    with pipe(labelled, b"so sad\r\n\r\na fine thing") as named:
+        ran = run(labelled, "predict.py", f"--texts_file={named}")
+    assert ran.returncode == 0, ran.stderr
     texts = [line.split("\t")[2] for line in ran.stdout.splitlines()]
     assert texts == ["so sad", "", "a fine thing"]
 
 
-def test_evaluate_a_classifier(labelled):
+def test_evaluate_scores_a_classifier(labelled):
     ran = run(labelled, "evaluate.py", "--text=days.tsv")
     result = json.loads(ran.stdout)
     assert result["examples"] == 81 and result["accuracy"] > 0.98
@@ -749,7 +730,7 @@ def test_evaluate_a_classifier(labelled):
         ),
     ],
 )  # fmt: skip
-def test_bad_input_to_a_classifier(labelled, command, words):
+def test_bad_input_to_a_classifier_is_one_line(labelled, command, words):
     (labelled / "none.txt").write_text("")
     (labelled / "gap.csv").write_text("text,label\na,good\nb,\n")
     (labelled / "new.tsv").write_text("text\tlabel\na\todd\n")
@@ -784,7 +765,7 @@ def paired(tmp_path_factory):
     return directory
 
 
-def test_predict_with_a_seq2seq_model(paired):
+def test_predict_rewrites_texts_with_a_seq2seq_model(paired):
     (paired / "more.txt").write_text("eb\n\n")
     ran = run(
         paired, "predict.py", "--text=fa", "--text=f\u00e9",
@@ -804,7 +785,7 @@ def test_predict_with_a_seq2seq_model(paired):
     assert -1 < answer["score"] < 0
 
 
-def test_evaluate_a_seq2seq_model(paired):
+def test_evaluate_scores_a_seq2seq_model(paired):
     (paired / "new.jsonl").write_text(
         '{"in": "fa", "out": "A"}\n{"in": "fc", "out": "XY"}\n'
     )
@@ -842,7 +823,7 @@ def test_evaluate_a_seq2seq_model(paired):
         ),
     ],
 )  # fmt: skip
-def test_bad_input_to_a_seq2seq_model(paired, command, words):
+def test_bad_input_to_a_seq2seq_model_is_one_line(paired, command, words):
     (paired / "none.txt").write_text("")
     (paired / "one.tsv").write_text("a\nb\n")
     before = set(paired.rglob("*"))
@@ -850,7 +831,7 @@ def test_bad_input_to_a_seq2seq_model(paired, command, words):
     assert set(paired.rglob("*")) <= before | {paired / "keras"}
 
 
-def test_beams_are_of_no_use_to_a_classifier(labelled):
+def test_beam_flags_are_refused_for_a_classifier(labelled):
     ran = run(labelled, "predict.py", "--text=a", "--num_beams=2")
     assert_fails(ran, "--num_beams: of use with a seq2seq model only")
     ran = run(labelled, "evaluate.py", "--text=days.tsv", "--length_penalty=1")

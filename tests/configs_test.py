@@ -1,4 +1,4 @@
-"""Every knob is checked, is a flag, and is read by somebody."""
+"""Every setting is checked, is a flag, and is used."""
 
 import ast
 import dataclasses
@@ -23,7 +23,7 @@ CONFIGS = [configs.ModelConfig, configs.TrainConfig, configs.SamplingConfig]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_json_round_trip(kind):
+def test_configs_survive_json(kind):
     config = kind()
     assert kind.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -92,9 +92,9 @@ def attributes_read(path):
 
 
 def test_no_knob_is_dead():
-    """Each is read from something that is called a configuration.
+    """Every setting is read from a configuration somewhere.
 
-    By name it is copied, compared and written, which is no use of it.
+    Copying, comparing and writing settings by name does not count.
     """
     kinds = {
         kind
@@ -114,7 +114,7 @@ def test_no_knob_is_dead():
         for kind in kinds
         for field in dataclasses.fields(kind)
         if (False, field.name) not in read
-        # Those of a command may be read in a property of its own.
+        # Settings of a command may be read in its own properties.
         and (kind.__module__ != "stacked_rnn.configs.commands"
              or (True, field.name) not in read)
     ]  # fmt: skip
@@ -143,7 +143,7 @@ def test_every_help_is_a_sentence(kind):
         ("--vocabulary_size=-1", "-1: expected 0 <= vocabulary_size\n"),
     ],
 )
-def test_what_is_no_flag_is_one_line(argument, words):
+def test_invalid_arguments_are_one_line(argument, words):
     program = (
         "from stacked_rnn import configs\n"
         "from stacked_rnn.cli import flags\n"
@@ -157,7 +157,7 @@ def test_what_is_no_flag_is_one_line(argument, words):
     assert words in ran.stderr and ran.stderr.count("\n") == 1
 
 
-def test_directories_are_made_and_tried(tmp_path):
+def test_directories_are_created_and_checked_for_writing(tmp_path):
     assert terminal.writable_directory("x", tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(configs.UserError, match="--model_dir=.*file"):
@@ -183,7 +183,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(
 @pytest.mark.parametrize(
     ("count", "end"), [(1, "unknown: '0'\n"), (20, "'19'\n"), (1025, "more\n")]
 )
-def test_what_a_vocabulary_lacks_is_one_line(count, end, capsys):
+def test_unknown_parts_are_one_warning(count, end, capsys):
     terminal.warn_of_unknown_parts([str(part) for part in range(count)])
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
@@ -194,7 +194,7 @@ def test_what_a_vocabulary_lacks_is_one_line(count, end, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_task_has_defaults_which_yield():
+def test_given_flags_override_the_defaults_of_a_task():
     model_config, train_config = configs.with_task_defaults(
         configs.ModelConfig(units=100),
         configs.TrainConfig(task="classifier"),
@@ -214,7 +214,7 @@ def test_a_task_has_defaults_which_yield():
         ("seq2seq", {"max_minutes": 3.0, "epochs": 7}, 7),
     ],
 )
-def test_time_alone_decides_the_epochs_where_they_are_not_given(
+def test_max_minutes_without_epochs_leaves_their_number_open(
     task, settings, epochs
 ):
     asked = configs.TrainConfig(task=task, **settings)
@@ -237,7 +237,7 @@ def test_time_alone_decides_the_epochs_where_they_are_not_given(
          "venv/bin/stacked-rnn generate"),
     ],
 )  # fmt: skip
-def test_other_scripts_are_called_as_this_one_was(
+def test_suggested_commands_are_called_as_this_one_was(
     started, python, path, expected, tmp_path, monkeypatch
 ):
     for name in ("venv/bin", "other/bin"):
@@ -263,7 +263,7 @@ def test_every_default_of_a_task_is_a_setting():
         assert info.reset_settings.keys() <= names
 
 
-def test_much_that_is_unknown_is_said_in_one_line(capsys):
+def test_a_large_share_of_unknown_tokens_is_one_warning(capsys):
     tokenizer = tokenizers.build("word", b"a b c")
     terminal.warn_of_unknown_share(0.08, tokenizer)
     assert capsys.readouterr().err == ""
@@ -272,13 +272,13 @@ def test_much_that_is_unknown_is_said_in_one_line(capsys):
     assert "33% of the tokens are not in" in said and said.count("\n") == 1
 
 
-def test_strings_of_the_text_are_written_with_escapes():
+def test_flags_of_text_accept_escapes():
     assert configs.unescaped(r"a\n\t\r\\n\x\\\n") == "a\n\t\r\\n\\x\\\n"
     config = configs.GenerateConfig(stop=(r"\n", "\n", "a", r"\\n"))
     assert config.stop_strings == ("\n", "\n", "a", r"\n")
 
 
-def test_strings_of_the_text_are_checked():
+def test_invalid_strings_are_refused():
     for make in (
         lambda: configs.GenerateConfig(stop=("a", "")),
         lambda: configs.GenerateConfig(stop=("\udcff",)),
@@ -295,8 +295,8 @@ def test_strings_of_the_text_are_checked():
 @example("\\n")
 @example("  ")
 @example("a # b")
-def test_separators_are_written_in_one_way(text):
-    """On one line, and without blanks at its ends, which a flag file loses."""
+def test_separators_are_normalized_to_one_line(text):
+    """Flag files lose line breaks, and blanks at the ends."""
     config = configs.TrainConfig(document_separator=text, label_separator=text)
     written = config.document_separator
     assert written == config.label_separator

@@ -1,94 +1,169 @@
-"""Every model gives the same numbers whichever way TensorFlow runs it."""
+"""What every task has to do: tasks x strategies x resume x export.
 
+A task that is added to `small_tasks.TASKS` has to pass all of it.
+"""
+
+import os
+import signal
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import models
-from tests.helpers.small_models import (
-    CELLS,
-    mirrored,
-    randomized_model,
-    small_config,
+from stacked_rnn import saved_models
+from tests.helpers import small_tasks
+from tests.helpers.small_models import mirrored
+
+# By task, and what its trainings vary: the cell, how windows are read, what a
+# loss weighs.
+CASES = {
+    "language_model": ("language_model", {"cell": "gru"}, {}),
+    "language_model, state carried": (
+        "language_model",
+        {"cell": "lstm", "num_layers": 1},
+        {"carry_state": True},
+    ),
+    "classifier": (
+        "classifier",
+        {"cell": "gru", "num_layers": 1, "pooling": "max"},
+        {},
+    ),
+    "classifier, classes weighted": (
+        "classifier",
+        {"cell": "simple_rnn", "num_layers": 1},
+        {"class_weights": True},
+    ),
+    "seq2seq": ("seq2seq", {"cell": "simple_rnn", "num_layers": 1}, {}),
+}
+RESUMED = (*small_tasks.TASKS, "language_model, state carried")
+TEXTS = ["abc", "", "hgfedcbahg", "a"]
+every_task = pytest.mark.parametrize("task", small_tasks.TASKS)
+
+
+def make_trainer(case, directory, model_dir=None, strategy=None, **changes):
+    task, model, settings = CASES[case]
+    return small_tasks.make_trainer(
+        task, directory, model_dir, strategy, model,
+        **{"jit_compile": False, "gradient_clip_norm": 0.1}
+        | settings | changes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plainly_trained(tmp_path_factory):
+    """Trains a case on one device, in one part, without XLA; each once."""
+    trainers = {}
+
+    def train(case):
+        if case not in trainers:
+            trainer = make_trainer(case, tmp_path_factory.mktemp("plain"))
+            trainer.fit(verbose=0)
+            trainers[case] = trainer
+        return trainers[case]
+
+    return train
+
+
+def assert_same(trainer, expected, atol):
+    for got, wanted in zip(
+        trainer.model.get_weights(), expected.model.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, atol=atol)
+    for row, other in zip(trainer.history, expected.history, strict=True):
+        for name in ("loss", "val_loss"):
+            assert row[name] == pytest.approx(other[name], abs=10 * atol)
+
+
+@pytest.mark.parametrize(
+    ("case", "replicas", "parts"),
+    [
+        *((case, 2, 2) for case in CASES),
+        ("language_model", 2, 1),
+        ("language_model, state carried", 1, 2),
+        ("classifier", 2, 1),
+    ],
 )
-
-VARIANTS = [{}, {"residual": True, "tie_embeddings": True, "num_layers": 3}]
-cases = pytest.mark.parametrize("variant", VARIANTS, ids=["plain", "residual"])
-cells = pytest.mark.parametrize("cell", CELLS)
-
-
-@pytest.fixture
-def token_ids(rng):
-    return tf.constant(rng.integers(0, 11, (4, 6)), tf.int32)
-
-
-def loss_and_gradients(model, token_ids):
-    with tf.GradientTape() as tape:
-        logits = model(token_ids[:, :-1], training=True)
-        loss = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(
-                token_ids[:, 1:], logits
-            )
-        )
-    gradients = tape.gradient(loss, [weight.value for weight in model.weights])
-    return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
+def test_replicas_and_parts_train_as_one_device_does(
+    case, replicas, parts, plainly_trained, tmp_path
+):
+    """Gradients clipped, batches with padding and empty rows included."""
+    trainer = make_trainer(
+        case, tmp_path, strategy=mirrored() if replicas == 2 else None,
+        accumulate_steps=parts,
+    )  # fmt: skip
+    assert trainer.strategy.num_replicas_in_sync == replicas
+    trainer.fit(verbose=0)
+    assert_same(trainer, plainly_trained(case), 2e-5)
 
 
-@cells
-@cases
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_compiled_equals_eager(cell, variant, jit_compile, token_ids):
-    model = randomized_model(small_config(cell=cell, **variant))
-    function = tf.function(loss_and_gradients, jit_compile=jit_compile)
-    loss, gradients = function(model, token_ids)
-    expected_loss, expected = loss_and_gradients(model, token_ids)
-    np.testing.assert_allclose(loss, expected_loss, atol=1e-5)
-    for got, wanted in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-5)
+@pytest.mark.parametrize("case", ["classifier", "seq2seq"])
+def test_xla_trains_the_same(case, plainly_trained, tmp_path):
+    """The language model's tests are in training_test.py."""
+    trainer = make_trainer(case, tmp_path, jit_compile=True)
+    trainer.fit(verbose=0)
+    assert_same(trainer, plainly_trained(case), 1e-4)
 
 
-@cells
-@cases
-def test_each_replica_computes_what_one_device_does(cell, variant, token_ids):
-    config = small_config(cell=cell, **variant)
-    expected = randomized_model(config)(token_ids)
-    strategy = mirrored()
-    with strategy.scope():
-        model = randomized_model(config)
-    outputs = tf.function(lambda: strategy.run(model, (token_ids,)))()
-    for logits in strategy.experimental_local_results(outputs):
-        np.testing.assert_allclose(logits, expected, atol=1e-5)
+class CtrlC(keras.callbacks.Callback):
+    """Presses Ctrl-C in the middle of a step."""
+
+    def __init__(self, trainer, step):
+        super().__init__()
+        self.trainer, self.at = trainer, step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.trainer.step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
-@cells
-@cases
-def test_a_saved_model_keeps_the_numbers(cell, variant, token_ids, tmp_path):
-    model = randomized_model(small_config(cell=cell, **variant))
-    model.export(str(tmp_path), verbose=False)
-    loaded = tf.saved_model.load(str(tmp_path))
-    np.testing.assert_allclose(
-        loaded.serve(token_ids), model(token_ids), atol=1e-6
-    )
+@pytest.mark.parametrize("case", RESUMED)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(case, tmp_path):
+    """Bit for bit, dropout included; it stops within the second epoch."""
+    task, model, settings = CASES[case]
+    model = model | {"dropout": 0.2, "recurrent_dropout": 0.1}
+
+    def make(directory):
+        return small_tasks.make_trainer(
+            task, tmp_path, tmp_path / directory, None, model,
+            jit_compile=False, epochs=2, **settings,
+        )  # fmt: skip
+
+    whole = make("whole")
+    whole.fit(verbose=0)
+    steps = whole.step // 2
+    interrupted = make("run")
+    interrupted.fit([CtrlC(interrupted, steps + 1)], verbose=0)
+    assert interrupted.interrupted and interrupted.step == steps + 2
+    resumed = make("run")
+    resumed.fit(verbose=0)
+    assert resumed.step == whole.step
+    assert_same(resumed, whole, 0.0)
+    assert (tmp_path / "run/history.csv").read_bytes() == (
+        tmp_path / "whole/history.csv"
+    ).read_bytes()
 
 
-@cells
-@cases
-def test_a_checkpoint_keeps_the_numbers(cell, variant, token_ids, tmp_path):
-    config = small_config(cell=cell, **variant)
-    model = randomized_model(config)
-    path = tf.train.Checkpoint(model=model).save(tmp_path / "ckpt")
-    restored = models.build_language_model(config)
-    status = tf.train.Checkpoint(model=restored).restore(path)
-    status.assert_existing_objects_matched()
-    assert np.array_equal(restored(token_ids), model(token_ids))
-
-
-@cells
-@cases
-def test_weights_go_through_a_file(cell, variant, token_ids, tmp_path):
-    config = small_config(cell=cell, **variant)
-    model = randomized_model(config)
-    model.save_weights(tmp_path / "model.weights.h5")
-    loaded = models.build_language_model(config)
-    loaded.load_weights(tmp_path / "model.weights.h5")
-    assert np.array_equal(loaded(token_ids), model(token_ids))
+@every_task
+def test_an_export_gives_the_results_of_the_model(
+    task, plainly_trained, tmp_path
+):
+    """Loaded by TensorFlow alone; its description is that of the training."""
+    trainer = plainly_trained(task)
+    exported = small_tasks.export_of(trainer)
+    path = exported.save(tmp_path, trainer.summary())
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    [argument] = serve.structured_input_signature[1]
+    got = serve(**{argument: tf.constant(TEXTS)})
+    expected = exported.serving_default(tf.constant(TEXTS))
+    assert got.keys() == expected.keys()
+    for name, value in got.items():
+        if value.dtype.is_floating:
+            np.testing.assert_allclose(value, expected[name], atol=1e-5)
+        else:
+            np.testing.assert_array_equal(value, expected[name])
+    description = saved_models.read_description(path)
+    assert description.task == task
+    assert description.model_config == trainer.model.config
+    assert description.tokenizer == trainer.data.tokenizer
+    assert description.training == trainer.summary()

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 
@@ -17,7 +16,7 @@ import tensorflow as tf
 # Before the helpers are imported, so that their asserts show values, too.
 pytest.register_assert_rewrite("tests.helpers")
 
-from stacked_rnn import inference
+from stacked_rnn import inference, tokenizers
 from tests.helpers import ROOT, small_models
 
 # Two replicas for the distribution tests; TensorFlow wants to know before its
@@ -29,8 +28,8 @@ tf.config.set_logical_device_configuration(
 
 # These begin first, so that the workers of `make test` end at the same time.
 LONGEST = (
-    "resume_test.py", "distributed_test.py", "training_test.py",
-    "commands_test.py", "export_test.py",
+    "training_test.py", "commands_test.py", "conformance_test.py",
+    "distributed_test.py", "resume_test.py", "export_test.py",
 )  # fmt: skip
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -41,7 +40,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    order = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(autouse=True)
@@ -122,14 +122,25 @@ def loaded(letters):
     return inference.load(letters)
 
 
-@pytest.fixture
-def copy_of_letters(letters):
-    """Copies the GRU to a directory, where a test may write; returns it."""
+@pytest.fixture(scope="session")
+def loaded_bytes(tmp_path_factory):
+    """A GRU over bytes, loaded."""
+    generator = small_models.build_generator(
+        tokenizer=tokenizers.ByteTokenizer()
+    )
+    return inference.load(generator.save(tmp_path_factory.mktemp("bytes")))
 
-    def copy(directory):
-        return shutil.copytree(letters, directory / "1")
 
-    return copy
+@pytest.fixture(scope="session")
+def loaded_lines(tmp_path_factory):
+    """A GRU over letters whose texts end with their line, loaded."""
+    generator = small_models.build_generator(
+        tokenizer=tokenizers.build(
+            "char", b"a\nbcd\nefgh", document_separator=r"\n"
+        ),
+        end_of_text=True,
+    )
+    return inference.load(generator.save(tmp_path_factory.mktemp("lines")))
 
 
 def stamps(directory):

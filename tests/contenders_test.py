@@ -1,4 +1,4 @@
-"""Rivals are measured each in a process of its own, the others asleep."""
+"""Each contender is measured in its own process while the others sleep."""
 
 import os
 import pathlib
@@ -79,7 +79,7 @@ needs_linux = pytest.mark.skipif(
 )
 
 
-def test_a_trial_finds_the_fastest_setting(capsys):
+def test_the_fastest_setting_is_found(capsys):
     best, tried = contenders.fastest(
         "dozing",
         {
@@ -111,7 +111,7 @@ def test_others_sleep_while_one_runs(tmp_path, capsys):
     assert state_of((tmp_path / "pid").read_text()) is None  # and then ends
 
 
-def test_one_that_fails_is_named_and_the_others_go_on(capsys):
+def test_a_failed_contender_is_named_and_the_others_go_on(capsys):
     results = contenders.in_turn(
         {
             "raising": entry(raising),
@@ -155,7 +155,7 @@ time.sleep(60)
     wait_until(lambda: state_of(path.read_text()) in (None, "Z"), 10)
 
 
-def test_settings_are_threads_and_whether_they_spin(monkeypatch):
+def test_settings_vary_threads_and_spinning(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert contenders.settings("torch") == {
         f"{name}, {policy.lower()}": {
@@ -170,7 +170,7 @@ def test_settings_are_threads_and_whether_they_spin(monkeypatch):
 
 
 def test_programs_load_neither_library():
-    """Or a contender of PyTorch would have TensorFlow beside it."""
+    """Otherwise TensorFlow would run beside PyTorch."""
     program = (
         "import sys, training_speed, generation_speed, classifier_speed, gpu;"
         "assert not {'tensorflow', 'torch'} & set(sys.modules)"
@@ -182,7 +182,7 @@ def test_programs_load_neither_library():
     )
 
 
-def test_missing_pytorch_is_said(monkeypatch, capsys):
+def test_missing_pytorch_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda n: None)
     assert not contenders.has_pytorch()
     assert "PyTorch is missing: measured without it" in capsys.readouterr().err
@@ -192,7 +192,7 @@ def test_missing_pytorch_is_said(monkeypatch, capsys):
 def measured(monkeypatch):
     """Replaces the measuring: 0.1 s a step, PyTorch's layer is the fastest.
 
-    Those whose names are added to the set that this returns have failed.
+    Contenders whose names are added to the returned set fail.
     """
     failed = set()
 

@@ -1,4 +1,4 @@
-"""A growing text: cut anywhere, it shows what it would show whole."""
+"""A growing text shows the same text wherever it is cut."""
 
 import time
 
@@ -10,7 +10,7 @@ from stacked_rnn.decoding.incremental_text import Continuation
 
 
 def grown(tokens, sizes=(1,), stop=()):
-    """A continuation fed in pieces, and all that it showed."""
+    """Feeds a continuation in pieces; returns it and what it showed."""
     row = Continuation("prompt", 3, stop)
     shown, start, turn = [], 0, 0
     while start < len(tokens) and not row.stopped:
@@ -39,7 +39,7 @@ def expected_text(content, stop):
         max_size=2,
     ),
 )
-def test_pieces_show_what_the_whole_text_is(tokens, sizes, stop):
+def test_pieces_add_up_to_the_whole_text(tokens, sizes, stop):
     row, shown = grown(tokens, sizes, stop)
     text = expected_text(b"".join(tokens), stop)
     assert row.text == "".join(shown) == text
@@ -54,12 +54,12 @@ def test_pieces_show_what_the_whole_text_is(tokens, sizes, stop):
         assert len(joined) - len(row.tokens[-1]) < max(len(content), 1)
 
 
-def test_characters_are_shown_whole():
+def test_only_whole_characters_are_shown():
     _, shown = grown([b"\xe2", b"\x82", b"\xac", b"!"])
     assert shown == ["", "", "\u20ac", "!", ""]
 
 
-def test_what_may_be_a_stop_string_is_held_back():
+def test_a_possible_stop_string_is_held_back():
     _, shown = grown([b"a", b"E", b"N", b"x", b"E", b"N", b"D"], stop=["END"])
     assert shown == ["a", "", "", "ENx", "", "", "", ""]
     _, shown = grown([b"a", b"E", b"N"], stop=["END"])
@@ -86,8 +86,8 @@ def test_no_more_is_held_back_than_may_be_a_stop_string(pieces, stop):
         assert row._shown == shown
 
 
-def test_a_long_stop_string_costs_no_more_than_the_text():
-    """A server looks for it in the one thread that all texts grow in."""
+def test_a_long_stop_string_is_cheap():
+    """A server searches for it in the one thread that decodes all texts."""
     row = Continuation("", 0, ["a" * 999_999 + "b"])
     start = time.process_time()
     for _ in range(20):
@@ -96,7 +96,7 @@ def test_a_long_stop_string_costs_no_more_than_the_text():
     assert time.process_time() - start < 3
 
 
-def test_how_it_ended():
+def test_finish_reason_is_stop_or_length():
     row, _ = grown([b"a", b"b"])
     assert (row.finish_reason, row.mean_log_prob) == ("length", -1.0)
     row.add([], [], ended=True)
@@ -105,6 +105,6 @@ def test_how_it_ended():
 
 
 @pytest.mark.parametrize("stop", [[], ["zz"]])
-def test_invalid_bytes_become_one_replacement_each_time(stop):
+def test_invalid_bytes_become_replacement_characters(stop):
     row, shown = grown([b"\xff", b"a", b"\xc3"], stop=stop)
     assert "".join(shown) == row.text == "\ufffda\ufffd"

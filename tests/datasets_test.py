@@ -1,4 +1,4 @@
-"""Corpora are read whole, and windows are correct to the token."""
+"""Reading of corpora, splits, and windows, exact to the token."""
 
 import collections
 import gzip
@@ -55,7 +55,7 @@ def test_files_globs_gzip_and_lists_are_joined_in_order(tmp_path):
         ("\t", ["a", "b\t", "c"], "a\tb\tc"),
     ],
 )  # fmt: skip
-def test_a_file_is_ended_before_the_next(tmp_path, separator, files, expected):
+def test_files_are_joined_by_a_line_break(tmp_path, separator, files, expected):
     for number, content in enumerate(files):
         (tmp_path / f"{number}.txt").write_bytes(content.encode())
     corpus = datasets.Corpus(str(tmp_path), document_separator=separator)
@@ -67,13 +67,13 @@ def test_a_file_is_ended_before_the_next(tmp_path, separator, files, expected):
     assert whole.digest == corpus.digest
 
 
-def test_bytes_are_joined_as_texts_are(tmp_path):
+def test_files_of_bytes_are_joined_the_same_way(tmp_path):
     for name, content in (("a", b"a\r\n\xff"), ("b", b"\0b")):
         (tmp_path / name).write_bytes(content)
     assert read(str(tmp_path), binary=True) == b"a\r\n\xff\n\0b"
 
 
-def test_line_ends_are_those_of_the_text_but_for_bytes(tmp_path):
+def test_line_ends_become_line_feeds_but_not_in_bytes(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"anna\r\nbob\r\n" * 99)
     for kind, line in (("char", "anna\nbob\n"), ("byte", "anna\r\nbob\r\n")):
         config = configs.TrainConfig(
@@ -87,7 +87,7 @@ def test_line_ends_are_those_of_the_text_but_for_bytes(tmp_path):
         assert ends == [i for i, sign in enumerate(line) if sign == "\n"]
 
 
-def test_a_directory_is_all_below_it_but_what_is_hidden(tmp_path):
+def test_a_directory_means_all_visible_files_below_it(tmp_path):
     for name in ("b.txt", "a/z.txt", "a/.hidden", ".git/config", "a/y.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"<{name}>")
@@ -113,18 +113,18 @@ def test_bad_files_are_skipped_on_demand(tmp_path, capsys):
         read(str(tmp_path), skip_bad_files=True)
 
 
-def test_a_path_with_the_signs_of_a_glob_is_a_path(tmp_path):
+def test_an_existing_path_with_glob_characters_is_read(tmp_path):
     (tmp_path / "notes [1].txt").write_bytes(b"here")
     assert read(f"{tmp_path}/notes [1].txt") == b"here"
 
 
-def test_standard_input(monkeypatch):
+def test_standard_input_is_a_corpus(monkeypatch):
     stdin = io.TextIOWrapper(io.BytesIO(b"piped"))
     monkeypatch.setattr("sys.stdin", stdin)
     assert read("-") == b"piped"
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
+def test_a_byte_order_mark_is_removed(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa\r\n")
     assert read(f"{tmp_path}/a.txt") == b"a\n"
     assert read(f"{tmp_path}/a.txt", binary=True) == (b"\xef\xbb\xbfa\r\n")
@@ -141,7 +141,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
         ),
     ],
 )
-def test_what_is_not_text_is_named(tmp_path, content, message):
+def test_files_that_are_not_text_are_named(tmp_path, content, message):
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
     with pytest.raises(configs.UserError, match=f"bad.txt {message}"):
@@ -181,7 +181,7 @@ def serve_download(monkeypatch, content):
     monkeypatch.setattr("keras.utils.get_file", get_file)
 
 
-def test_offline_the_place_for_the_file_is_said(tmp_path, monkeypatch):
+def test_offline_the_error_names_where_to_put_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     serve_download(monkeypatch, None)
     place = str(tmp_path / "datasets" / "shakespeare.txt")
@@ -191,7 +191,7 @@ def test_offline_the_place_for_the_file_is_said(tmp_path, monkeypatch):
         read("shakespeare")
 
 
-def test_a_download_of_another_content_is_refused(tmp_path, monkeypatch):
+def test_a_download_with_another_hash_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     serve_download(monkeypatch, b"a captive portal")
     with pytest.raises(configs.UserError, match="has changed"):
@@ -215,7 +215,7 @@ def write_corpus(tmp_path, text):
     return str(path)
 
 
-def test_the_vocabulary_is_of_the_training_part_alone(tmp_path):
+def test_the_vocabulary_comes_from_the_training_part(tmp_path):
     config = configs.TrainConfig(
         corpus=write_corpus(tmp_path, "abc" * 30 + "x" * 10),
         sequence_length=4, batch_size=2, validation_fraction=0.1,
@@ -225,7 +225,7 @@ def test_the_vocabulary_is_of_the_training_part_alone(tmp_path):
     assert set(data.validation.token_ids) == {0}
 
 
-def test_it_is_known_how_much_is_unknown(tmp_path):
+def test_the_share_of_unknown_tokens_is_counted(tmp_path):
     path = write_corpus(
         tmp_path, "a b c d e f g h i x " * 9 + "a y z x a b c d"
     )
@@ -253,9 +253,7 @@ def test_it_is_known_how_much_is_unknown(tmp_path):
         (r"\\\r\n", False),
     ],
 )
-def test_it_is_known_whether_the_separator_is_there(
-    tmp_path, separator, is_there
-):
+def test_a_missing_separator_is_noticed(tmp_path, separator, is_there):
     config = configs.TrainConfig(
         corpus=write_corpus(tmp_path, "axb\r\n" * 50),
         document_separator=separator, sequence_length=5,
@@ -268,8 +266,8 @@ def test_it_is_known_whether_the_separator_is_there(
         assert data.tokenizer.end_id in data.training.token_ids
 
 
-def test_a_vocabulary_with_returns_is_of_a_text_with_them(tmp_path):
-    """Those of models from before line ends were made the same."""
+def test_carriage_returns_are_kept_for_a_vocabulary_that_has_them(tmp_path):
+    """Vocabularies of earlier versions, which kept all line ends."""
     path = write_corpus(tmp_path, "ab\r\n" * 50)
     for kind in ("char", "word"):
         old = tokenizers.build(kind, b"ab\r\n" * 50)
@@ -297,7 +295,7 @@ def test_a_word_vocabulary_has_the_size_asked_for(tmp_path):
     assert data.training.characters_per_token == pytest.approx(4, abs=0.1)
 
 
-def test_subwords_make_a_text_short(tmp_path):
+def test_subwords_shorten_a_text(tmp_path):
     config = configs.TrainConfig(
         corpus=write_corpus(tmp_path, "one two three four five six\n" * 20),
         tokenizer="subword",
@@ -321,7 +319,7 @@ def test_no_window_straddles_the_split(tmp_path, carry_state):
     assert data.training.carries_state == carry_state
 
 
-def test_the_split_of_the_book(tmp_path):
+def test_the_split_of_a_book_keeps_its_proportions(tmp_path):
     """D2L: windows of 4 at every position, 10 to train, the next 5."""
     alphabet = "abcdefghijklmnopqrstuvwxyz"
     config = configs.TrainConfig(
@@ -341,7 +339,7 @@ def test_the_split_of_the_book(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["byte", "word"])
-def test_windows_of_the_book_know_their_characters(kind, tmp_path):
+def test_windows_of_a_book_know_their_characters(kind, tmp_path):
     config = configs.TrainConfig(
         corpus=write_corpus(tmp_path, "\u00e9 " * 50 + "ab cd " * 100),
         tokenizer=kind, sequence_length=4, batch_size=2,
@@ -389,12 +387,12 @@ def test_short_texts_train_with_the_defaults(tmp_path, length, changes):
     if not changes.get("train_windows"):
         held_out = text[int(0.9 * length) :]
         token_cache = data.tokenizer.tokenize([held_out]).flat_values.numpy()
-        # Whole, whatever the length of a window.
+        # Whatever the length of a window.
         assert epoch_targets(validation) == token_cache[1:].tolist()
         assert validation.characters == len(held_out)
 
 
-def test_one_line_says_what_a_short_text_has_cut_down(tmp_path):
+def test_a_short_text_reduces_settings_with_one_line(tmp_path):
     for text, changes, notes in (
         ("a" * 60, {}, ["windows of 53 token(s) (not 100), 6 tokens held out, "
                         "too few to rely on"]),
@@ -410,7 +408,7 @@ def test_one_line_says_what_a_short_text_has_cut_down(tmp_path):
         ]
 
 
-def test_texts_too_short_are_refused_with_what_would_do(tmp_path):
+def test_texts_too_short_are_refused_with_a_way_out(tmp_path):
     for text, changes, message in (
         ("a", {}, r"has 1 --tokenizer=char token\(s\) .*, and 2 are needed"),
         ("abc.", {"tokenizer": "word"}, "1 --.* or --validation_fraction=0$"),
@@ -424,7 +422,7 @@ def test_texts_too_short_are_refused_with_what_would_do(tmp_path):
             load(tmp_path, text, **changes)
 
 
-def test_that_nothing_validates_is_said(tmp_path, capsys):
+def test_a_missing_validation_part_is_reported(tmp_path, capsys):
     for text, changes, message in (
         ("aa", {}, "of 2 tokens, 0 are held out, and 2 are needed"),
         ("a" * 9, {}, "of 9 tokens, 1 are held out, and 2 are needed"),
@@ -451,7 +449,7 @@ def sorted_names(count=500):
 
 
 def documents_of(windows, tokenizer):
-    """The lines that a stream of tokens stands for."""
+    """Decodes a stream of tokens into lines."""
     token_ids = np.asarray(windows.token_ids[:])
     ends = np.flatnonzero(token_ids == tokenizer.end_id)
     rows = np.split(token_ids, ends + 1)
@@ -460,9 +458,7 @@ def documents_of(windows, tokenizer):
 
 
 @pytest.mark.parametrize("carry_state", [False, True])
-def test_of_documents_some_validate_and_not_the_last_ones(
-    tmp_path, carry_state
-):
+def test_validation_documents_come_from_the_whole_corpus(tmp_path, carry_state):
     names = sorted_names()
     text = "".join(f"{name}\n" for name in [*names, *names[:50]])
     options = {"document_separator": r"\n", "carry_state": carry_state}
@@ -490,8 +486,8 @@ def test_of_documents_some_validate_and_not_the_last_ones(
     assert len(other & set(validation)) < 20
 
 
-def test_which_documents_validate_hangs_on_their_text_and_the_seed(tmp_path):
-    """Runs that are gone on with depend on it: built anew from the text."""
+def test_validation_documents_depend_on_text_and_seed(tmp_path):
+    """A resumed run computes the same split from the text again."""
     names = sorted_names(200)
     hashes = tf.strings.to_hash_bucket_strong(names, 2**16, [5, 0]).numpy()
     assert hashes[:3].tolist() == [49895, 16574, 56860]
@@ -536,7 +532,9 @@ def test_which_documents_validate_hangs_on_their_text_and_the_seed(tmp_path):
         ([f"{n}" for n in range(100, 120)], 0.1, 2),
     ],
 )
-def test_few_documents(tmp_path, documents, fraction, num_held_out):
+def test_few_documents_are_split_or_refused(
+    tmp_path, documents, fraction, num_held_out
+):
     text = "|".join(documents)
     corpus = datasets.Corpus(
         write_corpus(tmp_path, text), document_separator="|"
@@ -558,7 +556,7 @@ def test_few_documents(tmp_path, documents, fraction, num_held_out):
             assert sorted("".join(texts.values())) == sorted(text)
 
 
-def test_the_vocabulary_is_of_the_documents_that_train(tmp_path):
+def test_the_vocabulary_comes_from_the_training_documents(tmp_path):
     text = "".join(f"{chr(0x4E00 + n)}\n" for n in range(200))
     data = load(tmp_path, text, document_separator=r"\n")
     validation = np.asarray(data.validation.token_ids)
@@ -584,14 +582,14 @@ def test_targets_are_the_inputs_one_token_on(kind):
 @pytest.mark.parametrize("kind", WINDOWS)
 @pytest.mark.parametrize("num_tokens", [11, 12, 20, 21, 22, 103])
 @pytest.mark.parametrize("batch_size", [1, 3, 40])
-def test_every_length_of_text_works(kind, num_tokens, batch_size):
+def test_texts_of_any_length_make_windows(kind, num_tokens, batch_size):
     windows = kind(tf.range(num_tokens), 10, batch_size)
     for epoch in range(3):
         seen = epoch_targets(windows, epoch)
         assert seen and 1 <= min(seen) and max(seen) < num_tokens
 
 
-def test_random_windows_are_side_by_side_from_a_fresh_offset():
+def test_random_windows_tile_the_text_from_a_new_offset_per_epoch():
     windows = datasets.RandomWindows(tf.range(1003), 10, 4, seed=5)
     offsets, orders = set(), set()
     for epoch in range(6):
@@ -645,7 +643,7 @@ def test_a_dataset_is_the_batches_from_any_step_on(kind):
             assert np.array_equal(targets, expected[1])
 
 
-def test_rows_of_a_batch_can_be_asked_for():
+def test_chosen_rows_of_a_batch_can_be_read():
     windows = datasets.RandomWindows(tf.range(203), 5, 8)
     whole = batch(windows, 3)
     for rows in ([0, 1], [6, 7], [5]):
@@ -664,8 +662,8 @@ def test_the_seed_decides_the_order():
 
 
 @pytest.mark.parametrize("kind", WINDOWS)
-def test_nothing_counts_in_rows_that_a_batch_does_not_have(kind):
-    """Where the rows of a batch are dealt to devices, the last gets fewer."""
+def test_empty_rows_of_a_batch_have_no_targets(kind):
+    """The last device may get fewer rows of a batch."""
     windows = kind(tf.range(100), 5, 3)
     inputs, targets = batch(windows, 1, tf.range(5, dtype=tf.int64))
     assert np.all(targets[3:] == -1)
@@ -674,7 +672,7 @@ def test_nothing_counts_in_rows_that_a_batch_does_not_have(kind):
 
 
 @pytest.mark.parametrize("piece", [1, 7, 10**6])
-def test_many_texts_are_cut_some_at_a_time(piece, monkeypatch):
+def test_many_texts_are_tokenized_in_chunks(piece, monkeypatch):
     texts = [b"ab", b"", b"a longer one", b"c", b""]
     tokenizer = tokenizers.build("char", b"\n".join(texts))
     monkeypatch.setattr(corpora, "PIECE", piece)

@@ -1,4 +1,4 @@
-"""Models whose steps differ in nothing but their weights share a loop."""
+"""Models that differ only in their weights share a decoding loop."""
 
 import gc
 import shutil
@@ -30,8 +30,14 @@ def paths(letters, directory):
 
 
 @pytest.fixture(scope="module")
+def models(paths):
+    """Both, loaded."""
+    return [inference.load(str(path)) for path in paths]
+
+
+@pytest.fixture(scope="module")
 def arguments():
-    """(carry, options, given, count) of two rows."""
+    """The arguments of a loop over two rows: carry, options, given, count."""
     batch = 2
     return (
         {
@@ -76,7 +82,7 @@ def run(function, arguments):
 
 
 def alone(model, arguments):
-    """What the SavedModel's own function draws."""
+    """Draws with the SavedModel's own function."""
     carry, options, _, count = arguments
     states = carry["states"]
     nested = tuple((states[name],) for name in sorted(states))
@@ -86,8 +92,7 @@ def alone(model, arguments):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_each_model_draws_with_its_own_weights(paths, arguments, jit_compile):
-    models = [inference.load(str(path)) for path in paths]
+def test_each_model_draws_with_its_own_weights(models, arguments, jit_compile):
     functions = [loop(model, arguments, jit_compile) for model in models]
     assert functions[0].func is functions[1].func
     drawn = []
@@ -102,8 +107,8 @@ def test_each_model_draws_with_its_own_weights(paths, arguments, jit_compile):
     assert (drawn[0] != drawn[1]).any()
 
 
-def test_another_architecture_has_another_loop(directory, paths, arguments):
-    model = inference.load(str(paths[0]))
+def test_another_architecture_has_another_loop(directory, models, arguments):
+    model, _ = models
     first = loop(model, arguments)
     path = exported(directory, 1, embedding_dim=6, residual=True)
     other = inference.load(str(path))
@@ -113,7 +118,7 @@ def test_another_architecture_has_another_loop(directory, paths, arguments):
 
 @pytest.mark.parametrize("changes", [{"embedding_dim": 4}, {"units": 9}])
 def test_models_of_other_widths_do_not_mix(directory, arguments, changes):
-    """Their graphs may be equal: widths are those of the weights alone."""
+    """Their graphs may be equal, as only the weights know the widths."""
     model = inference.load(str(exported(directory, 3, **changes)))
     carry, *others = arguments
     states = {
@@ -126,9 +131,9 @@ def test_models_of_other_widths_do_not_mix(directory, arguments, changes):
     np.testing.assert_array_equal(drawn[:, : expected.shape[1]], expected)
 
 
-def test_equal_steps_may_make_different_loops(paths, arguments):
-    """Whatever names the nodes of the two have."""
-    first, second = (inference.load(str(path)) for path in paths)
+def test_equal_steps_may_make_different_loops(models, arguments):
+    """Their end tokens differ."""
+    first, second = models
     one = loop(first, arguments, end_id=7)
     other = loop(second, arguments, end_id=8)
     assert one.func is not other.func
@@ -136,8 +141,8 @@ def test_equal_steps_may_make_different_loops(paths, arguments):
     run(other, arguments)
 
 
-def test_the_weights_go_with_their_model(paths, arguments):
-    first, second = (inference.load(str(path)) for path in paths)
+def test_a_deleted_model_frees_its_weights(paths, models, arguments):
+    first, (_, second) = inference.load(str(paths[0])), models
     function = loop(second, arguments)
     loop(first, arguments)
     trace = weakref.ref(first.functions.weights[0])
@@ -147,13 +152,15 @@ def test_the_weights_go_with_their_model(paths, arguments):
     run(function, arguments)
 
 
-def test_a_scheduler_of_the_same_kind_is_compiled_at_once(paths, monkeypatch):
-    """The seconds of XLA are those of the first model alone."""
+def test_a_second_scheduler_of_the_same_kind_needs_no_compilation(
+    models, monkeypatch
+):
+    """Only the first model is compiled by XLA."""
     monkeypatch.setattr(scheduler, "BATCH_SIZES", (1,))
     functions = []
-    for path in paths:
+    for model in models:
         one = scheduler.Scheduler(
-            inference.load(str(path)), lambda updates: None, jit_compile=False
+            model, lambda updates: None, jit_compile=False
         )
         one.compile()
         assert one.is_compiled.is_set()
@@ -165,15 +172,15 @@ def test_a_scheduler_of_the_same_kind_is_compiled_at_once(paths, monkeypatch):
     assert functions[0].func.function_type  # one trace, concrete
 
 
-def test_names_that_count_up_make_no_difference(paths, tmp_path):
-    """Those of functions and labels of what is traced."""
+def test_fingerprints_ignore_numbered_names(paths, models, tmp_path):
+    """TensorFlow numbers functions and the labels of traced graphs."""
     shutil.copytree(paths[0], tmp_path / "copy" / "1")
     prints = {
         decode_functions._fingerprint(
             decode_functions._graph_of(
-                inference.load(str(path)).functions.signatures["decode_step"]
+                model.functions.signatures["decode_step"]
             )
         )
-        for path in (*paths, tmp_path / "copy")
+        for model in (*models, inference.load(str(tmp_path / "copy")))
     }
     assert len(prints) == 1

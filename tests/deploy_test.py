@@ -1,4 +1,4 @@
-"""The files in deploy/ fit the programs that read them, and our own flags."""
+"""The files in deploy/ fit the programs that read them and our flags."""
 
 import configparser
 import dataclasses
@@ -42,7 +42,7 @@ def documents(name):
 
 
 def pod_templates():
-    """Every pod template of the manifests, with a name for it."""
+    """Lists (name, pod template) of all manifests."""
     for name in MANIFESTS:
         for document in documents(name):
             spec = document["spec"]
@@ -94,7 +94,7 @@ def test_manifests_fit_the_schemas_of_kubernetes(version):
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("template", by_name(pod_templates()))
 def test_pod_templates_fit_the_schema(template, version):
-    """That of the TFJob, too, whose own kind is not Kubernetes'."""
+    """Including that of the TFJob, which is no kind of Kubernetes."""
     resource = {
         "apiVersion": "v1",
         "kind": "PodTemplate",
@@ -117,7 +117,7 @@ def test_pods_mount_volumes_that_they_have(template):
 
 
 @pytest.mark.parametrize("container", by_name(containers()))
-def test_probes_ask_a_port_that_is_open(container):
+def test_probes_use_an_open_port(container):
     ports = {port["containerPort"] for port in container.get("ports", ())}
     for name, probe in container.items():
         if name.endswith("Probe"):
@@ -126,7 +126,7 @@ def test_probes_ask_a_port_that_is_open(container):
 
 
 def specs(kind):
-    """name -> spec, of the manifests of one kind."""
+    """Maps names to specs, for the manifests of one kind."""
     return {
         document["metadata"]["name"]: document["spec"]
         for document in documents("serving.yaml")
@@ -148,7 +148,7 @@ def test_services_find_their_pods():
         ]
 
 
-def test_the_server_is_bounded_and_has_no_rights():
+def test_the_server_has_limits_and_no_privileges():
     spec = specs("Deployment")["stacked-rnn"]["template"]["spec"]
     [container] = spec["containers"]
     assert spec["securityContext"]["runAsNonRoot"]
@@ -159,7 +159,7 @@ def test_the_server_is_bounded_and_has_no_rights():
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    # Whatever is mounted is read-only, but a place for temporary files.
+    # Mounts are read-only, except for temporary files.
     writable = {
         mount["name"]
         for mount in container["volumeMounts"]
@@ -172,7 +172,7 @@ def test_the_server_is_bounded_and_has_no_rights():
 
 
 @pytest.mark.parametrize("container", by_name(containers()))
-def test_no_container_has_all_the_memory_of_its_node(container):
+def test_memory_requests_are_within_their_limits(container):
     units = {"Mi": 2**20, "Gi": 2**30}
     asked, most = (
         int(container["resources"][kind]["memory"][:-2])
@@ -182,7 +182,7 @@ def test_no_container_has_all_the_memory_of_its_node(container):
     assert asked <= most
 
 
-def test_one_server_is_there_whatever_is_done_to_the_others():
+def test_a_disruption_budget_keeps_one_server():
     labels = {"matchLabels": {"app": "stacked-rnn"}}
     deployment = specs("Deployment")["stacked-rnn"]
     assert deployment["replicas"] > 1
@@ -196,8 +196,8 @@ def test_one_server_is_there_whatever_is_done_to_the_others():
     assert port == {"port": configs.ServeConfig().port}
 
 
-def test_the_job_is_one_of_the_training_operator():
-    """By its documentation: there is no schema of it to check with."""
+def test_the_job_fits_the_training_operator():
+    """Checked by its documentation, as there is no schema."""
     [job] = documents("tfjob.yaml")
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "TFJob")
     assert job["spec"].keys() == {"runPolicy", "tfReplicaSpecs"}
@@ -234,7 +234,7 @@ def test_the_commands_of_the_manifests_are_parsed():
         assert_flags_are_parsed(script, arguments)
 
 
-def test_the_command_of_the_image_is_parsed_with_all_that_is_added():
+def test_the_command_of_the_image_is_parsed_with_added_flags():
     (command, name, *arguments), _ = entry_point()
     setup = (ROOT / "setup.cfg").read_text()
     assert f"\n    {command} = stacked_rnn.cli:main\n" in setup
@@ -268,7 +268,7 @@ def test_the_command_of_the_image_is_parsed_with_all_that_is_added():
         ("Dockerfile", SERVE_FLAGS),
     ],
 )
-def test_flags_that_are_named_exist(name, known):
+def test_flags_in_deploy_files_exist(name, known):
     text = (DEPLOY / name).read_text()
     if name == "slurm.sh":  # sbatch and srun have flags of their own
         text = re.sub("^#SBATCH.*", "", text, flags=re.M)
@@ -298,7 +298,7 @@ def test_containers_are_killed_after_requests_had_time_to_end():
 # Docker -----------------------------------------------------------------------
 
 
-def test_compose_builds_and_runs_what_is_there():
+def test_compose_uses_files_that_exist():
     [compose] = documents("compose.yaml")
     assert compose.keys() == {"services"}
     ports = []
@@ -327,7 +327,7 @@ def test_compose_builds_and_runs_what_is_there():
     assert len(set(ports)) == len(ports)
 
 
-def test_one_port_in_the_image_in_compose_and_by_default():
+def test_image_compose_and_default_use_the_same_port():
     (_, *arguments), exposed = entry_point()
     assert not any(argument.startswith("--port") for argument in arguments)
     assert exposed == configs.ServeConfig().port
@@ -393,7 +393,7 @@ def test_the_image_has_nothing_else():
 
 
 def test_nginx_waits_longer_than_the_server_and_keeps_no_connection_longer():
-    """That it works is what rolling_test.py tries."""
+    """rolling_test.py tries whether it works."""
     text = (DEPLOY / "nginx.conf").read_text()
 
     def value(name):
@@ -410,7 +410,7 @@ def test_nginx_waits_longer_than_the_server_and_keeps_no_connection_longer():
 
 @pytest.fixture(scope="module")
 def exposed():
-    """name of a metric -> its labels, of a server that has one model."""
+    """Maps the metrics of a server with one model to their labels."""
 
     class Scheduler:
         num_waiting = num_active = max_waiting = 0
@@ -442,7 +442,7 @@ def exposed():
 
 
 def assert_expression_is_right(expression, exposed):
-    """Its metrics exist and have the labels that it asks for."""
+    """Checks that its metrics exist and have the labels it uses."""
     names = set(re.findall(r"\b(?:stacked_rnn|process)_\w+", expression))
     assert names and names <= exposed.keys(), expression
     for name, selector in re.findall(r"\b(\w+)\{(.*?)\}", expression):
@@ -553,7 +553,7 @@ wait $! && wait $first
 
 
 def run_slurm_script(directory, *flags):
-    """Runs slurm.sh where `srun` and an environment are stood in for."""
+    """Runs slurm.sh with a stand-in for `srun` and for the environment."""
     (directory / ".venv/bin").mkdir(parents=True)
     for name, content in (
         ("activate", f"PATH={directory}/.venv/bin:$PATH\n"),

@@ -1,4 +1,4 @@
-"""Several processes on the loopback train as one does."""
+"""Several workers on the loopback interface train as one process does."""
 
 import signal
 import socket
@@ -23,15 +23,15 @@ from tests.helpers.workers import (
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    """34 steps of one process: what they come to."""
+    """The results of 34 steps in one process."""
     directory = tmp_path_factory.mktemp("one")
     finish([start(directory)])
     return results(directory)
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.drill)])
-def test_processes_do_what_one_does(count, one_process, tmp_path):
-    """Clipping, carried state and validation included; the chief writes."""
+def test_workers_train_as_one_process_does(count, one_process, tmp_path):
+    """With clipping, carried state and validation; only the chief writes."""
     chief, *others = finish(
         start_workers([tmp_path] * count, [["--max_minutes=5"]] * count)
     )
@@ -48,7 +48,7 @@ def test_processes_do_what_one_does(count, one_process, tmp_path):
 @pytest.mark.parametrize(
     "victim", [1, pytest.param(0, marks=pytest.mark.drill)]
 )
-def test_where_one_dies_the_other_stops_and_all_go_on(
+def test_a_lost_worker_stops_the_others_and_all_resume(
     victim, one_process, tmp_path
 ):
     flags = ["--checkpoint_minutes=0"]
@@ -121,7 +121,7 @@ def test_a_malformed_tf_config_is_one_line(tf_config, message, monkeypatch):
     [
         tf.errors.UnavailableError,
         tf.errors.AbortedError,
-        tf.errors.DeadlineExceededError,  # where packets just vanish
+        tf.errors.DeadlineExceededError,  # if packets are lost silently
     ],
 )
 def test_errors_about_other_workers_are_one_line(error):
@@ -140,7 +140,7 @@ def unused_port():
 def test_the_wait_for_a_missing_worker_ends_with_its_address(
     monkeypatch, capfd
 ):
-    """One that was there and is gone is not the reason."""
+    """A worker that was there and has gone is not blamed."""
     own, missing = (f"127.0.0.1:{unused_port()}" for _ in range(2))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         present = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -172,15 +172,15 @@ def test_ctrl_c_ends_the_wait_for_a_missing_worker(tmp_path):
     assert "interrupted" in ended.stderr and "Traceback" not in ended.stderr
 
 
-def test_without_a_cluster_the_page_about_it_is_named(monkeypatch):
+def test_a_missing_cluster_is_explained_with_a_page(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("SLURM_PROCID", raising=False)
     with pytest.raises(configs.UserError, match="deploy/README.md"):
         training.make_strategy("multi_worker")
 
 
-def test_slurm_says_who_the_workers_are(monkeypatch):
-    """On machines without GPUs, too."""
+def test_workers_are_found_in_slurm_variables(monkeypatch):
+    """Even on machines without GPUs."""
     monkeypatch.delenv("TF_CONFIG", raising=False)
     for name, value in {
         "PROCID": "2",
@@ -196,7 +196,7 @@ def test_slurm_says_who_the_workers_are(monkeypatch):
     assert (resolver.task_type, resolver.task_id) == ("worker", 2)
 
 
-def test_a_port_in_use_is_one_line(tmp_path):
+def test_a_port_in_use_is_a_one_line_error(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         process = start(

@@ -1,6 +1,6 @@
 """The pages of the documentation: their code runs, and no link is dead.
 
-Programs, which have a name there, are run by tests/commands_test.py.
+Programs that have a name there are run by tests/commands_test.py.
 """
 
 import configparser
@@ -53,8 +53,8 @@ def directory(reader, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_python_of_a_page_runs(page, directory):
-    """In one namespace, and without a warning."""
+def test_python_blocks_of_a_page_run(page, directory):
+    """All in one namespace, without a warning."""
     namespace = {"__name__": "__main__"}
     for block in BLOCKS:
         if block.page != page or block.name or SERVER in block.code:
@@ -69,7 +69,7 @@ def test_the_python_of_a_page_runs(page, directory):
         assert (directory / "saved_models/mine/1/saved_model.pb").exists()
 
 
-def test_what_asks_the_server_gets_an_answer(directory, capsys):
+def test_python_blocks_that_call_the_server_run(directory, capsys):
     clients = [block for block in BLOCKS if SERVER in block.code]
     with serving("saved_models") as running:
         address = f"http://127.0.0.1:{running.port}/"
@@ -79,8 +79,8 @@ def test_what_asks_the_server_gets_an_answer(directory, capsys):
     assert clients and len(capsys.readouterr().out) > 50
 
 
-def test_commands_have_flags_that_their_scripts_accept():
-    """Nothing runs; the values are checked, too."""
+def test_commands_on_pages_are_parsed():
+    """Names and values of flags are checked; nothing else runs."""
     shown = {
         command
         for pattern in (
@@ -97,8 +97,8 @@ def test_commands_have_flags_that_their_scripts_accept():
         assert_flags_are_parsed(script, arguments)
 
 
-def test_flags_that_are_named_exist():
-    """Anywhere on a page, also without a script before them."""
+def test_flags_named_on_pages_exist():
+    """Also flags named in a sentence, without a script before them."""
     kinds = [
         kind
         for kind in vars(configs).values()
@@ -189,6 +189,6 @@ def test_the_page_of_commands_is_what_help_prints():
     )
 
 
-def test_programs_are_run_elsewhere():
+def test_all_named_programs_are_tested():
     names = [block.name for block in BLOCKS if block.name]
     assert names == ["generate_onnx.py", "generate_litert.py"]

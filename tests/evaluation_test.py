@@ -1,4 +1,4 @@
-"""Sums first, one division last."""
+"""Scores: sums first, one division at the end."""
 
 import math
 
@@ -9,14 +9,14 @@ import tensorflow as tf
 from stacked_rnn import metrics, reference
 
 
-def test_the_three_measures():
+def test_score_has_nats_perplexity_and_bits_per_character():
     score = metrics.Score(nats=30.0, tokens=20, characters=60)
     assert score.nats_per_token == 1.5
     assert score.perplexity == pytest.approx(math.exp(1.5))
     assert score.bits_per_character == pytest.approx(0.5 / math.log(2))
 
 
-def test_nothing_and_too_much_do_not_fail():
+def test_perplexity_of_extreme_scores_is_finite():
     assert metrics.Score().perplexity == 1.0
     assert metrics.Score(1e9, 1, 1).perplexity > 1e300
 
@@ -36,7 +36,7 @@ def test_every_target_is_scored_once_with_the_state_carried(window):
     calls = []
 
     def score_window(inputs, targets, states):
-        """One nat a target; the state counts the tokens read."""
+        """Gives one nat per target; the state counts the tokens read."""
         assert inputs.shape == (1, window)
         real = targets >= 0
         assert np.array_equal(targets[real], inputs[real] + 1)

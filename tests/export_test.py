@@ -1,4 +1,4 @@
-"""The SavedModel against a NumPy generator, alone in a process, and damaged."""
+"""Exported language models: against NumPy, without this project, damaged."""
 
 import dataclasses
 import json
@@ -15,14 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
-from stacked_rnn import (
-    configs,
-    export,
-    inference,
-    reference,
-    saved_models,
-    tokenizers,
-)
+from stacked_rnn import configs, inference, reference, tokenizers
+from stacked_rnn import saved_models as artifact
 from stacked_rnn.configs import UserError
 from stacked_rnn.decoding.options import DTYPES
 from stacked_rnn.export import base
@@ -50,7 +44,7 @@ def generate(functions, prompts, **options):
 
 def reference_text(generator, prompt, *, seed, max_new_tokens, temperature=1.0,
                    top_k=0, top_p=1.0, repetition_penalty=1.0):  # fmt: skip
-    """Token by token in NumPy, the whole text read again for each."""
+    """Generates in NumPy, reading the whole text again for each token."""
     tokenizer, model = generator.tokenizer, generator.model
     token_ids = (
         tokenizer.tokenize(tf.constant([prompt])).values.numpy().tolist()
@@ -80,30 +74,37 @@ def reference_text(generator, prompt, *, seed, max_new_tokens, temperature=1.0,
     return drawn, log_probs
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"temperature": 0.0},
-        {"temperature": 0.7, "top_k": 4},
-        {"top_p": 0.8},
-        {"temperature": 1.2, "repetition_penalty": 1.5},
-    ],
+OPTIONS = (
+    {},
+    {"temperature": 0.0},
+    {"temperature": 0.7, "top_k": 4},
+    {"top_p": 0.8},
+    {"temperature": 1.2, "repetition_penalty": 1.5},
 )
+
+
 @pytest.mark.parametrize("cell", CELLS)
-def test_generate_equals_a_generator_in_numpy(cell, options):
-    """Mixed lengths, an empty prompt and unknown characters in one batch."""
+def test_generate_equals_a_generator_in_numpy(cell):
+    """Mixed lengths, an empty prompt and unknown characters in one batch.
+
+    Every prompt comes with all options; a row has its own seed.
+    """
     generator = build_generator(cell, residual=True)
-    rows = export.TextGenerator._default_options(generator) | {
-        "max_new_tokens": tf.constant([12]),
-        "temperature": tf.constant([options.get("temperature", 1.0)]),
-        "seed": tf.range(5, dtype=tf.int64),
-    }
-    for name in ("top_k", "top_p", "repetition_penalty"):
-        if name in options:
-            rows[name] = tf.constant([options[name]])
-    result = generator.generate(tf.constant(PROMPTS), **rows)
-    for row, prompt in enumerate(PROMPTS):
+    rows = [(prompt, options) for options in OPTIONS for prompt in PROMPTS]
+    neutral = {
+        "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
+    }  # fmt: skip
+    settings = [neutral | options for _, options in rows]
+    result = generator.generate(
+        tf.constant([prompt for prompt, _ in rows]),
+        max_new_tokens=tf.constant([12]),
+        seed=tf.range(len(rows), dtype=tf.int64),
+        **{
+            name: tf.constant([values[name] for values in settings])
+            for name in neutral
+        },
+    )
+    for row, (prompt, options) in enumerate(rows):
         expected, log_probs = reference_text(
             generator, prompt, seed=row, max_new_tokens=12, **options
         )
@@ -113,7 +114,7 @@ def test_generate_equals_a_generator_in_numpy(cell, options):
         )
 
 
-def test_a_row_has_its_own_options_and_no_neighbours(loaded):
+def test_rows_have_their_own_options_and_do_not_affect_each_other(loaded):
     options = {
         "max_new_tokens": [5, 0, 9, 3, 7],
         "temperature": [1.0, 1.0, 0.0, 0.5, 2.0],
@@ -183,13 +184,9 @@ def test_any_options_and_prompts_give_tokens_of_the_vocabulary(
         assert np.isfinite(log_probs).all()
 
 
-def test_the_end_of_a_text_ends_a_row(tmp_path):
-    """As if from zeros after each end; rows of different lengths."""
-    tokenizer = tokenizers.build(
-        "char", b"a\nbcd\nefgh", document_separator=r"\n"
-    )
-    generator = build_generator(tokenizer=tokenizer, end_of_text=True)
-    loaded = inference.load(generator.save(tmp_path))
+def test_the_end_of_text_token_ends_a_row(loaded_lines):
+    """What follows it in a prompt is read as a new text."""
+    loaded, tokenizer = loaded_lines, loaded_lines.tokenizer
     result = generate(
         loaded.functions, [""] * 20, seed=range(20), max_new_tokens=40
     )
@@ -219,7 +216,7 @@ def test_the_end_of_a_text_ends_a_row(tmp_path):
     np.testing.assert_allclose(*read["logits"], atol=1e-6)
 
 
-def test_seeds(loaded):
+def test_texts_depend_on_seed_and_prompt(loaded):
     def texts(seeds, prompts):
         return generate(loaded.functions, prompts, seed=seeds)["texts"].numpy()
 
@@ -229,7 +226,7 @@ def test_seeds(loaded):
     assert texts([2**63 - 1], ["a"]).shape == (1,)
 
 
-def test_prompts_of_no_rows_and_no_tokens(loaded):
+def test_empty_batches_and_zero_tokens_are_accepted(loaded):
     assert generate(loaded.functions, [])["texts"].shape == (0,)
     assert loaded.functions.signatures["embed"](
         texts=tf.constant([], tf.string)
@@ -251,11 +248,15 @@ def test_the_unknown_token_is_never_generated(loaded):
     ("kind", "letters_only"),
     [("byte", False), ("char", True), ("word", False), ("subword", False)],
 )
-def test_every_tokenizer_travels_inside(kind, letters_only, tmp_path):
+def test_every_tokenizer_is_part_of_the_export(
+    kind, letters_only, loaded_bytes, tmp_path
+):
     text = "One word, two words. Caf\u00e9\n"
     tokenizer = tokenizers.build(kind, text.encode(), 260, letters_only)
     generator = build_generator(tokenizer=tokenizer)
-    loaded = inference.load(generator.save(tmp_path))
+    loaded = loaded_bytes
+    if kind != "byte":
+        loaded = inference.load(generator.save(tmp_path))
     assert loaded.tokenizer == tokenizer
     texts = tf.constant([text, "", "unseen"])
     score = loaded.functions.signatures["score"](texts=texts)
@@ -300,7 +301,7 @@ def test_score_equals_the_reference(generator, loaded):
         assert nats == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_signatures_name_all_they_take_and_give(loaded):
+def test_signatures_have_the_documented_names(loaded):
     def names(signature):
         function = loaded.functions.signatures[signature]
         taken = function.structured_input_signature[1]
@@ -333,10 +334,11 @@ def test_signatures_name_all_they_take_and_give(loaded):
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_prefill_and_decode_step_make_the_loop_of_generate(cell, tmp_path):
-    """Greedy, by hand, with prompts of several windows; and `embed`."""
+def test_prefill_and_decode_step_reproduce_generate(cell, saved_models):
+    """Greedy decoding by hand, with prompts of many windows; also `embed`."""
     generator = build_generator(cell)
-    signatures = inference.load(generator.save(tmp_path)).functions.signatures
+    name = {"gru": "letters", "lstm": "others"}[cell]
+    signatures = inference.load(saved_models / name).functions.signatures
     prompts = tf.constant(["abc", "", "hgfedcba " * 40])
     prefilled = signatures["prefill"](prompts=prompts)
     embedded = signatures["embed"](texts=prompts)["embeddings"]
@@ -367,7 +369,7 @@ def test_prefill_and_decode_step_make_the_loop_of_generate(cell, tmp_path):
             )
 
 
-def test_options_left_out_are_the_exported_ones(generator, loaded):
+def test_missing_options_take_the_exported_defaults(generator, loaded):
     assert np.array_equal(
         loaded.functions.generate(tf.constant(["abc"]))["texts"],
         loaded.functions.serving_default(tf.constant(["abc"]))["texts"],
@@ -394,8 +396,8 @@ def test_an_option_out_of_range_is_named(loaded, option, value, message):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_in_chunks_it_is_the_text_of_the_signature(loaded, compiled):
-    """The functions that generate.py calls, with and without XLA."""
+def test_decoding_in_chunks_gives_the_same_text(loaded, compiled):
+    """With the functions that generate.py calls, with and without XLA."""
     functions = loaded.functions
     seeds = tf.range(5, dtype=tf.int64)
     expected = generate(
@@ -419,7 +421,7 @@ def test_in_chunks_it_is_the_text_of_the_signature(loaded, compiled):
     assert carry["finished"].numpy().all()
 
 
-def test_a_plain_chunk_is_one_whose_other_options_change_nothing(loaded):
+def test_plain_chunk_equals_the_full_one_with_neutral_options(loaded):
     functions = loaded.functions
     carry = functions.begin(tf.constant(PROMPTS), tf.range(5, dtype=tf.int64))
     options = {
@@ -442,7 +444,7 @@ def test_a_plain_chunk_is_one_whose_other_options_change_nothing(loaded):
     )
 
 
-def test_a_text_read_in_two_parts_is_the_text_read_whole(loaded):
+def test_a_prompt_read_in_two_parts_gives_the_same_state(loaded):
     functions = loaded.functions
     seeds = tf.zeros(2, tf.int64)
     whole = functions.begin(tf.constant(["abcdefg", "h a"]), seeds)
@@ -478,7 +480,7 @@ def test_the_graph_holds_core_operations_only(letters, loaded):
     assert not {node.device for node in nodes if "GPU" in node.device}
 
 
-def test_it_runs_where_only_tensorflow_is(letters):
+def test_export_runs_with_tensorflow_alone(letters):
     """In a process that can import neither this project nor its tests."""
     program = f"""
 import sys
@@ -508,7 +510,7 @@ sys.stdout.buffer.write(texts.numpy()[0])
 # The directory
 
 
-def test_versions_count_up_and_the_highest_is_loaded(generator, tmp_path):
+def test_versions_increase_and_the_highest_is_loaded(generator, tmp_path):
     assert generator.save(tmp_path / "m").name == "1"
     (tmp_path / "m" / "7").mkdir()
     (tmp_path / "m" / "notes").mkdir()
@@ -532,7 +534,7 @@ def test_a_save_that_fails_leaves_nothing(generator, tmp_path, monkeypatch):
 def test_two_exports_at_once_get_different_numbers(
     generator, tmp_path, monkeypatch
 ):
-    """Each finds the other's number taken only when it comes to its own."""
+    """Each notices the other's version only when it takes its own number."""
     save, others = tf.saved_model.save, []
 
     def save_slowly(*arguments, **options):
@@ -548,7 +550,7 @@ def test_two_exports_at_once_get_different_numbers(
     assert inference.load(second) and inference.load(others[0])
 
 
-def test_a_number_that_is_taken_at_the_last_moment(tmp_path, monkeypatch):
+def test_a_version_taken_at_the_last_moment_is_skipped(tmp_path, monkeypatch):
     found = []
 
     def versions_before(directory):
@@ -557,14 +559,14 @@ def test_a_number_that_is_taken_at_the_last_moment(tmp_path, monkeypatch):
 
     (tmp_path / "m" / "1" / "assets").mkdir(parents=True)
     (tmp_path / "m" / "export.partial").mkdir()
-    monkeypatch.setattr(saved_models, "versions", versions_before)
+    monkeypatch.setattr(artifact, "versions", versions_before)
     path = base._take_next_number(
         tmp_path / "m" / "export.partial", tmp_path / "m"
     )
     assert path.name == "2"
 
 
-def test_the_configuration_travels_with_it(letters, loaded, generator):
+def test_the_configuration_is_part_of_the_export(letters, loaded, generator):
     assert loaded.model_config == generator.model.config
     assert loaded.tokenizer == generator.tokenizer
     assert loaded.defaults == generator.defaults
@@ -582,7 +584,7 @@ def test_the_configuration_travels_with_it(letters, loaded, generator):
         ("assets.extra/config.json", "damaged"),
     ],
 )
-def test_what_is_cut_short_is_said(generator, tmp_path, damage, message):
+def test_truncated_files_are_reported(generator, tmp_path, damage, message):
     path = generator.save(tmp_path / "m")
     content = (path / damage).read_bytes()
     (path / damage).write_bytes(content[: len(content) // 2])
@@ -591,7 +593,7 @@ def test_what_is_cut_short_is_said(generator, tmp_path, damage, message):
     assert "\n" not in str(error.value)
 
 
-def test_an_older_export_is_said(letters, tmp_path):
+def test_an_export_of_an_older_version_is_reported(letters, tmp_path):
     shutil.copytree(letters, tmp_path / "1")
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
     shutil.copy(tmp_path / "other/saved_model.pb", tmp_path / "1")
@@ -602,7 +604,7 @@ def test_an_older_export_is_said(letters, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_saved_model_of_this_project_is_said(tmp_path, monkeypatch):
+def test_other_directories_are_refused_with_the_reason(tmp_path, monkeypatch):
     with pytest.raises(configs.UserError, match="no such directory"):
         inference.load(tmp_path / "nowhere")
     with pytest.raises(configs.UserError, match=r"no saved_model\.pb"):
@@ -629,19 +631,19 @@ def test_the_newest_under_saved_models_is_the_default(
     assert (
         inference.load().path == newest == pathlib.Path("saved_models/second/1")
     )
-    # Of another task, no version (though of digits), and a half copied one.
+    # Models of another task, a name that is no version, a partial copy.
     for name in ("third/1", "third/\u00b2", "third/3.partial"):
         path = pathlib.Path("saved_models", name)
         shutil.copytree(newest, path)
-        config = json.loads((path / saved_models.CONFIG_FILE).read_text())
+        config = json.loads((path / artifact.CONFIG_FILE).read_text())
         config |= {"task": "classifier", "labels": [], "several_labels": False}
-        (path / saved_models.CONFIG_FILE).write_text(json.dumps(config))
+        (path / artifact.CONFIG_FILE).write_text(json.dumps(config))
         os.utime(path / "saved_model.pb", (2**31, 2**31))
     capsys.readouterr()
-    assert saved_models.find("", ("language_model",)) == newest
+    assert artifact.find("", ("language_model",)) == newest
     assert capsys.readouterr().err == (
         "the newest model: --saved_model=saved_models/second/1\n"
     )
-    assert saved_models.find("") == pathlib.Path("saved_models/third/1")
+    assert artifact.find("") == pathlib.Path("saved_models/third/1")
     with pytest.raises(configs.UserError, match="saved_models/ is a seq2seq "):
-        saved_models.find("", ("seq2seq",))
+        artifact.find("", ("seq2seq",))

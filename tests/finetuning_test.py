@@ -1,4 +1,4 @@
-"""A run that begins with a trained model: what it keeps, and what is new."""
+"""Runs that begin with a trained model (--init_from)."""
 
 import contextlib
 import dataclasses
@@ -37,13 +37,13 @@ RECORD = pathlib.Path("old/checkpoints/model.json")
 
 @pytest.fixture(scope="module")
 def generator():
-    """An LSTM with all that can be in a language model."""
+    """An LSTM with residual connections and tied embeddings."""
     return build_generator("lstm", residual=True, tie_embeddings=True)
 
 
 @pytest.fixture(scope="module")
 def workplace(generator, tmp_path_factory):
-    """A directory where much has happened.
+    """A directory with models and runs.
 
     text.txt   a new text
     models/1   the generator, exported
@@ -125,7 +125,7 @@ def assert_weights(trainer, weights):
 # What is kept
 
 
-def test_a_run_begins_where_a_saved_model_is(generator):
+def test_a_run_begins_with_the_weights_of_a_saved_model(generator):
     trainer = make_trainer(
         "models", model={"dropout": 0.2, "recurrent_dropout": 0.1}
     )
@@ -168,7 +168,7 @@ def test_a_run_begins_with_the_best_weights_of_another():
     assert trainer.evaluate(windows) == old.evaluate(windows)
 
 
-def test_without_a_best_checkpoint_the_last_is_taken():
+def test_without_a_best_checkpoint_the_last_is_used():
     best = prepare("old").weights
     shutil.rmtree("old/checkpoints/best")
     last = prepare("old").weights
@@ -187,7 +187,9 @@ def test_all_replicas_begin_with_the_weights(generator):
 
 
 @pytest.mark.parametrize("windows", [{}, {"train_windows": 100}])
-def test_the_vocabulary_is_kept_and_what_it_lacks_is_found(generator, windows):
+def test_the_vocabulary_is_kept_and_unknown_characters_are_listed(
+    generator, windows
+):
     data = read_task(prepare("models", tokenizer="word", **windows)).data
     assert data.tokenizer == generator.tokenizer
     assert data.unknown_parts == ["t", "\u00e9", ",", "z"]
@@ -204,7 +206,7 @@ def test_without_init_from_nothing_changes():
 # What is refused
 
 
-def test_what_was_asked_for_must_not_contradict():
+def test_flags_that_contradict_the_trained_model_are_refused():
     asked = {
         "model": {"cell": "lstm", "units": 7, "num_layers": 3, "dropout": 0.5},
         "letters_only": True,
@@ -221,8 +223,8 @@ def test_what_was_asked_for_must_not_contradict():
     assert (start.model_config.units, start.model_config.dropout) == (6, 0.5)
 
 
-def test_what_a_run_writes_down_repeats_it():
-    """config.flags gives every flag, those of the trained model included."""
+def test_recorded_flags_repeat_the_run():
+    """config.flags has all flags, those of the trained model included."""
     start = prepare("models")
     again = warm_start.resolve_init_from(
         start.model_config,
@@ -234,7 +236,7 @@ def test_what_a_run_writes_down_repeats_it():
     assert again.train_config == start.train_config
 
 
-def test_a_run_cannot_begin_with_itself():
+def test_init_from_its_own_run_is_refused():
     with pytest.raises(
         configs.UserError, match="--init_from=old .*--model_dir"
     ):
@@ -287,7 +289,7 @@ def add_a_layer(path):
         ),
     ],
 )
-def test_bad_input_is_one_line(init_from, damage, message):
+def test_a_bad_init_from_is_one_line(init_from, damage, message):
     if damage:
         damage()
     with pytest.raises(configs.UserError, match=message) as error:
@@ -300,7 +302,7 @@ def test_bad_input_is_one_line(init_from, damage, message):
 # The same command again
 
 
-def test_the_same_command_goes_on_without_the_trained_model():
+def test_a_begun_run_resumes_without_the_trained_model():
     begun = prepare("old", "another").weights
     shutil.rmtree("old")
     trainer = make_trainer("old", "new")
@@ -310,12 +312,12 @@ def test_the_same_command_goes_on_without_the_trained_model():
     again = make_trainer("old", "new")
     assert again.step == 11
     assert_weights(again, trainer.model.get_weights())
-    # Found in "new" by now; said of what the command has.
+    # The weights now come from "new"; the error names the flag.
     with pytest.raises(configs.UserError, match="^--init_from=old: the arch"):
         prepare("old", "new", model={"units": 7}, given={"units"})
 
 
-def test_a_run_without_a_checkpoint_begins_again():
+def test_a_run_without_a_checkpoint_starts_over():
     for _ in range(2):  # the first is killed before its first step
         trainer = make_trainer("old")
         assert trainer.step == 0
@@ -332,15 +334,15 @@ def test_a_run_without_a_checkpoint_begins_again():
     ],
 )
 def test_another_run_in_the_way_is_moved_aside(changes):
-    """Whatever it learned, the new one begins with the weights asked for."""
+    """The new run begins with the weights asked for."""
     trainer = make_trainer(**{"init_from": "old", "model_dir": "new"} | changes)
     assert trainer.step == 0
     assert pathlib.Path("new.1/checkpoints/last").exists()
     assert_weights(trainer, prepare("old").weights)
 
 
-def test_a_run_that_began_otherwise_is_not_resumed():
-    """Not even one of the same architecture, vocabulary and corpus."""
+def test_a_run_begun_without_init_from_is_not_resumed_with_it():
+    """Not even with the same architecture, vocabulary and corpus."""
     record = pathlib.Path("new/checkpoints/model.json")
     description = json.loads(record.read_text())
     assert description.pop("init_from") == "old"  # as earlier versions wrote
@@ -380,7 +382,7 @@ def classifier_task(bidirectional=False, model_dir="classified", **changes):
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_classifier_takes_over_a_language_model(
+def test_a_classifier_begins_with_the_backbone_of_a_language_model(
     bidirectional, generator, labelled
 ):
     start, task, config = classifier_task(bidirectional, init_from="models")
@@ -406,12 +408,12 @@ def test_a_classifier_takes_over_a_language_model(
 
 
 def forwards(model, index):
-    """Weights of the layer that reads forwards."""
+    """The weights of the forward layer."""
     layer = model.stack[index]
     return getattr(layer, "forward_layer", layer).weights
 
 
-def test_a_classifier_that_took_over_goes_on(labelled):
+def test_a_classifier_begun_with_a_language_model_resumes(labelled):
     for epochs in (1, 2):
         start, task, config = classifier_task(
             init_from="models", epochs=epochs, jit_compile=False
@@ -424,7 +426,7 @@ def test_a_classifier_that_took_over_goes_on(labelled):
         trainer.fit(verbose=0)
 
 
-def test_nothing_begins_with_a_classifier(labelled):
+def test_init_from_a_classifier_is_refused(labelled):
     _, task, config = classifier_task(model_dir="plain")
     classifier = export.TextClassifier(
         models.build_classifier(config, 2),

@@ -1,4 +1,4 @@
-"""The loop with models that are no models: one spells a word, one counts."""
+"""The decoding loop with toy models: one spells a word, one counts."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ WORD = [3, 1, 4, 1, 5, 2, 6, 0]
 
 
 def spell(token_ids, states):
-    """Whatever it reads, it writes WORD, letter by letter, over and over."""
+    """Writes WORD over and over, letter by letter, whatever it reads."""
     del token_ids
     logits = 10.0 * tf.one_hot(tf.gather(WORD, states % len(WORD)), 8)
     return logits, states + 1
 
 
 def successor(token_ids, states):
-    """After i comes i + 1; the state adds up what was read."""
+    """Follows i with i + 1; the state sums the tokens read."""
     return 10.0 * tf.one_hot((token_ids + 1) % 8, 8), states + token_ids
 
 
@@ -34,7 +34,7 @@ def start(token_ids, states, seeds=None, seen=None):
 
 
 def generate(step, carry, *, max_new_tokens, count=None, **kwargs):
-    """Token ids and log-probabilities; and the whole result."""
+    """Returns token ids, log-probabilities, and the whole result."""
     count = max([*max_new_tokens, 0]) if count is None else count
     result = generation.generate(
         step,
@@ -48,7 +48,7 @@ def generate(step, carry, *, max_new_tokens, count=None, **kwargs):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
-def test_it_spells_the_word(temperature):
+def test_a_certain_model_spells_its_word(temperature):
     token_ids, log_probs, _ = generate(
         spell, start([0, 0], tf.constant([0, 2])), max_new_tokens=[8, 8],
         options=options(2, temperature=temperature),
@@ -59,8 +59,8 @@ def test_it_spells_the_word(temperature):
 
 
 @pytest.mark.parametrize("size", [None, 12])
-def test_given_tokens_are_read_and_not_drawn(size):
-    """Rows that have some to read draw what they draw after having read it."""
+def test_given_tokens_are_forced_not_drawn(size):
+    """Rows with given tokens draw as if these were part of the prompt."""
     given = np.full((3, 12), -1, np.int32)
     given[0, :4], given[1, :1] = [5, 0, 2, 6], [7]
     limits, seeds = [3, 8, 5], [11, 12, 13]
@@ -93,7 +93,7 @@ def test_given_tokens_are_read_and_not_drawn(size):
         )
 
 
-def test_each_token_is_read_before_the_next():
+def test_each_token_is_fed_back_before_the_next():
     token_ids, *_ = generate(
         successor, start([2], tf.constant([0])), max_new_tokens=[4],
         options=options(temperature=0.0),
@@ -112,7 +112,7 @@ def test_every_row_stops_at_its_own_limit():
 
 
 @pytest.mark.parametrize("limits", [[0, 0], [0], []])
-def test_nothing_to_do_gives_nothing(limits):
+def test_empty_batches_and_zero_limits_give_no_tokens(limits):
     token_ids, _, result = generate(
         spell,
         start([0] * len(limits), tf.zeros(len(limits), tf.int32)),
@@ -122,7 +122,7 @@ def test_nothing_to_do_gives_nothing(limits):
     assert result["lengths"].numpy().tolist() == limits
 
 
-def test_a_row_ends_at_the_end_token_and_the_loop_with_the_last_row():
+def test_end_token_ends_a_row_and_the_last_row_the_loop():
     steps = []
 
     def counting(token_ids, states):
@@ -142,8 +142,8 @@ def test_a_row_ends_at_the_end_token_and_the_loop_with_the_last_row():
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_in_pieces_or_whole_it_is_the_same_text(jit_compile, rng):
-    """Rows with a penalty, an end and limits of their own, a few at a time."""
+def test_generating_in_pieces_gives_the_same_text(jit_compile, rng):
+    """With a penalty, an end token and a limit per row."""
     table = tf.constant(rng.normal(0, 1.5, (8, 8)), tf.float32)
 
     def bigram(token_ids, states):
@@ -181,7 +181,7 @@ def test_in_pieces_or_whole_it_is_the_same_text(jit_compile, rng):
         )
 
 
-def test_a_token_that_is_never_to_be_drawn():
+def test_a_banned_token_is_never_drawn():
     token_ids, log_probs, _ = generate(
         spell, start([0], tf.constant([0])), max_new_tokens=[8], banned_id=1,
         options=options(temperature=0.0),
@@ -190,7 +190,7 @@ def test_a_token_that_is_never_to_be_drawn():
     assert log_probs.numpy().min() < -9  # the model's own, undisturbed
 
 
-def test_the_penalty_sees_the_prompt_and_what_was_drawn():
+def test_repetition_penalty_covers_prompt_and_drawn_tokens():
     def flat(token_ids, states):
         return tf.ones((tf.size(token_ids), 8)), states
 
@@ -203,7 +203,7 @@ def test_the_penalty_sees_the_prompt_and_what_was_drawn():
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
-def test_the_draw_is_the_reference_draw(mode, rng):
+def test_drawn_tokens_equal_the_reference_sampler(mode, rng):
     """A random table of next-token logits; every token by the NumPy sampler."""
     table = rng.normal(0, 1.5, (8, 8)).astype("float32")
 

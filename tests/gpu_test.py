@@ -1,4 +1,4 @@
-"""On a GPU: the numbers of a CPU, and exports that run anywhere.
+"""On a GPU: results equal those of a CPU, and exports run anywhere.
 
 Skipped where there is none. Some two minutes on one:
 
@@ -31,14 +31,14 @@ PROMPTS = ["", "The", "The cat sat on the mat. The d", "T"]
 
 @pytest.fixture(autouse=True)
 def without_tf32():
-    """TensorFloat-32 keeps ten bits: not the numbers of a CPU."""
+    """Turns off TensorFloat-32, which keeps ten bits only."""
     tf.config.experimental.enable_tensor_float_32_execution(False)
     yield
     tf.config.experimental.enable_tensor_float_32_execution(True)
 
 
 def fit(trainer, steps=20):
-    """The mean loss of some steps."""
+    """Trains for some steps; returns their mean loss."""
     losses = []
     trainer.total_steps = steps
     note = keras.callbacks.LambdaCallback(
@@ -50,7 +50,7 @@ def fit(trainer, steps=20):
 
 
 def on_cpu(monkeypatch, *arguments, **options):
-    """A trainer that knows of no GPU."""
+    """Makes a trainer that knows of no GPU."""
     with monkeypatch.context() as patch:
         patch.setattr(devices, "gpus", lambda: ())
         return small_tasks.make_trainer(
@@ -87,7 +87,7 @@ def assert_same_run(one, other, atol=1e-3):
     ],
     ids=str,
 )  # fmt: skip
-def test_twenty_steps_are_those_of_a_cpu(
+def test_training_on_the_gpu_equals_the_cpu(
     task, use_cudnn, model, train, tmp_path, monkeypatch
 ):
     settings = {"model": model, "epochs": 9} | train
@@ -106,7 +106,7 @@ def test_twenty_steps_are_those_of_a_cpu(
 
 
 @pytest.mark.parametrize("task", small_tasks.TASKS)
-def test_mirrored_over_one_gpu_does_what_one_device_does(task, tmp_path):
+def test_mirrored_over_one_gpu_equals_one_device(task, tmp_path):
     one, other = (
         small_tasks.make_trainer(task, tmp_path, epochs=9, strategy=strategy)
         for strategy in (
@@ -135,10 +135,10 @@ def test_mixed_precision_trains(task, policy, train, tmp_path):
 @pytest.mark.parametrize(
     "before, growth", [("", ""), ("tf.zeros(1); ", "true")]
 )
-def test_memory_is_taken_as_it_is_needed(before, growth):
-    """In a process of its own: it is decided when TensorFlow begins.
+def test_gpu_memory_grows_on_demand(before, growth):
+    """In a new process, as TensorFlow decides when it starts.
 
-    Where it is at work already, a strategy is made all the same.
+    A strategy can also be made once TensorFlow has started.
     """
     program = (
         "import tensorflow as tf; from stacked_rnn import training; "
@@ -180,7 +180,7 @@ def values_and_gradients(layer, dtype, mask=None):
 
 
 def layer_pair(name, dtype, **options):
-    """By scan and by cuDNN, the same random weights."""
+    """Makes a layer with the scan and one with cuDNN, with equal weights."""
     rng = np.random.default_rng(0)
     made = []
     for use_cudnn in (False, True):
@@ -207,10 +207,8 @@ def layer_pair(name, dtype, **options):
 @pytest.mark.parametrize(
     "policy, atol", [("float32", 1e-5), ("mixed_float16", 0.02)]
 )
-def test_cudnn_gives_the_numbers_of_the_scan(
-    name, masked, go_backwards, policy, atol
-):
-    """A row of padding alone included."""
+def test_cudnn_equals_the_scan(name, masked, go_backwards, policy, atol):
+    """Including a row of padding only."""
     scan, cudnn = layer_pair(name, policy, go_backwards=go_backwards)
     dtype = "float16" if "16" in policy else policy
     mask = np.arange(7) < np.array([[7], [3], [0]]) if masked else None
@@ -223,8 +221,8 @@ def test_cudnn_gives_the_numbers_of_the_scan(
 
 
 @pytest.mark.parametrize("cell", rnn_ops.cudnn.CELLS)
-def test_cudnn_in_bfloat16_is_not_to_be_relied_on(cell):
-    """Seen with TensorFlow 2.21: where it is right, `plan` may take it."""
+def test_cudnn_in_bfloat16_is_still_wrong(cell):
+    """If TensorFlow mends it, `plan` may use it (2.21 has not)."""
     rng = np.random.default_rng(0)
     gates = {"gru": 3, "lstm": 4}[cell]
     values = [
@@ -306,7 +304,7 @@ def runs(tmp_path_factory):
 
 
 @of_runs
-def test_a_run_says_what_it_runs_on(runs):
+def test_a_run_reports_its_devices(runs):
     _, (gpu, cpu, killed) = runs
     assert f"{devices.gpus()[0].name}, float32, cuDNN" in gpu
     assert "the CPU (no GPU), float32, compiled by XLA" in cpu
@@ -314,7 +312,7 @@ def test_a_run_says_what_it_runs_on(runs):
 
 
 @of_runs
-def test_a_killed_run_goes_on_to_the_same_end(runs):
+def test_a_killed_run_resumes_to_the_same_result(runs):
     directory, _ = runs
     np.testing.assert_allclose(
         workers.history(directory / "killed"),

@@ -1,7 +1,7 @@
-"""Clients that mean harm, from outside, while an honest one has its texts.
+"""Harmful clients do not disturb an honest one.
 
-What each does is refused or comes to nothing; the honest client's stream goes
-on meanwhile, and probes are answered.
+What they do is refused or has no effect; meanwhile the honest client's stream
+goes on and probes are answered.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from stacked_rnn.serving import bodies, connections, guard, openai_stream
 from tests.helpers.live_server import active, completion, request, serving
 from tests.helpers.waiting import wait_until
 
-PATIENCE = 3.0  # seconds: the faults that were found took 5 and more
+PATIENCE = 3.0  # seconds: known faults took 5 and more
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def running(saved_models):
 
 @pytest.fixture
 def honest(running):
-    """Has a stream go on all the time; it ends whole, and never stood still."""
+    """Streams all the time; checks that streams are whole and never stall."""
     stop, gaps, failures = threading.Event(), [], []
 
     def ask():
@@ -83,7 +83,7 @@ def post(path, body=None, headers="", **values):
     return head.encode() + body
 
 
-# Bodies that are cheap to send and dear to look at
+# Bodies that are cheap to send and costly to check
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,9 @@ def post(path, body=None, headers="", **values):
     ],
     ids=lambda value: None if isinstance(value, dict) else value[:30],
 )
-def test_what_cannot_be_is_refused_at_once(running, honest, body, message):
+def test_costly_invalid_bodies_are_refused_at_once(
+    running, honest, body, message
+):
     before = time.monotonic()
     status, answer = completion(running, **body)
     assert time.monotonic() - before < PATIENCE
@@ -140,7 +142,7 @@ def test_what_cannot_be_is_refused_at_once(running, honest, body, message):
         (b'"text"', "expected a JSON object"),
     ],
 )
-def test_what_is_no_request_is_told_what_is_wrong(running, body, message):
+def test_malformed_json_is_refused_with_the_reason(running, body, message):
     for path in ("/v1/completions", "/v1/models/letters:predict"):
         status, _, content = request(running, "POST", path, body)
         assert status == 400
@@ -149,8 +151,8 @@ def test_what_is_no_request_is_told_what_is_wrong(running, body, message):
             assert message in error["message"] and error["param"] is None
 
 
-def test_long_stop_strings_for_many_texts(running, honest):
-    """The text is made of what they begin with."""
+def test_long_stop_strings_for_many_texts_are_cheap(running, honest):
+    """Stop strings that the text matches for a long way."""
     _, answer = completion(running, max_tokens=300, temperature=0)
     stop = answer["choices"][0]["text"][:300]
     stops = [(stop * 4)[:999] + end for end in "\0\1\2\3"]
@@ -161,7 +163,7 @@ def test_long_stop_strings_for_many_texts(running, honest):
     assert {one["finish_reason"] for one in answer["choices"]} == {"length"}
 
 
-def test_a_long_prompt_of_many_texts_is_looked_at_once(running, honest):
+def test_a_long_prompt_for_many_texts_is_checked_once(running, honest):
     token_ids = [3, 4, 5] * 30_000
     with connected(running) as sock:
         sock.sendall(
@@ -171,7 +173,7 @@ def test_a_long_prompt_of_many_texts_is_looked_at_once(running, honest):
             )
         )  # fmt: skip
         wait_until(lambda: active(running) > 100)
-    # It has left.
+    # The client has left.
 
 
 def predict(running, **body):
@@ -194,14 +196,16 @@ def predict(running, **body):
         ({"prompts": ["a"], "max_new_tokens": [5_000]}, "at most 4096"),
     ],
 )
-def test_a_prediction_has_limits(running, honest, inputs, message):
+def test_predictions_beyond_the_limits_are_refused(
+    running, honest, inputs, message
+):
     status, error, _ = predict(
         running, signature_name="generate", inputs=inputs
     )
     assert status == 400 and message in error
 
 
-def test_predictions_wait_in_a_queue_of_their_own(running, honest):
+def test_predictions_have_their_own_queue(running, honest):
     body = json.dumps(
         {
             "signature_name": "generate",
@@ -220,12 +224,12 @@ def test_predictions_wait_in_a_queue_of_their_own(running, honest):
         wait_until(lambda: "429" in codes(running, "predict"))
         status, _, headers = predict(running, instances=["a"])
         assert status == 429 and headers["retry-after"]
-    # Those that waited have left, and so have their calls.
+    # The waiting clients have left, and their calls with them.
     wait_until(lambda: predict(running, instances=["a"])[0] == 200, 60)
 
 
 def codes(running, path):
-    """The statuses of requests, as /metrics counts them."""
+    """The status codes that /metrics has counted for a path."""
     _, _, content = request(running, "GET", "/metrics")
     return {
         line.split('code="')[1][:3]
@@ -234,11 +238,11 @@ def codes(running, path):
     }
 
 
-# Clients that leave, or never quite come
+# Clients that leave early or send slowly
 
 
-def test_clients_that_leave_the_queue_free_it(running, honest):
-    """Whether they wait for a place, without a stream, or have one."""
+def test_clients_that_leave_free_their_slots(running, honest):
+    """Whether they wait in the queue or have a slot."""
     values = {"model": "letters", "prompt": "abc", "max_tokens": 4000, "n": 64}
     with contextlib.ExitStack() as stack:
         for _ in range(16):
@@ -250,7 +254,7 @@ def test_clients_that_leave_the_queue_free_it(running, honest):
     assert completion(running, n=128)[0] == 200
 
 
-def test_an_upload_that_breaks_off_is_quiet(running, honest, capfd):
+def test_an_aborted_upload_logs_no_traceback(running, honest, capfd):
     for path in ("/v1/completions", "/v1/models/letters:predict"):
         whole = post(path, model="letters", prompt="abc")
         for part in (whole[:-5], whole[:40]):
@@ -261,7 +265,7 @@ def test_an_upload_that_breaks_off_is_quiet(running, honest, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_slow_upload_is_cut(running, honest, monkeypatch):
+def test_a_slow_upload_times_out(running, honest, monkeypatch):
     monkeypatch.setattr(bodies, "SECONDS", 0.3)
     with connected(running) as sock:
         sock.sendall(post("/v1/completions", model="letters")[:-5])
@@ -272,7 +276,7 @@ def test_a_slow_upload_is_cut(running, honest, monkeypatch):
 @pytest.mark.parametrize(
     "begin", [b"", b"POST /v1/compl", b"GET / HTTP/1.1\r\n"]
 )
-def test_a_head_that_never_ends_is_cut(running, honest, monkeypatch, begin):
+def test_slow_request_headers_are_cut(running, honest, monkeypatch, begin):
     monkeypatch.setattr(connections, "SECONDS", 0.3)
     with connected(running) as sock:
         sock.settimeout(30)
@@ -280,7 +284,7 @@ def test_a_head_that_never_ends_is_cut(running, honest, monkeypatch, begin):
         assert ended(sock)
 
 
-def test_a_head_without_end_is_cut(running, honest):
+def test_endless_request_headers_are_cut(running, honest):
     with connected(running) as sock:
         sock.settimeout(30)
         sock.sendall(b"GET / HTTP/1.1\r\n")
@@ -291,7 +295,7 @@ def test_a_head_without_end_is_cut(running, honest):
 
 
 def ended(sock):
-    """Whether a connection ends, in one way or the other."""
+    """Waits until a connection ends, by a close or an error."""
     try:
         while sock.recv(65_536):
             pass
@@ -300,7 +304,7 @@ def ended(sock):
     return True
 
 
-def test_idle_connections_keep_nobody_out(running, honest):
+def test_idle_connections_do_not_block_others(running, honest):
     with contextlib.ExitStack() as stack:
         for _ in range(500):
             stack.enter_context(connected(running))
@@ -321,15 +325,17 @@ def slow_reader(running, **values):
     return sock
 
 
-def test_one_that_does_not_read_is_cut(running, honest, monkeypatch):
+def test_a_client_that_does_not_read_is_cut(running, honest, monkeypatch):
     monkeypatch.setattr(guard, "STALL_SECONDS", 0.5)
     with slow_reader(running):
         wait_until(lambda: active(running) > 0)
         wait_until(lambda: active(running) == 0)
 
 
-def test_what_is_not_read_has_a_limit(running, honest, monkeypatch):
-    """And what was cut says so: it does not end as if it were whole."""
+def test_unread_output_is_limited_and_the_cut_reported(
+    running, honest, monkeypatch
+):
+    """The stream ends with an error, not as if it were whole."""
     monkeypatch.setattr(openai_stream, "_MOST_UNREAD", 100)
     with slow_reader(running) as sock:
         wait_until(lambda: active(running) > 0)
@@ -346,7 +352,7 @@ def test_what_is_not_read_has_a_limit(running, honest, monkeypatch):
 # Packed bodies
 
 
-def test_gzip_is_taken_and_a_bomb_is_not(running, honest):
+def test_gzip_is_accepted_and_a_gzip_bomb_refused(running, honest):
     body = gzip.compress(json.dumps({"instances": ["abc"]}).encode())
     packed = {"content-encoding": "gzip"}
     path = "/v1/models/letters:predict"
@@ -360,7 +366,7 @@ def test_gzip_is_taken_and_a_bomb_is_not(running, honest):
 # Web pages
 
 
-def test_pages_of_others_are_kept_out(running, honest):
+def test_requests_from_other_web_pages_are_refused(running, honest):
     body = {"instances": ["abc"]}
     for path in ("/v1/models/letters:predict", "/v1/completions"):
         for headers in (

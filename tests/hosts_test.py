@@ -1,4 +1,4 @@
-"""Several hosts train together: network namespaces with links of their own.
+"""Several hosts, simulated by network namespaces, train together.
 
 Each host is a namespace with one address; a switch (a bridge in one more
 namespace) joins them. Needs root and iproute2, skips without.
@@ -26,7 +26,6 @@ from tests.helpers.workers import (
     assert_close,
     checkpoints,
     cluster_config,
-    finish,
     results,
 )
 
@@ -60,7 +59,7 @@ NO_MORE_FRAMES = (0.0, None)
 
 
 def stated_seconds():
-    """The time that deploy/README.md states."""
+    """The time that deploy/README.md promises."""
     text = (ROOT / "deploy/README.md").read_text()
     [seconds] = re.findall(r"ends\s+within\s+(\d+) seconds", text)
     return int(seconds)
@@ -141,7 +140,7 @@ class Hosts:
         )  # fmt: skip
 
     def limit_rate(self, rate):
-        """Lets each host send and receive so much a second."""
+        """Limits what each host sends and receives per second."""
         for index, name in enumerate(self._names):
             for namespace, device in (
                 (name, "eth0"),
@@ -177,7 +176,7 @@ class Hosts:
 
 
 class DelayedWire:
-    """A cable whose frames arrive late; not every kernel has netem."""
+    """A link that delays frames, as not every kernel has netem."""
 
     def __init__(self, delay):
         self._delay = delay
@@ -220,7 +219,7 @@ class DelayedWire:
 
 @pytest.fixture
 def make_hosts(tmp_path):
-    """Makes hosts, and removes them and their processes in the end."""
+    """Makes hosts; removes them and their processes at the end."""
     (tmp_path / "cats.txt").write_text(TEXT)
     made = []
 
@@ -241,7 +240,7 @@ def make_hosts(tmp_path):
 
 
 def train_alone(directory, *flags):
-    """What one process comes to."""
+    """Trains in one process; returns its results."""
     (directory / "cats.txt").write_text(TEXT)
     command = [sys.executable, ROOT / "train.py", *FLAGS, *flags]
     subprocess.run(
@@ -264,7 +263,7 @@ def wait_for_checkpoint(hosts, processes):
 
 
 def wait_for_ends(processes, since, seconds):
-    """Output, errors and exit code of each; all have to end in time."""
+    """Waits for all to end; returns (output, errors, exit code) of each."""
     ends = {}
 
     def have_ended():
@@ -280,6 +279,14 @@ def wait_for_ends(processes, since, seconds):
     return [(*p.communicate(timeout=10), p.returncode) for p in processes]
 
 
+def finish(processes):
+    """Waits for processes, which have to succeed; returns their outputs."""
+    ended = [(*p.communicate(timeout=120), p.returncode) for p in processes]
+    for output, errors, code in ended:
+        assert code == 0, output + errors
+    return [output for output, _, _ in ended]
+
+
 def assert_all_go_on(hosts, expected):
     assert not (hosts.directory / "saved_models/cats/1").exists()
     chief, *_ = finish(hosts.start_all())
@@ -288,7 +295,7 @@ def assert_all_go_on(hosts, expected):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_hosts_do_what_one_process_does(count, make_hosts, one_process):
+def test_hosts_train_as_one_process_does(count, make_hosts, one_process):
     hosts = make_hosts(count)
     chief, *others = finish(hosts.start_all())
     assert "Exported saved_models/cats/1" in chief
@@ -305,10 +312,10 @@ def test_hosts_do_what_one_process_does(count, make_hosts, one_process):
         (3, 2, Hosts.cut),
     ],
 )
-def test_where_a_link_is_cut_all_stop_and_go_on(
+def test_a_cut_link_stops_all_workers_which_can_resume(
     count, index, how, make_hosts, one_process
 ):
-    """On both sides of the cut, without a packet that says so."""
+    """On both sides, though no packet tells them."""
     hosts = make_hosts(count)
     processes = hosts.start_all()
     wait_for_checkpoint(hosts, processes)
@@ -322,7 +329,7 @@ def test_where_a_link_is_cut_all_stop_and_go_on(
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_where_a_host_vanishes_the_others_stop_and_all_go_on(
+def test_a_vanished_host_stops_the_others_which_can_resume(
     index, make_hosts, one_process
 ):
     hosts = make_hosts(3)
@@ -338,7 +345,7 @@ def test_where_a_host_vanishes_the_others_stop_and_all_go_on(
     assert_all_go_on(hosts, one_process)
 
 
-def test_over_slow_links_the_numbers_are_the_same(make_hosts, one_process):
+def test_slow_links_do_not_change_the_results(make_hosts, one_process):
     """A round trip to the last host takes 40 ms; each has 2 Mbit/s."""
     hosts = make_hosts(3, delay=0.02)
     hosts.limit_rate("2mbit")
@@ -351,7 +358,7 @@ def test_over_slow_links_the_numbers_are_the_same(make_hosts, one_process):
 def test_a_step_that_takes_long_to_send_is_not_a_lost_worker(
     make_hosts, tmp_path_factory
 ):
-    """2.4 MB a step at 1 Mbit/s: much longer than a heartbeat may take."""
+    """2.4 MB per step at 1 Mbit/s: much longer than a heartbeat may take."""
     flags = ["--units=256", "--epochs=1", "--sequence_length=60"]
     expected = train_alone(tmp_path_factory.mktemp("wide"), *flags)
     hosts = make_hosts(2)
@@ -380,7 +387,7 @@ def test_an_absent_host_is_named_and_waited_for(make_hosts, one_process):
 
 @pytest.mark.parametrize("absent", [0, 2])
 def test_the_wait_for_an_absent_host_ends_in_time(absent, make_hosts):
-    """Also where the absent one is worker 0, which the others connect to."""
+    """Also if it is worker 0, which the others connect to."""
     hosts = make_hosts(3)
     hosts.cut(absent)
     since = time.monotonic()
@@ -399,7 +406,7 @@ def test_the_wait_for_an_absent_host_ends_in_time(absent, make_hosts):
 def test_a_worker_that_is_restarted_alone_brings_all_back(
     make_hosts, one_process
 ):
-    """As where Kubernetes restarts each pod as soon as it has failed."""
+    """As Kubernetes does, which restarts each failed pod at once."""
     hosts = make_hosts(3)
     workers = hosts.start_all()
     wait_for_checkpoint(hosts, workers)

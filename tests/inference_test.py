@@ -1,25 +1,18 @@
-"""What generate.py and evaluate.py do with a loaded SavedModel."""
+"""A loaded language model: generation, beam search, evaluation."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, inference, reference, tokenizers
+from stacked_rnn import configs, inference, reference
 from tests.helpers import simulated_gpu
-from tests.helpers.small_models import build_generator
-
-
-@pytest.fixture(scope="module")
-def loaded_bytes(tmp_path_factory):
-    generator = build_generator(tokenizer=tokenizers.ByteTokenizer())
-    return inference.load(generator.save(tmp_path_factory.mktemp("byte")))
 
 
 def sampling(**changes):
     return configs.SamplingConfig(**{"max_new_tokens": 30} | changes)
 
 
-def test_samples_are_those_of_the_signature(loaded):
+def test_samples_have_consecutive_seeds(loaded):
     samples = list(
         loaded.generate(["abc", ""], sampling(seed=3), num_samples=2)
     )
@@ -37,7 +30,7 @@ def test_samples_are_those_of_the_signature(loaded):
     )
 
 
-def test_more_rows_than_one_batch(loaded):
+def test_many_samples_are_split_into_batches(loaded):
     samples = list(
         loaded.generate(["a"], sampling(max_new_tokens=2), num_samples=130)
     )
@@ -47,8 +40,8 @@ def test_more_rows_than_one_batch(loaded):
     assert alone.text == samples[-1].text
 
 
-def test_a_gpu_has_one_batch_of_many_texts(loaded, monkeypatch):
-    """And XLA scores long texts: the same texts, the same numbers."""
+def test_a_gpu_gets_one_large_batch(loaded, monkeypatch):
+    """And XLA scores long texts; the results stay the same."""
     prompts = ["a", "", "abc"]
     texts = loaded.generate(prompts, sampling(), num_samples=30)
     expected = [text.text for text in texts]
@@ -82,7 +75,7 @@ def test_stop_strings_end_the_text_and_are_left_out(loaded):
     assert first.text == "" and first.mean_log_prob is None
 
 
-def test_any_number_of_prompts_is_read_only_as_far_as_needed(loaded):
+def test_prompts_are_read_lazily(loaded):
     def prompts():
         for number in range(10**9):
             read.append(number)
@@ -106,7 +99,7 @@ def test_rows_of_a_batch_may_stop_at_different_places(loaded):
     assert len({len(cut.text) for cut in cuts}) > 1
 
 
-def test_the_compiled_path_gives_the_same_texts(loaded, monkeypatch):
+def test_xla_gives_the_same_texts(loaded, monkeypatch):
     def texts():
         return [
             sample.text
@@ -128,7 +121,7 @@ def streamed(model, prompt, sampling, stop=()):
 
 
 @pytest.mark.parametrize("stop", [(), ("a",), ("ab", "gh")])
-def test_the_streamed_text_is_the_unstreamed_one(loaded, loaded_bytes, stop):
+def test_streamed_text_equals_the_unstreamed_one(loaded, loaded_bytes, stop):
     for model in (loaded, loaded_bytes):
         settings = sampling(max_new_tokens=150, seed=5)
         (whole,) = model.generate(["abc"], settings, stop)
@@ -137,8 +130,8 @@ def test_the_streamed_text_is_the_unstreamed_one(loaded, loaded_bytes, stop):
         assert stop or len([piece for piece in pieces if piece]) >= 4
 
 
-def test_a_conversation_is_one_text(loaded):
-    """Turn by turn it goes as from the whole text so far, read anew."""
+def test_a_conversation_continues_one_text(loaded):
+    """Each turn equals generation from the whole text so far."""
     settings = sampling(max_new_tokens=20, temperature=0.0)
     talk = inference.Conversation(loaded, settings, stop=("e",))
     so_far = ""
@@ -151,7 +144,7 @@ def test_a_conversation_is_one_text(loaded):
         so_far += turn
 
 
-def test_a_turn_that_ended_at_once_does_not_end_so_forever(loaded):
+def test_an_empty_turn_does_not_repeat_forever(loaded):
     settings = sampling(temperature=1.5)
     talk = inference.Conversation(loaded, settings, stop=tuple("abc"))
     talk.read("abc")
@@ -159,7 +152,7 @@ def test_a_turn_that_ended_at_once_does_not_end_so_forever(loaded):
     assert len(set(turns)) > 3
 
 
-def test_surprises_are_those_of_prompt_and_continuation(loaded):
+def test_surprises_cover_prompt_and_continuation(loaded):
     (sample,) = loaded.generate(["abc"], sampling(max_new_tokens=5))
     surprisals = loaded.surprisals(sample)
     assert [given for *_, given in surprisals] == [True] * 3 + [False] * 5
@@ -173,7 +166,7 @@ def test_surprises_are_those_of_prompt_and_continuation(loaded):
     assert loaded.surprisals(nothing) == []
 
 
-def test_the_mean_log_prob_is_of_the_tokens_kept(loaded):
+def test_mean_log_prob_is_over_the_kept_tokens(loaded):
     (cut,) = loaded.generate(["abc"], sampling(max_new_tokens=9))
     (whole,) = loaded.generate(["abc"], sampling())
     assert whole.text.startswith(cut.text)
@@ -214,7 +207,7 @@ def test_evaluate_counts_unknown_tokens_and_original_characters(
     assert result["characters"] == 4
 
 
-def test_a_text_of_one_token_cannot_be_scored(loaded):
+def test_evaluating_one_token_is_refused(loaded):
     with pytest.raises(configs.UserError, match="--text"):
         loaded.evaluate(b"a")
 
@@ -232,8 +225,8 @@ def search(loaded, prompts, *, num_beams=3, length_penalty=1.0, **kwargs):
 @pytest.mark.parametrize(
     ("fixture", "stop"), [("loaded", ("e", "\n")), ("loaded_bytes", ("e",))]
 )
-def test_beam_search_is_the_one_of_the_reference(fixture, stop, request):
-    """Prompts of several lengths; the step is that of the signature."""
+def test_beam_search_equals_the_reference(fixture, stop, request):
+    """With prompts of several lengths and the step of the signature."""
     loaded = request.getfixturevalue(fixture)
     functions, tokenizer = loaded.functions, loaded.tokenizer
     end_ids = tokenizer.tokenize(stop).flat_values.numpy().tolist()
@@ -292,7 +285,7 @@ def test_beam_search_cuts_at_a_stop_string_of_several_tokens(loaded):
 
 
 def test_beam_search_puts_a_text_with_an_end_first(loaded):
-    """Of several tokens: the search itself does not know of it."""
+    """A stop string of several tokens, unknown to the search itself."""
     best, *_, last = search(loaded, ["abc"], num_samples=3)
     stop = next(
         last.text[i : i + 2]

@@ -1,4 +1,4 @@
-"""Labelled texts in the files that people have."""
+"""Labelled texts: files, splits, batches."""
 
 import gzip
 import json
@@ -33,26 +33,26 @@ def pairs(source, **options):
     return [(text, *names) for text, names in zip(read.texts, read.labels)]
 
 
-def test_tsv_has_no_quotes():
+def test_tsv_fields_may_hold_quotes():
     lines = ["text\tlabel", *("\t".join(pair) for pair in PAIRS)]
     assert pairs(write("a.tsv", "\n".join(lines))) == PAIRS
 
 
-def test_csv_has():
+def test_csv_fields_may_be_quoted():
     content = (
         'label,id,text\npos,1,good film\nneg,2,"bad ""film"\nneg,3,"so, so"\n'
     )
     assert pairs(write("a.csv", content)) == PAIRS
 
 
-def test_jsonl_and_gzip_and_names_of_fields():
+def test_gzipped_jsonl_with_named_fields_is_read():
     lines = [json.dumps({"review": t, "sentiment": n}) for t, n in PAIRS]
     content = gzip.compress("\n\n".join(lines).encode())
     fields = {"text_field": "review", "label_field": "sentiment"}
     assert pairs(write("a.jsonl.gz", content), **fields) == PAIRS
 
 
-def test_byte_order_mark_and_mixed_line_ends():
+def test_byte_order_mark_and_mixed_line_ends_are_read():
     content = "text\tlabel\r\ngood film\tpos\nbad\u2028film\tneg\rso, so\tneg"
     read = pairs(write("a.tsv", b"\xef\xbb\xbf" + content.encode()))
     assert read == [
@@ -60,7 +60,7 @@ def test_byte_order_mark_and_mixed_line_ends():
     ]  # fmt: skip
 
 
-def test_a_directory_for_each_class():
+def test_a_directory_per_class_is_read():
     write("reviews/pos/1.txt", "good\nfilm")
     write("reviews/neg/a/1.txt", "bad film")
     write("reviews/neg/.git", "not a text")
@@ -68,7 +68,7 @@ def test_a_directory_for_each_class():
 
 
 @pytest.mark.parametrize("names", [("r.neg", "r.pos"), ("neg.txt", "pos.txt")])
-def test_a_file_for_each_class(names):
+def test_a_file_per_class_is_read(names):
     for name, text in zip(names, ("bad\u0085film\nso, so\n", "good film\n")):
         write(name, text)
     expected = [
@@ -79,20 +79,20 @@ def test_a_file_for_each_class(names):
     assert pairs(",".join(names)) == expected
 
 
-def test_a_glob_of_tables():
+def test_a_glob_of_tables_is_read():
     for number, (text, name) in enumerate(PAIRS):
         write(f"part{number}.tsv", f"text\tlabel\n{text}\t{name}\n")
     assert pairs("part*.tsv") == PAIRS
 
 
 @pytest.mark.parametrize("value", [1, True, "1"])
-def test_labels_that_are_numbers(value):
+def test_numbers_are_accepted_as_labels(value):
     write("a.jsonl", json.dumps({"text": "a", "label": value}))
     ((_, name),) = pairs("a.jsonl")
     assert name == json.dumps(value).strip('"')
 
 
-def test_several_labels():
+def test_several_labels_per_text_are_read():
     write("a.tsv", "text\tlabel\nx\ta|b\ny\t\nz\tb|b\n")
     read = datasets.read_labelled_texts("a.tsv", label_separator="|")
     assert read.labels == [("a", "b"), (), ("b",)]
@@ -158,7 +158,7 @@ def test_empty_texts_are_counted():
         ("dir/a.txt", "some text\n", "contains no directories"),
     ],
 )  # fmt: skip
-def test_bad_files(name, content, message):
+def test_bad_files_are_refused_with_file_and_line(name, content, message):
     write(name, content)
     if "train" in name:
         write(name.replace("train", "test"), content)
@@ -169,7 +169,7 @@ def test_bad_files(name, content, message):
     assert "\n" not in str(error.value)
 
 
-def test_files_of_parts_are_no_classes():
+def test_files_of_splits_are_not_classes():
     for name in ("c.train", "c.valid"):
         write(name, "good\n")
     with pytest.raises(UserError, match="train, valid are parts of a data set"):
@@ -183,7 +183,7 @@ def test_a_table_beside_another_kind_of_file_is_named():
         datasets.read_labelled_texts("a.tsv,b.txt")
 
 
-def test_directories_of_classes_are_given_by_the_one_above():
+def test_directories_of_classes_are_named_by_their_parent():
     for name in ("pos/1.txt", "neg/1.txt"):
         write(name, "x")
     for source in ("pos,neg", "*"):
@@ -191,19 +191,19 @@ def test_directories_of_classes_are_given_by_the_one_above():
             datasets.read_labelled_texts(source)
 
 
-def test_cells_that_are_empty_are_no_surplus_ones():
+def test_empty_surplus_cells_are_ignored():
     write("a.csv", "text,label,note\ngood,pos,,\nbad,neg\n")
     assert pairs("a.csv") == [("good", "pos"), ("bad", "neg")]
 
 
-def test_texts_in_quotes_in_a_tsv_are_said_once(capsys):
+def test_quoted_texts_in_a_tsv_are_warned_of_once(capsys):
     write("a.tsv", "text\tlabel\n" + '"He said ""hi"", ok"\tpos\n' * 2)
     assert len(pairs("a.tsv")) == 2
     said = capsys.readouterr().err
     assert "a.tsv, line 2: a text in quotes" in said and said.count("\n") == 1
 
 
-def test_hidden_directories_and_runs_are_no_classes():
+def test_hidden_directories_and_runs_are_not_classes():
     for name in ("pos/1.txt", "neg/1.txt", ".ipynb_checkpoints/1.txt",
                  "pos/.ipynb_checkpoints/1.txt", "runs/x/config.flags",
                  "runs/x/history.csv", "saved_models/x/1/saved_model.pb",
@@ -212,7 +212,7 @@ def test_hidden_directories_and_runs_are_no_classes():
     assert pairs("reviews") == [("neg/1.txt", "neg"), ("pos/1.txt", "pos")]
 
 
-def test_a_separator_of_labels_may_be_a_tab_and_is_missed(capsys):
+def test_a_label_separator_may_be_a_tab_and_its_absence_warns(capsys):
     write("a.jsonl", json.dumps({"text": "x", "label": "a\tb"}))
     read = datasets.read_labelled_texts("a.jsonl", label_separator=r"\t")
     assert read.labels == [("a", "b")]
@@ -223,7 +223,7 @@ def test_a_separator_of_labels_may_be_a_tab_and_is_missed(capsys):
 
 
 def test_fields_may_be_as_long_as_a_c_long_allows(monkeypatch):
-    """On Windows it has 32 bits, and Python refuses more."""
+    """On Windows it has 32 bits, and Python refuses larger limits."""
     limits = []
     monkeypatch.setattr("csv.field_size_limit", limits.append)
     write("a.csv", "text,label\nx,pos\n")
@@ -231,13 +231,13 @@ def test_fields_may_be_as_long_as_a_c_long_allows(monkeypatch):
     assert limits and max(limits) < 2**31
 
 
-def test_a_missing_file():
+def test_a_missing_file_is_refused():
     with pytest.raises(UserError, match="--text=nowhere.tsv: no such file"):
         datasets.read_labelled_texts("nowhere.tsv", flag="text")
 
 
 def test_imdb_comes_from_the_keras_cache(monkeypatch):
-    """Files put there as Keras downloads them: ids of words, and the words."""
+    """With files as Keras downloads them: ids of words, and the words."""
     monkeypatch.setenv("KERAS_HOME", str(pathlib.Path.cwd()))
 
     def load_data(index_from):
@@ -270,7 +270,7 @@ def table():
     return write("a.tsv", "\n".join(lines))
 
 
-def test_each_text_comes_once_an_epoch_and_others_first_in_the_next(table):
+def test_each_epoch_has_every_text_once_in_a_new_order(table):
     data = datasets.load_classification_data(
         config(table, batch_size=4, validation_fraction=0.2, sequence_length=60)
     )
@@ -304,7 +304,7 @@ def test_the_split_has_the_same_part_of_each_class(table):
 
 
 def split_of(lines, **options):
-    """Texts of the training, and of the validation."""
+    """Returns the texts to train on and those that validate."""
     write("split.tsv", "\n".join(["text\tlabel", *lines]))
     data = datasets.load_classification_data(
         config("split.tsv", tokenizer="char", **options)
@@ -319,7 +319,7 @@ def split_of(lines, **options):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equal_texts_are_on_one_side_of_the_split(seed):
-    """Whatever labels they have."""
+    """Even if their labels differ."""
     rng = np.random.default_rng(seed)
     lines = [
         f"{' ' * (copy % 2)}text {number}\t{'xy'[rng.integers(2)]}"
@@ -334,8 +334,8 @@ def test_equal_texts_are_on_one_side_of_the_split(seed):
     assert len(training) + len(validation) == len(lines)
 
 
-def test_texts_of_their_own_are_split_as_ever():
-    """The figures of the README are of such splits."""
+def test_the_split_of_distinct_texts_never_changes():
+    """Published figures were measured on such splits."""
     lines = [f"text {number}\t{'xyy'[number % 3]}" for number in range(100)]
     _, validation = split_of(lines, seed=5)
     rng, expected = np.random.default_rng(5), set()
@@ -351,7 +351,7 @@ def test_texts_of_their_own_are_split_as_ever():
         [f"{'ab'[number % 2]}\t{number % 2}" for number in range(99)],
     ],
 )
-def test_that_nothing_validates_is_said_or_refused(lines, capsys):
+def test_a_missing_validation_part_is_reported_or_refused(lines, capsys):
     assert split_of(lines)[1] is None
     said = capsys.readouterr().err
     assert "text(s) has the 10 different texts needed to hold out 10%" in said
@@ -388,14 +388,14 @@ def test_long_texts_are_cut_and_counted(table):
     assert data.validation is None
 
 
-def test_balanced_weights(table):
+def test_class_weights_are_balanced(table):
     data = datasets.load_classification_data(
         config(table, class_weights=True, validation_fraction=0.0)
     )
     np.testing.assert_allclose(data.class_weights, [100 / 150, 100 / 50])
 
 
-def test_the_same_words_whatever_the_order_of_the_classes():
+def test_the_vocabulary_does_not_depend_on_the_order_of_classes():
     """A full vocabulary must not keep the words of one class alone."""
     lines = [f"n{number}\tneg\n" for number in range(50)]
     lines += [f"p{number}\tpos\n" for number in range(50)]
@@ -417,7 +417,7 @@ def test_the_same_words_whatever_the_order_of_the_classes():
         ),
     ],
 )
-def test_bad_labels(content, message):
+def test_bad_labels_are_refused(content, message):
     write("a.tsv", "text\tlabel\n" + content)
     with pytest.raises(UserError, match=message):
         datasets.load_classification_data(config("a.tsv"))

@@ -1,4 +1,4 @@
-"""Corpora that exceed the memory: pieces of text, token files, pages."""
+"""Corpora larger than memory: pieces of text, token files, pages."""
 
 import concurrent.futures
 import gzip
@@ -20,7 +20,7 @@ KINDS = ("byte", "char", "word", "subword")
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """What counts as large is small, so that the tests are quick."""
+    """Lowers the size from which a corpus counts as large."""
     monkeypatch.setattr(corpora, "PIECE", 2000)
     monkeypatch.setattr(text_files, "PIECE", 2000)
     monkeypatch.setattr(token_cache, "LARGE", 10_000)
@@ -56,7 +56,7 @@ def load(path, cache_dir, trained=None, **changes):
 # Pieces of text
 
 
-def test_pieces_are_the_text_and_end_between_words(book, small_pieces):
+def test_pieces_add_up_to_the_text_and_end_between_words(book, small_pieces):
     corpus = datasets.Corpus(str(book))
     pieces = [piece.decode() for piece in corpus.pieces()]
     assert len(pieces) > 10 and "".join(pieces) == book.read_text()
@@ -81,7 +81,7 @@ def test_a_text_without_spaces_is_cut_anywhere(tmp_path, small_pieces):
     assert [len(piece.decode()) for piece in pieces] == [2000, 2000, 1000]
 
 
-def test_any_bytes_are_a_corpus_of_bytes(tmp_path, small_pieces):
+def test_any_bytes_can_be_read_as_bytes(tmp_path, small_pieces):
     content = np.random.default_rng(0).bytes(7001)
     path = tmp_path / "any.bin"
     path.write_bytes(content)
@@ -96,7 +96,7 @@ def test_any_bytes_are_a_corpus_of_bytes(tmp_path, small_pieces):
 
 
 @pytest.mark.parametrize("position", [1999, 2000, 2001, 6500])
-def test_what_is_bad_is_found_far_into_a_file(tmp_path, small_pieces, position):
+def test_errors_far_into_a_file_are_found(tmp_path, small_pieces, position):
     path = tmp_path / "bad.txt"
     for bad, message in (
         (b"\xff", f"not UTF-8 text .byte {position}"),
@@ -134,10 +134,10 @@ def test_the_digest_is_of_the_text(tmp_path):
 
 @pytest.mark.parametrize("lead", range(12))
 @pytest.mark.parametrize("read_at_once", [7, 2000])
-def test_a_separator_is_never_cut(
+def test_pieces_never_cut_a_separator(
     tmp_path, small_pieces, monkeypatch, lead, read_at_once
 ):
-    """Also where it has a letter, a space and a letter in it."""
+    """Even a separator with a space within."""
     monkeypatch.setattr(text_files, "PIECE", read_at_once)
     path = tmp_path / "a.txt"
     text = "x" * lead + "END OF DOC".join(f"{n} word" for n in range(999))
@@ -150,10 +150,10 @@ def test_a_separator_is_never_cut(
 
 
 @pytest.mark.parametrize("separator", ["\n", "<|end|>", "END OF DOC"])
-def test_documents_go_one_way_wherever_a_piece_ends(
+def test_the_split_does_not_depend_on_the_size_of_pieces(
     tmp_path, monkeypatch, small_pieces, separator
 ):
-    """Also those that are longer than a piece, or about as long."""
+    """Even for documents about as long as a piece, or longer."""
     rng = np.random.default_rng(0)
     documents = [
         "".join(rng.choice([*"abc <|END"], length))
@@ -192,7 +192,7 @@ def test_documents_go_one_way_wherever_a_piece_ends(
 def test_a_large_corpus_has_the_tokens_of_the_whole_text(
     book, tmp_path, monkeypatch, small_pieces, kind, separator, letters_only
 ):
-    """Cut in pieces, by several threads, into files, or whole in memory."""
+    """Whether cut by several threads, into files, or whole in memory."""
     settings = {
         "tokenizer": kind, "document_separator": separator,
         "letters_only": letters_only,
@@ -202,7 +202,7 @@ def test_a_large_corpus_has_the_tokens_of_the_whole_text(
     monkeypatch.setattr(corpora, "PIECE", 10**6)
     monkeypatch.setattr(token_cache, "LARGE", 10**6)
     in_memory = load(book, tmp_path, **settings)
-    if kind != "subword":  # whose vocabulary may hang on where pieces end
+    if kind != "subword":  # whose vocabulary may depend on where pieces end
         assert from_files.tokenizer == in_memory.tokenizer
     expected = load(book, tmp_path, from_files.tokenizer, **settings)
     assert from_files.digest == expected.digest
@@ -228,9 +228,7 @@ def test_a_second_run_reads_the_tokens_of_the_first(
     assert capsys.readouterr().err == ""
 
 
-def test_what_decides_the_tokens_has_files_of_its_own(
-    book, tmp_path, small_pieces
-):
+def test_other_settings_have_other_token_files(book, tmp_path, small_pieces):
     for settings in (
         {}, {"letters_only": True}, {"validation_fraction": 0.2},
         {"tokenizer": "byte"}, {"train_windows": 100}, {"seed": 5},
@@ -240,11 +238,11 @@ def test_what_decides_the_tokens_has_files_of_its_own(
         load(book, tmp_path, **settings)
     book.write_text(book.read_text().replace("smiled", "cried"))
     load(book, tmp_path)
-    # Of a running text the seed decides nothing.
+    # The seed does not change the tokens of a running text.
     assert len([*tmp_path.glob("tokens-*")]) == 8
 
 
-def test_an_interrupted_run_goes_on_where_it_was(
+def test_interrupted_tokenizing_resumes(
     book, tmp_path, monkeypatch, small_pieces
 ):
     cut, done = token_cache._tokenize_piece, []
@@ -279,7 +277,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("damage", ["index", "short", "missing", "odd"])
-def test_damaged_files_are_made_anew(
+def test_damaged_token_files_are_rebuilt(
     book, tmp_path, capsys, small_pieces, damage
 ):
     expected = load(book, tmp_path).training.token_ids[:]
@@ -317,7 +315,7 @@ def test_a_file_that_was_cut_short_meanwhile_is_named(
         data.training.page(0)
 
 
-def test_of_two_processes_one_makes_the_tokens(
+def test_only_one_of_two_processes_tokenizes(
     book, tmp_path, monkeypatch, small_pieces
 ):
     built, build = [], tokenizers.build
@@ -330,7 +328,7 @@ def test_of_two_processes_one_makes_the_tokens(
     assert lengths == {27_000} and len(built) == 1
 
 
-def test_what_a_trained_vocabulary_lacks_is_known_to_the_cache(
+def test_cached_tokens_know_the_unknown_characters(
     book, tmp_path, small_pieces
 ):
     tokenizer = tokenizers.build("char", b"abcdefghijklmnopqrstuvwxyz \n-.")
@@ -344,7 +342,7 @@ def test_what_a_trained_vocabulary_lacks_is_known_to_the_cache(
 
 
 def stream(length):
-    """Each token is its own position."""
+    """A stream in which each token is its position."""
     return np.arange(length, dtype=np.int32)
 
 
@@ -382,7 +380,7 @@ def test_pages_have_windows_from_all_over_the_text(small_pages):
     assert set(random.page(0)) != set(random.page(random.steps_per_epoch))
 
 
-def test_windows_longer_than_a_page(small_pages):
+def test_windows_may_be_longer_than_a_page(small_pages):
     random = datasets.RandomWindows(stream(60_000), 700, 2)
     targets = epoch_targets(random)
     assert len(targets) == len(set(targets)) > 55_000
@@ -404,7 +402,7 @@ def test_streams_by_page_are_streams_of_one_page(
 
 
 @pytest.mark.parametrize("kind", [datasets.RandomWindows, datasets.Streams])
-def test_a_dataset_turns_the_pages(small_pages, kind):
+def test_a_dataset_reads_page_after_page(small_pages, kind):
     paged = kind(stream(5000), 10, 4)
     first = paged.steps_per_page - 2
     for step, got in enumerate(paged.dataset(first).take(5), first):

@@ -16,7 +16,7 @@ names = pytest.mark.parametrize("name", NAMES)
 
 
 def pair(name, dtype=None, **options):
-    """A stock layer and ours, with the same random weights."""
+    """Makes a stock layer and ours with the same random weights."""
     options = {"return_sequences": True, "return_state": True} | options
     rng = np.random.default_rng(0)
     stock = getattr(keras.layers, name)(UNITS, seed=3, dtype=dtype, **options)
@@ -30,7 +30,7 @@ def pair(name, dtype=None, **options):
 
 
 def call(layer, mask=None, training=True, dtype=tf.float32):
-    """Outputs, states, and gradients of the inputs, states and weights."""
+    """Returns outputs, states, and all gradients."""
     rng = np.random.default_rng(1)
     x = tf.constant(rng.normal(size=(BATCH, TIME, INPUTS)), dtype)
     parts = 2 if "LSTM" in type(layer).__name__ else 1
@@ -111,7 +111,7 @@ def test_every_way_to_run_gives_the_same(name, way):
 
 
 @names
-def test_each_replica_computes_what_one_device_does(name):
+def test_each_replica_equals_one_device(name):
     _, layer = pair(name)
     expected = in_graph(layer)
     strategy = mirrored()
@@ -126,7 +126,7 @@ def test_each_replica_computes_what_one_device_does(name):
 
 
 def compiled_functions(layer, training, shape):
-    """How many functions XLA would compile in the layer's graph."""
+    """Counts the functions in the layer's graph that XLA would compile."""
     run = tf.function(lambda x: layer(x, training=training), autograph=False)
     graph = run.get_concrete_function(tf.TensorSpec(shape)).graph
     return sum(
@@ -156,7 +156,9 @@ def test_xla_compiles_training_on_known_shapes_only(name):
     ],
     ids=str,
 )
-def test_the_stock_loop_does_what_the_scan_cannot(name, options, monkeypatch):
+def test_options_that_the_scan_lacks_use_the_stock_loop(
+    name, options, monkeypatch
+):
     stock, ours = pair(name, **options)
     monkeypatch.setattr(type(ours), "_scan", None)
     assert_all_close(call(ours, mask=MASK), call(stock, mask=MASK))
@@ -180,8 +182,8 @@ RIGHT_PADDED = np.arange(TIME) < np.array([[TIME], [3], [0]])
     ],
     ids=str,
 )
-def test_cudnn_does_what_the_scan_does(name, masked, options, monkeypatch):
-    """A row of padding alone included, which cuDNN itself may refuse."""
+def test_cudnn_equals_the_scan(name, masked, options, monkeypatch):
+    """Including a row of padding only, which cuDNN may refuse."""
     simulated_gpu.plug_in_cudnn(monkeypatch)
     shows_last = options.get("return_sequences") is False
     options = {"zero_output_for_mask": not shows_last} | options
@@ -232,7 +234,7 @@ def test_cudnn_runs_all_layers_in_one_call(name, monkeypatch):
 
 @names
 def test_a_gpu_in_the_list_of_devices_changes_no_graph(name, monkeypatch):
-    """Only `use_cudnn` does: a layer is traced here and runs elsewhere."""
+    """Only `use_cudnn` does, as a layer may run on another machine."""
     _, layer = pair(name)
     expected = call(layer)
     simulated_gpu.plug_in(monkeypatch)
@@ -255,7 +257,7 @@ def test_a_gpu_in_the_list_of_devices_changes_no_graph(name, monkeypatch):
     ],
     ids=str,
 )
-def test_cudnn_is_refused_what_it_does_not_compute(name, options):
+def test_cudnn_refuses_unsupported_options(name, options):
     _, layer = pair(name, **options)
     layer.use_cudnn = True
     with pytest.raises(ValueError, match="use_cudnn needs a GRU or LSTM"):
@@ -283,8 +285,8 @@ def test_bfloat16_is_as_close_to_float32_as_the_stock_layer_is(name):
     ],
     ids=str,
 )
-def test_units_that_are_padded_change_nothing(name, options, monkeypatch):
-    """In float32, where no more than rounding may."""
+def test_padding_the_units_changes_nothing(name, options, monkeypatch):
+    """In float32, but for rounding."""
     stock, ours = pair(name, **options)
     monkeypatch.setattr(layers._ScanMixin, "_padding", 3)
     assert_all_close(in_graph(ours, mask=MASK), in_graph(stock, mask=MASK))
@@ -292,7 +294,7 @@ def test_units_that_are_padded_change_nothing(name, options, monkeypatch):
 
 @names
 @pytest.mark.parametrize("dtype, width", [("mixed_bfloat16", 8), (None, UNITS)])
-def test_in_bfloat16_the_units_are_padded(name, dtype, width, monkeypatch):
+def test_units_are_padded_in_bfloat16(name, dtype, width, monkeypatch):
     _, layer = pair(name, dtype)
     widths, scan = [], type(layer)._scan
 
@@ -306,7 +308,7 @@ def test_in_bfloat16_the_units_are_padded(name, dtype, width, monkeypatch):
 
 
 @names
-def test_float64_is_exact(name):
+def test_float64_equals_the_stock_layer_to_twelve_digits(name):
     stock, ours = (
         in_graph(layer, dtype=tf.float64) for layer in pair(name, "float64")
     )
@@ -314,7 +316,7 @@ def test_float64_is_exact(name):
 
 
 @names
-def test_bidirectional(name):
+def test_bidirectional_equals_the_stock_layer(name):
     x = tf.random.stateless_normal((BATCH, TIME, INPUTS), (1, 2))
     results = []
     for package in (keras.layers, layers):

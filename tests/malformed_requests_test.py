@@ -1,4 +1,4 @@
-"""Requests that the server's own OpenAPI document does not allow."""
+"""Requests that violate the server's OpenAPI document."""
 
 import collections
 import json
@@ -18,7 +18,9 @@ NEGATIVE = schemathesis.GenerationMode.NEGATIVE
 @pytest.mark.parametrize(
     "path", ["/v1/completions", "/v1/models/{model}:predict"]
 )
-def test_they_are_refused_and_the_server_goes_on(letters, path, count):
+def test_malformed_requests_are_refused_and_the_server_goes_on(
+    letters, path, count
+):
     statuses = collections.Counter()
     with serving(letters.parent, max_tokens=20) as running:
         schema = schemathesis.openapi.from_url(

@@ -1,4 +1,4 @@
-"""The metrics say what was asked and what was done, as Prometheus reads it."""
+"""Metrics count requests and texts, in Prometheus' formats."""
 
 import collections
 import queue
@@ -22,7 +22,7 @@ PROMETHEUS_ACCEPTS = (  # version 2.42
 
 
 class Harness:
-    """A repository of one model, with its metrics as the server keeps them."""
+    """Stands for a repository of one model, with the server's metrics."""
 
     def __init__(self, model, **options):
         self.name, self.version = "letters", 3
@@ -71,7 +71,7 @@ def harness(loaded):
     harness.scheduler.close(20)
 
 
-def test_sizes_and_reasons_are_those_of_the_texts(harness):
+def test_sizes_and_finish_reasons_are_counted(harness):
     prompts, new = ["", "a", "ab c", "d" * 700], [0, 1, 2, 300]
     for number in new:
         harness.submit(prompts, max_new_tokens=number)
@@ -85,7 +85,7 @@ def test_sizes_and_reasons_are_those_of_the_texts(harness):
     assert found["text_generated_tokens_sum",] == 4 * sum(new)
     assert found["generated_tokens_total",] == 4 * sum(new)
     assert found["queue_time_seconds_count",] == 16
-    # Those that draw nothing have no first token, those of one none after it.
+    # Texts of no token have no first one, texts of one none after it.
     assert found["prefill_time_seconds_count",] == 12
     assert found["decode_time_seconds_count",] == 12
     assert found["time_per_token_seconds_count",] == 8
@@ -136,7 +136,7 @@ def test_a_stop_string_is_not_counted_as_generated(harness):
         assert found[name,] - before[name,] == shown
 
 
-def test_a_text_without_a_place_counts_as_far_as_it_came(harness):
+def test_a_text_cancelled_in_the_queue_counts_its_wait_alone(harness):
     growing = harness.submit(["abc"] * 64, max_new_tokens=10**6)
     wait_until(lambda: harness.scheduler.num_active == 64)
     [waiting] = harness.submit(["abc"], max_new_tokens=5)
@@ -152,7 +152,7 @@ def test_a_text_without_a_place_counts_as_far_as_it_came(harness):
         text.is_cancelled = True
     for _ in growing:
         harness.ended.get(timeout=60)
-    # A text that was refused came nowhere at all.
+    # A refused text counts in no histogram.
     harness.metrics.of("letters").finished(
         harness.scheduler.sequence("abc", configs.SamplingConfig()), "error"
     )
@@ -161,7 +161,7 @@ def test_a_text_without_a_place_counts_as_far_as_it_came(harness):
     assert found["queue_time_seconds_count",] == 65
 
 
-def test_places_and_models_are_shown_as_they_are(harness):
+def test_gauges_show_slots_queue_and_models(harness):
     found = harness.values()
     assert found["models_ready",] == 1
     assert found["model_info", ("version", "3")] == 1
@@ -177,7 +177,7 @@ def test_places_and_models_are_shown_as_they_are(harness):
     assert metrics.Metrics([]).exposition()[0].count(b"models_ready 0.0") == 1
 
 
-def test_reasons_are_shown_before_the_first_text_ends():
+def test_finish_reasons_are_exposed_from_the_start():
     empty = metrics.Metrics([])
     assert empty.of("letters") is empty.of("letters")
     shown = empty.exposition()[0].decode()
@@ -200,7 +200,7 @@ def test_reasons_are_shown_before_the_first_text_ends():
         (";,;", False),
     ],
 )
-def test_the_format_is_the_one_that_is_accepted(accept, is_open):
+def test_the_format_follows_the_accept_header(accept, is_open):
     server = metrics.Metrics([])
     own = server.of("letters")
     own.prompt(3)
@@ -229,7 +229,7 @@ def test_the_format_is_the_one_that_is_accepted(accept, is_open):
             "process_resident_memory_bytes", "process_cpu_seconds_total",
             "process_open_fds", "process_start_time_seconds",
         } <= names  # fmt: skip
-    # What takes longest and least is within the buckets.
+    # The buckets cover the longest and the shortest times.
     bounds = collections.defaultdict(list)
     for sample in samples:
         if "le" in sample.labels:
@@ -242,7 +242,7 @@ def test_the_format_is_the_one_that_is_accepted(accept, is_open):
     assert first[0] == 0.001 and first[-2] == 300
 
 
-def test_the_server_counts_what_it_was_asked(letters):
+def test_the_server_counts_its_requests(letters):
     with serving(letters.parent) as running:
         status, answer = completion(
             running, prompt=["abc", "ab"], n=2, max_tokens=7

@@ -1,4 +1,4 @@
-"""The builder against the NumPy reference, and what the graphs promise."""
+"""Language models against the NumPy reference; their states and masks."""
 
 import warnings
 
@@ -71,7 +71,7 @@ def test_values_equal_the_reference(cell, variant, rng):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_equal_finite_differences(cell, rng):
-    """Of every weight and of the initial states, in random directions."""
+    """For every weight and the initial states, in random directions."""
     config = small_config(cell=cell, residual=True, tie_embeddings=True)
     model = randomized_model(config)
     token_ids = rng.integers(0, 11, (2, 6))
@@ -150,7 +150,7 @@ def test_decode_step_is_a_window_of_one_token(cell, rng):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_state_starts_anew_with_the_end_of_a_text(cell, rng):
+def test_the_end_of_a_text_resets_the_state(cell, rng):
     """Windows, prefill and single tokens; 10 is the end of a text."""
     config = small_config(cell=cell, end_of_text=True)
     model = randomized_model(config)
@@ -167,7 +167,7 @@ def test_the_state_starts_anew_with_the_end_of_a_text(cell, rng):
             np.testing.assert_allclose(
                 logits[one, first:last], expected, atol=1e-6
             )
-            if last < 6:  # whatever the state, as from zeros
+            if last < 6:  # as from zeros, whatever the state
                 alone = tf.nest.map_structure(lambda s: s[:1], zeros)
         assert_states_equal(
             tf.nest.map_structure(lambda s, one=one: s[one], after),
@@ -217,7 +217,7 @@ def test_padding_does_not_change_the_states_of_prefill(cell, rng):
         assert_states_equal(padded, alone, atol=1e-6)
 
 
-def test_no_layer_complains_of_the_mask():
+def test_masks_cause_no_warning():
     for variant in VARIANTS.values():
         model = models.build_language_model(small_config(**variant))
         with warnings.catch_warnings():
@@ -225,7 +225,7 @@ def test_no_layer_complains_of_the_mask():
             model.prefill  # noqa: B018  builds the graph
 
 
-def test_the_future_does_not_change_the_past(rng):
+def test_later_tokens_do_not_change_earlier_logits(rng):
     model = randomized_model(small_config(residual=True))
     token_ids = rng.integers(0, 11, (1, 8))
     before = model(tf.constant(token_ids)).numpy()
@@ -259,7 +259,7 @@ def test_dropout_draws_in_training_only(rng):
     assert np.array_equal(copy(token_ids, training=True), copy(token_ids))
 
 
-def test_initialization():
+def test_initial_weights_have_the_documented_distributions():
     keras.utils.set_random_seed(0)
     model = models.build_language_model(
         small_config(cell="lstm", units=32, vocabulary_size=500)
@@ -277,7 +277,7 @@ def test_initialization():
 
 @pytest.mark.parametrize("num_layers", [1, 8])
 @pytest.mark.parametrize("cell", CELLS)
-def test_every_depth_builds(cell, num_layers):
+def test_all_depths_build(cell, num_layers):
     model = models.build_language_model(
         small_config(cell=cell, num_layers=num_layers)
     )
@@ -297,12 +297,12 @@ def test_a_bidirectional_language_model_is_refused():
         models.build_language_model(small_config(bidirectional=True))
 
 
-def test_a_model_needs_a_vocabulary():
+def test_a_missing_vocabulary_size_is_refused():
     with pytest.raises(configs.UserError, match="vocabulary_size"):
         models.build_language_model(configs.ModelConfig())
 
 
-def test_compile_and_fit_are_plain_keras():
+def test_keras_compile_and_fit_work():
     keras.utils.set_random_seed(0)
     model = models.build_language_model(small_config(units=16))
     windows = datasets.RandomWindows(tf.range(200) % 11, 10, 4)
@@ -315,6 +315,7 @@ def test_compile_and_fit_are_plain_keras():
     history = model.fit(
         windows.dataset(),
         steps_per_epoch=windows.steps_per_epoch,
+        shuffle=False,  # the dataset has its own order
         epochs=12,
         verbose=0,
     )
@@ -333,7 +334,7 @@ def test_keras_file_round_trip(tmp_path, rng):
 
 
 def test_weights_are_those_of_the_stock_layers(rng):
-    """A stock Keras stack takes the weights as they are."""
+    """A stack of stock Keras layers takes the weights as they are."""
     model = randomized_model(small_config(cell="gru"))
     token_ids = tf.constant(rng.integers(0, 11, (2, 5)))
     stock = keras.Sequential(

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and true of a running server."""
+"""The OpenAPI document is valid, complete, and true of a running server."""
 
 import collections
 import json
@@ -32,7 +32,7 @@ CHECKS = {"checks": {"positive_data_acceptance": {"enabled": False}}}
 
 @pytest.fixture(scope="module")
 def directory(letters, tmp_path_factory):
-    """A model, and one that cannot be loaded."""
+    """A directory with a model and one that cannot be loaded."""
     directory = tmp_path_factory.mktemp("saved_models")
     for name in ("letters", "broken"):
         shutil.copytree(letters, directory / name / "1")
@@ -47,12 +47,12 @@ def running(directory):
 
 
 def concrete(path):
-    """A documented path with its parameters filled in."""
+    """Fills in the parameters of a documented path."""
     return path.replace("{model}", "letters").replace("{version}", "1")
 
 
 def documented(method, path):
-    """The operation that describes a request."""
+    """Finds the operation that describes a request."""
     patterns = {"{model}": "[^/:]+", "{version}": "[0-9]+"}
     [found] = [
         template
@@ -66,7 +66,7 @@ def documented(method, path):
 
 
 def resolve(value):
-    """What a reference refers to."""
+    """Follows a reference of the document."""
     while "$ref" in value:
         for name in value["$ref"].removeprefix("#/").split("/"):
             value = DOCUMENT[name] if name == "components" else value[name]
@@ -74,7 +74,7 @@ def resolve(value):
 
 
 def strict(schema):
-    """A schema that takes no properties but those that it names."""
+    """Makes a schema refuse properties that it does not name."""
     if isinstance(schema, list):
         return [strict(one) for one in schema]
     if not isinstance(schema, dict):
@@ -93,7 +93,7 @@ def validate(schema, value):
 
 
 def ask(running, method, path, body=None, headers=()):
-    """(status, headers, body), once the document is found to be right."""
+    """Sends a request, checks the answer, returns (status, headers, body)."""
     status, headers, content = request(running, method, path, body, headers)
     responses = documented(method, path)["responses"]
     assert str(status) in responses, (status, content)
@@ -180,7 +180,7 @@ def test_the_limits_of_the_server_are_in_the_document():
         assert "7.5 seconds" in responses[name]["description"]
 
 
-def test_keys_are_documented_where_they_are_needed():
+def test_keys_are_documented_where_required():
     for method, path in OPERATIONS:
         operation = DOCUMENT["paths"][path][method.lower()]
         assert ("401" in operation["responses"]) == (path not in OPEN)
@@ -201,7 +201,7 @@ def test_each_task_is_documented():
 # The server
 
 
-def test_it_serves_the_document(running):
+def test_the_server_serves_the_document(running):
     _, _, content = request(running, "GET", "/openapi.json")
     assert json.loads(content) == openapi.document(
         configs.ServeConfig(max_tokens=60), False
@@ -225,7 +225,7 @@ def test_it_serves_the_document(running):
         (f"/v1/models/letters/versions/{2**63}", 400),
     ],
 )
-def test_answers_to_get(running, path, status):
+def test_get_is_answered_as_documented(running, path, status):
     assert ask(running, "GET", path)[0] == status
 
 
@@ -254,13 +254,13 @@ def test_answers_to_get(running, path, status):
         ({"model": "none"}, 404),
     ],
 )  # fmt: skip
-def test_answers_to_completions(running, changes, status):
+def test_completions_are_answered_as_documented(running, changes, status):
     body = {"model": "letters", "prompt": "abc", "max_tokens": 5} | changes
     assert ask(running, "POST", "/v1/completions", body)[0] == status
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff"])
-def test_answers_to_what_is_no_json(running, body):
+def test_malformed_json_is_answered_as_documented(running, body):
     for path in ("/v1/completions", "/v1/models/letters:predict"):
         assert ask(running, "POST", path, body)[0] == 400
 
@@ -282,12 +282,12 @@ def test_answers_to_what_is_no_json(running, body):
     ],
 )
 @pytest.mark.parametrize("version", ["", "/versions/1"])
-def test_answers_to_predict(running, body, status, version):
+def test_predict_is_answered_as_documented(running, body, status, version):
     path = f"/v1/models/letters{version}:predict"
     assert ask(running, "POST", path, body)[0] == status
 
 
-def test_answers_to_predict_without_a_model(running):
+def test_predict_of_an_unknown_model_is_answered_as_documented(running):
     for name in ("none", "letters/versions/2"):
         path = f"/v1/models/{name}:predict"
         assert ask(running, "POST", path, {"instances": ["a"]})[0] == 404
@@ -310,7 +310,7 @@ def test_each_example_works(running):
     assert len(names) == 6
 
 
-def test_other_paths_and_methods(running):
+def test_unknown_paths_and_methods_are_answered_as_documented(running):
     for method, path, status in (
         ("GET", "/nothing", 404),
         ("POST", "/v1/chat/completions", 404),
@@ -331,14 +331,14 @@ def test_other_paths_and_methods(running):
         assert got == 400 and json.loads(content)["error"], path
 
 
-def test_an_id_comes_back(running):
+def test_request_ids_are_returned_as_documented(running):
     for path in ("/healthz", "/v1/models", "/v1/models/none"):
         headers = {"x-request-id": "mine-1"}
         _, headers, _ = ask(running, "GET", path, headers=headers)
         assert headers["x-request-id"] == "mine-1"
 
 
-def test_requests_that_are_refused_before_they_are_routed(running):
+def test_requests_refused_before_routing_are_answered_as_documented(running):
     for path in ("/v1/completions", "/v1/models/letters:predict"):
         for headers, status in (
             ({"host": "evil.example"}, 403),
@@ -350,7 +350,9 @@ def test_requests_that_are_refused_before_they_are_routed(running):
             validate({"$ref": "#/components/schemas/Error"}, content)
 
 
-def test_answers_about_keys_sizes_and_times(directory, tmp_path):
+def test_limits_on_keys_sizes_and_times_are_answered_as_documented(
+    directory, tmp_path
+):
     keys = tmp_path / "keys"
     keys.write_text("first-key\n")
     with serving(
@@ -384,8 +386,8 @@ def num_texts(running, gauge):
     return float(line.split()[-1])
 
 
-def test_answers_of_a_server_that_is_full_and_leaves(directory):
-    """All places taken, as many texts waiting, and then the end."""
+def test_a_full_and_a_stopping_server_answer_as_documented(directory):
+    """All slots taken and the queue full; then the server stops."""
     body = {"model": "letters", "n": 64, "max_tokens": 8192}
     statuses = []
 
@@ -412,7 +414,7 @@ def test_answers_of_a_server_that_is_full_and_leaves(directory):
     assert len(statuses) == 2 and {*statuses} <= {200, 503}
 
 
-def test_the_answer_of_a_server_that_fails(running, monkeypatch):
+def test_an_internal_error_is_answered_as_documented(running, monkeypatch):
     def fail(*_):
         raise RuntimeError("secret")
 
@@ -424,7 +426,7 @@ def test_the_answer_of_a_server_that_fails(running, monkeypatch):
 
 
 def statuses_of(running, count, path_parameters=None, **filters):
-    """How often each status came, for requests that the document allows.
+    """Sends requests that the document allows; counts the statuses.
 
     Each answer is checked: no failure of the server, and a status, a content
     type, headers and a body as documented. The first events of a stream are.
@@ -453,7 +455,7 @@ def statuses_of(running, count, path_parameters=None, **filters):
 
 
 def many(quick, in_a_drill):
-    """Parameters of a test: how many examples."""
+    """Parametrizes a test by the number of examples."""
     return pytest.mark.parametrize(
         "count", [quick, pytest.param(in_a_drill, marks=pytest.mark.drill)]
     )

@@ -1,4 +1,4 @@
-"""Pairs of texts: files, splits, batches, and those that are made."""
+"""Pairs of texts: files, splits, batches, and synthetic pairs."""
 
 import datetime
 import gzip
@@ -47,13 +47,13 @@ def write(tmp_path):
         ("a.tsv.gz", GZIPPED),
     ],
 )  # fmt: skip
-def test_files(write, name, content):
+def test_tables_and_jsonl_files_are_read(write, name, content):
     read = datasets.read_pairs(write(name, content))
     assert list(zip(read.sources, read.targets)) == ROWS
     assert read.num_empty == 0
 
 
-def test_columns_of_other_names_and_empty_texts(write):
+def test_columns_can_be_named_and_empty_texts_are_counted(write):
     path = write("a.tsv", "en\tfr\nGo.\tVa !\n \tx\ny\t\nNo.\tNon.\n")
     read = datasets.read_pairs(path, "fr", "en")
     assert (list(read.sources), list(read.targets)) == (
@@ -95,20 +95,20 @@ def test_columns_of_other_names_and_empty_texts(write):
         ("a.tsv", b"a\t\xff\n", "not UTF-8"),
     ],
 )  # fmt: skip
-def test_files_that_will_not_do(write, name, content, message):
+def test_bad_files_are_refused_with_the_reason(write, name, content, message):
     path = write(name, content)
     with pytest.raises(UserError, match=message) as error:
         datasets.read_pairs(path)
     assert path in str(error.value)
 
 
-def test_names_of_columns_may_have_other_capitals(write):
+def test_names_of_columns_ignore_case(write):
     path = write("a.tsv", "Target\tSource\nVa !\tGo.\n")
     read = datasets.read_pairs(path)
     assert (list(read.sources), list(read.targets)) == (["Go."], ["Va !"])
 
 
-def test_a_first_line_that_is_a_pair_is_said(write, capsys):
+def test_a_first_line_read_as_a_pair_is_warned_of(write, capsys):
     path = write("a.tsv", "English\tFrench\tWho\nGo.\tVa !\tCC-BY\n")
     assert len(datasets.read_pairs(path).sources) == 2
     said = capsys.readouterr().err
@@ -125,7 +125,7 @@ def test_pairs_come_through_pipes_and_standard_input(write, monkeypatch):
         assert list(zip(read.sources, read.targets)) == [("Go.", "Va !")]
 
 
-def test_a_header_is_asked_for_by_name(write):
+def test_named_columns_need_a_header(write):
     path = write("a.tsv", "Go.\tVa !\nNo.\tNon.\n")
     with pytest.raises(UserError, match="no field 'en'"):
         datasets.read_pairs(path, "en", "fr")
@@ -139,14 +139,14 @@ def config(path, **changes):
 
 @pytest.fixture
 def chained(write):
-    """40 pairs of their own, and 10 that hang together by either text."""
+    """40 separate pairs, and 10 that share texts with one another."""
     rows = [f"s{number}\tt{number}" for number in range(40)]
     rows += [f"c{number // 2}\td{(number + 1) // 2}" for number in range(10)]
     return write("a.tsv", "\n".join(rows))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_text_is_in_both_parts(chained, seed):
+def test_no_text_is_in_both_parts_of_the_split(chained, seed):
     data = datasets.load_pair_data(
         config(chained, validation_fraction=0.5, seed=seed)
     )
@@ -167,7 +167,9 @@ def test_no_text_is_in_both_parts(chained, seed):
 
 
 @pytest.mark.parametrize("targets", [1, 5])
-def test_that_nothing_validates_is_said_or_refused(write, targets, capsys):
+def test_a_missing_validation_part_is_reported_or_refused(
+    write, targets, capsys
+):
     rows = [f"s{number}\tt{number % targets}" for number in range(100)]
     path = write("a.tsv", "source\ttarget\n" + "\n".join(rows))
     assert datasets.load_pair_data(config(path)).validation is None
@@ -179,8 +181,8 @@ def test_that_nothing_validates_is_said_or_refused(write, targets, capsys):
         datasets.load_pair_data(config(path, early_stopping=1))
 
 
-def test_batches(write):
-    """Each pair once an epoch, ended, and what is before each target token."""
+def test_batches_pad_and_mask_pairs(write):
+    """Each pair comes once per epoch, with its end and its decoder inputs."""
     rng = np.random.default_rng(0)
     pairs = [
         ("a" * n + "b", "c" * (n + m) + "d")
@@ -239,7 +241,7 @@ def test_long_texts_are_left_out_and_counted(write):
         )
 
 
-# Those that are made ----------------------------------------------------------
+# Synthetic pairs --------------------------------------------------------------
 
 
 def number_of_words(words):
@@ -260,7 +262,7 @@ def number_of_words(words):
     return total + part
 
 
-def test_numbers():
+def test_generated_numbers_are_spelled_correctly():
     numbers = (0, 13, 40, 68, 101)
     assert [*map(synthetic_pairs.words_of_number, numbers)] == [
         "zero", "thirteen", "forty", "sixty-eight", "one hundred and one",
@@ -281,7 +283,7 @@ def test_numbers():
     ]  # fmt: skip
 
 
-def test_a_date_is_written_as_no_other_date_is():
+def test_generated_dates_are_unambiguous():
     written = {}
     date = datetime.date(1999, 1, 1)
     while date.year < 2001:
@@ -290,7 +292,7 @@ def test_a_date_is_written_as_no_other_date_is():
         date += datetime.timedelta(1)
 
 
-def test_dates_are_those_that_python_reads():
+def test_generated_dates_are_read_by_python():
     date = datetime.date(2021, 3, 2)
     forms = synthetic_pairs.forms_of_date(date)
     for form in (
@@ -325,7 +327,7 @@ def readable(text, form):
         return None
 
 
-def test_identifiers():
+def test_generated_identifiers_are_converted_correctly():
     for name in ("read_only", "READ_ONLY", "ReadOnly", "readOnly"):
         assert synthetic_pairs.words_of_identifier(name) == ["read", "only"]
     assert synthetic_pairs.words_of_identifier("HTTPServer") == [

@@ -1,4 +1,4 @@
-"""What other systems lack or do otherwise: simulated, as the tests run here.
+"""Differences of other systems, simulated on this one.
 
 Windows has neither `fcntl` nor most signals, and opens text in an encoding of
 the country; macOS and Windows know no affinity (tests/devices_test.py).
@@ -18,7 +18,7 @@ from stacked_rnn.utils import files
 from tests.helpers import ROOT
 
 SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "stacked_rnn").rglob("*.py")])
-# Of the modules that are everywhere, what is not.
+# Names that some systems lack, by module.
 NOT_EVERYWHERE = {
     "os": {
         "fork", "forkpty", "getgid", "getloadavg", "getpgid", "getuid",
@@ -40,7 +40,7 @@ MODULES_NOT_EVERYWHERE = {
 
 
 def opened_without_encoding(source):
-    """Lines that read or write text in whatever encoding the system has."""
+    """Yields lines that read or write text in the system's encoding."""
     for call in ast.walk(ast.parse(source)):
         if not isinstance(call, ast.Call):
             continue
@@ -62,7 +62,7 @@ def opened_without_encoding(source):
 
 
 def unguarded(source):
-    """Lines that take for granted what some systems lack."""
+    """Yields lines that use what some systems lack."""
     tree, guarded = ast.parse(source), set()
     for node in ast.walk(tree):
         is_guard = (
@@ -87,7 +87,7 @@ def unguarded(source):
 
 
 @pytest.mark.parametrize("find", [opened_without_encoding, unguarded])
-def test_nothing_depends_on_the_system(find):
+def test_sources_use_nothing_that_some_systems_lack(find):
     found = {
         f"{path.relative_to(ROOT)}:{line}"
         for path in SOURCES
@@ -113,12 +113,12 @@ def test_nothing_depends_on_the_system(find):
         (unguarded, "try:\n  import fcntl\nexcept ImportError:\n  0", False),
     ],
 )
-def test_what_depends_on_the_system_is_seen(find, source, is_found):
+def test_planted_dependencies_on_the_system_are_found(find, source, is_found):
     assert bool(list(find(source))) == is_found
 
 
 class Msvcrt(types.SimpleNamespace):
-    """A lock of Windows: on a byte, and refused with EACCES."""
+    """A lock as on Windows: on one byte, refused with EACCES."""
 
     LK_NBLCK = 2
 
@@ -169,8 +169,8 @@ def test_a_lock_is_held_waited_for_and_given_back(
     assert not path.exists()
 
 
-def test_signals_that_a_system_lacks_are_no_matter(monkeypatch):
-    """Windows has these two, of those that stop a run."""
+def test_missing_signals_are_skipped(monkeypatch):
+    """Windows has only SIGINT and SIGTERM."""
     for name in ("SIGHUP", "SIGUSR1"):
         monkeypatch.delattr(signal, name)
     before = signal.getsignal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The page in a real browser, before a stub of the server."""
+"""The page in a real browser, with a stub of the server."""
 
 import contextlib
 import http.server
@@ -33,10 +33,10 @@ CARD = ["A GRU language model.", "It saw <b>nothing</b> of this."]
 
 
 def event(text="", tokens=(), offsets=None, finish=None):
-    """One of the stream.
+    """An event of a stream of completions.
 
     Args:
-        text: what is new of the text.
+        text: the new part of the text.
         tokens: (text, log p) of each.
         offsets: of each token, or of the first, the others beside it.
         finish: the finish_reason.
@@ -63,7 +63,7 @@ def event(text="", tokens=(), offsets=None, finish=None):
 
 
 def by_token(tokens, finish="stop"):
-    """A stream with an event a token, the usage, the end."""
+    """A stream with one event per token, the usage, and the end."""
     offset = 0
     for token, log_prob in tokens:
         yield event(token, [(token, log_prob)], offset)
@@ -84,7 +84,7 @@ def encoded(events):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers as the test says; keeps what it was asked."""
+    """A stub that answers as the test says and records the requests."""
 
     daemon_threads = True
 
@@ -182,7 +182,7 @@ def driver():
 
 
 class Page:
-    """The open page, as a test speaks of it."""
+    """The open page, with shortcuts for the tests."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -209,7 +209,7 @@ class Page:
         self[id].send_keys(text)
 
     def ended(self):
-        """Waits for the end; the text that there is."""
+        """Waits for the end; returns the text."""
         self.wait(lambda: "ended by" in self["status"].text)
         return self["text"].get_property("textContent")
 
@@ -218,7 +218,7 @@ class Page:
         return self.ended()
 
     def tokens(self):
-        """(text, nats to a digit, background) of what was generated."""
+        """Lists (text, nats with one digit, background) of the tokens."""
         return self.script(
             "[...document.querySelectorAll('#text [data-nats]')].map(s => "
             "[s.textContent, s.dataset.nats, getComputedStyle(s).background])"
@@ -245,7 +245,7 @@ def page(driver, server):
     assert complaints == []
 
 
-def test_the_policy_is_of_the_elements_as_they_are():
+def test_the_policy_has_the_hashes_of_script_and_style():
     policy = playground.content_security_policy(
         "<style>a\n</style><script>b</script>"
     )
@@ -256,12 +256,12 @@ def test_the_policy_is_of_the_elements_as_they_are():
         playground.content_security_policy("<style></style>")
 
 
-def test_the_page_names_no_other_place():
+def test_the_page_loads_nothing_from_elsewhere():
     addresses = re.findall(r"https?://[^\s'\"`]+", playground.page())
     assert addresses == ["http://www.w3.org/2000/svg"]  # a name, never fetched
 
 
-def test_the_policy_is_in_force_and_its_violations_are_seen(driver, page):
+def test_the_policy_blocks_other_scripts(driver, page):
     driver.execute_script(
         "document.body.insertAdjacentHTML('beforeend',"
         '\'<img src="data:," onerror="document.title = 1">\')'
@@ -275,7 +275,7 @@ def test_the_policy_is_in_force_and_its_violations_are_seen(driver, page):
     assert page.script("document.title") != "1"
 
 
-def test_the_text_comes_whole_in_whatever_pieces(page, server):
+def test_streamed_text_is_whole_wherever_it_is_cut(page, server):
     tokens = [
         (text, -0.5)
         for text in [
@@ -311,14 +311,14 @@ def test_the_text_comes_whole_in_whatever_pieces(page, server):
     assert float(page["rate"].text.replace(",", "")) > 0
 
 
-def test_crlf_between_events(page, server):
+def test_events_may_be_separated_by_crlf(page, server):
     stream = b"".join(encoded(by_token([("a", -1.0), ("b", -1.0)])))
     server.chunks = [stream.replace(b"\n", b"\r\n")]
     page.type("prompt", "")
     assert page.generate() == "ab"
 
 
-def test_surprise_has_a_colour_a_line_and_a_number(page, server):
+def test_surprise_is_shown_as_colour_line_and_number(page, server):
     server.streams(by_token([("sure", -0.01), ("odd", -9.0), ("\n", -1.0)]))
     page.generate()
     (_, low, pale), (_, high, dark), _ = page.tokens()
@@ -413,7 +413,7 @@ def test_surprise_has_a_colour_a_line_and_a_number(page, server):
         ([{"choices": [{"text": "no log p"}]}], []),
     ],
 )
-def test_tokens_and_text(page, server, events, expected):
+def test_tokens_are_shown_as_text(page, server, events, expected):
     server.streams([*events, event(finish="length"), "[DONE]"])
     page.type("prompt", "")
     text = "".join(e["choices"][0]["text"] for e in events)
@@ -422,7 +422,7 @@ def test_tokens_and_text(page, server, events, expected):
 
 
 def endless(server):
-    """A stream that ends when the other side is gone."""
+    """A stream that ends when the client leaves."""
     for number in itertools.count():
         yield from encoded([event("a", [("a", -1.0)], number)])
         time.sleep(0.01)
@@ -458,7 +458,7 @@ def test_a_refusal_is_shown(page, server):
     assert page["error"].text == ""
 
 
-def test_a_server_with_keys_is_asked_with_one(driver, page, server):
+def test_a_key_is_asked_for_and_sent(driver, page, server):
     assert not page["key"].is_displayed()
     server.key = "my-key"
     server.streams(by_token([("a", -1.0)]))
@@ -493,7 +493,7 @@ def test_a_stream_that_breaks_off_is_an_error(page, server):
     assert "closed too early" in page["error"].text
 
 
-def test_what_is_chosen_is_sent_and_remembered(page, server):
+def test_settings_are_sent_and_remembered(page, server):
     server.streams(by_token([("b", -1.0)]))
     page.type("prompt", "Once\nupon")
     page.type("temperature", "1.25")
@@ -552,7 +552,7 @@ def test_a_value_out_of_range_is_not_sent(page, server):
     assert server.bodies == []
 
 
-def test_control_enter_and_continue(page, server):
+def test_control_enter_generates_and_continue_goes_on(page, server):
     server.streams(by_token([("b", -1.0), ("c", -1.0)]))
     page.type("prompt", "a")
     page.chord(Keys.CONTROL, Keys.ENTER)
@@ -568,7 +568,7 @@ def test_control_enter_and_continue(page, server):
     assert page["continue"].get_attribute("aria-disabled") == "true"
 
 
-def test_copy(page, server):
+def test_copy_puts_the_text_on_the_clipboard(page, server):
     server.streams(by_token([("b", -1.0)]))
     page.generate()
     page["copy"].click()
@@ -579,7 +579,7 @@ def test_copy(page, server):
     assert page["prompt"].get_property("value") == "The b"
 
 
-def test_several_models(page, server):
+def test_one_of_several_models_can_be_chosen(page, server):
     server.models = [
         {"id": "one", "card": ["A first language model."]},
         {"id": "two", "card": ["A second language model."]},
@@ -593,12 +593,12 @@ def test_several_models(page, server):
     assert server.bodies[0]["model"] == "two"
 
 
-def test_one_model(page):
+def test_a_single_model_needs_no_choice(page):
     assert page["card"].text == f"pydoc. {' '.join(CARD)}"
     assert not page["model"].is_displayed()
 
 
-def test_the_calls_ask_what_the_page_asks(page, server, monkeypatch, capsys):
+def test_shown_api_calls_match_the_form(page, server, monkeypatch, capsys):
     prompt = """It's "so" \\n\n"""
     page.type("prompt", prompt)
     page.type("seed", "7")
@@ -644,7 +644,7 @@ def test_the_keyboard_reaches_everything(page):
     assert reached == controls
 
 
-def test_everything_has_a_name(page):
+def test_every_control_has_an_accessible_name(page):
     page.driver.find_element("css selector", "summary").click()
     tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})
     nodes = [
@@ -658,7 +658,7 @@ def test_everything_has_a_name(page):
     assert [role for role, name in nodes if not name.strip()] == []
 
 
-def test_only_the_beginning_and_the_end_are_announced(page, server):
+def test_screen_readers_hear_the_beginning_and_the_end_only(page, server):
     live = page.script(
         "[...document.querySelectorAll('[role=status], [role=alert], "
         "[aria-live]')].map(e => e.id)"
@@ -685,7 +685,7 @@ def emulated(driver, **settings):
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_narrow_screens_scroll_one_way_only(driver, page, server):
+def test_narrow_screens_scroll_vertically_only(driver, page, server):
     server.streams(by_token([("a" * 200, -1.0)]))
     screen = {
         "width": 320,
@@ -737,7 +737,7 @@ CONTRASTS = """(() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast(driver, page, server, scheme):
+def test_text_has_enough_contrast(driver, page, server, scheme):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     server.streams(
         [
@@ -756,7 +756,9 @@ def test_contrast(driver, page, server, scheme):
     assert [(name, c) for name, c in contrasts if c < 4.5] == []
 
 
-def test_still_for_those_who_want_it_still(driver, page, server):
+def test_animation_stops_where_reduced_motion_is_preferred(
+    driver, page, server
+):
     server.chunks = endless(server)
     page["generate"].click()
     page.wait(lambda: page.tokens())
@@ -775,7 +777,7 @@ def test_still_for_those_who_want_it_still(driver, page, server):
     page.ended()
 
 
-def test_nobody_else_was_asked_in_all_these_tests(driver, page, server):
+def test_the_page_asked_no_other_server(driver, page, server):
     log = [
         json.loads(entry["message"])["message"]
         for entry in driver.get_log("performance")
@@ -798,7 +800,7 @@ def test_nobody_else_was_asked_in_all_these_tests(driver, page, server):
 
 @pytest.fixture
 def labels(page, server):
-    """The page of a server whose models are a classifier and another."""
+    """The page of a server with a classifier and a language model."""
     server.models = [
         {"id": "films", "card": ["A classifier."], "task": "classifier"},
         {"id": "pydoc", "card": CARD, "task": "language_model"},
@@ -811,7 +813,7 @@ def labels(page, server):
     return page
 
 
-def test_a_classifier_labels(labels, server):
+def test_a_classifier_shows_labels(labels, server):
     labels.type("prompt", "it's fine")
     assert labels["generate"].text == "Label"
     assert not labels["settings"].is_displayed()
@@ -838,7 +840,7 @@ def test_a_classifier_labels(labels, server):
     assert json.loads(words[-1]) == server.bodies[0]
 
 
-def test_another_model_writes_again(labels):
+def test_choosing_a_language_model_shows_the_generator_again(labels):
     labels["generate"].click()
     labels.wait(lambda: "Label" in labels["status"].text)
     labels["model"].send_keys("pydoc")
@@ -847,7 +849,7 @@ def test_another_model_writes_again(labels):
     assert labels["text"].text == ""
 
 
-def test_a_server_that_does_not_label(labels, server):
+def test_a_failed_prediction_is_shown(labels, server):
     server.status = 404
     server.chunks = [b'{"error": "draining"}']
     labels["generate"].click()
@@ -859,7 +861,7 @@ def test_a_server_that_does_not_label(labels, server):
 
 @pytest.fixture
 def rewrites(page, server):
-    """The page of a server whose models are a seq2seq model and another."""
+    """The page of a server with a seq2seq and a language model."""
     server.models = [
         {"id": "dates", "card": ["A translator."], "task": "seq2seq"},
         {"id": "pydoc", "card": CARD, "task": "language_model"},
@@ -902,7 +904,7 @@ def test_a_seq2seq_model_rewrites(rewrites, server, capsys):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_map_of_the_attention(driver, rewrites, scheme):
+def test_attention_is_shown_as_a_map(driver, rewrites, scheme):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     with emulated(driver, setEmulatedMedia={"features": features}):
         rewrites["generate"].click()
@@ -929,7 +931,7 @@ def test_a_map_of_the_attention(driver, rewrites, scheme):
     assert not rewrites["map"].is_displayed()
 
 
-def test_a_map_scrolls_and_the_page_does_not(driver, rewrites, server):
+def test_a_wide_map_scrolls_within_the_page(driver, rewrites, server):
     server.predicts(
         outputs="b", scores=-0.2, attention=[[0.01] * 100] * 2,
         text_tokens=["a"] * 99 + [""], output_tokens=["b", ""],
@@ -946,7 +948,7 @@ def test_a_map_scrolls_and_the_page_does_not(driver, rewrites, server):
         assert rewrites.script("document.documentElement.scrollWidth") == 320
 
 
-def test_of_long_texts_there_is_no_map(rewrites, server):
+def test_long_texts_have_no_attention_map(rewrites, server):
     server.predicts(outputs="b" * 2000, scores=-0.2)
     rewrites.type("prompt", "a" * 11)
     rewrites["generate"].click()

@@ -1,4 +1,4 @@
-"""Threads with a bounded queue: who waits, who leaves, and who is told no."""
+"""Thread pools with a bounded queue: waiting, cancelling, refusing."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ def test_results_and_errors_come_back():
     run(scenario)
 
 
-def test_one_too_many_is_told_so_and_places_come_back():
+def test_a_full_pool_refuses_calls_until_one_ends():
     async def scenario(pool):
         release = threading.Event()
         running = asyncio.ensure_future(pool.run(release.wait))

@@ -65,15 +65,15 @@ def test_the_stack_equals_stock_keras(cell, masked, rng):
         np.testing.assert_allclose(new, old, atol=1e-6)
 
 
-def test_one_step_by_hand():
+def test_one_step_equals_a_calculation_by_hand():
     """A GRU of one unit whose gates are half open."""
     zeros = np.zeros((1, 3)), np.zeros((1, 3)), np.zeros((2, 3))
     (h,) = reference.gru_cell(np.ones((1, 1)), (np.full((1, 1), 0.8),), *zeros)
     assert h == pytest.approx(0.4)  # half of 0.8, and half of tanh(0)
 
 
-def test_layer_sees_itself_before_and_the_layer_below_now(rng):
-    """D2L equation 10.3.1, by moving one input and looking at what changes."""
+def test_a_layer_reads_its_past_and_the_layer_below(rng):
+    """D2L equation 10.3.1: one input moves, and the test sees what changes."""
     _, weights = random_layers("simple_rnn", rng)
     states = reference.initial_states("simple_rnn", 4, 2, 1)
     inputs = rng.normal(size=(1, 4, 3))
@@ -84,7 +84,7 @@ def test_layer_sees_itself_before_and_the_layer_below_now(rng):
     assert changed.tolist() == [False, False, True, True]
 
 
-def test_nats_and_perplexity():
+def test_nats_and_perplexity_of_known_probabilities():
     logits = np.log([[0.5, 0.25, 0.25]])
     assert reference.nats(logits, np.array([1])) == pytest.approx(np.log(4))
     assert reference.perplexity(np.log(28)) == pytest.approx(28)

@@ -17,7 +17,7 @@ from tests.helpers.processes import run
 
 @pytest.fixture
 def unpacked(tmp_path):
-    """Unpacks an archive of released/; returns where."""
+    """Unpacks an archive of released/; returns its directory."""
 
     def unpack(name):
         with tarfile.open(ROOT / f"tests/released/{name}.tar.xz") as archive:

@@ -1,4 +1,4 @@
-"""What a run prints while it trains."""
+"""Progress lines of a training."""
 
 import types
 
@@ -15,7 +15,7 @@ SCORES = {
 
 
 def show(task="language_model", verbose=2, epochs=12, step=262, minutes=0.0):
-    """Shows the second epoch of 131 steps, up to a step of the run."""
+    """Prints the second epoch, of 131 steps, up to a step of the run."""
     shown = tasks.TASKS[task](data=None)
     trainer = types.SimpleNamespace(
         task=shown, step=step, seconds=75.0,
@@ -40,19 +40,19 @@ def show(task="language_model", verbose=2, epochs=12, step=262, minutes=0.0):
         ("seq2seq", "75.0% exact  30,345 tokens/s"),
     ],
 )
-def test_a_line_an_epoch(task, figure, capsys):
+def test_each_epoch_is_one_line(task, figure, capsys):
     show(task)
     assert capsys.readouterr().out == (
         f"Epoch 2/12  loss 1.3870  val_loss 1.3870  {figure}  0:00\n"
     )
 
 
-def test_an_epoch_that_was_cut_says_so(capsys):
+def test_an_interrupted_epoch_is_marked(capsys):
     show(step=150)
     assert "Epoch 2/12, 19 of 131 steps  loss" in capsys.readouterr().out
 
 
-def test_where_time_ends_the_run_the_line_says_how_much_is_over(capsys):
+def test_a_timed_run_shows_the_share_of_time(capsys):
     show(epochs=0, minutes=3.0)
     line = capsys.readouterr().out
     assert line.startswith("Epoch 2  loss ")
@@ -60,9 +60,7 @@ def test_where_time_ends_the_run_the_line_says_how_much_is_over(capsys):
 
 
 @pytest.mark.parametrize("columns", [80, 40])
-def test_a_bar_fits_in_its_line_and_leaves_nothing(
-    columns, capsys, monkeypatch
-):
+def test_the_progress_bar_fits_and_is_erased(columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     show(verbose=1)
     *bars, rest = capsys.readouterr().out.split("\r")
@@ -74,7 +72,7 @@ def test_a_bar_fits_in_its_line_and_leaves_nothing(
     assert blank.isspace() and len(blank) == len(bars[-1])
 
 
-def test_a_sample_is_a_text_and_moves_no_cursor(tmp_path, capsys, monkeypatch):
+def test_samples_contain_no_control_characters(tmp_path, capsys, monkeypatch):
     texts = []
     monkeypatch.setattr(
         callbacks.tf.summary, "text", lambda name, text: texts.append(text)

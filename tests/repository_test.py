@@ -1,15 +1,13 @@
-"""Models that come and go in a directory, and what is wrong with some."""
+"""A directory of models that are added, replaced, damaged and deleted."""
 
 import dataclasses
 import gc
-import itertools
 import json
 import logging
 import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -27,7 +25,7 @@ from stacked_rnn.serving import (
     repository,
     server,
 )
-from tests.helpers import ROOT
+from tests.helpers.processes import Script
 from tests.helpers.waiting import wait_until
 
 LOGGER = "stacked_rnn.serving"
@@ -35,7 +33,7 @@ LOGGER = "stacked_rnn.serving"
 
 @pytest.fixture
 def add(letters, tmp_path):
-    """Adds a version, linked: of these tests none writes into one."""
+    """Adds a version, made of hard links, as no test writes into it."""
 
     def add(name, **changes):
         path = tmp_path / name
@@ -57,7 +55,7 @@ def break_graph(version, content=b"broken"):
 
 
 class Scheduler:
-    """Stands for `scheduler.Scheduler`, sequences and all."""
+    """Stands for `scheduler.Scheduler`."""
 
     def __init__(self, *_, jit_compile):
         self.num_waiting = self.num_active = 0
@@ -74,7 +72,7 @@ class Scheduler:
 
 
 class Loader:
-    """Stands for `inference.load`: what it loads is a path.
+    """Stands for `inference.load`; what it loads is a path.
 
     Attributes:
         paths: all that was asked of it.
@@ -124,7 +122,7 @@ def said(caplog):
 # What is in a directory
 
 
-def test_odd_names_beside_models(add, loader, tmp_path):
+def test_only_directories_of_models_are_served(add, loader, tmp_path):
     add("letters/1")
     add("letters/2.partial")
     add("letters/\u00b2")  # a digit, and no number
@@ -163,7 +161,7 @@ def test_a_directory_of_versions_is_one_model_for_good(add, loader, tmp_path):
     assert [path.name for path in loader.paths] == ["1"]
 
 
-def test_a_name_for_the_one_model_of_a_directory(add, loader, tmp_path):
+def test_model_name_names_the_only_model(add, loader, tmp_path):
     add("letters/1")
     models = open_repository(tmp_path, model_name="mine")
     add("others/1")
@@ -175,7 +173,7 @@ def test_a_name_for_the_one_model_of_a_directory(add, loader, tmp_path):
 
 @pytest.fixture
 def unreadable(monkeypatch):
-    """Names of directories that nobody may read, as root may read them all."""
+    """Names of directories to make unreadable (for root, too)."""
     names, iterdir, stat = set(), pathlib.Path.iterdir, pathlib.Path.stat
 
     def check(path):
@@ -188,7 +186,7 @@ def unreadable(monkeypatch):
         return iterdir(path)
 
     def checked_stat(path, **options):
-        if path.name not in names:  # what it is tells the one above
+        if path.name not in names:  # its own entry is in the directory above
             check(path)
         return stat(path, **options)
 
@@ -197,7 +195,7 @@ def unreadable(monkeypatch):
     return names
 
 
-def test_a_directory_that_cannot_be_read(
+def test_unreadable_directories_are_reported_once(
     add, loader, said, unreadable, tmp_path
 ):
     add("letters/1")
@@ -221,9 +219,7 @@ def test_a_directory_that_cannot_be_read(
     assert versions(models) == {"letters": 1, "others": 8}
 
 
-def test_commands_name_what_cannot_be_read(
-    add, unreadable, monkeypatch, tmp_path
-):
+def test_commands_name_unreadable_paths(add, unreadable, monkeypatch, tmp_path):
     add("letters/1")
     unreadable.add("letters")
     with pytest.raises(UserError, match="letters: cannot be read.*denied"):
@@ -241,7 +237,7 @@ def test_commands_name_what_cannot_be_read(
         saved_models.read_description(tmp_path / "letters" / "1")
 
 
-def test_what_vanishes_while_it_is_looked_at(
+def test_a_model_deleted_during_the_search_is_skipped(
     add, loader, said, monkeypatch, tmp_path
 ):
     add("a/1")
@@ -260,7 +256,9 @@ def test_what_vanishes_while_it_is_looked_at(
     assert not [line for line in said() if "/a" in line]
 
 
-def test_a_model_whose_directory_is_gone_is_served_on(add, loader, tmp_path):
+def test_a_model_stays_loaded_when_its_directory_is_deleted(
+    add, loader, tmp_path
+):
     add("a/1")
     add("b/1")
     models = open_repository(tmp_path)
@@ -273,7 +271,9 @@ def test_a_model_whose_directory_is_gone_is_served_on(add, loader, tmp_path):
     assert versions(models) == {"a": 1, "b": 1} and "b" in models
 
 
-def test_no_error_ends_the_search(add, loader, said, monkeypatch, tmp_path):
+def test_errors_do_not_end_the_polling(
+    add, loader, said, monkeypatch, tmp_path
+):
     add("a/1")
     models = open_repository(tmp_path)
     models.update()
@@ -312,7 +312,7 @@ def test_a_refused_version_is_tried_again_when_its_files_change(
     models = open_repository(tmp_path)
     for _ in range(3):
         models.update()
-    # The version below is served, after a new start too.
+    # The version below is served, also after a restart.
     assert versions(models) == {"a": 1, "b": 1}
     assert {v: state for v, (state, *_) in models.states("a").items()} == {
         1: "AVAILABLE", 2: "END",
@@ -332,7 +332,7 @@ def test_a_refused_version_is_tried_again_when_its_files_change(
 
 
 @pytest.mark.parametrize("name", ["variables/variables.index", "new", "."])
-def test_every_file_of_a_version_counts(letters, tmp_path, name):
+def test_a_change_to_any_file_is_noticed(letters, tmp_path, name):
     version = shutil.copytree(letters, tmp_path / "1")
     before = model_directory.fingerprint(version)
     assert model_directory.fingerprint(version) == before
@@ -340,7 +340,7 @@ def test_every_file_of_a_version_counts(letters, tmp_path, name):
     assert model_directory.fingerprint(version) != before
 
 
-def test_files_that_change_all_the_time_do_not_keep_the_others(
+def test_constantly_changing_files_do_not_block_other_models(
     add, loader, tmp_path, monkeypatch
 ):
     break_graph(add("a/1"))
@@ -367,7 +367,7 @@ def test_a_version_that_is_deleted_gives_way_to_the_one_before(
     assert versions(models) == {"a": 4}
 
 
-def test_who_takes_over_is_said(add, loader, said, tmp_path):
+def test_a_takeover_is_logged_with_its_figures(add, loader, said, tmp_path):
     def trained(bits):
         return {"validation": {"bits_per_character": bits}}
 
@@ -418,7 +418,7 @@ def test_texts_in_a_replaced_version_end_in_time(add, loader, tmp_path):
         ({"validation": 3}, 1),
     ],
 )
-def test_a_record_of_another_kind_costs_a_sentence(letters, training, count):
+def test_an_unknown_training_record_shortens_the_card(letters, training, count):
     description = dataclasses.replace(
         saved_models.read_description(letters), training=training
     )
@@ -426,7 +426,7 @@ def test_a_record_of_another_kind_costs_a_sentence(letters, training, count):
     assert len(card) == count and "5 parameters" in card[0]
 
 
-def test_the_parameters_of_a_version(letters, generator):
+def test_parameters_are_counted_from_the_files(letters, generator):
     assert (
         saved_models.num_parameters(letters) == generator.model.count_params()
     )
@@ -436,7 +436,7 @@ def test_the_parameters_of_a_version(letters, generator):
 
 
 def begun(add, loader, tmp_path):
-    """A repository of two models in the midst of the first, and its thread."""
+    """Opens a repository of two models that is loading the first."""
     add("a/1")
     add("b/1")
     models = open_repository(tmp_path)
@@ -468,7 +468,9 @@ def test_a_model_that_is_loading_is_not_ready(add, loader, tmp_path):
     assert versions(models.listed()) == {"a": 1, "b": 1}
 
 
-def test_a_model_without_a_whole_version_is_none(add, loader, tmp_path):
+def test_a_model_with_damaged_versions_only_does_not_exist(
+    add, loader, tmp_path
+):
     break_graph(add("a/1"))
     add("b/1")
     models = open_repository(tmp_path)
@@ -481,7 +483,7 @@ def test_a_model_without_a_whole_version_is_none(add, loader, tmp_path):
     assert (state, code) == ("END", "INVALID_ARGUMENT") and "damaged" in message
 
 
-def test_a_stop_ends_the_loading(add, loader, tmp_path):
+def test_stopping_ends_the_loading(add, loader, tmp_path):
     models, loading = begun(add, loader, tmp_path)
     models.stop()
     loader.may_go_on.set()
@@ -520,7 +522,7 @@ def test_any_thread_may_ask_while_models_change(add, loader, tmp_path):
     assert not failures
 
 
-# At most so many models
+# Limits on loaded models
 
 
 @pytest.fixture
@@ -530,7 +532,7 @@ def quick(monkeypatch):
 
 
 def ask(models, name, seconds=0.005):
-    """As a request does: now and then, until it is there."""
+    """Asks for a model again and again, as requests do, until it is loaded."""
     wait_until(lambda: is_ready(models, name), pause=seconds)
     return models[name]
 
@@ -571,7 +573,7 @@ def test_models_beyond_the_most_are_loaded_on_demand(
     models.close(0)
 
 
-def test_a_model_with_texts_in_it_stays(add, loader, quick, tmp_path):
+def test_a_model_in_use_is_not_unloaded(add, loader, quick, tmp_path):
     for name in "abc":
         add(f"{name}/1")
     models = open_repository(tmp_path, max_loaded=2)
@@ -582,7 +584,7 @@ def test_a_model_with_texts_in_it_stays(add, loader, quick, tmp_path):
     models["b"]
     ask(models, "c")
     assert versions(models) == {"a": 1, "c": 1} and not busy.closed
-    # All have texts: the one asked for least recently takes no more.
+    # All are in use: the least recently used one accepts no more texts.
     models["c"].scheduler.num_waiting = 1
     busy.ended.clear()
     with pytest.raises(repository.NotReadyError):
@@ -595,8 +597,10 @@ def test_a_model_with_texts_in_it_stays(add, loader, quick, tmp_path):
     models.close(0)
 
 
-def test_who_waited_for_a_model_gets_it(add, loader, monkeypatch, tmp_path):
-    """Though somebody else waits for another in the one place."""
+def test_every_waiting_request_gets_its_model(
+    add, loader, monkeypatch, tmp_path
+):
+    """Though there is room for one and others wait for another."""
     monkeypatch.setattr(repository, "_STAY_SECONDS", 0.5)
     for name in "abc":
         add(f"{name}/1")
@@ -632,7 +636,7 @@ def test_a_model_that_cannot_be_loaded_is_not_waited_for(
     models.close(0)
 
 
-def test_a_model_that_is_let_go_leaves_nothing(letters, tmp_path, monkeypatch):
+def test_an_unloaded_model_frees_its_memory(letters, tmp_path, monkeypatch):
     monkeypatch.setattr(repository, "_STAY_SECONDS", 0.0)
     for name in "ab":
         shutil.copytree(letters, tmp_path / name / "1", copy_function=os.link)
@@ -658,10 +662,10 @@ def test_a_model_that_is_let_go_leaves_nothing(letters, tmp_path, monkeypatch):
     gc.unfreeze()
 
 
-# What is said at the start
+# Messages at the start
 
 
-def test_the_address_and_each_model_are_said(letters, tmp_path, said):
+def test_address_and_models_are_logged_at_start(letters, tmp_path, said):
     for name in "ab":
         shutil.copytree(letters, tmp_path / name / "1", copy_function=os.link)
     config = configs.ServeConfig(
@@ -705,37 +709,35 @@ def test_addresses_open_in_a_browser(host, base):
     [("abcdef", "listening at http://127.0.0.1:"), ("a", "  OpenAI's API: ")],
     ids=["loads", "compiles"],
 )
-def test_the_command_says_where_at_once_and_stops_while_it(
+def test_serve_logs_its_address_and_stops_while_it(
     letters, tmp_path, names, line
 ):
+    models = tmp_path / "models"
     for name in names:
-        shutil.copytree(letters, tmp_path / name / "1", copy_function=os.link)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "serve.py", "--port=0",
-         f"--saved_model={tmp_path}"],
-        stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    before = list(
-        itertools.takewhile(lambda said: line not in said, process.stderr)
-    )
-    process.send_signal(signal.SIGTERM)
-    log = process.stderr.read()
-    assert process.wait(60) == 0 and "Traceback" not in log
-    assert log.splitlines()[-1].startswith("stopping")
+        shutil.copytree(letters, models / name / "1", copy_function=os.link)
+    serve = Script(tmp_path, "serve.py", f"--saved_model={models}", "--port=0")
+    serve.wait_for(line)
+    serve.send_signal(signal.SIGTERM)
+    ended = serve.finish(60)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+    log = ended.stderr.splitlines()
+    # A compilation that ends meanwhile may still say so after this.
+    assert "stopping" in {said[:8] for said in log[-2:]}
+    [place] = [n for n, said in enumerate(log) if line in said]
     if names == "a":
-        first, second, third = before[-3:]
+        first, second, third = log[place - 3 : place]
         assert "listening at" in first and "a version 1 is ready" in second
         assert third.startswith("Serving a at http://127.0.0.1:")
     else:
-        assert not [said for said in before if "ready" in said]
-        assert "Serving" not in log and "f version 1" not in log
+        assert not [said for said in log[:place] if "ready" in said]
+        assert "Serving" not in ended.stderr
+        assert "f version 1" not in ended.stderr
 
 
 # Memory
 
 
-def test_the_memory_of_the_process(monkeypatch):
+def test_resident_memory_is_read_where_known(monkeypatch):
     resident = memory.resident_bytes()
     if sys.platform == "linux":
         assert 50e6 < resident < 500e9

@@ -1,4 +1,4 @@
-"""Training that is killed for real ends as if it had not been."""
+"""A training that is killed ends as if it had not been."""
 
 import random
 import time
@@ -41,7 +41,7 @@ def kill_after_the_first_epoch(directory, epochs, seconds):
 
 
 def results(directory):
-    """The files that say how a run ended."""
+    """The history, weights and exported files of a run."""
     checkpoint = tf.train.load_checkpoint(
         str(directory / "runs/cats/checkpoints/last")
     )
@@ -75,7 +75,7 @@ def assert_same(got, expected):
     ("kills", "epochs"),
     [(2, 16), pytest.param(20, 40, marks=pytest.mark.drill)],
 )
-def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(
     kills, epochs, tmp_path
 ):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"

@@ -21,7 +21,7 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def plain_step(kind, x, states, kernel, bias, drop):
-    """One time step in TensorFlow ops, from the equations."""
+    """Computes one time step in TensorFlow ops from the equations."""
     h, units = states[0], UNITS
     gates = KINDS[kind]
     seen = [h] * gates if drop is None else [h * m for m in drop]
@@ -46,7 +46,7 @@ def plain_step(kind, x, states, kernel, bias, drop):
 
 
 def keeps(state_mask):
-    """[time, batch, 1], where the state is not set to zero."""
+    """Makes a mask, [time, batch, 1], of where the state is kept."""
     if state_mask is None:
         return None
     return tf.cast(tf.transpose(KEEPS_STATE)[..., None], tf.float64)
@@ -118,7 +118,7 @@ def values_and_gradients(scan, tensors, mask, drop):
 
 
 def second_order(scan, tensors, mask, drop):
-    """Gradient of a function of all the first gradients."""
+    """Computes the gradient of a function of all first gradients."""
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         values = values_and_gradients(scan, tensors, mask, drop)
@@ -147,7 +147,9 @@ def assert_all_close(got, expected, atol=1e-10):
         (True, True, "cut"),
     ],
 )
-def test_values_and_all_gradients(kind, masked, dropped, state_mask, rng):
+def test_values_and_all_gradients_equal_a_plain_loop(
+    kind, masked, dropped, state_mask, rng
+):
     case = arguments(kind, rng, masked, dropped)
     options = {"state_mask": state_mask}
     expected = values_and_gradients(
@@ -165,7 +167,7 @@ def test_values_and_all_gradients(kind, masked, dropped, state_mask, rng):
 
 @kinds
 @pytest.mark.parametrize("way", ["graph", "xla_loops", "xla"])
-def test_every_way_to_run_gives_the_same(kind, way, rng):
+def test_graph_and_xla_equal_eager(kind, way, rng):
     tensors, mask, drop = arguments(kind, rng, masked=True, dropped=False)
     scan = functools.partial(
         fast_scan,
@@ -189,7 +191,9 @@ def test_every_way_to_run_gives_the_same(kind, way, rng):
 @pytest.mark.parametrize(
     ("masked", "state_mask"), [(False, None), (True, None), (True, "cut")]
 )
-def test_second_order_gradients(kind, masked, state_mask, rng):
+def test_second_order_gradients_equal_a_plain_loop(
+    kind, masked, state_mask, rng
+):
     case = arguments(kind, rng, masked, dropped=False)
     options = {"state_mask": state_mask}
     plain = functools.partial(plain_scan, kind, **options)

@@ -42,7 +42,7 @@ def free_ports(count):
 
 
 def ask(connection, method, path, body=None):
-    """(status, body) of a request on a connection that is kept."""
+    """Sends a request on an open connection; returns (status, body)."""
     connection.request(
         method, path, json.dumps(body), {"content-type": "application/json"}
     )
@@ -67,7 +67,7 @@ def is_ready(port):
 
 @contextlib.contextmanager
 def nginx(directory, port, upstream):
-    """deploy/nginx.conf at work, with ports and paths of this test."""
+    """Runs nginx with deploy/nginx.conf and this test's ports and paths."""
     conf = CONF.read_text()
     for pattern, own in (
         ("listen 80;", f"listen 127.0.0.1:{port};"),
@@ -100,7 +100,7 @@ def nginx(directory, port, upstream):
 
 
 class Servers:
-    """Two serve.py of the same models, each of which may start anew."""
+    """Two processes of serve.py that can be restarted."""
 
     def __init__(self, directory, ports):
         self._directory, self._processes = directory, {}
@@ -113,7 +113,7 @@ class Servers:
         )
 
     def restart(self, port):
-        """As an orderly supervisor does; its exit code."""
+        """Stops a server with SIGTERM and starts it again; its exit code."""
         process = self._processes[port]
         process.send_signal(signal.SIGTERM)
         ended = process.finish(60)
@@ -122,7 +122,7 @@ class Servers:
         return ended.returncode
 
     def wait(self, port):
-        """Until it is ready."""
+        """Waits until a server is ready."""
         process = self._processes[port]
         wait_until(lambda: is_ready(port) or process.poll() is not None, 120)
         assert process.poll() is None, process.errors
@@ -133,7 +133,7 @@ class Servers:
 
 
 def complete(connection, max_tokens, stream):
-    """The text of a completion; fails where there is anything amiss."""
+    """Asks for a completion, checks the answer, returns its text."""
     status, content = ask(
         connection, "POST", "/v1/completions",
         {"model": "letters", "prompt": "abc", "max_tokens": max_tokens,
@@ -184,7 +184,7 @@ def test_a_rolling_restart_fails_no_request(directory):
 
             def are_enough():
                 for client in clients:
-                    if client.done():  # it failed: here is how
+                    if client.done():  # raises what made it fail
                         client.result()
                 return len(answers) >= enough
 
@@ -209,12 +209,12 @@ def test_a_rolling_restart_fails_no_request(directory):
     third = len(answered) // 3
     assert {ends[-1] for ends in answered[:third]} == {*map(str, ports)}
     assert {ends[-1] for ends in answered[-third:]} == {*map(str, ports)}
-    # There were some for which one server alone would not have done.
+    # Some requests needed the second server.
     assert any(len(ends) > 1 for ends in answered)
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
-    """Stands in for serve.py, and tells what it received."""
+    """Stands for serve.py and answers with what it received."""
 
     protocol_version = "HTTP/1.1"
 
@@ -264,7 +264,7 @@ def upstream():
 
 
 @pytest.mark.skipif(not NGINX, reason="nginx is not installed")
-def test_nginx_passes_on_what_the_servers_need(tmp_path):
+def test_nginx_forwards_headers_bodies_and_streams(tmp_path):
     [port] = free_ports(1)
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(upstream()) for _ in range(2)]
@@ -293,7 +293,7 @@ def test_nginx_passes_on_what_the_servers_need(tmp_path):
         connection.close()
         assert sent("/metrics")[0] == 403
         assert not any("/metrics" in server.received for server in servers)
-        # Who stops or starts says 503, and the other one is asked.
+        # A server that stops or starts answers 503; nginx asks the other one.
         servers[0].status = 503
         answers = [sent(body=b"{}") for _ in range(4)]
         assert {(status, received["port"]) for status, received in answers} == {

@@ -1,4 +1,4 @@
-"""The written files against the SavedModel they were written from."""
+"""ONNX and LiteRT files against the SavedModel they were written from."""
 
 import json
 import sys
@@ -27,15 +27,18 @@ def save_and_load(directory, *args, **changes):
 
 
 @pytest.fixture(scope="module", params=["simple_rnn", "gru", "lstm"])
-def model(request, tmp_path_factory):
-    return save_and_load(tmp_path_factory.mktemp("cell"), request.param)
+def model(request, saved_models, tmp_path_factory):
+    if request.param == "simple_rnn":
+        return save_and_load(tmp_path_factory.mktemp("cell"), request.param)
+    name = {"gru": "letters", "lstm": "others"}[request.param]
+    return inference.load(saved_models / name)
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_logits_and_states_are_those_of_the_saved_model(
     model, format, tmp_path
 ):
-    """Over 120 steps, the states carried, with one loaded file."""
+    """Over 120 steps with carried states."""
     skip_without(format)
     cell = model.model_config.cell
     path = tmp_path / f"step{runtimes.SUFFIXES[format]}"
@@ -59,14 +62,20 @@ def test_logits_and_states_are_those_of_the_saved_model(
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_smaller_weights_cost_little(format, tmp_path):
-    """Sizes, and the loss of the file beside that of the SavedModel."""
-    skip_without(format)
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory):
+    """64 units, with weights as small as those of a trained model."""
     generator = build_generator(units=64, embedding_dim=64)
     for weight in generator.model.weights:
-        weight.assign(weight * 0.2)  # such as training leaves: no chaos
-    model = inference.load(generator.save(tmp_path))
+        weight.assign(weight * 0.2)
+    return inference.load(generator.save(tmp_path_factory.mktemp("wide")))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_smaller_weights_lose_little_quality(format, wide_model, tmp_path):
+    """Compares sizes and losses with those of the SavedModel."""
+    skip_without(format)
+    model = wide_model
     expected = model.evaluate(TEXT.encode())["nats_per_token"]
     path = tmp_path / f"step{runtimes.SUFFIXES[format]}"
     sizes, differences = {}, {}
@@ -95,10 +104,8 @@ def test_smaller_weights_cost_little(format, tmp_path):
     ],
     ids=FORMATS,
 )
-def test_the_vocabulary_says_what_the_ids_mean(
-    format, tokenizer, tmp_path, caplog
-):
-    """The tables of these tokenizers are no hindrance, nor a warning."""
+def test_the_vocabulary_file_decodes_ids(format, tokenizer, tmp_path, caplog):
+    """Even for tokenizers with tables, and without a warning."""
     skip_without(format)
     model = save_and_load(tmp_path, tokenizer=tokenizer)
     file = tmp_path / f"step{runtimes.SUFFIXES[format]}"
@@ -135,11 +142,10 @@ def test_a_missing_package_is_named(format, package, monkeypatch):
     assert f"'.[{format}]'" in str(error.value)
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+def test_a_file_that_cannot_be_written_leaves_nothing(loaded, tmp_path):
     skip_without("onnx")
-    model = save_and_load(tmp_path / "saved")
     path = tmp_path / "step.onnx"
     path.mkdir()
     with pytest.raises(configs.UserError, match="--output=.*step.onnx"):
-        runtimes.write(model, path)
+        runtimes.write(loaded, path)
     assert not list(tmp_path.glob("*.partial"))

@@ -1,4 +1,4 @@
-"""Chosen sets and frequencies on logits made by hand; eager, graph and XLA."""
+"""Drawn sets and frequencies on logits made by hand; eager, graph, XLA."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ LOGITS = np.log([[0.5, 0.3, 0.15, 0.05]]).astype("float32")
 
 
 def drawn_set(sorts=True, **kwargs):
-    """The ids that some number draws from LOGITS."""
+    """The ids that any random number draws from LOGITS."""
     uniform = np.arange(1000, dtype="float32") / 1000
     logits = np.repeat(LOGITS, 1000, axis=0)
     return set(
@@ -85,7 +85,7 @@ def test_frequencies_follow_the_distribution():
     np.testing.assert_allclose(frequencies, [0.5, 0.3, 0.15, 0.05], atol=0.012)
 
 
-def test_temperature_sharpens():
+def test_low_temperature_sharpens_the_distribution():
     uniform = np.arange(1000, dtype="float32") / 1000
     logits = np.repeat(LOGITS, 1000, axis=0)
     token_ids = samplers.sample(logits, uniform, options(1000, temperature=0.5))
@@ -101,7 +101,7 @@ def test_temperature_zero_is_greedy():
 
 @pytest.mark.parametrize("sorts", [True, False])
 @pytest.mark.parametrize("top_k", [0, 2])
-def test_the_least_temperature_draws_the_likeliest(sorts, top_k):
+def test_the_smallest_temperature_is_greedy(sorts, top_k):
     drawn = samplers.sample(
         tf.constant([[-np.inf, 20.0, 30.0, -40.0]]),
         tf.constant([0.999]),
@@ -126,7 +126,9 @@ def test_the_least_temperature_draws_the_likeliest(sorts, top_k):
     ],
 )
 @pytest.mark.parametrize("sorts", [True, False])
-def test_top_k_and_the_nucleus(top_k, top_p, expected, sorts):
+def test_top_k_and_top_p_keep_the_expected_tokens(
+    top_k, top_p, expected, sorts
+):
     assert drawn_set(sorts, top_k=top_k, top_p=top_p) == expected
 
 
@@ -141,7 +143,7 @@ def test_top_k_and_the_nucleus(top_k, top_p, expected, sorts):
     st.integers(0, 14),
 )
 def test_top_k_by_bits_equals_top_k_by_sorting(logits, top_k):
-    """Ties, both zeros and minus infinities included."""
+    """Including ties, both zeros and minus infinities."""
     row = tf.constant([[*logits, 1.0]], tf.float32)
     by_sorting, by_bits = (
         samplers.truncate(row, tf.constant([top_k]), tf.ones(1), sorts)
@@ -178,7 +180,9 @@ def test_minus_infinity_is_never_drawn():
     st.booleans(),
 )
 @example(2049, 0.0, 0.3, 0, 1.0, False)  # a first token of next to no mass
-def test_equals_the_reference(seed, uniform, temperature, top_k, top_p, sorts):
+def test_samples_equal_the_reference(
+    seed, uniform, temperature, top_k, top_p, sorts
+):
     logits = np.random.default_rng(seed).normal(0, 3, (1, 9)).astype("float32")
     token_id = samplers.sample(
         logits, tf.constant([uniform], tf.float32),
@@ -195,7 +199,7 @@ def test_equals_the_reference(seed, uniform, temperature, top_k, top_p, sorts):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_rows_have_their_own_options_and_do_not_see_each_other(
+def test_rows_have_their_own_options_and_do_not_affect_each_other(
     jit_compile, rng
 ):
     logits = tf.constant(rng.normal(0, 2, (6, 40)), tf.float32)

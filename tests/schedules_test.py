@@ -12,7 +12,7 @@ from stacked_rnn.training import schedules
 
 @pytest.fixture
 def time(monkeypatch):
-    """A clock that stands where one sets `now`."""
+    """A clock that shows what the test sets as `now`."""
     clock = types.SimpleNamespace(now=1000.0)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr(schedules, "time", clock)
@@ -45,7 +45,7 @@ def test_a_clock_goes_on_where_another_process_stood(time):
     assert clock.share() == 1.0
 
 
-def test_a_clock_that_is_over_or_has_no_end(time):
+def test_a_clock_may_be_over_or_endless(time):
     assert schedules.Clock(1.0, 60.0).share() == 1.0
     clock = schedules.Clock(1.0)
     time.now += 61  # within the first step

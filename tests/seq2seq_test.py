@@ -1,4 +1,4 @@
-"""Encoder and decoder: the equations, masks, training, export, search."""
+"""Encoder and decoder: equations, masks, training, export, search."""
 
 import itertools
 
@@ -20,7 +20,7 @@ from stacked_rnn import (
     training,
 )
 from stacked_rnn.configs import BeamConfig, UserError
-from tests.helpers.small_models import CELLS, mirrored, small_config
+from tests.helpers.small_models import CELLS, small_config
 
 SOURCE_LENGTHS = np.array([6, 3, 1])
 SOURCE_MASK = np.arange(6)[None] < SOURCE_LENGTHS[:, None]
@@ -33,7 +33,7 @@ SHAPES = (
 
 
 def build(rng, **changes):
-    """A model with random weights, biases included."""
+    """Builds a model with random weights, biases included."""
     model = models.build_seq2seq(
         small_config(**{"bidirectional": True} | changes)
     )
@@ -56,7 +56,7 @@ def weights_of(layer):
 
 
 def in_numpy(model, source_ids, target_ids):
-    """Logits and attention for one source without padding."""
+    """Computes logits and attention of one source without padding in NumPy."""
     config = model.config
     table = model.embedding.embeddings.numpy()
 
@@ -113,9 +113,7 @@ def in_numpy(model, source_ids, target_ids):
         ("lstm", SHAPES[0], True),
     ],
 )
-def test_the_equations_however_far_a_source_is_padded(
-    cell, shape, jit_compile, rng
-):
+def test_logits_equal_numpy_whatever_the_padding(cell, shape, jit_compile, rng):
     model = build(rng, cell=cell, **shape)
     call = model
     if jit_compile is not None:
@@ -136,8 +134,8 @@ def test_the_equations_however_far_a_source_is_padded(
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_token_at_a_time_is_all_at_once(cell, rng):
-    """Of two texts for each source, each with states of its own."""
+def test_decoding_by_steps_equals_decoding_at_once(cell, rng):
+    """With two texts per source, each with its own states."""
     model = build(rng, cell=cell, **SHAPES[1])
     inputs = random_inputs(rng)
     others = rng.integers(0, 11, (3, 5)).astype("int32")
@@ -158,7 +156,7 @@ def test_a_token_at_a_time_is_all_at_once(cell, rng):
         np.testing.assert_allclose(found[:, number], whole, atol=1e-5)
 
 
-def test_the_gradient_is_what_differences_say(rng):
+def test_gradients_equal_finite_differences(rng):
     keras.config.set_dtype_policy("float64")
     try:
         model = models.build_seq2seq(
@@ -191,7 +189,7 @@ def test_the_gradient_is_what_differences_say(rng):
     assert slope == pytest.approx(float(difference), rel=1e-6)
 
 
-def test_keras_can_save_it(rng, tmp_path):
+def test_keras_file_round_trip(rng, tmp_path):
     model = build(rng, **SHAPES[1])
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -203,7 +201,7 @@ def test_keras_can_save_it(rng, tmp_path):
         models.build_seq2seq(small_config(vocabulary_size=0))
 
 
-def test_how_deep_the_decoder_is():
+def test_decoder_layers_default_to_the_encoder():
     for decoder_layers, expected in ((0, 3), (1, 1), (4, 4)):
         model = models.build_seq2seq(
             small_config(num_layers=3, decoder_layers=decoder_layers)
@@ -217,7 +215,7 @@ def test_how_deep_the_decoder_is():
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Words of four letters, and the same backwards in capitals."""
+    """Words of four letters; the target is the word backwards in capitals."""
     words = map("".join, itertools.product("abcd", repeat=4))
     path = tmp_path_factory.mktemp("corpus") / "words.tsv"
     path.write_text("".join(f"{w}\t{w[::-1].upper()}\n" for w in words))
@@ -264,7 +262,7 @@ def saved(learned, tmp_path_factory):
     return save(learned, tmp_path_factory.mktemp("saved") / "words")
 
 
-def test_it_learns_what_it_has_not_seen(learned, saved):
+def test_training_generalizes_and_the_export_scores_the_same(learned, saved):
     score = learned.evaluate(learned.data.validation)
     pairs = learned.data.validation_texts
     assert score.texts == len(pairs.sources) == 51
@@ -277,49 +275,19 @@ def test_it_learns_what_it_has_not_seen(learned, saved):
     assert beams["edit_distance"] <= 0.2 and beams["examples"] == 51
 
 
-def test_in_parts_on_two_devices_it_is_the_same(corpus):
-    model = {"cell": "simple_rnn"}
-    one = make_trainer(corpus, model=model)
-    other = make_trainer(
-        corpus, strategy=mirrored(), accumulate_steps=2, model=model
-    )
-    for trainer in (one, other):
-        trainer.fit(verbose=0)
-    for a, b in zip(one.model.get_weights(), other.model.get_weights()):
-        np.testing.assert_allclose(a, b, atol=2e-5)
-
-
-def test_it_goes_on_where_it_stopped(corpus, tmp_path):
-    model = {"cell": "simple_rnn", "dropout": 0.3}
-    whole = make_trainer(corpus, tmp_path / "whole", epochs=2, model=model)
-    whole.fit(verbose=0)
-
-    class StopAt(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if trainer.step == 37:
-                self.model.stop_training = True
-
-    for _ in range(2):
-        trainer = make_trainer(corpus, tmp_path / "run", epochs=2, model=model)
-        trainer.fit([StopAt()], verbose=0)
-    for a, b in zip(trainer.model.get_weights(), whole.model.get_weights()):
-        np.testing.assert_array_equal(a, b)
-    assert trainer.history == whole.history
-
-
 # The SavedModel ---------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def unsure():
-    """Random weights: many texts are about as likely as the best."""
+    """A model with random weights, for which many texts are equally likely."""
     tokenizer = tokenizers.build("char", b"abcdefghi", document_separator="\0")
     assert tokenizer.vocabulary_size() == 11
     model = build(np.random.default_rng(5), cell="gru", num_layers=1)
     return export.TextRewriter(model, tokenizer, 12)
 
 
-def test_the_score_is_log_p_of_the_output(unsure):
+def test_scores_are_log_probabilities_of_the_outputs(unsure):
     texts = tf.constant(["abcd", "d", "", "badbadc", "\u00e9"])
     found = unsure.search(
         texts, tf.constant(3), tf.constant(0.0), tf.constant(30)
@@ -343,7 +311,7 @@ def test_the_score_is_log_p_of_the_output(unsure):
     )
 
 
-def test_beams_find_likelier_texts_than_greed(unsure):
+def test_beams_find_likelier_texts_than_greedy_decoding(unsure):
     texts = tf.constant(
         ["".join(word) for word in itertools.product("bdf", repeat=3)]
     )
@@ -370,13 +338,13 @@ def test_texts_do_not_depend_on_their_neighbours(saved):
     assert together[0] == "DCBA"
 
 
-def test_at_most_so_many_tokens(saved):
+def test_max_new_tokens_limits_the_output(saved):
     model = inference.load(saved)
     (one,) = model.rewrite(["abcd"], BeamConfig(max_new_tokens=2))
     assert one.output == "DC"
 
 
-def test_without_this_project(saved):
+def test_export_runs_without_this_project(saved):
     functions = tf.saved_model.load(str(saved))
     texts = tf.constant(["abcd", "dcba"])
     answer = functions.signatures["serving_default"](texts=texts)
@@ -394,7 +362,7 @@ def test_without_this_project(saved):
     np.testing.assert_array_equal(found["outputs"][:, 0], answer["outputs"])
 
 
-def test_where_it_looks(saved):
+def test_align_names_the_tokens_of_the_attention(saved):
     model = inference.load(saved)
     text_tokens, output_tokens, attention = model.align("abcd", "DCBA")
     assert text_tokens == ["a", "b", "c", "d", ""]
@@ -402,7 +370,7 @@ def test_where_it_looks(saved):
     assert attention.shape == (5, 5)
 
 
-def test_it_generates_nothing(saved):
+def test_loading_a_seq2seq_model_to_generate_is_refused(saved):
     with pytest.raises(UserError, match="a seq2seq model: predict.py"):
         inference.load(saved, "language_model")
 
@@ -421,7 +389,7 @@ def levenshtein(one, other):
     return row[-1]
 
 
-def test_the_edit_distance():
+def test_edit_distance_equals_levenshtein():
     outputs = ["", "kitten", "same", "\u00e9t\u00e9", "a b"]
     targets = ["abc", "sitting", "same", "ete", "b"]
     expected = sum(map(levenshtein, outputs, targets))
@@ -430,7 +398,7 @@ def test_the_edit_distance():
     )
 
 
-def test_bleu(monkeypatch):
+def test_bleu_is_computed_or_none_without_sacrebleu(monkeypatch):
     texts = ["the cat sat on the mat", "there is a dog on the log"]
     assert metrics.bleu(texts, texts) == pytest.approx(100)
     # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples are right.

@@ -41,7 +41,7 @@ ECHOED = {
 
 @pytest.fixture(scope="module")
 def saved_echo(tmp_path_factory):
-    """Signatures that give back what they take, of many types and shapes."""
+    """Signatures that return their inputs, of many types and shapes."""
     module = tf.Module()
     specs = {
         name: tf.TensorSpec(spec.shape, spec.dtype, name)
@@ -99,7 +99,7 @@ def refused(functions, body) -> ServingError:
 
 
 def as_json(tensor):
-    """What JSON has of a tensor that is no float32."""
+    """Converts a tensor that is not float32 to what JSON shows."""
     values = np.array(tensor, object)
     return np.frompyfunc(
         lambda value: value.decode() if isinstance(value, bytes) else value,
@@ -142,7 +142,7 @@ def test_a_signature_gives_what_a_call_gives(functions, signature, key):
     ("signature", "key"),
     [("generate", "prompts"), ("score", "texts"), ("embed", "texts")],
 )
-def test_a_column_may_be_empty(functions, signature, key):
+def test_columns_without_rows_are_accepted(functions, signature, key):
     answer = ask(functions, inputs={key: []}, signature_name=signature)
     outputs = answer["outputs"]
     columns = outputs.values() if isinstance(outputs, dict) else [outputs]
@@ -211,8 +211,8 @@ def test_an_input_with_a_default_value_may_be_left_out(functions):
     assert short["token_ids"] == [row[:3] for row in by_column["token_ids"]]
 
 
-def test_states_travel_through_json(functions):
-    """A loop over `decode_step` as a client makes it: no digit is lost."""
+def test_decode_steps_can_be_chained_through_json(functions):
+    """A client's loop over `decode_step`, without losing a digit."""
     new = ask(functions, inputs=PROMPTS, signature_name="prefill")["outputs"]
     tensors = functions.signatures["prefill"](tf.constant(PROMPTS))
     for _ in range(3):
@@ -296,13 +296,13 @@ def test_no_float_is_changed(echo, values):
     )
 
 
-def test_nan_goes_both_ways(echo):
+def test_nan_and_infinity_survive_json(echo):
     body = b'{"signature_name": "score", "inputs": [NaN, -Infinity, 0.5]}'
     answer = tf_serving.predict(echo, body)
     assert answer == b'{"outputs": [NaN, -Infinity, 0.5]}'
 
 
-def test_whole_numbers_are_numbers(echo):
+def test_whole_floats_are_accepted_as_integers(echo):
     assert ask(echo, inputs=[1, 2.0], signature_name="score") == {
         "outputs": [1.0, 2.0]
     }
@@ -369,7 +369,7 @@ def test_all_types_in_a_row(echo):
         assert str(error).startswith(f"{name}: ")
 
 
-# What is refused
+# Refused requests
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_an_input_without_a_default_value_must_be_there(functions):
     )
 
 
-def test_a_type_that_json_has_not_is_not_implemented(echo):
+def test_types_without_json_are_not_implemented(echo):
     request = {"signature_name": "complex", "inputs": [1.0]}
     assert refused(echo, request).status == 501
 
@@ -670,7 +670,7 @@ def test_a_message_of_tensorflow_shows_no_internals(message, shown):
         ("GET", "/v1/models/metadata", ("metadata", None, None, "status")),
     ],
 )
-def test_a_path_says_what_is_asked_for(method, path, expected):
+def test_paths_are_parsed(method, path, expected):
     assert tf_serving.parse_path(method, path) == tf_serving.Target(*expected)
 
 
@@ -715,7 +715,7 @@ def test_a_path_says_what_is_asked_for(method, path, expected):
         ),
     ],
 )
-def test_a_path_that_asks_for_nothing_is_refused(method, path, message):
+def test_incomplete_paths_are_refused(method, path, message):
     with pytest.raises(ServingError) as error:
         tf_serving.parse_path(method, path)
     assert error.value.status == 400
@@ -755,7 +755,7 @@ def test_names_of_any_characters_are_url_decoded(name, label):
         )
     ).map("".join),
 )
-def test_any_path_is_understood_or_refused(method, path):
+def test_any_path_is_parsed_or_refused(method, path):
     try:
         target = tf_serving.parse_path(method, path)
     except ServingError as error:
@@ -767,7 +767,7 @@ def test_any_path_is_understood_or_refused(method, path):
 # Status and metadata
 
 
-def test_the_status_of_versions():
+def test_status_lists_the_versions():
     answer = tf_serving.status(
         {
             2: ("LOADING", "OK", ""),
@@ -804,7 +804,7 @@ def test_the_status_of_versions():
     ]  # fmt: skip
 
 
-def test_the_metadata_are_the_signatures(letters):
+def test_metadata_describe_the_signatures(letters):
     answer = json.loads(tf_serving.metadata(letters, "letters", 3))
     assert answer["model_spec"] == {
         "name": "letters",
@@ -833,8 +833,8 @@ def test_the_metadata_are_the_signatures(letters):
     ]
 
 
-def test_the_metadata_name_tensors_of_the_graph(saved_echo):
-    """A session fed by the names gives back what it was fed."""
+def test_metadata_name_tensors_of_the_graph(saved_echo):
+    """A session that is fed by these names returns its inputs."""
     answer = json.loads(tf_serving.metadata(saved_echo, "echo", 1))
     signature = answer["metadata"]["signature_def"]["signature_def"]["all"]
     inputs, outputs = signature["inputs"], signature["outputs"]
@@ -888,7 +888,9 @@ def test_the_official_messages_read_the_metadata(letters):
         ({"numbers": 5}, {"prompts": ["a"], "max_new_tokens": [9]}, "numbers"),
     ],
 )
-def test_what_is_too_much_is_refused(functions, limits, inputs, message):
+def test_requests_beyond_the_limits_are_refused(
+    functions, limits, inputs, message
+):
     body = {"signature_name": "generate", "inputs": inputs}
     [(name, value)] = limits.items()
     for limit in (value, 1_000):
@@ -917,7 +919,7 @@ def test_beams_count_as_rows_and_as_texts():
             tf_serving.Limits(**limits).check(inputs)
 
 
-def test_no_rows_are_no_work():
+def test_empty_requests_are_not_limited():
     tf_serving.Limits(rows=1, tokens=1).check(
         {"texts": tf.zeros([0], tf.string), "max_new_tokens": tf.zeros([0])}
     )
@@ -932,5 +934,5 @@ def test_no_rows_are_no_work():
         {"outputs": 3},
     ],
 )
-def test_json_in_parts_is_json(value):
+def test_json_parsed_in_parts_equals_json(value):
     assert tf_serving._dumped(value) == json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Seq2seq models, served: what each API says of them, against direct calls."""
+"""The APIs for seq2seq models against direct calls."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ SEARCH = {"num_beams": 3, "length_penalty": 0.5, "max_new_tokens": 5}
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Random weights, biases included, and a story."""
+    """A model with random weights and the record of a training."""
     tokenizer = tokenizers.build("char", [b"abc d"], document_separator="\0")
     config = small_config(
         vocabulary_size=tokenizer.vocabulary_size(),
@@ -52,7 +52,7 @@ def ask(running, path="/v1/models/letters:predict", method="POST", **body):
     return status, json.loads(content)
 
 
-def test_rows_columns_and_bytes_give_what_a_call_gives(running, model):
+def test_rows_columns_and_bytes_give_the_same_outputs(running, model):
     expected = [
         {"outputs": one.output, "scores": pytest.approx(one.score, abs=1e-5)}
         for one in model.rewrite(TEXTS)
@@ -97,13 +97,13 @@ def test_a_search_takes_numbers_beside_its_column_of_texts(running, model):
         ({"num_beams": [3]}, "num_beams: Expecting shape () but got: [1]"),
     ],
 )
-def test_searches_that_are_refused(running, changes, message):
+def test_searches_out_of_range_are_refused(running, changes, message):
     inputs = {"texts": TEXTS} | SEARCH | changes
     status, answer = ask(running, signature_name="search", inputs=inputs)
     assert status == 400 and message in answer["error"]
 
 
-def test_no_texts(running):
+def test_empty_requests_give_no_outputs(running):
     for name, values in (("serving_default", {}), ("search", SEARCH)):
         status, answer = ask(
             running, signature_name=name, inputs={"texts": []} | values
@@ -111,7 +111,7 @@ def test_no_texts(running):
         assert status == 200 and answer["outputs"]["outputs"] == []
 
 
-def test_align(running, model):
+def test_align_gives_tokens_and_attention(running, model):
     _, answer = ask(
         running,
         signature_name="align",
@@ -130,7 +130,7 @@ def test_align(running, model):
     assert status == 400 and "as many" in answer["error"]
 
 
-def test_the_card_tells_size_training_and_quality(running):
+def test_the_card_describes_model_training_and_quality(running):
     _, answer = ask(running, "/v1/models", "GET")
     (listed,) = answer["data"]
     assert listed["task"] == "seq2seq"
@@ -143,7 +143,7 @@ def test_the_card_tells_size_training_and_quality(running):
     assert b'stacked_rnn_model_info{model_name="letters"' in metrics
 
 
-def test_it_completes_nothing(running):
+def test_completions_are_refused_for_a_seq2seq_model(running):
     status, answer = ask(
         running, "/v1/completions", model="letters", prompt="a"
     )

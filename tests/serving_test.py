@@ -1,4 +1,4 @@
-"""The server from outside: OpenAI's client, plain HTTP, and what goes wrong."""
+"""The server seen by OpenAI's client and plain HTTP, and its failures."""
 
 import concurrent.futures
 import contextlib
@@ -54,7 +54,7 @@ def alone(model, prompt, stop=(), num_samples=1, **options):
 # OpenAI's API
 
 
-def test_a_seeded_completion_is_what_generate_makes(client, loaded):
+def test_a_seeded_completion_equals_generate(client, loaded):
     answer = client.completions.create(
         model="letters", prompt=["abc", ""], n=2, seed=7, max_tokens=30,
         temperature=0.9, top_p=0.9, stop=["zz"], logprobs=0,
@@ -81,7 +81,7 @@ def test_a_seeded_completion_is_what_generate_makes(client, loaded):
     assert answer.usage.completion_tokens == 120
 
 
-def test_a_stream_adds_up_to_the_answer(client):
+def test_a_stream_adds_up_to_the_whole_answer(client):
     options = {
         "model": "letters", "prompt": ["abc", "h"], "seed": 1,
         "max_tokens": 400, "echo": True, "logprobs": 0, "stop": ["dca", "hhhh"],
@@ -116,7 +116,7 @@ def test_a_stream_adds_up_to_the_answer(client):
             assert together == getattr(expected.logprobs, name)
 
 
-def test_an_echo_has_the_prompt_and_its_cost(client, loaded):
+def test_echo_returns_the_prompt_with_its_logprobs(client, loaded):
     answer = client.completions.create(
         model="letters", prompt="abcab", max_tokens=0, echo=True, logprobs=0
     )
@@ -134,7 +134,7 @@ def test_an_echo_has_the_prompt_and_its_cost(client, loaded):
 
 
 def likeliest(model, text):
-    """{token: log p} of the whole vocabulary at each place but the first."""
+    """Lists {token: log p} of all tokens for each position but the first."""
     step = model.functions.signatures["decode_step"]
     token_ids = model.tokenizer.tokenize([text]).values.numpy()
     states = {n: tf.constant(s) for n, s in model.initial_states(1).items()}
@@ -148,8 +148,10 @@ def likeliest(model, text):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_likeliest_tokens_at_each_place(client, loaded, stream):
-    """They are the largest log p of the model, and the one that was drawn."""
+def test_logprobs_are_the_likeliest_tokens_at_each_position(
+    client, loaded, stream
+):
+    """The largest log-probabilities and that of the drawn token."""
     options = {
         "model": "letters", "prompt": ["abcab", "h"], "n": 2, "seed": 4,
         "max_tokens": 70, "logprobs": 3, "echo": True, "temperature": 1.5,
@@ -174,8 +176,8 @@ def test_the_likeliest_tokens_at_each_place(client, loaded, stream):
                 assert log_prob == pytest.approx(all_of_them[name], abs=1e-4)
 
 
-def test_the_likeliest_tokens_without_the_prompt(client, loaded):
-    """As `lm-eval` and others tell whether a text is the greedy one."""
+def test_logprobs_without_echo_cover_new_tokens_only(client, loaded):
+    """Tools such as `lm-eval` use them to see whether a text is greedy."""
     options = {"model": "letters", "prompt": "abc", "max_tokens": 20}
     greedy = client.completions.create(logprobs=1, temperature=0, **options)
     logprobs = greedy.choices[0].logprobs
@@ -187,7 +189,7 @@ def test_the_likeliest_tokens_without_the_prompt(client, loaded):
     assert len(places) == 20 and {*map(len, places)} <= {5, 6}
 
 
-def test_token_ids_are_a_prompt(client, loaded):
+def test_token_ids_are_accepted_as_a_prompt(client, loaded):
     token_ids = loaded.tokenizer.tokenize(["abc"]).values.numpy().tolist()
     options = {"model": "letters", "seed": 3, "max_tokens": 9}
     texts = {
@@ -197,8 +199,8 @@ def test_token_ids_are_a_prompt(client, loaded):
     assert len(texts) == 1
 
 
-def test_seeds_are_those_of_openai(client):
-    """The whole range of an int64."""
+def test_seeds_may_be_any_int64(client):
+    """Including negative ones."""
     texts = [
         client.completions.create(
             model="letters", prompt="abc", max_tokens=30, seed=seed
@@ -260,14 +262,14 @@ def test_models_are_listed_with_their_cards(client, running):
         ({"best": 1}, 400, "best"),
     ],
 )
-def test_what_cannot_be_done_is_refused(running, values, status, param):
+def test_unsupported_values_are_refused_by_name(running, values, status, param):
     got, answer = completion(running, **values)
     assert got == status and answer["error"]["param"] == param
     assert answer["error"]["type"] == "invalid_request_error"
     assert param in answer["error"]["message"]
 
 
-def test_null_is_the_default(running):
+def test_null_means_the_default(running):
     nulls = dict.fromkeys(
         ("max_tokens", "temperature", "stop", "n", "logit_bias", "suffix")
     )
@@ -293,7 +295,7 @@ def test_null_is_the_default(running):
         max_leaves=8,
     )
 )
-def test_no_body_makes_the_server_fail(running, body):
+def test_any_json_body_is_answered(running, body):
     if isinstance(body, dict):
         body.setdefault("model", "letters")
     for path in ("/v1/completions", "/v1/models/letters:predict"):
@@ -377,7 +379,7 @@ def test_probes_page_metrics_and_headers(running):
     assert "access-control-allow-origin" not in headers
 
 
-def test_a_failure_tells_a_client_nothing(running, monkeypatch, caplog):
+def test_an_internal_error_reveals_nothing(running, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("secret")
 
@@ -399,7 +401,7 @@ def test_a_failure_tells_a_client_nothing(running, monkeypatch, caplog):
     )
 
 
-def test_each_answer_has_an_id(running, client):
+def test_each_answer_has_a_request_id(running, client):
     answer = client.completions.create(model="letters", prompt="abc")
     assert len(answer._request_id) == 32
     given = {"x-request-id": "trace-7/a"}
@@ -413,8 +415,8 @@ def test_each_answer_has_an_id(running, client):
         assert re.fullmatch("[0-9a-f]{32}", headers["x-request-id"])
 
 
-def test_a_connection_is_kept(running):
-    """Longer than proxies keep it: 60 seconds is what most of them do."""
+def test_connections_are_kept_alive(running):
+    """For longer than the 60 seconds of most proxies."""
     assert running._uvicorn.config.timeout_keep_alive >= 75
     connection = http.client.HTTPConnection("127.0.0.1", running.port, 60)
     for _ in range(2):
@@ -425,7 +427,7 @@ def test_a_connection_is_kept(running):
     connection.close()
 
 
-def test_a_silent_stream_is_kept_alive(running, monkeypatch):
+def test_a_silent_stream_sends_comments(running, monkeypatch):
     monkeypatch.setattr(openai_stream, "_SILENCE", 0.05)
     monkeypatch.setattr(
         "stacked_rnn.serving.scheduler.Scheduler._decode",
@@ -445,8 +447,8 @@ def test_a_silent_stream_is_kept_alive(running, monkeypatch):
     wait_until(lambda: active(running) == 0)
 
 
-def test_pages_that_may_use_openais_client(saved_models):
-    """It sends a dozen headers of its own, which a browser asks about."""
+def test_allowed_pages_may_use_openais_client(saved_models):
+    """It sends own headers, about which a browser asks first."""
     with serving(
         saved_models / "letters", cors_origins=("https://my.page",)
     ) as running:
@@ -470,7 +472,7 @@ def test_pages_that_may_use_openais_client(saved_models):
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1", "::", "0.0.0.0"])
-def test_addresses_of_both_families(saved_models, host):
+def test_ipv4_and_ipv6_addresses_are_served(saved_models, host):
     has_ipv6 = True
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -523,11 +525,11 @@ def test_a_slow_reader_does_not_stop_the_others(running):
         wait_until(lambda: active(running) > 0)
         for _ in range(5):
             assert completion(running, max_tokens=30)[0] == 200
-        assert active(running) > 0  # the slow one's texts were there all along
+        assert active(running) > 0  # the slow client's texts are still active
     wait_until(lambda: active(running) == 0)
 
 
-def test_limits_keys_and_origins(saved_models, tmp_path):
+def test_limits_keys_and_origins_are_enforced(saved_models, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("first-key\nsecond-key\n")
     with serving(
@@ -566,7 +568,7 @@ def test_limits_keys_and_origins(saved_models, tmp_path):
         assert headers["access-control-allow-origin"] == "https://my.page"
 
 
-def test_a_full_queue_is_told_of(saved_models, monkeypatch):
+def test_a_full_queue_answers_429(saved_models, monkeypatch):
     monkeypatch.setattr(
         "stacked_rnn.serving.scheduler.Scheduler._decode",
         lambda _: time.sleep(0.01),
@@ -637,7 +639,7 @@ def test_a_new_version_takes_over_and_a_broken_one_does_not(
         assert set(statuses) == {200} and len(statuses) >= 4
 
 
-def test_on_the_way_out_texts_end_and_new_ones_are_refused(saved_models):
+def test_a_stopping_server_finishes_texts_and_refuses_new_ones(saved_models):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         with serving(saved_models / "letters") as running:
             texts = [
@@ -655,11 +657,12 @@ def test_on_the_way_out_texts_end_and_new_ones_are_refused(saved_models):
             connection.request("POST", "/v1/completions", "{}")
             refused = connection.getresponse()
             assert refused.status == 503 and refused.headers["retry-after"]
+            connection.close()
             leaving.join()
         assert [text.result()[0] for text in texts] == [200] * 3
 
 
-def test_on_the_way_out_predictions_end(saved_models, monkeypatch):
+def test_a_stopping_server_finishes_predictions(saved_models, monkeypatch):
     began = threading.Event()
 
     def slow(*_):
@@ -679,7 +682,7 @@ def test_on_the_way_out_predictions_end(saved_models, monkeypatch):
         assert answer.result()[0] == 200
 
 
-def test_what_does_not_end_in_time_is_told_so(saved_models):
+def test_texts_cut_by_the_stop_get_503(saved_models):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         with serving(saved_models / "letters", drain_seconds=0.1) as running:
             text = pool.submit(completion, running, max_tokens=4096, n=50)
@@ -691,7 +694,7 @@ def test_what_does_not_end_in_time_is_told_so(saved_models):
 # The command
 
 
-def test_bad_use_is_one_line(saved_models, tmp_path):
+def test_bad_settings_are_one_line(saved_models, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for settings, message in (
             ({"saved_model": "nowhere"}, "no such directory"),
@@ -725,12 +728,13 @@ def test_the_command_serves_until_it_is_told_to_stop(saved_models):
         stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    *_, line = read_until(process, "Serving letters, others at", "stderr")
-    port = int(line.rsplit(":", 1)[1].strip(" /\n"))
-    running = type("Running", (), {"port": port})
-    assert completion(running)[0] == 200
-    process.send_signal(signal.SIGTERM)
-    log = process.stderr.read()
-    assert process.wait(30) == 0 and "Traceback" not in log
+    with process:
+        *_, line = read_until(process, "Serving letters, others at", "stderr")
+        port = int(line.rsplit(":", 1)[1].strip(" /\n"))
+        running = type("Running", (), {"port": port})
+        assert completion(running)[0] == 200
+        process.send_signal(signal.SIGTERM)
+        log = process.stderr.read()
+    assert process.returncode == 0 and "Traceback" not in log
     [entry] = [json.loads(line) for line in log.splitlines() if line[0] == "{"]
     assert entry["path"] == "/v1/completions" and entry["status"] == 200

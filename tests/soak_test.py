@@ -1,4 +1,4 @@
-"""Many requests, and clients that leave: nothing fails, nothing stays."""
+"""Many requests, and clients that leave: no failure, no leak."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def test_an_hour_under_load(tmp_path):
 
 @pytest.mark.drill
 def test_ten_thousand_requests_leave_no_memory_behind(tmp_path, monkeypatch):
-    """The slope of a line through the resident memory, once it has settled."""
+    """By the slope of a line through the resident memory once it is stable."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import serving_load
 

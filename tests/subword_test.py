@@ -121,7 +121,7 @@ PIECES = [b"\xff", b"\xff\xff", b"\xc3", b"\xa9 ", b"\0", b" ", b"\n\n", b"'ll",
         max_size=4,
     )
 )
-def test_any_bytes_come_back(in_graph, texts):
+def test_any_bytes_survive_a_round_trip(in_graph, texts):
     assert in_graph(tf.constant(texts))[1].numpy().tolist() == texts
 
 
@@ -152,7 +152,7 @@ def test_a_token_may_be_a_part_of_a_character():
         ),
     ],
 )
-def test_the_order_of_merges(merges, text, pieces):
+def test_merges_are_applied_in_order(merges, text, pieces):
     tokenizer = tokenizers.SubwordTokenizer(merges)
     token_ids = tokenizer.tokenize([text]).flat_values
     assert tokenizer.detokenize(token_ids[:, None]).numpy().tolist() == pieces
@@ -161,8 +161,8 @@ def test_the_order_of_merges(merges, text, pieces):
     )
 
 
-def test_long_words(tokenizer, twin):
-    """Equal to the library up to a length; beyond, lossless and affordable."""
+def test_long_words_are_split(tokenizer, twin):
+    """Up to a length as the library does; longer ones lossless and cheap."""
     text = "the" * 85 + "s"
     assert len(text) == subword.LONGEST_WORD
     assert tokenizer.tokenize([text]).to_list() == [twin.encode(text).ids]
@@ -188,7 +188,7 @@ def test_json_is_readable(tokenizer):
     )
 
 
-def test_letters_only():
+def test_letters_only_normalizes_the_text():
     tokenizer = tokenizers.build("subword", TEXT.encode(), 300, True)
     restored = tokenizer.detokenize(tokenizer.tokenize(["We'll GO, 2!"]))
     assert restored.numpy().tolist() == [b"we ll go "]
@@ -201,7 +201,7 @@ def test_a_small_text_fills_less_of_the_vocabulary():
     assert tokenizers.build("subword", b"ab ab", 256).vocabulary_size() == 256
 
 
-def test_bad_input_is_one_line(monkeypatch):
+def test_bad_vocabularies_are_one_line(monkeypatch):
     with pytest.raises(
         configs.UserError, match="--vocabulary_size=255: .* 256 or more"
     ):
@@ -220,7 +220,7 @@ def test_bad_input_is_one_line(monkeypatch):
 
 
 def test_words_of_many_letters_are_learned_from_in_part(monkeypatch):
-    """DNA, say: five million letters took the library a minute."""
+    """Such as DNA: five million letters take the library a minute."""
     monkeypatch.setattr(subword, "_MAX_LONG_WORD_CHARACTERS", 1000)
     texts = [
         TEXT,

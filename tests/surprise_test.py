@@ -1,4 +1,4 @@
-"""The page as a browser's parser reads it."""
+"""The page of surprises, read by an HTML parser."""
 
 import html.parser
 
@@ -33,7 +33,7 @@ class Reader(html.parser.HTMLParser):
             self.open[0] += data
 
 
-def test_each_character_has_its_surprise():
+def test_each_character_shows_its_surprise():
     page = Reader(
         surprisal_html.page(
             [[(b"<", None, True), (b"a&", 0.0, True), (b"\n", 9.0, False)]]
@@ -44,10 +44,10 @@ def test_each_character_has_its_surprise():
         ["a&", "0.00 nats", "background:rgb(255,255,255)", "prompt"],
         ["\n", "9.00 nats", "background:rgb(255,125,90)", None],
     ]
-    assert page.addresses == []  # nothing is asked of anybody
+    assert page.addresses == []  # the page loads nothing
 
 
-def test_the_bytes_of_a_character_are_one_and_their_nats_add_up():
+def test_nats_of_the_bytes_of_a_character_add_up():
     euro = [(bytes([byte]), 0.5, False) for byte in "\u20ac!".encode()]
     spans = Reader(surprisal_html.page([euro, [(b"\xff", 1.0, False)]])).spans
     assert [span[:2] for span in spans] == [

@@ -1,4 +1,4 @@
-"""A version that is not as the one before it is said to be so."""
+"""Differences between a version and the one it replaces are reported."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def validated(task="language_model", **validation):
     ("task", "old", "new", "text"),
     [
         ("language_model", 1.72, 5.56, "5.560 bits/char, not 1.720 bits/char"),
-        ("language_model", 1.72, 1.80, ""),  # another seed moves it so far
+        ("language_model", 1.72, 1.80, ""),  # within the effect of another seed
         ("language_model", 1.72, 1.82, "1.820 bits/char, not 1.720 bits/char"),
         ("language_model", 1.72, 0.5, ""),
         ("language_model", 1.72, float("nan"), "nan bits/char"),
@@ -39,7 +39,7 @@ def validated(task="language_model", **validation):
         ("seq2seq", 0.98, 0.9, "90.0% exact, not 98.0%"),
     ],
 )
-def test_a_clearly_worse_validation(task, old, new, text):
+def test_a_clearly_worse_validation_is_reported(task, old, new, text):
     figure = configs.TASKS[task].quality
     found = version_changes.differences(
         validated(task, **{figure: old}), validated(task, **{figure: new})
@@ -49,7 +49,7 @@ def test_a_clearly_worse_validation(task, old, new, text):
         assert found[0].startswith("it validates worse (") and text in found[0]
 
 
-def test_a_task_in_which_nothing_is_exact_has_its_loss():
+def test_the_loss_is_compared_where_nothing_is_exact():
     old = validated("seq2seq", exact_match=0.0, loss=1.0)
     new = validated("seq2seq", exact_match=0.0, loss=1.2)
     [worse] = version_changes.differences(old, new)
@@ -60,7 +60,7 @@ def test_a_task_in_which_nothing_is_exact_has_its_loss():
 @pytest.mark.parametrize(
     "training", [None, {}, [], {"validation": None}, {"validation": {"a": 1}}]
 )
-def test_without_a_figure_nothing_is_said(training):
+def test_missing_figures_are_not_compared(training):
     known = validated(bits_per_character=1.5)
     unknown = description(training=training)
     assert version_changes.differences(known, unknown) == []
@@ -97,16 +97,9 @@ def test_without_a_figure_nothing_is_said(training):
         ({}, None),
     ],
 )
-def test_another_model(changes, text):
+def test_differences_of_the_model_are_reported(changes, text):
     found = version_changes.differences(description(), description(**changes))
     assert found == ([text] if text else [])
-
-
-def test_other_labels():
-    entries = {"labels": ["good", "bad"], "several_labels": False}
-    old = description(task="classifier")
-    new = description(task="classifier", entries=entries)
-    assert version_changes.differences(old, new) == ["its labels differ"]
 
 
 def write(path, bits, **model):
@@ -130,7 +123,7 @@ def write(path, bits, **model):
     return path
 
 
-def test_the_last_words_of_a_training(tmp_path):
+def test_a_training_warns_of_a_worse_takeover(tmp_path):
     only = write(tmp_path / "m" / "4", 1.72)
     assert version_changes.warning(only) == ""
     worse = write(tmp_path / "m" / "5", 5.56, units=100)
@@ -148,12 +141,12 @@ def test_the_last_words_of_a_training(tmp_path):
         version_changes.warning(write(tmp_path / "m" / "6", 5.5, units=100))
         == ""
     )
-    shutil.rmtree(worse / "assets")  # of a damaged one nothing is known
+    shutil.rmtree(worse / "assets")  # a damaged one cannot be compared
     shutil.rmtree(tmp_path / "m" / "6")
     assert version_changes.warning(write(tmp_path / "m" / "7", 9.0)) == ""
 
 
-def test_every_setting_of_the_model_is_of_some_kind():
+def test_lists_of_settings_name_existing_ones():
     names = {
         field.name for field in dataclasses.fields(configs.ModelConfig)
     }  # fmt: skip

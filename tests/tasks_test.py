@@ -1,4 +1,4 @@
-"""What the tasks print at the end."""
+"""Texts that train.py suggests at the end."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from stacked_rnn.tasks import base
         ("0x00 +---+ \ufffd\ufffd", ""),
     ],
 )
-def test_words_to_begin_with(text, expected):
+def test_a_suggested_prompt_is_whole_words(text, expected):
     assert base.some_words(text) == expected
 
 
@@ -28,5 +28,5 @@ def test_words_to_begin_with(text, expected):
         ("x" * 99, "x" * 60),
     ],
 )
-def test_a_text_in_one_line(text, expected):
+def test_suggested_texts_are_quoted_in_one_line(text, expected):
     assert base.in_one_line(text) == expected

@@ -1,4 +1,4 @@
-"""One reader of texts: what it takes, and what it refuses by name."""
+"""Reading of text files, and the refusal of others."""
 
 import gzip
 import io
@@ -21,7 +21,7 @@ def read(path):
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "gzipped.txt"])
-def test_one_text_however_it_is_written(tmp_path, end, begin, name):
+def test_encodings_and_packing_give_the_same_text(tmp_path, end, begin, name):
     content = begin + TEXT.replace("\n", end).encode()
     if "gz" in name:
         content = gzip.compress(content)
@@ -31,14 +31,16 @@ def test_one_text_however_it_is_written(tmp_path, end, begin, name):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_line_ends_and_characters_across_pieces(tmp_path, monkeypatch, size):
+def test_line_ends_and_characters_may_lie_across_pieces(
+    tmp_path, monkeypatch, size
+):
     monkeypatch.setattr(text_files, "PIECE", size)
     path = tmp_path / "a.txt"
     path.write_bytes("a\r\n\u00e9\r\r\nb\u4e2d\r".encode())
     assert read(path) == "a\n\u00e9\n\nb\u4e2d\n"
 
 
-def test_any_bytes_stay_as_they_are(tmp_path):
+def test_bytes_are_read_unchanged(tmp_path):
     content = b"\xef\xbb\xbfa\r\n\0\xff" + gzip.compress(b"b")
     path = tmp_path / "a.bin"
     path.write_bytes(content)
@@ -80,7 +82,7 @@ def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
     assert read("~/*.txt") == "here"
 
 
-def test_commas_of_paths(tmp_path, monkeypatch):
+def test_paths_are_separated_by_commas(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("Romeo, Juliet.txt", "a,b,c", "d"):
         (tmp_path / name).write_text(name)
@@ -94,7 +96,7 @@ def test_commas_of_paths(tmp_path, monkeypatch):
         assert list(text_files.parts(source)) == expected
 
 
-def test_a_directory_without_what_is_hidden_or_made(tmp_path):
+def test_hidden_and_generated_files_are_skipped(tmp_path):
     for name in (
         "b.txt", "a/z.txt", "a.txt", ".git/config", "a/.hidden",
         "runs/x/config.flags", "runs/x/history.csv",
@@ -131,7 +133,7 @@ def test_a_directory_without_what_is_hidden_or_made(tmp_path):
     ],
 )
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_what_is_no_text_is_named_with_the_way_out(
+def test_files_that_are_not_text_are_refused_with_a_way_out(
     tmp_path, content, what, way, pack
 ):
     path = tmp_path / "a.file"
@@ -145,7 +147,7 @@ def test_what_is_no_text_is_named_with_the_way_out(
 def test_a_web_page_is_read_with_a_warning(tmp_path, capsys):
     (tmp_path / "a.html").write_text("\n<!DOCTYPE html>\n<p>a")
     [file] = text_files.find(f"{tmp_path}/a.html", "corpus")
-    for _ in range(2):  # it is said once
+    for _ in range(2):  # one line only
         assert text_files.read_text(file, "corpus").endswith("<p>a")
     warnings = capsys.readouterr().err
     assert "a.html is an HTML page" in warnings and warnings.count("\n") == 1
@@ -169,7 +171,7 @@ def test_a_glob_may_match_directories(tmp_path):
     ]  # fmt: skip
 
 
-def test_an_address_is_to_be_downloaded():
+def test_a_url_is_refused_with_a_way_out():
     with pytest.raises(UserError, match="download it first"):
         text_files.find("https://example.org/a.txt", "corpus")
 

@@ -1,4 +1,4 @@
-"""Lossless where promised, and equal in Python, eagerly and in a graph."""
+"""Tokenizers: lossless where promised, equal eagerly and in a graph."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def test_bytes_are_lossless_on_anything(texts):
     assert token_ids.to_list() == [list(text) for text in texts]
 
 
-def test_bytes_make_no_matrix_as_wide_as_the_longest_text():
+def test_bytes_are_tokenized_without_a_padded_matrix():
     """25,000 texts and one of 10 MB would take 250 GB."""
     tokenize = tf.function(tokenizers.ByteTokenizer().tokenize)
     texts = tf.TensorSpec([None], tf.string)
@@ -60,14 +60,14 @@ def test_characters_are_lossless_on_their_alphabet(texts):
 
 @property_test
 @given(st.lists(st.binary(), min_size=1, max_size=4))
-def test_what_is_not_utf8_becomes_what_python_makes_of_it(texts):
+def test_invalid_utf8_is_decoded_as_python_does(texts):
     replaced = [text.decode("utf-8", "replace").encode() for text in texts]
     tokenizer = tokenizers.build("char", b"x" + b"".join(texts))
     assert round_trip(tokenizer, texts) == replaced
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_nasty_texts(text):
+def test_odd_texts_survive_a_round_trip(text):
     assert round_trip(tokenizers.ByteTokenizer(), [text]) == [text]
     replaced = text.decode("utf-8", "replace").encode()
     assert round_trip(tokenizers.build("char", b"x" + text), [text]) == [
@@ -125,7 +125,9 @@ def test_a_word_vocabulary_keeps_the_commonest():
         ("byte", {}, "dog\n", []),
     ],
 )
-def test_what_no_text_of_a_model_can_hold(kind, options, string, missing):
+def test_missing_characters_of_a_string_are_listed(
+    kind, options, string, missing
+):
     tokenizer = tokenizers.build(kind, b"a cat sat", 50, **options)
     assert tokenizer.missing_characters(string) == missing
 
@@ -140,7 +142,7 @@ def test_letters_only_is_the_normalization_of_d2l():
 
 @pytest.mark.parametrize("kind", ["byte", "char", "word", "subword"])
 @pytest.mark.parametrize("letters_only", [False, True])
-def test_json_round_trip(kind, letters_only):
+def test_tokenizers_survive_json(kind, letters_only):
     built = tokenizers.build(kind, b"One two. \x1e\0 two", 260, letters_only)
     values = json.loads(json.dumps(built.to_dict()))
     again = tokenizers.from_dict(values)

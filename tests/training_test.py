@@ -1,4 +1,4 @@
-"""The Trainer: one step by hand, many replicas, going on, and stopping."""
+"""The Trainer: one step by hand, replicas, resuming, stopping."""
 
 import contextlib
 import csv
@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import time
 import types
@@ -35,7 +36,7 @@ TEXT = "".join(chr(ord("a") + (3 * i * i + i // 7) % 10) for i in range(700))
 
 
 def load_data(carry_state=False, batch_size=4, windows=None):
-    """TEXT cut up as load_language_data would, without a file."""
+    """Makes data of TEXT as `load_language_data` would from a file."""
     tokenizer = tokenizers.build("char", TEXT.encode())
     token_ids = tokenizer.tokenize(tf.constant([TEXT])).flat_values
     kind = windows or (
@@ -76,8 +77,22 @@ def assert_weights_equal(trainer, other, atol):
         np.testing.assert_allclose(got, expected, atol=atol)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A trainer that has trained for two epochs in a directory of its own."""
+    trainer = make_trainer(model_dir=tmp_path_factory.mktemp("finished"))
+    trainer.fit(verbose=0)
+    return trainer
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run's directory."""
+    return shutil.copytree(finished.model_dir, tmp_path / "run")
+
+
 class History(keras.callbacks.Callback):
-    """The logs of every step and epoch."""
+    """Collects the logs of every step and epoch."""
 
     def __init__(self):
         super().__init__()
@@ -103,7 +118,7 @@ class StopAt(keras.callbacks.Callback):
 
 
 class Forget(keras.callbacks.Callback):
-    """After the first epoch the model knows nothing any more."""
+    """Sets all weights to zero after the first epoch."""
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 1:
@@ -140,7 +155,7 @@ def test_a_step_is_the_gradient_of_the_mean_loss():
 
 
 @pytest.mark.parametrize(("clip", "expected"), [(0.01, 0.01), (1e6, None)])
-def test_the_norm_of_a_step_is_clipped(clip, expected):
+def test_the_gradient_norm_is_clipped(clip, expected):
     trainer = make_trainer(
         optimizer="sgd", learning_rate=1.0, gradient_clip_norm=clip
     )
@@ -156,8 +171,8 @@ def test_the_norm_of_a_step_is_clipped(clip, expected):
         assert moved > 0.05
 
 
-def test_what_does_not_count_dilutes_neither_loss_nor_gradient():
-    """All 595 windows at once, alone and with 45 empty rows."""
+def test_empty_rows_change_neither_loss_nor_gradient():
+    """595 windows in one batch, without and with 45 empty rows."""
     losses = []
     for batch_size in (595, 640):
         trainer = make_trainer(
@@ -178,7 +193,7 @@ def test_what_does_not_count_dilutes_neither_loss_nor_gradient():
     "cell, how", [("gru", "whole_shards"), ("lstm", "loops"), ("gru", "no_xla")]
 )
 def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
-    """Three shards of four rows with carried state do what one does."""
+    """Three shards of a batch with carried state train as one does."""
     make_plan, trainers = plan.make_plan, []
     for shards in (1, 3):
         monkeypatch.setattr(
@@ -208,10 +223,10 @@ def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
         (datasets.Streams, 2, 1),
     ],
 )
-def test_several_steps_of_a_call_are_these_steps(
+def test_several_steps_per_call_equal_single_steps(
     windows, replicas, parts, monkeypatch
 ):
-    """To the end of a page, of an epoch, and of the run."""
+    """Up to the end of a page, of an epoch, and of the run."""
     monkeypatch.setattr(datasets.windows, "PAGE", 200)
     monkeypatch.setattr(datasets.windows, "_BLOCKS", 2)
     make_plan, trainers, calls = plan.make_plan, [], []
@@ -242,20 +257,6 @@ def test_several_steps_of_a_call_are_these_steps(
     assert_weights_equal(*trainers, 1e-5)
 
 
-def test_a_batch_in_parts_is_the_batch():
-    """12 rows on two devices at once, and 2 at a time; state carried."""
-    trainers = []
-    for parts in (1, 3):
-        trainer = make_trainer(
-            load_data(carry_state=True, batch_size=12),
-            strategy=mirrored(), model={"cell": "lstm"}, batch_size=12,
-            accumulate_steps=parts, epochs=1, gradient_clip_norm=0.1,
-        )  # fmt: skip
-        trainer.fit(verbose=0)
-        trainers.append(trainer)
-    assert_weights_equal(*trainers, 1e-5)
-
-
 @pytest.mark.parametrize(
     "units, rows, replicas, cores, expected",
     [
@@ -267,7 +268,9 @@ def test_a_batch_in_parts_is_the_batch():
         (512, 64, 1, 2, 1),
     ],
 )
-def test_number_of_shards(units, rows, replicas, cores, expected, monkeypatch):
+def test_shards_depend_on_cores_and_sizes(
+    units, rows, replicas, cores, expected, monkeypatch
+):
     monkeypatch.setattr(devices, "cores", lambda: cores)
     decided = plan.make_plan(
         small_config(units=units), configs.TrainConfig(),
@@ -288,7 +291,7 @@ def test_number_of_shards(units, rows, replicas, cores, expected, monkeypatch):
         ({}, {"jit_compile": False}, "nothing"),
     ],
 )
-def test_what_xla_compiles(model, train, expected):
+def test_xla_compiles_shards_loops_or_nothing(model, train, expected):
     settings = small_config(**model), configs.TrainConfig(**train)
     assert plan.make_plan(*settings, 64, 1, 1, ()).xla == expected
 
@@ -305,13 +308,13 @@ H100, A100, T4 = (
         ({"cell": "gru"}, {}, [H100], ("float32", True, "nothing")),
         ({"cell": "lstm", "dropout": 0.1}, {}, [H100],
          ("float32", True, "nothing")),
-        # What cuDNN does not know, XLA makes of the scans.
+        # What cuDNN lacks is computed by scans under XLA.
         ({"cell": "simple_rnn"}, {}, [H100], ("float32", False, "shards")),
         ({"recurrent_dropout": 0.1}, {}, [H100], ("float32", False, "shards")),
         ({"end_of_text": True}, {}, [H100], ("float32", False, "shards")),
         ({"end_of_text": True}, {"jit_compile": False}, [H100],
          ("float32", False, "nothing")),
-        # In bfloat16 cuDNN is not to be relied on; float16 is for old GPUs.
+        # cuDNN is wrong in bfloat16; float16 is for old GPUs.
         ({}, {"mixed_precision": True}, [H100],
          ("mixed_bfloat16", False, "shards")),
         ({}, {"mixed_precision": True}, [A100],
@@ -325,7 +328,9 @@ H100, A100, T4 = (
         ({}, {}, [], ("float32", False, "shards")),
     ],
 )  # fmt: skip
-def test_what_is_decided_for_the_devices(model, train, gpus, expected):
+def test_precision_cudnn_and_xla_depend_on_the_devices(
+    model, train, gpus, expected
+):
     settings = small_config(**model), configs.TrainConfig(**train)
     decided = plan.make_plan(*settings, 64, 1, 1, tuple(gpus))
     got = decided.dtype_policy, decided.use_cudnn, decided.xla
@@ -348,13 +353,13 @@ def test_what_is_decided_for_the_devices(model, train, gpus, expected):
         (True, (T4, T4), "T4, matmuls in float16, cuDNN"),
     ],
 )
-def test_a_run_says_what_was_decided(mixed_precision, gpus, expected):
+def test_a_run_describes_its_plan(mixed_precision, gpus, expected):
     train_config = configs.TrainConfig(mixed_precision=mixed_precision)
     decided = plan.make_plan(small_config(), train_config, 64, 1, 1, gpus)
     assert str(decided).startswith(expected)
 
 
-def test_the_estimated_memory_is_about_the_measured_one():
+def test_estimated_memory_is_near_the_measured_one():
     """GRU large of benchmarks/results/training_speed.md: 475 MiB."""
     config = small_config(
         cell="gru", units=512, embedding_dim=512, vocabulary_size=65
@@ -363,8 +368,8 @@ def test_the_estimated_memory_is_about_the_measured_one():
     assert 0.66 * 475 * 2**20 < estimated < 475 * 2**20
 
 
-def test_float16_with_its_loss_scaled_trains_as_float32_does(monkeypatch):
-    """But for the first steps, which find the scale."""
+def test_float16_with_loss_scaling_trains_like_float32(monkeypatch):
+    """Except for the first steps, which find the scale."""
     losses = []
     for policy in ("float32", "mixed_float16"):
         decided = plan.ExecutionPlan(
@@ -384,10 +389,10 @@ def test_float16_with_its_loss_scaled_trains_as_float32_does(monkeypatch):
     assert losses[0] != losses[1]
 
 
-def test_mixed_precision_trains_as_float32_does(tmp_path):
+def test_mixed_precision_trains_like_float32(tmp_path):
     losses = []
     for mixed_precision in (False, True):
-        for total_steps in (7, 30):  # within an epoch; goes on from there
+        for total_steps in (7, 30):  # within an epoch, and resumed
             trainer = make_trainer(
                 load_data(carry_state=True),
                 tmp_path / str(mixed_precision),
@@ -408,29 +413,21 @@ def test_mixed_precision_trains_as_float32_does(tmp_path):
 # Replicas
 
 
-@pytest.mark.parametrize("carry_state", [False, True])
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_two_replicas_do_what_one_does(cell, carry_state):
-    """Ten steps on one global batch, the gradient clipped in each."""
-    trainers = []
+def test_two_replicas_have_the_losses_of_one():
+    """Per step, with the gradient clipped in each."""
+    losses = []
     for strategy in (training.make_strategy("one_device"), mirrored()):
         trainer = make_trainer(
-            load_data(carry_state), strategy=strategy,
-            model={"cell": cell}, optimizer="sgd", learning_rate=0.5,
+            load_data(carry_state=True), strategy=strategy,
+            model={"cell": "lstm"}, optimizer="sgd", learning_rate=0.5,
             gradient_clip_norm=0.1,
         )  # fmt: skip
         history = History()
         trainer.total_steps = 10
         trainer.fit([history], verbose=0)
-        trainers.append((trainer, history))
-    (one, one_history), (two, two_history) = trainers
-    assert two.strategy.num_replicas_in_sync == 2
-    assert_weights_equal(one, two, 1e-5)
-    np.testing.assert_allclose(
-        [step["loss"] for step in one_history.steps],
-        [step["loss"] for step in two_history.steps],
-        atol=1e-5,
-    )
+        losses.append([step["loss"] for step in history.steps])
+    assert trainer.strategy.num_replicas_in_sync == 2
+    np.testing.assert_allclose(*losses, atol=1e-5)
 
 
 def test_two_replicas_train_with_dropout():
@@ -447,7 +444,7 @@ def test_auto_takes_one_device_without_gpus():
     assert training.make_strategy("auto").num_replicas_in_sync == 1
 
 
-def test_a_batch_that_cannot_be_dealt_out_is_refused():
+def test_a_batch_that_does_not_divide_by_replicas_is_refused():
     with pytest.raises(
         configs.UserError, match="--batch_size=3.*multiple of 4"
     ):
@@ -460,8 +457,8 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused():
 # State
 
 
-def test_the_state_is_carried_through_an_epoch_and_no_further():
-    """With a learning rate of 0, an epoch is the score of the streams."""
+def test_state_is_carried_within_an_epoch_only():
+    """With a learning rate of 0, the loss of an epoch scores the streams."""
     data = load_data(carry_state=True)
     trainer = make_trainer(data, optimizer="sgd", learning_rate=0.0)
     history = History()
@@ -497,28 +494,11 @@ def test_validation_scores_every_token_with_carried_state():
 # The run directory
 
 
-def test_going_on_equals_never_having_stopped(tmp_path):
-    model = {"cell": "lstm", "dropout": 0.2, "recurrent_dropout": 0.1}
-    whole = make_trainer(load_data(), tmp_path / "whole", model=model, epochs=4)
-    whole.fit(verbose=0)
-    make_trainer(load_data(), tmp_path / "run", model=model, epochs=2).fit(
-        verbose=0
-    )
-    resumed = make_trainer(load_data(), tmp_path / "run", model=model, epochs=4)
-    assert resumed.step == whole.step // 2
-    resumed.fit(verbose=0)
-    assert resumed.step == whole.step
-    assert_weights_equal(resumed, whole, 1e-6)
-
-
-@pytest.mark.parametrize(("carry_state", "page"), [(True, 10**6), (False, 60)])
-def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(
-    tmp_path, monkeypatch, carry_state, page
-):
-    """In the middle of a page, too, of a text that exceeds the memory."""
-    monkeypatch.setattr(datasets.windows, "PAGE", page)
+def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(tmp_path, monkeypatch):
+    """In the middle of a page of a text larger than memory."""
+    monkeypatch.setattr(datasets.windows, "PAGE", 60)
     handler = signal.getsignal(signal.SIGINT)
-    data = load_data(carry_state)
+    data = load_data()
     assert not data.training.begins_page(41)
     whole = make_trainer(data, tmp_path / "whole")
     history = History()
@@ -539,8 +519,8 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(
         assert logs["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-6)
 
 
-def test_a_signal_within_a_print_stops_the_run_all_the_same(monkeypatch):
-    """The handler cannot print then; a stream refuses to be entered twice."""
+def test_a_signal_during_a_print_still_stops_the_run(monkeypatch):
+    """The handler cannot print then, as a stream refuses a second writer."""
 
     class Busy:
         def write(self, text):
@@ -552,23 +532,34 @@ def test_a_signal_within_a_print_stops_the_run_all_the_same(monkeypatch):
         assert stop_request
 
 
-def test_another_model_is_not_resumed(tmp_path):
-    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_signals_stop_a_run_after_the_step(name, capsys):
+    number = getattr(signal, name)
+    # Where nohup runs the tests, SIGHUP is ignored.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with runs.StopRequest() as stop_request:
+            signal.raise_signal(number)
+            assert stop_request
+    finally:
+        signal.signal(number, before)
+    assert "stopping after this step" in capsys.readouterr().out
+
+
+def test_another_model_is_not_resumed(run):
     with pytest.raises(configs.UserError, match=r"--resume.*units: 6, not 7"):
-        make_trainer(
-            model_dir=tmp_path / "run", model={"units": 7}, resume=True
-        )
-    assert (tmp_path / "run" / "checkpoints" / "last").exists()
+        make_trainer(model_dir=run, model={"units": 7}, resume=True)
+    assert (run / "checkpoints" / "last").exists()
 
 
 @pytest.mark.parametrize(
     "changes", [{"model": {"units": 7}}, {"resume": False}]
 )
-def test_a_run_in_the_way_is_moved_aside(tmp_path, changes, capsys):
-    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
-    fresh = make_trainer(model_dir=tmp_path / "run", **changes)
+def test_a_run_in_the_way_is_moved_aside(run, changes, capsys):
+    fresh = make_trainer(model_dir=run, **changes)
     assert fresh.step == 0
-    assert (tmp_path / "run.1" / "checkpoints" / "last" / "checkpoint").exists()
+    moved = run.with_name("run.1")
+    assert (moved / "checkpoints" / "last" / "checkpoint").exists()
     assert "moved the run" in capsys.readouterr().out
 
 
@@ -585,11 +576,10 @@ def test_a_run_in_the_way_is_moved_aside(tmp_path, changes, capsys):
         ({}, "the text has changed"),
     ],
 )
-def test_a_run_goes_on_only_with_what_it_began_with(
-    tmp_path, changes, message, capsys
+def test_a_run_is_not_resumed_with_other_settings(
+    run, changes, message, capsys
 ):
-    run, data = tmp_path / "run", load_data()
-    make_trainer(data, run).fit(verbose=0)
+    data = load_data()
     if not changes:
         data = dataclasses.replace(data, digest="of another text")
     elif "batch_size" in changes:
@@ -601,8 +591,8 @@ def test_a_run_goes_on_only_with_what_it_began_with(
     assert f"run.1 ({message})" in capsys.readouterr().out
 
 
-def test_a_lock_that_cannot_be_written_is_none(tmp_path, monkeypatch):
-    """As beside the root of a volume; and a directory may be named `.`"""
+def test_a_run_works_where_no_lock_can_be_written(tmp_path, monkeypatch):
+    """As at the root of a volume; the directory may also be `.`"""
     monkeypatch.chdir(tmp_path)
     with runs.lock_run(pathlib.Path(".")):
         assert tmp_path.with_name(f"{tmp_path.name}.lock").exists()
@@ -616,9 +606,7 @@ def test_a_lock_that_cannot_be_written_is_none(tmp_path, monkeypatch):
         pass
 
 
-def test_how_long_and_how_fast_may_change(tmp_path):
-    run = tmp_path / "run"
-    make_trainer(model_dir=run).fit(verbose=0)
+def test_duration_and_speed_settings_may_change(run):
     changed = make_trainer(
         model_dir=run, epochs=3, max_minutes=5.0, early_stopping=2,
         checkpoint_minutes=1.0, accumulate_steps=2, corpus="moved.txt",
@@ -627,39 +615,38 @@ def test_how_long_and_how_fast_may_change(tmp_path):
     assert make_trainer(model_dir=run).is_finished
 
 
-def test_every_setting_is_fixed_or_may_change():
-    """Those that decide what a run comes to are all compared."""
+def test_settings_that_decide_the_result_may_not_change():
+    """All settings that decide the result are compared on resume."""
     names = {field.name for field in dataclasses.fields(configs.TrainConfig)}
     assert runs.MAY_CHANGE < names
     for name in ("learning_rate", "tokenizer", "task", "validation_fraction"):
         assert name not in runs.MAY_CHANGE
 
 
-def test_a_record_from_before_the_settings_is_gone_on_from(tmp_path):
-    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
-    path = tmp_path / "run" / runs.RECORD
+def test_a_run_recorded_without_settings_is_resumed(run):
+    path = run / runs.RECORD
     record = json.loads(path.read_text())
     del record["settings"], record["digest"], record["init_from"]
     del record["held_out"]
     path.write_text(json.dumps(record))
-    assert make_trainer(model_dir=tmp_path / "run", seed=3).step == 60
-    # Once the end validated, whatever the documents.
+    assert make_trainer(model_dir=run, seed=3).step == 60
+    # Earlier versions validated on the end of the text.
     data = dataclasses.replace(load_data(), held_out="documents")
     with pytest.raises(
         configs.UserError, match="held_out: 'the end', not 'documents'"
     ):
-        make_trainer(data, model_dir=tmp_path / "run", resume=True)
+        make_trainer(data, model_dir=run, resume=True)
 
 
 @pytest.mark.parametrize(
     ("kind", "separator"),
     [("char", ". "), ("byte", ""), ("word", ""), ("subword", "")],
 )
-def test_bits_per_character_are_those_of_the_validation_text(
+def test_validation_bits_per_character_equal_evaluate(
     kind, separator, tmp_path
 ):
-    """As evaluate.py has them of the same text, and not by the ratio of the
-    training text: its words are twice as long."""
+    """They divide by the characters of the validation text, whose words are
+    half as long as those of the training text."""
     if kind == "subword":
         pytest.importorskip("tokenizers")
     text = (
@@ -690,26 +677,32 @@ def test_bits_per_character_are_those_of_the_validation_text(
     )
     trainer.fit(verbose=0)
     (row,) = trainer.history
-    version = export.TextGenerator(trainer.best_model(), data.tokenizer).save(
-        tmp_path / "model"
-    )
     held_out = text[int(len(text) * 0.9) :].encode()
     if separator:
         corpus = datasets.Corpus(config.corpus, document_separator=separator)
         part = datasets.split(corpus, 0.1, config.seed)["validation"]
         held_out = b"".join(corpus.pieces(part))
         assert held_out not in text.encode()
-    result = inference.load(version).evaluate(held_out)
-    assert row["val_loss"] == pytest.approx(result["nats_per_token"], rel=1e-4)
-    # The first token is given to both, and counted by one.
-    tokens = result["tokens"]
+    exported = export.TextGenerator(trainer.best_model(), data.tokenizer)
+    if separator:
+        result = inference.load(exported.save(tmp_path / "model"))
+        result = result.evaluate(held_out)
+        tokens, nats = result["tokens"], result["nats_per_token"]
+        bits_per_character = result["bits_per_character"]
+    else:  # the signature that `evaluate` agrees with, without a SavedModel
+        score = exported.score(tf.constant([held_out]))
+        tokens, nats = int(score["tokens"][0]), float(score["nats"][0])
+        bits_per_character = nats / np.log(2) / int(score["characters"][0])
+        nats /= tokens
+    assert row["val_loss"] == pytest.approx(nats, rel=1e-4)
+    # The first token is given in both, but only one counts it.
     assert row["val_bits_per_character"] == pytest.approx(
-        result["bits_per_character"] * (tokens + 1) / tokens, rel=1e-3
+        bits_per_character * (tokens + 1) / tokens, rel=1e-3
     )
 
 
 def test_twenty_lines_train_with_the_defaults(tmp_path):
-    """Also in more streams and shards than there are windows."""
+    """Even with more streams and shards than windows."""
     path = tmp_path / "lines.txt"
     path.write_text("".join(f"line {n}\n" for n in range(20)))
     config = configs.TrainConfig(
@@ -752,7 +745,7 @@ def test_the_best_epoch_is_named(losses, expected, monkeypatch):
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    """Before the weights that it has spoilt are saved."""
+    """Before the damaged weights are saved."""
     trainer = make_trainer(model_dir=tmp_path / "run", checkpoint_minutes=0.0)
     train, steps = trainer._steps.train, []
 
@@ -786,34 +779,31 @@ def test_resume_without_a_checkpoint_is_an_error(tmp_path):
         make_trainer(model_dir=tmp_path / "run", resume=True)
 
 
-def test_an_epoch_cut_before_its_validation_ends_once(tmp_path):
-    """At step 30 all steps of the first epoch are done."""
-    whole = make_trainer(model_dir=tmp_path / "whole")
-    whole.fit(verbose=0)
+def test_an_epoch_interrupted_before_validation_ends_once(finished, tmp_path):
+    """At step 30 the first epoch has ended but for its validation."""
     stopped = make_trainer(model_dir=tmp_path / "run")
     stopped.fit([StopAt(stopped, 29)], verbose=0)
     assert stopped.step == 30
     make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
     histories = [
-        (tmp_path / name / "history.csv").read_bytes()
-        for name in ("whole", "run")
+        (directory / "history.csv").read_bytes()
+        for directory in (finished.model_dir, tmp_path / "run")
     ]
     assert histories[0] == histories[1]
     assert histories[0].count(b"\n") == 3
 
 
-def test_history_is_that_of_the_checkpoint(tmp_path):
-    """Killed between the two, the run goes on with the checkpoint's."""
-    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
-    path = tmp_path / "run" / "history.csv"
+def test_history_is_restored_from_the_checkpoint(run):
+    """A kill between the two writes leaves them different."""
+    path = run / "history.csv"
     expected = path.read_text()
     path.write_text("epoch,loss\n0,1.0\n")
-    make_trainer(model_dir=tmp_path / "run")
+    make_trainer(model_dir=run)
     assert path.read_text() == expected
 
 
-def test_within_an_epoch_checkpoints_come_by_the_clock(tmp_path):
-    """With 0 minutes after every step: the last two can be gone on from."""
+def test_checkpoints_within_an_epoch_are_saved_by_time(tmp_path):
+    """With 0 minutes after every step; the last two are kept."""
     data = load_data(carry_state=True)
     settings = {"epochs": 1, "checkpoint_minutes": 0.0}
     whole = make_trainer(data, tmp_path / "whole", epochs=1)
@@ -833,8 +823,8 @@ def test_within_an_epoch_checkpoints_come_by_the_clock(tmp_path):
     assert_weights_equal(resumed, whole, 1e-6)
 
 
-def test_early_stopping_remembers(tmp_path):
-    """Nothing moves, so the first epoch is the best, also when going on."""
+def test_early_stopping_counts_across_resumes(tmp_path):
+    """Nothing is learned, so the first epoch stays the best."""
     settings = {"optimizer": "sgd", "learning_rate": 0.0, "epochs": 9}
     trainer = make_trainer(
         model_dir=tmp_path / "run", early_stopping=3, **settings
@@ -868,44 +858,37 @@ def damage(path, how):
         ("ckpt-60.index", "empty"),
     ],
 )
-def test_past_a_damaged_checkpoint_the_one_before_is_used(
-    tmp_path, file, how, capsys
-):
-    whole = make_trainer(model_dir=tmp_path / "run")
-    whole.fit(verbose=0)
-    expected = (tmp_path / "run" / "history.csv").read_bytes()
-    (path,) = (tmp_path / "run/checkpoints/last").glob(file)
+def test_a_damaged_checkpoint_is_skipped(finished, run, file, how, capsys):
+    expected = (run / "history.csv").read_bytes()
+    (path,) = (run / "checkpoints/last").glob(file)
     damage(path, how)
-    resumed = make_trainer(model_dir=tmp_path / "run")
+    resumed = make_trainer(model_dir=run)
     assert resumed.step == 30
     assert "ckpt-60 is damaged" in capsys.readouterr().err
     resumed.fit(verbose=0)
-    assert_weights_equal(resumed, whole, 1e-6)
-    assert (tmp_path / "run" / "history.csv").read_bytes() == expected
+    assert_weights_equal(resumed, finished, 1e-6)
+    assert (run / "history.csv").read_bytes() == expected
 
 
 @pytest.mark.parametrize("how", ["cut", "empty"])
-def test_a_damaged_list_of_checkpoints_is_no_hindrance(tmp_path, how):
-    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
-    damage(tmp_path / "run/checkpoints/last/checkpoint", how)
-    assert make_trainer(model_dir=tmp_path / "run").step == 60
+def test_a_damaged_list_of_checkpoints_does_no_harm(run, how):
+    damage(run / "checkpoints/last/checkpoint", how)
+    assert make_trainer(model_dir=run).step == 60
 
 
-def test_where_all_checkpoints_are_damaged_the_newest_is_named(tmp_path):
-    make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
-    for path in (tmp_path / "run/checkpoints/last").glob("*.data*"):
+def test_where_all_checkpoints_are_damaged_the_newest_is_named(run):
+    for path in (run / "checkpoints/last").glob("*.data*"):
         damage(path, "cut")
     with pytest.raises(
         configs.UserError, match=r"--resume: neither .*last/ckpt-60 nor an earl"
     ):
-        make_trainer(model_dir=tmp_path / "run")
+        make_trainer(model_dir=run)
 
 
-def test_a_full_disk_costs_no_checkpoint(tmp_path):
-    """A limit of file sizes stands for the disk: an error of write(2)."""
+def test_a_full_disk_costs_no_checkpoint(run):
+    """A limit on file sizes simulates the full disk."""
     resource = pytest.importorskip("resource")
-    make_trainer(model_dir=tmp_path / "run", epochs=2).fit(verbose=0)
-    trainer = make_trainer(model_dir=tmp_path / "run", epochs=3)
+    trainer = make_trainer(model_dir=run, epochs=3)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
@@ -918,16 +901,14 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path):
     message = str(error.value)
     assert "--model_dir: cannot write a checkpoint" in message
     assert "kept" in message and "\n" not in message
-    resumed = make_trainer(model_dir=tmp_path / "run", epochs=3)
+    resumed = make_trainer(model_dir=run, epochs=3)
     assert resumed.step == 60
     resumed.fit(verbose=0)
     assert resumed.step == 90
 
 
-def test_a_disk_that_fills_with_the_history_costs_nothing(
-    tmp_path, monkeypatch
-):
-    """The checkpoint before it is whole; going on writes the history, too."""
+def test_a_disk_full_at_the_history_loses_nothing(tmp_path, monkeypatch):
+    """The checkpoint before is whole, and resuming writes the history again."""
     whole_file = runs.files.whole_file
 
     @contextlib.contextmanager
@@ -963,8 +944,8 @@ def test_the_best_weights_are_kept(tmp_path):
     assert score.nats_per_token == pytest.approx(first, abs=1e-6)
 
 
-def test_without_its_best_checkpoint_a_run_exports_the_last(tmp_path, capsys):
-    """Of which the second epoch is worse than the first."""
+def test_a_damaged_best_checkpoint_exports_the_last(tmp_path, capsys):
+    """The second epoch is worse than the first."""
     trainer = make_trainer(model_dir=tmp_path / "run", epochs=2)
     trainer.fit([Forget()], verbose=0)
     best = trainer.best_model()
@@ -990,7 +971,7 @@ def test_without_validation_the_last_weights_are_exported(tmp_path):
         assert np.array_equal(got, expected)
 
 
-# What is around the step
+# Around the step
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
@@ -1014,7 +995,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     assert all(np.isfinite(weight).all() for weight in weights(resumed))
 
 
-def test_keras_callbacks_are_honoured(tmp_path):
+def test_keras_callbacks_work(tmp_path):
     history = History()
     trainer = make_trainer(epochs=9)
     trainer.fit(
@@ -1047,7 +1028,7 @@ def test_keras_callbacks_are_honoured(tmp_path):
 
 @pytest.fixture
 def a_second_a_step(monkeypatch):
-    """Time is the steps of the trainer that one calls this with."""
+    """Makes each step of a trainer, passed to this, take one second."""
     trainers = []
     clock = types.SimpleNamespace(
         monotonic=lambda: float(trainers[-1].step if trainers else 0),
@@ -1065,15 +1046,15 @@ def test_the_time_limit_stops_within_an_epoch(a_second_a_step):
     assert trainer.step in (45, 46) and not trainer.is_finished
     assert [row["epoch"] for row in trainer.history] == [0, 1]
     assert "val_loss" in trainer.history[-1]
-    trainer.fit(verbose=0)  # goes on as long
+    trainer.fit(verbose=0)  # goes on for as long again
     assert 90 <= trainer.step <= 93
 
 
 @pytest.mark.parametrize(("replicas", "steps_of_a_call"), [(2, 1), (1, 4)])
-def test_as_many_epochs_as_fit_end_with_the_schedule(
+def test_a_timed_run_ends_with_its_schedule(
     replicas, steps_of_a_call, tmp_path, monkeypatch, a_second_a_step
 ):
-    """75 seconds are 2.5 epochs, also where the run is stopped on the way."""
+    """75 seconds are 2.5 epochs, even if the run is interrupted."""
     make_plan = plan.make_plan
     monkeypatch.setattr(
         plan,
@@ -1114,9 +1095,7 @@ def test_as_many_epochs_as_fit_end_with_the_schedule(
     assert rates[0] > 0.004 and rates[-1] < 0.0004
 
 
-def test_a_run_by_time_goes_on_by_epochs_and_the_other_way(
-    tmp_path, a_second_a_step
-):
+def test_a_timed_run_resumes_by_epochs_and_back(tmp_path, a_second_a_step):
     run = tmp_path / "run"
     for settings, step in (
         ({"epochs": 0, "max_minutes": 0.6}, 37),
@@ -1127,17 +1106,17 @@ def test_a_run_by_time_goes_on_by_epochs_and_the_other_way(
             model_dir=run, learning_rate_schedule="cosine", **settings
         )
         a_second_a_step(trainer)
-        # Ctrl-C in the last step of the first: what is over is validated.
+        # Ctrl-C in the last step of the first run still validates.
         trainer.fit([StopAt(trainer, 36)], verbose=0)
         assert trainer.step == pytest.approx(step, abs=1)
         assert trainer.is_finished and not trainer.interrupted
         assert "val_loss" in trainer.history[-1]
-    # Then the chief is gone already: the other processes ask for no word of it.
+    # As if the chief had gone: other processes do not ask it.
     trainer._workers = None
     trainer.fit(verbose=0)
 
 
-def test_the_cosine_rises_and_falls():
+def test_cosine_schedule_warms_up_and_decays():
     trainer = make_trainer(
         epochs=100, learning_rate=1.0, learning_rate_schedule="cosine"
     )
@@ -1159,7 +1138,7 @@ def test_every_optimizer_learns(name):
     assert history.epochs[1]["loss"] < history.epochs[0]["loss"]
 
 
-def test_two_lines_say_what_is_trained(monkeypatch):
+def test_a_run_is_described_in_two_lines(monkeypatch):
     what, how = descriptions.describe_run(make_trainer()).splitlines()
     assert "600 tokens to learn from, 2 epoch(s) of 30 steps" in what
     assert how == "On the CPU (no GPU), float32, without XLA"

@@ -1,4 +1,4 @@
-"""Warm-up requests, read by TensorFlow Serving's own messages."""
+"""Warm-up requests, parsed by TensorFlow Serving's own messages."""
 
 import pytest
 import tensorflow as tf
@@ -7,7 +7,7 @@ from stacked_rnn import inference, saved_models
 from stacked_rnn.export import warmup_requests
 
 
-def test_warm_up_requests_are_official_messages_that_run(letters):
+def test_warm_up_requests_parse_and_run(letters):
     logs = pytest.importorskip(
         "tensorflow_serving.apis.prediction_log_pb2",
         reason="tensorflow-serving-api is not installed",
@@ -27,7 +27,7 @@ def test_warm_up_requests_are_official_messages_that_run(letters):
     assert names == ["serving_default", "generate", "score", "embed", "prefill"]
 
 
-def test_long_fields_have_long_lengths(tmp_path):
+def test_long_fields_are_encoded(tmp_path):
     logs = pytest.importorskip(
         "tensorflow_serving.apis.prediction_log_pb2",
         reason="tensorflow-serving-api is not installed",
@@ -42,7 +42,7 @@ def test_long_fields_have_long_lengths(tmp_path):
     assert tf.make_ndarray(texts).tolist() == [text]
 
 
-def test_a_model_says_how_it_was_trained(generator, tmp_path):
+def test_an_export_records_its_training(generator, tmp_path):
     path = generator.save(tmp_path, {"corpus": "letters", "epochs": 2})
     assert saved_models.read_description(path).training == {
         "corpus": "letters",

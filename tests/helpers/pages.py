@@ -14,7 +14,7 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _LINK = re.compile(r"\]\((?P<target>[^)\s]*)\)")
-# Up to the end of the line, of the code within a sentence, or of the columns.
+# Up to the end of the line, of code within a sentence, or of a table column.
 _COMMAND = re.compile(r"python (?P<script>\w+\.py)(?P<rest>(?:(?!   |`|\n).)*)")
 
 
@@ -92,9 +92,9 @@ def anchors(page) -> set[str]:
 
 
 def commands(page) -> list[tuple[str, ...]]:
-    """The commands of this project on a page: a script and its arguments."""
+    """Lists the commands on a page, each a script and its arguments."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    text = re.sub(r"\\\n\s*", "", text)  # goes on in the next line
+    text = re.sub(r"\\\n\s*", "", text)  # continued in the next line
     text = re.sub('@echo "(.*)"', r"\1", text)  # of the Makefile
     found = []
     for match in _COMMAND.finditer(text):

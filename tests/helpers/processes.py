@@ -31,12 +31,15 @@ class Script:
     """
 
     def __init__(self, directory, script, *arguments, stdin=b"", **environment):
-        self.arguments = [script, *arguments]
+        self.arguments, self._written = [script, *arguments], None
         with tempfile.TemporaryFile() as entered:
             entered.write(stdin)
             entered.seek(0)
             # Written at their ends, and read here without moving these.
-            self._files = [tempfile.TemporaryFile("ab+") for _ in range(2)]  # noqa: SIM115
+            self._files = [
+                tempfile.TemporaryFile("ab+")  # noqa: SIM115
+                for _ in range(2)
+            ]
             self._process = _forks.Process(
                 target=_run,
                 args=(
@@ -86,6 +89,7 @@ class Script:
         if self.poll() is None:
             self.kill()
             raise AssertionError(f"no end in {seconds} seconds: {self.errors}")
+        self._close()
         return subprocess.CompletedProcess(
             self.arguments, self.poll(), self.output, self.errors
         )
@@ -93,8 +97,17 @@ class Script:
     def kill(self):
         self.send_signal(signal.SIGKILL)
         self._process.join()
+        self._close()
+
+    def _close(self):
+        """Keeps what was written, and closes the files."""
+        self._written = [self._read(index) for index in range(2)]
+        for file in self._files:
+            file.close()
 
     def _read(self, index):
+        if self._written:
+            return self._written[index]
         descriptor = self._files[index].fileno()
         size = os.fstat(descriptor).st_size
         return os.pread(descriptor, size, 0).decode()

@@ -1,4 +1,4 @@
-"""A GPU where there is none: in the list of devices, and cuDNN's op in it."""
+"""A simulated GPU: in the list of devices, and in place of cuDNN's op."""
 
 import tensorflow as tf
 
@@ -8,7 +8,7 @@ GPU = devices.Gpu("Simulated GPU", (9, 0))
 
 
 def plug_in(monkeypatch, gpu=GPU):
-    """Lists a GPU, in the project's list and in TensorFlow's own."""
+    """Adds a GPU to the project's list of devices and to TensorFlow's."""
     monkeypatch.setattr(devices, "gpus", lambda: (gpu,))
     for name in ("list_logical_devices", "list_physical_devices"):
         real = getattr(tf.config, name)
@@ -22,7 +22,7 @@ def plug_in(monkeypatch, gpu=GPU):
 
 
 def plug_in_cudnn(monkeypatch):
-    """Has the equations of cuDNN's documentation take the op's place."""
+    """Replaces cuDNN's op by the equations of its documentation."""
     monkeypatch.setattr(tf.raw_ops, "CudnnRNNV3", _cudnn_rnn)
 
 
@@ -36,11 +36,11 @@ def _cudnn_rnn(
     time_major,
     is_training,
 ):
-    """The op, of one direction, with two sets of biases."""
+    """The op in one direction, with two sets of biases."""
     assert is_training
     arguments = params, sequence_lengths, rnn_mode
     if time_major:
-        # The real one fails where some rows of some batches are full alone.
+        # The real op fails if only some rows of a batch have full length.
         tf.debugging.assert_equal(sequence_lengths, tf.shape(input)[0])
         return *_run(input, input_h, input_c, *arguments), None, None
 
@@ -52,9 +52,9 @@ def _cudnn_rnn(
 
 
 def _run(input, input_h, input_c, params, sequence_lengths, rnn_mode):
-    """The equations, time first: outputs, and the last states."""
+    """Computes the equations, time first; returns outputs and last states."""
     assert input.dtype in (tf.float32, tf.float16)
-    # What tensor cores like.
+    # Tensor cores need multiples of eight.
     assert input.shape[-1] % 8 == input_h.shape[-1] % 8 == 0
     gates = {"gru": 3, "lstm": 4}[rnn_mode]
     num_layers, _, units = input_h.shape

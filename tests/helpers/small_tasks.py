@@ -1,41 +1,102 @@
-"""A small run of each task, and what it exports."""
+"""A small corpus, trainer and export of each task.
+
+TASKS is the one list: a task that is added there runs through the conformance
+suite and the tests of devices and GPUs.
+"""
 
 import dataclasses
 import random
+from collections.abc import Callable
 
 from stacked_rnn import configs, datasets, export, models, tasks, training
 
-TASKS = ("language_model", "classifier", "seq2seq")
-LENGTHS = (1, 3, 5, 13)  # of texts: batches have padding, and empty rows
+LENGTHS = (1, 3, 5, 13)  # of the texts, so that batches have padding
+CLASSES = ("x", "y", "z")
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallTask:
+    """What the tests need to know about a task.
+
+    Attributes:
+        file: name of its corpus.
+        text: makes the corpus from words.
+        load: reads the data, from a `TrainConfig`.
+        build: makes a model, from a `ModelConfig` and `use_cudnn`.
+        export: makes the exported module, from a model and a tokenizer.
+        model: settings of its `ModelConfig`.
+    """
+
+    file: str
+    text: Callable
+    load: Callable
+    build: Callable
+    export: Callable
+    model: dict
+
+
+TASKS = {
+    "language_model": SmallTask(
+        "words.txt",
+        lambda words: "\n".join(words * 4),
+        datasets.load_language_data,
+        models.build_language_model,
+        export.TextGenerator,
+        {},
+    ),
+    "classifier": SmallTask(
+        "labelled.tsv",
+        lambda words: "\n".join(
+            ["text\tlabel"]
+            + [f"{word}\t{CLASSES[ord(word[0]) % 3]}" for word in words]
+        ),
+        datasets.load_classification_data,
+        lambda config, use_cudnn: models.build_classifier(
+            config, len(CLASSES), use_cudnn=use_cudnn
+        ),
+        lambda model, tokenizer: export.TextClassifier(
+            model, tokenizer, CLASSES, 16
+        ),
+        {"bidirectional": True},
+    ),
+    "seq2seq": SmallTask(
+        "pairs.tsv",
+        lambda words: "\n".join(
+            f"{word}{number}\t{word[::-1]}" for number, word in enumerate(words)
+        ),
+        datasets.load_pair_data,
+        models.build_seq2seq,
+        lambda model, tokenizer: export.TextRewriter(model, tokenizer, 20),
+        {"bidirectional": True},
+    ),
+}
 
 
 def write_corpus(task, directory):
-    """A file to learn from, the same one every time; its path."""
+    """Writes a small corpus, always the same; returns its path."""
     rng = random.Random(0)
     words = [
         "".join(rng.choices("abcdefgh", k=length))
         for length in LENGTHS * 12
         for _ in range(2)
     ]
-    if task == "language_model":
-        name, text = "words.txt", "\n".join(words * 4)
-    elif task == "classifier":
-        name, lines = "labelled.tsv", ["text\tlabel"]
-        lines += [f"{word}\t{'xyz'[ord(word[0]) % 3]}" for word in words]
-        text = "\n".join(lines)
-    else:
-        name = "pairs.tsv"
-        text = "\n".join(f"{word}{n}\t{word[::-1]}" for n, word in
-                         enumerate(words))  # fmt: skip
-    path = directory / name
-    path.write_text(text)
+    path = directory / TASKS[task].file
+    path.write_text(TASKS[task].text(words))
     return path
 
 
 def make_trainer(
     task, directory, model_dir=None, strategy=None, model=None, **changes
 ):
-    """A `Trainer` of two layers of 24; `changes` are of the `TrainConfig`."""
+    """A `Trainer` of two layers of 24 units.
+
+    Args:
+        task: one of TASKS.
+        directory: where the corpus is written.
+        model_dir, strategy: see `Trainer`.
+        model: changes to the `ModelConfig`.
+        **changes: to the `TrainConfig`.
+    """
     config = configs.TrainConfig(
         **{
             "task": task,
@@ -49,21 +110,16 @@ def make_trainer(
         }
         | changes
     )
-    load = {
-        "language_model": datasets.load_language_data,
-        "classifier": datasets.load_classification_data,
-        "seq2seq": datasets.load_pair_data,
-    }[task]
-    data = load(config, 0)
+    data = TASKS[task].load(config, 0)
     model_config = configs.ModelConfig(
         **{
             "units": 24,
             "embedding_dim": 12,
             "num_layers": 2,
-            "bidirectional": task != "language_model",
             "end_of_text": bool(config.document_separator),
             "vocabulary_size": data.tokenizer.vocabulary_size(),
         }
+        | TASKS[task].model
         | (model or {})
     )
     return training.Trainer(
@@ -71,18 +127,17 @@ def make_trainer(
     )
 
 
-def untrained(task, config, tokenizer, use_cudnn):
-    """What is exported of a model of random weights."""
+def export_of(trainer):
+    """What is exported of a trained model."""
+    return TASKS[trainer.config.task].export(
+        trainer.best_model(), trainer.data.tokenizer
+    )
+
+
+def untrained_export(task, config, tokenizer, use_cudnn):
+    """What is exported of a model with random weights."""
     config = dataclasses.replace(
         config, vocabulary_size=tokenizer.vocabulary_size()
     )
-    if task == "classifier":
-        model = models.build_classifier(config, 3, use_cudnn=use_cudnn)
-        return export.TextClassifier(
-            model.for_inference(), tokenizer, ("x", "y", "z"), 16
-        )
-    if task == "seq2seq":
-        model = models.build_seq2seq(config, use_cudnn)
-        return export.TextRewriter(model.for_inference(), tokenizer, 20)
-    model = models.build_language_model(config, use_cudnn)
-    return export.TextGenerator(model.for_inference(), tokenizer)
+    model = TASKS[task].build(config, use_cudnn)
+    return TASKS[task].export(model.for_inference(), tokenizer)
