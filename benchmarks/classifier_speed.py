@@ -2,43 +2,43 @@
 
   python benchmarks/classifier_speed.py
 
-The same model for both: an embedding, bidirectional layers, the maximum over
-time, one output; texts of random lengths with masks; forward, backward,
-clipping by the global norm and Adam. Each is a process of its own; they run in
-turn, several times over, and sleep while another runs. The medians count. This
-project's part is the real thing, `Trainer.fit`, as train.py runs it. Stock
-Keras gets the best of XLA and none, one thread and all, found for each size by
-a short trial.
+Both train the same model: an embedding, bidirectional layers, the maximum over
+time, one output; on texts of random lengths with masks. A step is forward,
+backward, clipping by the global norm and Adam. This project runs as in
+train.py, by `Trainer.fit`; stock Keras at the fastest of its settings, found
+for each size by a short trial: with XLA or without, on one thread or all.
+README.md says how the contenders take turns.
 
 Writes classifier_speed.md and .json to --output_dir, and prints the first.
 """
 
 import dataclasses
 
+import common
+import contenders
 import numpy as np
-from contenders import Entry, fastest, in_turn, median, settings, spread
-from measuring import Calm, machine, percentages, write_report
 
-from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, setting
-from stacked_rnn.utils import terminal
 
 VOCABULARY_SIZE, BATCH_SIZE = 5_000, 64
+SHAPES = (("gru", 1, 64), ("gru", 2, 128), ("lstm", 2, 64), ("lstm", 3, 128))
+OURS, KERAS = "stacked_rnn", "stock Keras"
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig(configs.Config):
+class BenchmarkConfig(common.ReportConfig):
     """What to measure."""
 
-    repetitions: int = setting(5, "Turns of each; the median counts.")
-    seconds: float = setting(2.0, "Length of a turn, about.", minimum=0.0)
+    repetitions: int = setting(
+        5, "Turns of each contender; the median counts.", minimum=1
+    )
+    seconds: float = setting(2.0, "Approximate length of a turn.", minimum=0.0)
     time: int = setting(64, "Tokens that texts are padded to.", minimum=2)
-    output_dir: str = setting("benchmarks/results", "Directory of the report.")
 
 
 def random_texts(time):
-    """Token ids of a batch of texts, half of `time` long to all of it."""
+    """Token ids of a batch of texts, each between half of `time` and `time`."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(time // 2, time + 1, BATCH_SIZE)
     lengths[0] = time
@@ -46,35 +46,37 @@ def random_texts(time):
 
 
 def this_project(time, cell, num_layers, units):
-    """`Trainer.fit` as train.py calls it."""
-    from stacked_rnn import datasets, training
+    """`Trainer.fit`, as train.py calls it."""
+    from stacked_rnn import datasets, tasks, training
 
     texts = 20 * random_texts(time)
     targets = np.arange(len(texts), dtype=np.int32)[:, None] % 2
     data = datasets.ClassificationData(
         None, ["no", "yes"], False,
         datasets.Examples(texts, targets, BATCH_SIZE), None, None,
-        np.ones(2, np.float32),
+        np.ones(2, np.float32), max_tokens=0,
     )  # fmt: skip
-    trainer = training.Trainer(
-        ModelConfig(
-            cell=cell, units=units, num_layers=num_layers, embedding_dim=64,
-            bidirectional=True, pooling="max", vocabulary_size=VOCABULARY_SIZE,
-        ),
-        TrainConfig(task="classifier", batch_size=BATCH_SIZE, epochs=10**6),
-        data,
-    )  # fmt: skip
-
-    def run(steps):
-        trainer.total_steps = trainer.step + steps
-        trainer.fit(verbose=0)
-
+    run = common.trainer_steps(
+        training.Trainer(
+            ModelConfig(
+                cell=cell,
+                units=units,
+                num_layers=num_layers,
+                embedding_dim=64,
+                bidirectional=True,
+                pooling="max",
+                vocabulary_size=VOCABULARY_SIZE,
+            ),
+            TrainConfig(task="classifier", batch_size=BATCH_SIZE, epochs=10**6),
+            tasks.ClassifierTask(data),
+        )
+    )
     run(20)  # XLA compiles once for each length that batches are padded to
     return run
 
 
 def stock_keras(time, cell, num_layers, units, jit_compile):
-    """The stock model, its step one `tf.function`."""
+    """The stock model."""
     import keras
     import tensorflow as tf
 
@@ -93,110 +95,77 @@ def stock_keras(time, cell, num_layers, units, jit_compile):
             keras.layers.Dense(1),
         ]
     )
-    optimizer = keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
-    optimizer.build(model.trainable_variables)
     token_ids = keras.utils.pad_sequences(
         random_texts(time), time, padding="post"
     )
-    inputs = tf.constant(token_ids, tf.int32)
-    targets = tf.constant(np.arange(BATCH_SIZE)[:, None] % 2, tf.float32)
-
-    @tf.function(jit_compile=jit_compile, autograph=False)
-    def step(inputs, targets):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(
-                tf.nn.sigmoid_cross_entropy_with_logits(
-                    targets, model(inputs, training=True)
-                )
-            )
-        variables = model.trainable_variables
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        optimizer.apply(
-            [tf.convert_to_tensor(gradient) for gradient in gradients],
-            variables,
-        )
-        return loss
-
-    def run(steps):
-        for _ in range(steps):
-            loss = step(inputs, targets)
-        float(loss)
-
-    return run
-
-
-OURS, KERAS = "stacked_rnn", "best stock Keras"
+    return common.keras_steps(
+        model,
+        tf.nn.sigmoid_cross_entropy_with_logits,
+        tf.constant(token_ids, tf.int32),
+        tf.constant(np.arange(BATCH_SIZE)[:, None] % 2, tf.float32),
+        jit_compile,
+    )
 
 
 def compare(shape, config):
-    """Texts per second of each contender, the setting of Keras, spreads."""
+    """Measures one size; a dict for the table and the JSON file."""
     candidates = {
-        f"{'XLA' if jit else 'no XLA'}, {name}": Entry(
+        f"{'XLA' if jit else 'no XLA'}, {name}": contenders.Entry(
             "tensorflow", stock_keras, shape | {"jit_compile": jit}, setting
         )
-        for name, setting in settings("tensorflow").items()
+        for name, setting in contenders.settings("tensorflow").items()
         for jit in (False, True)
     }
-    best, trial = fastest("stock Keras", candidates, config.seconds / 3)
-    entries = {OURS: Entry("tensorflow", this_project, shape)}
-    if best:
-        entries[KERAS] = candidates[best]
-    results = in_turn(entries, config.repetitions, config.seconds)
-    return {
+    results, found = contenders.compare_at_best(
+        {OURS: contenders.Entry("tensorflow", this_project, shape)},
+        {KERAS: candidates},
+        config,
+    )
+    return found | {
         "texts_per_second": {
-            name: BATCH_SIZE / median(result)
+            name: BATCH_SIZE / contenders.median(result)
             for name, result in results.items()
-        },
-        "chosen": best,
-        "spread": {name: spread(result) for name, result in results.items()},
-        "trial": trial,
+        }
     }
 
 
 def main(config):
     """Measures, prints and writes the report."""
-    output = terminal.writable_directory("output_dir", config.output_dir)
-    calm, rows = Calm(), {}
-    for cell, num_layers, units in (
-        ("gru", 1, 64), ("gru", 2, 128), ("lstm", 2, 64), ("lstm", 3, 128),
-    ):  # fmt: skip
-        shape = {
-            "time": config.time, "cell": cell, "num_layers": num_layers,
-            "units": units,
-        }  # fmt: skip
-        rows[f"{cell} {num_layers}x{units}"] = compare(shape, config)
-    lines = [
-        "# Bidirectional classifiers, texts per second\n",
-        f"{machine()}; {calm}.\n",
-        f"Batches of {BATCH_SIZE} texts, padded to {config.time} tokens; "
-        f"medians of {config.repetitions} turns of about {config.seconds:g} s, "
-        "taken in turn, each contender in a process of its own that sleeps "
-        "while another runs. Spread: the slowest turn less the fastest, in % "
-        "of the median.\n",
-        f"| | {OURS} | {KERAS} | ratio | setting of Keras | spread |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in rows.items():
-        speeds = row["texts_per_second"]
-        ratio = ""
-        if {OURS, KERAS} <= set(speeds):
-            ratio = f"{speeds[OURS] / speeds[KERAS]:.2f}"
-        lines.append(
-            f"| {name} | "
-            + " | ".join(
-                f"{speeds[n]:,.0f}" if n in speeds else "not there"
-                for n in (OURS, KERAS)
-            )
-            + f" | {ratio} | {row['chosen'] or ''} | "
-            f"{percentages([row['spread'].get(n) for n in (OURS, KERAS)])} |"
+    title = "Bidirectional classifiers, texts per second"
+    report = common.Report(config, "classifier_speed", title, plots=False)
+    results, rows, names = {}, [], (OURS, KERAS)
+    for cell, num_layers, units in SHAPES:
+        name = f"{cell} {num_layers}x{units}"
+        result = compare(
+            {
+                "time": config.time,
+                "cell": cell,
+                "num_layers": num_layers,
+                "units": units,
+            },
+            config,
         )
-    lines.append(
-        "\nWhat may flatter whom: stock Keras runs at the fastest setting of a "
-        "short trial, for stacked_rnn nothing is tried; it pays for all of "
-        "`Trainer.fit`, batches padded anew, where stock Keras takes bare "
-        "steps on one batch that it keeps. Compiling is not counted."
-    )
-    write_report(output, "classifier_speed", lines, rows)
+        results[name], speeds = result, result["texts_per_second"]
+        rows.append(
+            [
+                name,
+                *map(speeds.get, names),
+                common.ratio(speeds, OURS, KERAS),
+                result["chosen"][KERAS],
+                common.percentages(map(result["spread"].get, names)),
+            ]
+        )
+    lines = [
+        f"Batches of {BATCH_SIZE} texts, padded to {config.time} tokens; "
+        f"medians of {config.repetitions} turns of about {config.seconds:g} s. "
+        "Spread: the slowest turn minus the fastest, in % of the median.\n",
+        *common.table(
+            {"model": "", OURS: ",.0f", KERAS: ",.0f"}
+            | dict.fromkeys(["ratio", "setting of Keras", "spread"], ""),
+            rows,
+        ),
+    ]
+    report.write(lines, results)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Contenders in processes of their own, of which one is awake at a time.
+"""Measures contenders in separate processes, of which one runs at a time.
 
 A library's threads may spin while they wait (OMP_WAIT_POLICY=ACTIVE), and two
-libraries in one process disturb each other. So each contender is a process,
-stopped as soon as it has answered and until it is asked again. Its settings are
-variables of the environment, which libraries read when they load: `settings`
-has those that a trial tries, and `fastest` is the trial.
+libraries in one process disturb each other. So each contender is a process that
+is stopped after each answer and continued for the next request. Its settings
+are environment variables, which libraries read when they load: `settings` lists
+those that a trial tries, `fastest` is the trial, and `compare_at_best` measures
+contenders beside rivals that had one.
 
-`python benchmarks/contenders.py LIBRARY` is such a process: it takes requests
-from standard input, a line of JSON each.
+`python benchmarks/contenders.py LIBRARY` is such a process: it reads requests
+from standard input, one line of JSON each.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-from measuring import steps_for, timed
+from common import steps_for, timed
 
 from stacked_rnn.configs import UserError
 
@@ -32,14 +33,14 @@ TRIAL_TURNS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What a contender runs, and how.
+    """What a contender runs, and with which settings.
 
     Attributes:
         library: "tensorflow" or "torch".
-        maker: a function of a module of this directory; what it returns runs
-            a number of steps.
-        arguments: of the maker, such as JSON can say.
-        setting: variables of the environment; None: without that one.
+        maker: a function in a module of this directory. It returns a function
+            that runs a number of steps.
+        arguments: of the maker; they travel as JSON.
+        setting: environment variables; None removes one.
     """
 
     library: str
@@ -49,10 +50,10 @@ class Entry:
 
 
 def settings(library):
-    """Name -> variables of the environment: what a trial tries of a library.
+    """The settings of a library that a trial tries: name -> variables.
 
-    One thread or one for each core, and for PyTorch, whose threads are those of
-    OpenMP, whether they spin while they wait.
+    One thread or one per core; for PyTorch, whose threads are OpenMP's, also
+    whether they spin while they wait.
     """
     counts = {
         f"{count} thread" + "s" * (count > 1): str(count)
@@ -71,7 +72,7 @@ def settings(library):
 
 
 def has_pytorch():
-    """Whether PyTorch is installed; says so where it is not."""
+    """Whether PyTorch is installed; prints a line where it is not."""
     if importlib.util.find_spec("torch"):
         return True
     print(
@@ -87,43 +88,43 @@ class ContenderError(RuntimeError):
 
 
 class Contender:
-    """A process that builds functions and times them, and sleeps in between."""
+    """A process that builds functions and times them, else it is stopped."""
 
     def __init__(self, library, setting):
         if not hasattr(signal, "SIGSTOP"):
             raise UserError("this benchmark needs Linux or macOS (SIGSTOP)")
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | setting
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  see close
-        # In a group of its own Ctrl-C does not reach it, and where this process
-        # is killed, the system wakes and ends the stopped group.
+        # In its own process group Ctrl-C does not reach it; and when this
+        # process is killed, the system continues and ends the stopped group.
         self._process = subprocess.Popen(
             [sys.executable, __file__, library],
             env={k: v for k, v in environment.items() if v is not None},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
             text=True, process_group=0,
         )  # fmt: skip
-        self._asked = 1  # to load the library
+        self._asked = 1  # the first answer says that the library is loaded
 
     def wait_until_loaded(self):
-        """Sleeps from there on; a failure shows with the next answer."""
+        """Waits for the library; a failure shows with the next answer."""
         with contextlib.suppress(ContenderError):
             self.answer()
 
     def build(self, place, maker, arguments):
-        """Asks it to build something, instead of what has the place.
+        """Asks it to build a function, which replaces the one at `place`.
 
         The answer has the seconds of the `first_step`, and the `memory_mib`
-        that building and three steps have added to the process (Linux).
+        that building and three steps added to the process (Linux).
         """
         module = pathlib.Path(maker.__code__.co_filename).stem
         self._ask(place, build=[module, maker.__name__, arguments])
 
     def calibrate(self, place, seconds):
-        """Asks for the number of `steps` that take about so long."""
+        """Asks for the number of `steps` that take about `seconds`."""
         self._ask(place, calibrate=seconds)
 
     def run(self, place, steps):
-        """Asks for the `seconds_a_step` of so many steps."""
+        """Asks for the `seconds_a_step` of a number of steps."""
         self._ask(place, steps=steps)
 
     def _ask(self, place, **request):
@@ -135,7 +136,7 @@ class Contender:
             self._process.stdin.flush()
 
     def answer(self):
-        """The answer to the oldest request; after the last one it sleeps.
+        """The answer to the oldest request; stops the process after the last.
 
         Raises:
             ContenderError: with the reason.
@@ -148,14 +149,14 @@ class Contender:
         if not self._asked:
             self._process.send_signal(signal.SIGSTOP)
             with contextlib.suppress(ChildProcessError):  # has ended
-                os.waitpid(self._process.pid, os.WUNTRACED)  # until it sleeps
+                os.waitpid(self._process.pid, os.WUNTRACED)  # until stopped
         answer = json.loads(line)
         if "failed" in answer:
             raise ContenderError(answer["failed"])
         return answer
 
     def last_words(self):
-        """The last line that it wrote on standard error, or ""."""
+        """The last line of its standard error, or ""."""
         self._log.seek(0)
         return self._log.read().strip().rpartition("\n")[2]
 
@@ -167,7 +168,7 @@ class Contender:
 
 
 def answer(name, contender):
-    """What a contender answers; {} where it has failed, which is said."""
+    """A contender's answer; {} and a line on standard error if it failed."""
     try:
         return contender.answer()
     except ContenderError as error:
@@ -176,20 +177,20 @@ def answer(name, contender):
 
 
 def in_turn(entries, repetitions, seconds, shared=False, alone=()):
-    """Measures entries in turn, the others asleep.
+    """Measures entries in turn, while the others are stopped.
 
-    One that fails is named on standard error and left out.
+    Names an entry that fails on standard error, and leaves it out.
 
     Args:
         entries: name -> `Entry`.
         repetitions: turns of each.
-        seconds: length of a turn, about.
-        shared: entries of one library and setting share a process.
-        alone: names of those that are built while no other is.
+        seconds: approximate length of a turn.
+        shared: whether entries of one library and setting share a process.
+        alone: names of entries that are built one at a time, before the others.
 
     Returns:
-        name -> {"seconds_a_step": one a turn, "first_step": its seconds,
-        "memory_mib": what a process of its own grew by}.
+        name -> {"seconds_a_step": seconds per step in each turn, "first_step":
+        its seconds, "memory_mib": by how much the process grew}.
     """
     contenders, processes, results, steps = {}, {}, {}, {}
     with contextlib.ExitStack() as stack:
@@ -227,15 +228,16 @@ def in_turn(entries, repetitions, seconds, shared=False, alone=()):
 
 
 def fastest(contender, entries, seconds):
-    """The setting of a contender that a short trial finds the fastest.
+    """Finds a contender's fastest setting in a short trial.
 
     Args:
         contender: its name.
         entries: name of a setting -> `Entry`.
-        seconds: length of a turn, about.
+        seconds: approximate length of a turn.
 
     Returns:
-        Its name, None where all have failed, and name -> seconds a step of all.
+        The name of the setting, None if all failed; and name -> seconds per
+        step of all.
     """
     results = in_turn(
         {f"{contender}, {name}": entry for name, entry in entries.items()},
@@ -250,22 +252,50 @@ def fastest(contender, entries, seconds):
     return min(tried, key=tried.get, default=None), tried
 
 
+def compare_at_best(entries, rivals, config, alone=()):
+    """Measures entries beside rivals at the fastest of their settings.
+
+    Args:
+        entries: name -> `Entry`, to be measured as they are.
+        rivals: name -> name of a setting -> `Entry`, to be tried before.
+        config: its `repetitions` and `seconds` count.
+        alone: see `in_turn`.
+
+    Returns:
+        What `in_turn` returns, and a dict for the report: by name the "chosen"
+        setting, all "trials", the "spread" (the slowest turn minus the fastest,
+        divided by the median) and "seconds_a_step" of each turn.
+    """
+    entries, chosen, trials = dict(entries), {}, {}
+    for name, candidates in rivals.items():
+        chosen[name], trials[name] = fastest(
+            name, candidates, config.seconds / 3
+        )
+        if chosen[name]:
+            entries[name] = candidates[chosen[name]]
+    results = in_turn(entries, config.repetitions, config.seconds, alone=alone)
+    times = {name: result["seconds_a_step"] for name, result in results.items()}
+    return results, {
+        "chosen": chosen,
+        "trials": trials,
+        "spread": {
+            name: (max(turns) - min(turns)) / statistics.median(turns)
+            for name, turns in times.items()
+        },
+        "seconds_a_step": times,
+    }
+
+
 def median(result):
-    """Seconds a step."""
+    """Seconds per step, the median of the turns."""
     return statistics.median(result["seconds_a_step"])
-
-
-def spread(result):
-    """The slowest turn less the fastest, in parts of the median."""
-    times = result["seconds_a_step"]
-    return (max(times) - min(times)) / median(result)
 
 
 # The process ------------------------------------------------------------------
 
 
 def _memory(field):
-    """MiB, 0 but on Linux; getrusage would tell the peak of the parent."""
+    """MiB; 0 except on Linux. getrusage would tell the parent's peak."""
     status = pathlib.Path("/proc/self/status")
     if not status.exists():
         return 0
@@ -273,9 +303,9 @@ def _memory(field):
 
 
 def _work(library):
-    """Answers one request after the other."""
+    """The contender's process: answers requests until its input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints
+    os.dup2(2, 1)  # where libraries print
     float(importlib.import_module(library).ones(()))  # loads it
     print("{}", file=answers, flush=True)
     before, runs = _memory("VmRSS"), {}

@@ -3,18 +3,19 @@
   python benchmarks/generation_speed.py
   python benchmarks/generation_speed.py --cells=gru --units=128
 
-Vocabulary 65, embedding 128, two layers, drawn at temperature 1. This project's
-part is what generate.py calls: a SavedModel that another process wrote, loaded,
-without XLA and with it. PyTorch's is the better of a loop over `nn.GRU` or
-`nn.LSTM` and one over the cells, in inference mode. Each contender is a process
-of its own; they run in turn and sleep while another runs. The rivals get the
-best of their settings, found for each row by a short trial: one thread or all,
-and for PyTorch whether they spin or sleep while they wait. Without PyTorch the
-others are measured. The bound is what reading
-every weight once a token takes, measured as NumPy's product of a matrix of that
-size and a vector, again and again: from the cache, where the weights fit there.
+Vocabulary 65, embedding 128, two layers, sampled at temperature 1. This project
+runs as in generate.py: it loads a SavedModel that another process wrote, and
+generates without XLA and with it. PyTorch runs in inference mode: the better of
+a loop over `nn.GRU` or `nn.LSTM` and one over the cells. The rivals run at the
+fastest of their settings, found for each row by a short trial: one thread or
+all, and for PyTorch whether they spin or sleep while they wait. README.md says
+how the contenders take turns. Without PyTorch the others are measured.
 
-Takes some 15 minutes on two cores. Writes generation_speed.md and .json to
+The bound is the time that reading every weight once per token takes: NumPy's
+product of a matrix of that size and a vector, again and again, so that weights
+that fit the cache come from there.
+
+Takes about 15 minutes on two cores. Writes generation_speed.md and .json to
 --output_dir, and prints the tables.
 """
 
@@ -27,49 +28,41 @@ import sys
 import tempfile
 from concurrent import futures
 
-from contenders import (
-    Entry,
-    fastest,
-    has_pytorch,
-    in_turn,
-    median,
-    settings,
-    spread,
-)
-from measuring import (
-    Calm,
-    machine,
-    percentages,
-    thousands,
-    timed,
-    write_report,
-)
+import common
+import contenders
+from common import ratio, speed, table
+from contenders import Entry, settings
 
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import setting
-from stacked_rnn.utils import terminal
 
 VOCABULARY, EMBEDDING, LAYERS = 65, 128, 2
 TOKENS = 64  # of one step of a contender
 OPTIONS = {"temperature": 0.9, "top_k": 40, "top_p": 0.95}
+WITHOUT_XLA, WITH_XLA = "without XLA", "with XLA"
+WITH_OPTIONS, STREAMED = "with XLA and options", "streamed"
+KERAS, PYTORCH = "Keras from Python", "PyTorch"
+START_UP = ("import TensorFlow", "import this", "load", "first characters")
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig(configs.Config):
+class BenchmarkConfig(common.ReportConfig):
     """What to measure."""
 
     cells: str = setting("gru,lstm", "gru, lstm, or both.")
     units: str = setting("128,512", "Widths, separated by commas.")
     batches: str = setting("1,64", "Batch sizes, separated by commas.")
     repetitions: int = setting(
-        5, "Turns that each contender gets; the median counts.", minimum=1
+        5, "Turns of each contender; the median counts.", minimum=1
     )
-    seconds: float = setting(1.0, "Length of a turn, about.", minimum=0.0)
-    output_dir: str = setting("benchmarks/results", "Directory of the report.")
+    seconds: float = setting(1.0, "Approximate length of a turn.", minimum=0.0)
 
 
-def build_model(cell, units):
+# Contenders, each in its own process: a size -> a function that runs steps ----
+
+
+def build_model(cell, units, embedding_dim=EMBEDDING):
     """A language model of random weights."""
     from stacked_rnn import models
 
@@ -78,22 +71,22 @@ def build_model(cell, units):
             cell=cell,
             units=units,
             num_layers=LAYERS,
-            embedding_dim=EMBEDDING,
+            embedding_dim=embedding_dim,
             vocabulary_size=VOCABULARY,
         )
     )
 
 
-def export(cell, units, directory):
-    """Writes a SavedModel of random weights; run in a process of its own."""
+def export(cell, units, directory, embedding_dim=EMBEDDING):
+    """Writes a SavedModel of random weights; returns its path."""
     from stacked_rnn import tokenizers
     from stacked_rnn.export import TextGenerator
 
     tokenizer = tokenizers.CharTokenizer(
         ["\ufffd", *map(chr, range(33, 32 + VOCABULARY))]
     )
-    generator = TextGenerator(build_model(cell, units), tokenizer)
-    return str(generator.save(directory))
+    model = build_model(cell, units, embedding_dim)
+    return str(TextGenerator(model, tokenizer).save(directory))
 
 
 def this_project(path, batch_size, compiles, **options):
@@ -114,7 +107,7 @@ def this_project(path, batch_size, compiles, **options):
 
 
 def streaming(path):
-    """The same, a piece at a time to somebody who reads."""
+    """The same for one reader, who gets the text in pieces."""
     from stacked_rnn import inference
 
     inference.language_model.WORTH_COMPILING = 0
@@ -153,21 +146,30 @@ def keras_from_python(cell, units, batch_size):
     return run
 
 
-def pytorch(cell, units, batch_size, kind):
-    """A step at a time of `nn.GRU` or `nn.LSTM`, or of their cells."""
+def pytorch(
+    cell, units, batch_size, kind, embedding_dim=EMBEDDING, device="cpu"
+):
+    """A loop over `nn.GRU` or `nn.LSTM`, or their cells, token by token."""
     import torch
 
     name = {"gru": "GRU", "lstm": "LSTM"}[cell]
-    embedding = torch.nn.Embedding(VOCABULARY, EMBEDDING)
-    readout = torch.nn.Linear(units, VOCABULARY)
     if kind == "cells":
         one = getattr(torch.nn, f"{name}Cell")
-        stack = [one(EMBEDDING, units)]
-        stack += [one(units, units) for _ in range(LAYERS - 1)]
+        stack = torch.nn.ModuleList(
+            one(width, units)
+            for width in [embedding_dim] + [units] * (LAYERS - 1)
+        )
     else:
         stack = getattr(torch.nn, name)(
-            EMBEDDING, units, LAYERS, batch_first=True
+            embedding_dim, units, LAYERS, batch_first=True
         )
+    embedding, stack, readout = torch.nn.ModuleList(
+        [
+            torch.nn.Embedding(VOCABULARY, embedding_dim),
+            stack,
+            torch.nn.Linear(units, VOCABULARY),
+        ]
+    ).to(device)
 
     def advance(x, states):
         if kind == "layer":
@@ -182,22 +184,23 @@ def pytorch(cell, units, batch_size, kind):
         return x, new_states
 
     def run(steps):
+        states = None
         with torch.inference_mode():
-            token_ids, states = torch.zeros(batch_size, dtype=torch.long), None
+            token_ids = torch.zeros(batch_size, dtype=torch.long, device=device)
             for _ in range(TOKENS * steps):
                 x, states = advance(embedding(token_ids), states)
                 probabilities = torch.softmax(readout(x), -1)
                 token_ids = torch.multinomial(probabilities, 1)[:, 0]
+            token_ids.sum().item()  # waits for a GPU
 
     return run
 
 
 def bound(cell, units):
-    """Tokens a second of one core that reads each weight once a token.
+    """The speed of one core that reads each weight once per token.
 
     Returns:
-        That, and the bandwidth in GB/s: of a product of a matrix of as many
-        weights and a vector, again and again.
+        Tokens per second, and the bandwidth in GB/s.
     """
     import numpy as np
 
@@ -212,37 +215,15 @@ def bound(cell, units):
             matrix @ vector
 
     run(3)
-    steps = 200
-    seconds = min(timed(run, steps) for _ in range(5)) / steps
+    seconds = min(common.timed(run, 200) for _ in range(5)) / 200
     return 1 / seconds, matrix.nbytes / seconds / 1e9
 
 
-WITHOUT_XLA, WITH_XLA = "without XLA", "with XLA"
-OPTIONS_TOO, STREAMED = "with XLA, options", "streamed"
-KERAS, PYTORCH = "Keras from Python", "best PyTorch"
-FAIRNESS = """
-## What may flatter whom
-
-- The rivals run at the fastest setting of a short trial for each row: PyTorch
-  of eight (its layer or its cells; one thread or all, which spin, *active*, or
-  sleep, *passive*, while they wait), Keras of two (one thread or all). Near
-  ties, a trial may name either. For stacked_rnn nothing is tried: it runs as
-  `generate.py` does.
-- stacked_rnn has its whole loop compiled, and its compiling is not in these
-  speeds: see from how many steps it pays. The loops of PyTorch and Keras are
-  Python, as most people write them, without `torch.compile`, which was not
-  tried.
-- stacked_rnn also gives the log probability of each token, and makes text of
-  them; the others only draw.
-- At temperature 1 stacked_rnn takes a loop without options. "Options cost" is
-  what another one adds: temperature 0.9, top-k 40, top-p 0.95.
-- The weights are random and no text ends early: with texts of many lengths the
-  rows of a batch wait for the longest.
-"""
+# Measuring --------------------------------------------------------------------
 
 
 def compare(cell, units, batch_size, path, config, with_pytorch):
-    """Tokens per second of each contender, its setting and spread."""
+    """Measures one model with one batch size; a dict for table and JSON."""
 
     def ours(maker, **arguments):
         return Entry("tensorflow", maker, {"path": path} | arguments)
@@ -252,7 +233,7 @@ def compare(cell, units, batch_size, path, config, with_pytorch):
     entries = {
         WITHOUT_XLA: ours(this_project, batch_size=batch_size, compiles=False),
         WITH_XLA: ours(this_project, **sizes),
-        OPTIONS_TOO: ours(this_project, **sizes, **OPTIONS),
+        WITH_OPTIONS: ours(this_project, **sizes, **OPTIONS),
     }
     if batch_size == 1:
         entries[STREAMED] = ours(streaming)
@@ -270,58 +251,44 @@ def compare(cell, units, batch_size, path, config, with_pytorch):
             for kind in ("layer", "cells")
             for name, setting in settings("torch").items()
         }
-    chosen, trials = {}, {}
-    for name, candidates in rivals.items():
-        chosen[name], trials[name] = fastest(
-            name.removeprefix("best "), candidates, config.seconds / 3
-        )
-        if chosen[name]:
-            entries[name] = candidates[chosen[name]]
-    results = in_turn(
-        entries,
-        config.repetitions,
-        config.seconds,
-        alone=(WITHOUT_XLA, WITH_XLA),
+    results, found = contenders.compare_at_best(
+        entries, rivals, config, alone=(WITHOUT_XLA, WITH_XLA)
     )
     tokens = batch_size * TOKENS
-    speeds = {n: tokens / median(result) for n, result in results.items()}
+    speeds = {
+        n: tokens / contenders.median(result) for n, result in results.items()
+    }
     compiling = pays_from = None
     if {WITHOUT_XLA, WITH_XLA} <= set(results):
         late = {
-            name: results[name]["first_step"] - median(results[name])
+            name: results[name]["first_step"] - contenders.median(results[name])
             for name in (WITHOUT_XLA, WITH_XLA)
         }
         compiling = late[WITH_XLA] - late[WITHOUT_XLA]
-        # Seconds that it saves a token of each row.
+        # Seconds that XLA saves in a step: one token of every row.
         gain = batch_size * (1 / speeds[WITHOUT_XLA] - 1 / speeds[WITH_XLA])
         if gain > 0:
             pays_from = compiling / gain
     roofline, bandwidth = bound(cell, units)
-    return {
+    return found | {
         "tokens_per_second": speeds,
-        "chosen": chosen,
-        "spread": {name: spread(result) for name, result in results.items()},
         "compile_seconds": compiling,
         "break_even_steps": pays_from,
         "bound": roofline,
         "bandwidth": bandwidth,
-        "seconds_a_step": {
-            name: result["seconds_a_step"] for name, result in results.items()
-        },
-        "trials": trials,
     }
 
 
 def start_up(path):
     """Seconds of the parts of a start of generate.py, in a new process."""
     program = """
-import json, time
+import json, sys, time
 marks = [time.perf_counter()]
 import tensorflow, keras
 marks.append(time.perf_counter())
 from stacked_rnn import configs, inference
 marks.append(time.perf_counter())
-model = inference.load({path!r})
+model = inference.load(sys.argv[1])
 marks.append(time.perf_counter())
 text = inference.Conversation(model, configs.SamplingConfig())
 text.read("A")
@@ -329,105 +296,98 @@ next(text.write())
 marks.append(time.perf_counter())
 print(json.dumps([b - a for a, b in zip(marks, marks[1:])]))
 """
-    runs = []
-    for _ in range(3):
-        ran = subprocess.run(
-            [sys.executable, "-c", program.format(path=path)],
-            capture_output=True, check=True,
-        )  # fmt: skip
-        runs.append(json.loads(ran.stdout))
-    parts = [min(values) for values in zip(*runs)]
-    names = ("import TensorFlow", "import this", "load", "first characters")
-    return dict(zip(names, parts))
-
-
-def table(results):
-    """The comparison as a Markdown table."""
-    lines = [
-        "| model, batch | without XLA | with XLA | best PyTorch | Keras from "
-        "Python | ratio to PyTorch | setting of PyTorch | setting of Keras | "
-        "spread | options cost | streamed | compiling | pays from | bound |",
-        "|---" * 14 + "|",
+    runs = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", program, path],
+                capture_output=True,
+                check=True,
+            ).stdout
+        )
+        for _ in range(3)
     ]
+    return dict(zip(START_UP, map(min, zip(*runs))))
+
+
+# The report -------------------------------------------------------------------
+
+
+def speed_table(results):
+    """The lines of the comparison."""
+    rows = []
     for name, result in results.items():
         speeds, chosen = result["tokens_per_second"], result["chosen"]
-        fast, compiling = speeds.get(WITH_XLA), result["compile_seconds"]
-        pays_from = result["break_even_steps"]
-        spreads = [result["spread"].get(n) for n in (WITH_XLA, PYTORCH, KERAS)]
-
-        def of_fast(name, text, speeds=speeds, fast=fast):
-            share = speeds[name] / fast if fast and name in speeds else None
-            return "" if share is None else text(share)
-
-        cells = [
-            name,
-            *(
-                thousands(speeds[key]) if key in speeds else "not there"
-                for key in (WITHOUT_XLA, WITH_XLA, PYTORCH, KERAS)
-            ),
-            of_fast(PYTORCH, lambda share: f"{1 / share:.2f}"),
-            chosen.get(PYTORCH) or "",
-            chosen.get(KERAS) or "",
-            percentages(spreads),
-            of_fast(OPTIONS_TOO, lambda share: f"{100 - 100 * share:.0f} %"),
-            of_fast(STREAMED, lambda share: f"{100 * share:.0f} %"),
-            "" if compiling is None else f"{compiling:.1f} s",
-            "" if pays_from is None else f"{pays_from:,.0f} steps",
-            f"{thousands(result['bound'])} ({result['bandwidth']:.0f} GB/s)",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        fast = speeds.get(WITH_XLA, float("nan"))
+        options, streamed = (
+            100 * speeds[n] / fast if n in speeds else None
+            for n in (WITH_OPTIONS, STREAMED)
+        )
+        measured = (WITHOUT_XLA, WITH_XLA, PYTORCH, KERAS)
+        rows.append(
+            [
+                name,
+                *(speed(speeds, n) for n in measured),
+                ratio(speeds, WITH_XLA, PYTORCH),
+                *map(chosen.get, (PYTORCH, KERAS)),
+                common.percentages(map(result["spread"].get, measured[1:])),
+                None if options is None else 100 - options,
+                streamed,
+                result["compile_seconds"],
+                result["break_even_steps"],
+                f"{speed(result, 'bound')} ({result['bandwidth']:.0f} GB/s)",
+            ]
+        )
+    names = [
+        "model, batch", WITHOUT_XLA, WITH_XLA, PYTORCH, KERAS,
+        "ratio to PyTorch", "setting of PyTorch", "setting of Keras", "spread",
+    ]  # fmt: skip
+    formats = {
+        "options cost, %": ".0f", "streamed, %": ".0f",
+        "compiling, s": ".1f", "pays from, steps": ",.0f", "bound": "",
+    }  # fmt: skip
+    return table(dict.fromkeys(names, "") | formats, rows)
 
 
 def main(config):
     """Measures, prints and writes the report."""
-    output = terminal.writable_directory("output_dir", config.output_dir)
-    with_pytorch = has_pytorch()
-    results, starts, calm = {}, {}, Calm()
+    cells = common.choices("cells", config.cells, ("gru", "lstm"))
+    widths = common.numbers("units", config.units)
+    batches = common.numbers("batches", config.batches)
+    report = common.Report(
+        config, "generation_speed", "Generation speed", plots=False
+    )
+    with_pytorch = contenders.has_pytorch()
+    results, starts = {}, {}
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as scratch:
-        for cell in config.cells.split(","):
-            for units in map(int, config.units.split(",")):
+        for cell in cells:
+            for units in widths:
                 directory = os.path.join(scratch, f"{cell}{units}")
                 with futures.ProcessPoolExecutor(1, context) as pool:
                     path = pool.submit(export, cell, units, directory).result()
                 starts[f"{cell.upper()} {units}"] = start_up(path)
-                for batch_size in map(int, config.batches.split(",")):
+                for batch_size in batches:
                     name = f"{cell.upper()} {units}, {batch_size}"
                     results[name] = compare(
                         cell, units, batch_size, path, config, with_pytorch
                     )
-                    row = table({name: results[name]}).splitlines()[-1]
+                    row = speed_table({name: results[name]})[-1]
                     print(row, flush=True)
-    names = list(next(iter(starts.values())))
-    report = [
-        f"# Generation speed\n\n{machine()}; {calm}.\n",
+    lines = [
         f"Tokens per second, medians of {config.repetitions} turns of about "
-        f"{config.seconds:g} s, taken in turn, each contender in a process of "
-        "its own that sleeps while another runs. Spread: the slowest turn less "
-        "the fastest, in % of the median, of stacked_rnn with XLA, PyTorch and "
-        "Keras.\n",
-        table(results),
-        "\nA step is one token of every row; compiling pays from so many steps "
-        "in one process.\n",
-        FAIRNESS,
+        f"{config.seconds:g} s. Spread: the slowest turn minus the fastest, in "
+        f"% of the median, of stacked_rnn {WITH_XLA}, {PYTORCH} and {KERAS}. "
+        "A step is one token of every row; compiling pays from that many "
+        "steps in one process.\n",
+        *speed_table(results),
         "\n## From start to first characters\n\nSeconds, the best of three new "
         "processes.\n",
-        f"| model | {' | '.join(names)} |",
-        "|---" * (len(names) + 1) + "|",
-        *(
-            f"| {name} | "
-            + " | ".join(f"{seconds:.2f}" for seconds in parts.values())
-            + " |"
-            for name, parts in starts.items()
+        *table(
+            {"model": ""} | dict.fromkeys(START_UP, ".2f"),
+            [[name, *parts.values()] for name, parts in starts.items()],
         ),
     ]
-    write_report(
-        output,
-        "generation_speed",
-        report,
-        {"results": results, "start_up": starts},
-    )
+    report.write(lines, {"results": results, "start_up": starts})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""What growing costs: more processes, larger models, longer texts.
+"""What growth costs: more processes, larger models, longer texts.
 
   python benchmarks/scaling.py
 
-Several processes share this machine's cores and train on one global batch, so
-that what they lose against one process is the cost of the strategy. Checkpoints
-are written and read by model size, texts cut into tokens by tokenizer, and
-corpora of several sizes trained on for some seconds, which takes twice the
-largest one's space on disk.
+Several processes share this machine's cores and train on one global batch: what
+they lose against one process is the cost of the strategy. Checkpoints of
+several model sizes are written and read; each tokenizer cuts a text; and
+training runs for some seconds on corpora of several sizes, which takes twice
+the space of the largest one on disk.
 
-Writes scaling.md, .json and .png to --output_dir, and prints the tables.
+Writes scaling.md and .json to --output_dir, and prints the first.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ import tempfile
 import time
 from unittest import mock
 
-import numpy as np
-from measuring import Calm, machine, write_report
+import common
+from common import numbers, table
 
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
@@ -35,21 +35,22 @@ TRAIN = pathlib.Path(__file__).parents[1] / "train.py"
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig(configs.Config):
+class BenchmarkConfig(common.ReportConfig):
     """What to measure."""
 
     processes: str = setting("1,2,4", "How many, separated by commas.")
     units: str = setting("128,512,1024", "Widths, separated by commas.")
     megabytes: int = setting(
-        20, "Length of the text that is cut into tokens.", minimum=17
+        20, "Length of the text that the tokenizers cut.", minimum=17
     )
     corpora: str = setting("2,200,2000", "Megabytes, separated by commas.")
-    repetitions: int = setting(5, "Turns; the median counts.", minimum=1)
-    output_dir: str = setting("benchmarks/results", "Directory of the report.")
+    repetitions: int = setting(
+        5, "Turns of each checkpoint; the median counts.", minimum=1
+    )
 
 
 def tokens_per_second(count, units):
-    """Of the last of three epochs, trained by some processes together."""
+    """The speed of `count` processes together, in the last epoch."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     cluster = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
     for bound in sockets:
@@ -92,24 +93,23 @@ def checkpoint(units, repetitions):
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = Checkpoints(scratch, 1, model=model)
         for step in range(repetitions):
-            marks = [time.perf_counter()]
+            started = time.perf_counter()
             checkpoints.save(step)
-            marks.append(time.perf_counter())
+            written = time.perf_counter()
             assert checkpoints.restore()
-            marks.append(time.perf_counter())
-            writing.append(marks[1] - marks[0])
-            reading.append(marks[2] - marks[1])
+            writing.append(written - started)
+            reading.append(time.perf_counter() - written)
         size = sum(
             path.stat().st_size for path in pathlib.Path(scratch).iterdir()
         )
-    return (
-        model.count_params(), size,
-        statistics.median(writing), statistics.median(reading),
-    )  # fmt: skip
+    medians = map(statistics.median, (writing, reading))
+    return model.count_params(), size, *medians
 
 
 def write_text(path, megabytes):
-    """Writes sentences of Python's documentation in any order."""
+    """Writes lines of Python's documentation in random order."""
+    import numpy as np
+
     from stacked_rnn import datasets
 
     [text] = datasets.Corpus("pydoc").pieces()
@@ -122,7 +122,7 @@ def write_text(path, megabytes):
 
 
 def tokenization(kind, path, cores):
-    """Megabytes a second that a tokenizer cuts on so many cores."""
+    """Megabytes per second that a tokenizer cuts on a number of cores."""
     from stacked_rnn import datasets
     from stacked_rnn.utils import devices
 
@@ -143,12 +143,14 @@ def trained_corpus(path, scratch):
         Seconds until each begins to train, and resident megabytes of each.
     """
     seconds, resident = [], []
-    for options in (["--noresume"], ["--noresume"], ["--resume"]):
+    for option, minutes in (
+        ("--noresume", 0.1), ("--noresume", 0.1), ("--resume", 0.2),
+    ):  # fmt: skip
         start = time.perf_counter()
         process = subprocess.Popen(
             [
-                sys.executable, "-u", TRAIN, f"--corpus={path}", *options,
-                "--validation_fraction=0.0001", "--max_minutes=0.1",
+                sys.executable, "-u", TRAIN, f"--corpus={path}", option,
+                "--validation_fraction=0.0001", f"--max_minutes={minutes}",
                 "--units=64", "--model_dir=run", "--cache_dir=cache",
             ],
             cwd=scratch, stdout=subprocess.PIPE, text=True,
@@ -159,7 +161,7 @@ def trained_corpus(path, scratch):
             if " parameters, " in line:
                 seconds.append(time.perf_counter() - start)
             elif line.startswith("Exported"):
-                # What `wait4` tells would be the least of this process's own.
+                # `wait4` would tell at least the peak of this process itself.
                 [peak] = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
                 resident.append(int(peak) / 1024)
         assert not process.wait()
@@ -167,7 +169,7 @@ def trained_corpus(path, scratch):
 
 
 def pipeline(path, scratch):
-    """Tokens a second that batches are cut from a file on disk."""
+    """Tokens per second that batches are cut from a file on disk."""
     import tensorflow as tf
 
     from stacked_rnn import datasets
@@ -188,74 +190,17 @@ def pipeline(path, scratch):
     return steps * 1024 * 32 / (time.perf_counter() - start)
 
 
-def table(names, rows):
-    """The lines of a Markdown table."""
-    return [
-        "| " + " | ".join(map(str, row)) + " |"
-        for row in (names, ["---"] * len(names), *rows)
-    ]
-
-
-def draw(processes, sizes, speeds, corpora, path):
-    """A plot of each table, as a PNG."""
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 4, figsize=(16, 4))
-    for units, row in processes.items():
-        panels[0].plot(
-            list(row), [speed / row[min(row)] for speed in row.values()],
-            marker="o", label=f"{units} units",
-        )  # fmt: skip
-    panels[0].set(
-        xlabel="processes on the same cores", ylabel="speed, one process = 1",
-        ylim=0, xticks=[*row],
-    )  # fmt: skip
-    panels[0].legend()
-    megabytes = [size / 1e6 for _, size, _, _ in sizes.values()]
-    for place, name in ((2, "write"), (3, "read")):
-        panels[1].plot(
-            megabytes, [1e3 * size[place] for size in sizes.values()],
-            marker="o", label=name,
-        )  # fmt: skip
-    panels[1].set(
-        xlabel="checkpoint, MB", ylabel="milliseconds", xscale="log",
-        yscale="log",
-    )  # fmt: skip
-    panels[1].legend()
-    for index, cores in enumerate(("1 core", "2 cores")):
-        panels[2].bar(
-            [place + 0.4 * index for place in range(len(speeds))],
-            [row[index] for row in speeds.values()], width=0.38, label=cores,
-        )  # fmt: skip
-    panels[2].set_xticks([place + 0.2 for place in range(len(speeds))], speeds)
-    panels[2].set(ylabel="text to tokens, MB a second")
-    panels[2].legend()
-    peaks = [max(resident) for _, resident in corpora.values()]
-    panels[3].plot(list(corpora), peaks, marker="o")
-    panels[3].set(
-        xlabel="corpus, MB", ylabel="resident, MB", xscale="log",
-        ylim=(0, 1.3 * max(peaks)),
-    )  # fmt: skip
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-
-
 def main(config):
     """Measures, prints and writes the report."""
-    output = pathlib.Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    calm = Calm()
+    counts = numbers("processes", config.processes)
+    widths = numbers("units", config.units)
+    lengths = numbers("corpora", config.corpora)
+    report = common.Report(config, "scaling", "Scaling", plots=False)
     processes = {
-        units: {
-            count: tokens_per_second(count, units)
-            for count in map(int, config.processes.split(","))
-        }
+        units: {count: tokens_per_second(count, units) for count in counts}
         for units in (64, 256)
     }
-    sizes = {
-        units: checkpoint(units, config.repetitions)
-        for units in map(int, config.units.split(","))
-    }
+    sizes = {units: checkpoint(units, config.repetitions) for units in widths}
     with tempfile.TemporaryDirectory() as scratch:
         path = pathlib.Path(scratch) / "text"
         write_text(path, config.megabytes)
@@ -264,68 +209,54 @@ def main(config):
             for kind in ("byte", "char", "word", "subword")
         }
         corpora = {}
-        for megabytes in map(int, config.corpora.split(",")):
+        for megabytes in lengths:
             write_text(path, megabytes)
             corpora[megabytes] = trained_corpus(path, scratch)
         batches = pipeline(path, scratch)
-    draw(processes, sizes, speeds, corpora, output / "scaling.png")
-    report = [
-        f"# Scaling\n\n{machine()}; {calm}.\n",
+    lines = [
         "## Processes on the same cores\n",
-        "Tokens a second in the second epoch; two layers, batch 64 x 100.\n",
+        "Tokens per second in the second epoch; two layers, batch 64 x 100.\n",
         *table(
-            ["units", *(f"{n} process(es)" for n in processes[64])],
-            [
-                [units, *(f"{speed / 1e3:.1f}k" for speed in row.values())]
-                for units, row in processes.items()
-            ],
+            {"units": ""} | {f"{n} process(es)": ",.0f" for n in counts},
+            [[units, *row.values()] for units, row in processes.items()],
         ),
         "\n## Checkpoints\n",
         "With Adam's moments; medians.\n",
         *table(
-            ["units", "weights", "MB", "ms to write", "ms to read"],
+            {
+                "units": "", "weights": ",", "MB": ".1f",
+                "ms to write": ".0f", "ms to read": ".0f",
+            },
             [
-                [
-                    units,
-                    f"{weights:,}",
-                    f"{size / 1e6:.1f}",
-                    f"{1e3 * write:.0f}",
-                    f"{1e3 * read:.0f}",
-                ]
+                [units, weights, size / 1e6, 1e3 * write, 1e3 * read]
                 for units, (weights, size, write, read) in sizes.items()
             ],
         ),
         "\n## Text to tokens\n",
-        f"{config.megabytes} MB, MB a second: the vocabulary found, the text "
-        "cut and written.\n",
+        f"{config.megabytes} MB, MB per second: to find the vocabulary, cut "
+        "the text and write the tokens.\n",
         *table(
-            ["tokenizer", "1 core", "2 cores"],
-            [
-                [kind, *(f"{speed:.1f}" for speed in row)]
-                for kind, row in speeds.items()
-            ],
+            {"tokenizer": "", "1 core": ".1f", "2 cores": ".1f"},
+            [[kind, *row] for kind, row in speeds.items()],
         ),
         "\n## Size of the corpus\n",
-        "Seconds from the command to the first step, and resident megabytes, "
-        "of the first run, a second one, and one that goes on.\n",
+        "Seconds from the command to the first step, and resident megabytes: "
+        "of the first run, of a second one, and of one that resumes. Batches "
+        "of 1024 x 32 are cut from the file of the last corpus at "
+        f"{batches / 1e6:.1f} million tokens per second.\n",
         *table(
-            ["MB", "first", "second", "resumed", "MB resident"],
+            {
+                "MB": "", "first": ".1f", "second": ".1f", "resumed": ".1f",
+                "MB resident": "",
+            },
             [
-                [
-                    megabytes,
-                    *(f"{value:.1f}" for value in seconds),
-                    " / ".join(f"{value:.0f}" for value in resident),
-                ]
-                for megabytes, (seconds, resident) in corpora.items()
+                [size, *seconds, " / ".join(f"{mb:.0f}" for mb in resident)]
+                for size, (seconds, resident) in corpora.items()
             ],
         ),
-        f"\nFrom the largest one's file {batches / 1e6:.1f} million tokens a "
-        "second are cut into batches of 1024 x 32.",
-    ]
-    write_report(
-        output,
-        "scaling",
-        report,
+    ]  # fmt: skip
+    report.write(
+        lines,
         {
             "tokens_per_second": processes,
             "checkpoints": sizes,

@@ -1,20 +1,20 @@
-"""What serve.py does under load, beside the signature that it stands on.
+"""Speed of serve.py under load, beside the signature that it calls.
 
   python benchmarks/serving_load.py
   python benchmarks/serving_load.py --soak_minutes=10
 
-Exports untrained models, serves them in another process, and asks from this
-one: closed loop (so many clients, each with its next request as soon as it has
-its answer) and open loop (requests come at random moments, however many are
-under way). All texts are streamed, 64 characters in, 256 tokens out.
+Exports untrained models, serves them in another process, and sends requests
+from this one: in a closed loop (each client sends its next request as soon as
+it has its answer) and in an open loop (requests come at random moments, however
+many are running). All texts are streamed, 64 characters in, 256 tokens out.
 
-"Raw" is the signature `generate`, called for seconds in a process of its own
-before and after each loop, while the server has nothing to do. The "naive
-server" runs one such call for each request, in turn, as `:predict` does for one
-client.
+"Raw" is the signature `generate`, called in a separate process before and after
+each loop, while the server is idle. The "naive server" makes one such call per
+request, one after the other, as `:predict` does for one client.
 
 Writes serving_load.md, .json and .png to --output_dir, and prints the first.
-With --soak_minutes it asks in all ways at once instead, and writes soak.md.
+With --soak_minutes it sends requests of all kinds at once instead, and writes
+soak.md and .json.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ import tempfile
 import time
 import urllib.request
 
+import common
 import numpy as np
-from measuring import Calm, machine, write_report
+from common import table
 
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import setting
-from stacked_rnn.utils import terminal
 
 SERVE = pathlib.Path(__file__).parents[1] / "serve.py"
 PROMPT = "It was the best of tests, it was the worst of tests, it was new."
@@ -50,21 +50,22 @@ TURNS_OF_HARM = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig(configs.Config):
+class BenchmarkConfig(common.ReportConfig):
     """What to measure."""
 
-    models: str = setting("gru:128,lstm:512", "Cell and units, with commas.")
-    seconds: float = setting(10.0, "Length of a loop, about.", minimum=1.0)
+    models: str = setting(
+        "gru:128,lstm:512", "Cell:units of each model, separated by commas."
+    )
+    seconds: float = setting(10.0, "Approximate length of a loop.", minimum=1.0)
     requests: int = setting(
-        2000, "Of the loop with the most clients.", minimum=1
+        2000, "Requests of the loop with the most clients.", minimum=1
     )
     soak_minutes: float = setting(
         0.0, "Length of a soak (0: the benchmark instead).", minimum=0.0
     )
-    output_dir: str = setting("benchmarks/results", "Directory of the report.")
 
 
-# In a process of their own: the cores are the server's then -------------------
+# In separate processes, so that the server has the cores afterwards -----------
 
 
 def export_model(cell, units, directory):
@@ -86,7 +87,7 @@ def export_model(cell, units, directory):
 
 
 def raw_speeds(path):
-    """Of the signature: tokens a second by batch, seconds to a first token."""
+    """The signature's tokens per second by batch, seconds to a first token."""
     import tensorflow as tf
 
     generate = tf.saved_model.load(path).signatures["generate"]
@@ -113,7 +114,7 @@ def raw_speeds(path):
 
 
 def wrong_texts(path, texts):
-    """How many texts are not what generate.py makes of their seeds."""
+    """How many texts differ from those that generate.py draws by seed."""
     from stacked_rnn import inference
 
     sampling = configs.SamplingConfig(
@@ -128,16 +129,19 @@ def wrong_texts(path, texts):
 # The clients ------------------------------------------------------------------
 
 
-def _post(path, body, cut=None):
-    """The bytes of a request, or the first of them."""
+def _post(path, body, headers="", cut=None):
+    """The bytes of a request, or the first `cut` of them."""
     if isinstance(body, dict):
         body = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: "
-    return (head.encode() + b"%d\r\n\r\n" % len(body) + body)[:cut]
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    return (head.encode() + body)[:cut]
 
 
 _ASK, _PREDICT = "/v1/completions", "/v1/models/model:predict"
-HARM = (  # what a client sends that means it
+HARM = (  # hostile requests
     _post(_ASK, {"model": "model", "prompt": [None] * 150_000}),
     _post(_ASK, {"model": "model", "stop": "a" * 900_000}),
     _post(_ASK, {str(number): 0 for number in range(60_000)}),
@@ -155,7 +159,7 @@ HARM = (  # what a client sends that means it
 
 
 def probe(port, seconds):
-    """Asks for the health and the metrics of a server; milliseconds of each."""
+    """Polls the health and the metrics of a server; milliseconds of each."""
     end, times = time.monotonic() + seconds, []
     while time.monotonic() < end:
         for path in ("healthz", "metrics"):
@@ -170,34 +174,40 @@ def probe(port, seconds):
 
 
 class Client:
-    """Asks one server, and notes when what came."""
+    """Sends requests to one server, and records its answers.
+
+    Attributes:
+        first: seconds to the first event of each answer.
+        gaps: seconds between the events of an answer.
+        texts: seed -> text.
+        failures: what came instead of whole answers.
+    """
 
     def __init__(self, port):
         self._port = port
         self.first, self.gaps, self.texts = [], [], {}
         self.failures = []
 
+    def _connect(self):
+        return asyncio.open_connection("127.0.0.1", self._port)
+
     async def ask(self, seed, patience=np.inf, **options) -> None:
-        """One request, streamed.
+        """Sends one request for a streamed text.
 
         Args:
             seed: of its text.
             patience: events after which the client leaves.
             **options: of the request.
         """
-        body = json.dumps(
-            {
-                "model": "model", "prompt": PROMPT, "seed": seed,
-                "max_tokens": NEW_TOKENS, "stream": True, **options,
-            }
-        )  # fmt: skip
+        body = {
+            "model": "model", "prompt": PROMPT, "seed": seed,
+            "max_tokens": NEW_TOKENS, "stream": True, **options,
+        }  # fmt: skip
+        headers = "connection: close\r\ncontent-type: application/json\r\n"
+        request = _post(_ASK, body, headers)
         before = time.perf_counter()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
-            b"connection: close\r\ncontent-type: application/json\r\n"
-            + f"content-length: {len(body)}\r\n\r\n{body}".encode()
-        )
+        reader, writer = await self._connect()
+        writer.write(request)
         status, events = await reader.readline(), []
         async for line in reader:
             if not line.startswith(b"data: "):
@@ -222,8 +232,8 @@ class Client:
         self.texts[seed] = "".join(choice["text"] for choice in choices)
 
     async def predict(self) -> None:
-        """A text by TensorFlow Serving's API."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        """Sends one request of TensorFlow Serving's API."""
+        reader, writer = await self._connect()
         writer.write(_post(_PREDICT, {"instances": [PROMPT]}))
         status = await reader.readline()
         if b" 200 " not in status and b" 429 " not in status:
@@ -231,8 +241,8 @@ class Client:
         writer.close()
 
     async def harm(self, message) -> None:
-        """Sends bytes, and leaves once something comes back, if it does."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        """Sends bytes; leaves at the first answer, or after one second."""
+        reader, writer = await self._connect()
         writer.write(message)
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(1):
@@ -240,13 +250,16 @@ class Client:
         writer.close()
 
     async def closed_loop(self, clients, requests, harm_every=0) -> float:
-        """So many clients; tokens a second.
+        """Several clients, each with one request at a time.
 
         Args:
-            clients: that ask at the same time.
+            clients: how many.
             requests: of all of them.
-            harm_every: so many requests there is one more that means harm (0:
-                never), which is no client's.
+            harm_every: one hostile request more for this many requests (0:
+                none).
+
+        Returns:
+            Tokens per second.
         """
         seeds, harms = iter(range(requests)), []
 
@@ -264,7 +277,7 @@ class Client:
         return requests * NEW_TOKENS / seconds
 
     def naive_loop(self, requests) -> float:
-        """One call of the signature for each request; tokens a second."""
+        """One call of the signature per request; tokens per second."""
         body = {
             "signature_name": "generate",
             "inputs": {
@@ -282,12 +295,12 @@ class Client:
             urllib.request.urlopen(request).read()
         return requests * NEW_TOKENS / (time.perf_counter() - start)
 
-    async def open_loop(self, a_second, requests) -> None:
-        """Requests at random moments."""
+    async def open_loop(self, rate, requests) -> None:
+        """Requests at random moments, `rate` per second on average."""
         rng, tasks = random.Random(0), []
         for seed in range(requests):
             tasks.append(asyncio.create_task(self.ask(seed)))
-            await asyncio.sleep(rng.expovariate(a_second))
+            await asyncio.sleep(rng.expovariate(rate))
         await asyncio.gather(*tasks)
 
     def times(self) -> list[float]:
@@ -303,7 +316,7 @@ class Server:
     """serve.py in another process while the `with` block lasts.
 
     Attributes:
-        port: of it.
+        port: that it listens on.
     """
 
     def __init__(self, directory):
@@ -329,17 +342,17 @@ class Server:
 
     @property
     def resident(self) -> float:
-        """MB of memory."""
+        """Resident memory in MB."""
         status = pathlib.Path(f"/proc/{self._process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1e3
 
     def wait_for_xla(self) -> None:
-        """Until requests are as fast as they get."""
+        """Waits until the compiled functions are in use."""
         while not self.metric("stacked_rnn_is_compiled"):
             time.sleep(1)
 
     def metric(self, name) -> float:
-        """The sum of a metric over its labels."""
+        """The sum of one of its metrics over all labels."""
         address = f"http://127.0.0.1:{self.port}/metrics"
         with urllib.request.urlopen(address) as answer:
             content = answer.read().decode()
@@ -351,7 +364,7 @@ class Server:
 
 
 def measure(directory, path, config, pool):
-    """All figures of one model."""
+    """Measures one model; a dict for the tables and the JSON file."""
     rows, failures = {}, 0
     with Server(directory) as server:
         server.wait_for_xla()
@@ -374,15 +387,12 @@ def measure(directory, path, config, pool):
             failures += len(client.failures)
         texts = client.texts
         for share in (0.5, 0.8):
-            a_second = share * rows["64 clients"][2] / NEW_TOKENS
+            rate = share * rows["64 clients"][2] / NEW_TOKENS
             client = Client(server.port)
-            asyncio.run(
-                client.open_loop(
-                    a_second, max(20, int(config.seconds * a_second))
-                )
-            )
+            requests = max(20, int(config.seconds * rate))
+            asyncio.run(client.open_loop(rate, requests))
             rows[f"open loop, {share:.0%} of 64 clients"] = [
-                raw, naive, a_second * NEW_TOKENS, *client.times(),
+                raw, naive, rate * NEW_TOKENS, *client.times(),
             ]  # fmt: skip
         harm = measure_harm(server, rows["64 clients"][2], config, pool)
     wrong = pool.submit(wrong_texts, path, texts).result()
@@ -393,12 +403,14 @@ def measure(directory, path, config, pool):
 
 
 def measure_harm(server, speed, config, pool):
-    """What 1 % of requests that mean harm costs 64 honest clients.
+    """What 1 % of hostile requests costs 64 honest clients.
+
+    Loops without and with hostile requests take turns.
 
     Returns:
-        "shares": of the tokens a second that there are without them, of loops
-        in turn; "gaps": ms between events, p99, without and with; "failures"
-        of honest requests; "probes": ms, meanwhile.
+        "shares": the honest clients' speed, divided by that without hostile
+        requests; "gaps": ms between events, p99, without and with; "failures"
+        of honest requests; "probes": ms of each in the meantime.
     """
     requests = max(200, int(config.seconds * speed / NEW_TOKENS))
     speeds, gaps, failures, probes = [], ([], []), 0, []
@@ -425,79 +437,76 @@ def measure_harm(server, speed, config, pool):
     }
 
 
-def report(name, results):
+def model_lines(name, results):
     """The lines on one model."""
-    lines = [
-        f"\n## {name}\n",
-        "| | tokens/s | of raw at 1 | of raw at 64 | of the naive server | "
-        "first token, raw | p50 | p99 | between events p50 | p99 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for what, (raw, naive, speed, *times) in results["rows"].items():
-        lines.append(
-            f"| {what} | {speed:,.0f} | {speed / raw['1']:.2f} of "
-            f"{raw['1']:,.0f} | {speed / raw['64']:.2f} of {raw['64']:,.0f} | "
-            f"{speed / naive:.2f} of {naive:,.0f} | "
-            f"{1e3 * raw['first']:.1f} ms | "
-            + " | ".join(f"{value:.1f} ms" for value in times)
-            + " |"
-        )
-    lines.append(
-        f"\nOf the {results['texts']:,} texts of {CLIENTS[-1]} clients "
-        f"{results['failures']} failed, and {results['wrong']} differ from "
-        "what generate.py makes of their seeds."
-    )
-    harm = results["harm"]
-    (clean, harmed), probes = harm["gaps"], harm["probes"]
-    lines.append(
-        "\nWhere 1 % of all requests mean harm, 64 honest clients have "
-        f"{statistics.median(harm['shares']):.0%} "
-        f"({min(harm['shares']):.0%} to {max(harm['shares']):.0%}) of the "
-        f"tokens a second that they have without, {harmed:.1f} ms between "
-        f"events (p99) instead of {clean:.1f}, and {harm['failures']} of their "
-        "requests fail. A probe is answered within "
-        f"{np.percentile(probes, 50):.0f} ms (p50), "
-        f"{np.percentile(probes, 99):.0f} ms (p99), {max(probes):.0f} ms (the "
-        f"slowest of {len(probes):,})."
-    )
-    return lines
+        others = (raw["1"], raw["64"], naive)
+        shares = [f"{speed / other:.2f} of {other:,.0f}" for other in others]
+        rows.append([what, speed, *shares, 1e3 * raw["first"], *times])
+    harm, probes = results["harm"], results["harm"]["probes"]
+    shares = [f(harm["shares"]) for f in (statistics.median, min, max)]
+    slow = [np.percentile(probes, share) for share in (50, 99, 100)]
+    return [
+        f"\n## {name}\n",
+        *table(
+            {
+                "": "", "tokens/s": ",.0f", "of raw at 1": "",
+                "of raw at 64": "", "of the naive server": "",
+                "raw first token, ms": ".1f", "first token p50, ms": ".1f",
+                "first token p99, ms": ".1f", "gap p50, ms": ".1f",
+                "gap p99, ms": ".1f",
+            },
+            rows,
+        ),
+        "",
+        *table(
+            {f"texts of {CLIENTS[-1]} clients": ",", "failed": "", "wrong": ""},
+            [[results["texts"], results["failures"], results["wrong"]]],
+        ),
+        "\n64 clients beside 1 % of hostile requests; their speed is a share "
+        "of that without such requests, the median of several loops.\n",
+        *table(
+            {
+                "speed": ".0%", "least": ".0%", "most": ".0%", "failed": "",
+                "gap p99 without, ms": ".1f", "gap p99, ms": ".1f",
+                "probes": ",", "probe p50, ms": ".0f",
+                "probe p99, ms": ".0f", "slowest probe, ms": ".0f",
+            },
+            [[*shares, harm["failures"], *harm["gaps"], len(probes), *slow]],
+        ),
+    ]  # fmt: skip
 
 
-def draw(results, path):
-    """Tokens a second by the number of clients, beside raw."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axes, (name, result) in zip(
-        figure.subplots(1, len(results), squeeze=False)[0], results.items()
-    ):
-        rows = [result["rows"][f"{count} clients"] for count in CLIENTS]
-        speeds = [speed for _, _, speed, *_ in rows]
-        axes.plot(CLIENTS, speeds, marker="o", label="serve.py")
-        for size, style in (("64", "--"), ("1", ":")):
-            axes.plot(
-                CLIENTS, [raw[size] for raw, *_ in rows], style, color="gray",
-                label=f"one call of generate, batch {size}",
-            )  # fmt: skip
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(CLIENTS, CLIENTS)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("clients")
-        axes.set_ylabel("tokens a second")
-        axes.set_title(name)
-        axes.legend()
-    figure.savefig(path, dpi=150)
+def plot(results, report):
+    """Draws tokens per second by the number of clients, beside raw."""
+    with report.plot(9, 3.2) as figure:
+        panels = figure.subplots(1, len(results), squeeze=False)[0]
+        for axes, (name, result) in zip(panels, results.items()):
+            rows = [result["rows"][f"{count} clients"] for count in CLIENTS]
+            speeds = [speed for _, _, speed, *_ in rows]
+            axes.plot(CLIENTS, speeds, "o-", label="serve.py")
+            for size, style in (("64", "--"), ("1", ":")):
+                axes.plot(
+                    CLIENTS, [raw[size] for raw, *_ in rows], style,
+                    color="gray", label=f"one call of generate, batch {size}",
+                )  # fmt: skip
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(CLIENTS, CLIENTS)
+            axes.set_ylim(bottom=0)
+            axes.set(xlabel="clients", ylabel="tokens per second", title=name)
+            axes.legend()
 
 
 # The soak ---------------------------------------------------------------------
 
 
 async def soak(server, minutes):
-    """Requests of all kinds, clients that leave among them.
+    """Sends requests of all kinds; some clients leave early.
 
     Returns:
-        The `Client`, how many left, how many meant harm, and the server's MB
-        along the way.
+        The `Client`, how many left, how many requests were hostile, and the
+        server's MB along the way.
     """
     client, rng = Client(server.port), random.Random(0)
     end, memory = time.monotonic() + 60 * minutes, []
@@ -537,13 +546,12 @@ async def soak(server, minutes):
     return client, leavers, harms, memory
 
 
-def soak_report(server, minutes):
-    """The lines on a soak, and its figures."""
+def soak_figures(server, minutes):
+    """The figures of a soak."""
     client, leavers, harms, memory = asyncio.run(soak(server, minutes))
-    requests = server.metric("stacked_rnn_requests_total")
-    figures = {
+    return {
         "minutes": minutes,
-        "requests": requests,
+        "requests": server.metric("stacked_rnn_requests_total"),
         "left": leavers,
         "harmful": harms,
         "failures": len(client.failures),
@@ -552,24 +560,35 @@ def soak_report(server, minutes):
         "tokens": server.metric("stacked_rnn_generated_tokens_total"),
         "MB": memory,
     }
-    places = np.linspace(0, len(memory) - 1, 11).astype(int)
-    return figures, [
-        f"{minutes:g} minutes, 100 clients: {requests:,.0f} requests, "
-        f"{figures['tokens']:,.0f} tokens; {leavers:,} clients left before the "
-        f"end, {harms:,} sent what means harm. {figures['failures']} failed; "
-        f"{figures['places still taken']:.0f} places and "
-        f"{figures['texts still waiting']:.0f} places in the queue were taken "
-        "afterwards.\n",
-        "MB resident, from the beginning to the end: "
-        + ", ".join(f"{memory[place]:,.0f}" for place in places),
+
+
+def soak_lines(name, figures):
+    """The lines on a soak."""
+    *names, memory = figures
+    places = np.linspace(0, len(figures[memory]) - 1, 11).astype(int)
+    along = [f"{figures[memory][place]:,.0f}" for place in places]
+    return [
+        f"\n## {name}\n",
+        *table(
+            dict.fromkeys(names, ",.10g"), [[figures[name] for name in names]]
+        ),
+        f"\nMB resident, from the beginning to the end: {', '.join(along)}",
     ]
 
 
 def main(config):
     """Measures, prints and writes the report."""
-    output = terminal.writable_directory("output_dir", config.output_dir)
-    calm, results, lines = Calm(), {}, []
-    name = "soak" if config.soak_minutes else "serving_load"
+    soaks, results = config.soak_minutes, {}
+    name, title = "serving_load", "Under load"
+    if soaks:
+        name, title = "soak", "A long run of the server"
+    report = common.Report(config, name, title, plots=not soaks)
+    lines = ["The clients run on the same cores."]
+    if not soaks:
+        lines[0] += (
+            " A gap is the time between two events of a stream; a wrong text "
+            "differs from that of generate.py."
+        )
     for model in config.models.split(","):
         cell, units = model.split(":")
         with (
@@ -582,25 +601,18 @@ def main(config):
             path = pool.submit(
                 export_model, cell, int(units), directory
             ).result()
-            if config.soak_minutes:
+            if soaks:
                 with Server(directory) as server:
                     server.wait_for_xla()
-                    results[model], more = soak_report(
-                        server, config.soak_minutes
-                    )
-                lines += [f"\n## {model}\n", *more]
+                    results[model] = soak_figures(server, soaks)
+                lines += soak_lines(model, results[model])
             else:
                 results[model] = measure(directory, path, config, pool)
-                lines += report(model, results[model])
-    if not config.soak_minutes:
-        draw(results, output / "serving_load.png")
-        lines.append("\n![](serving_load.png)")
-    title = "A long run of the server" if config.soak_minutes else "Under load"
-    head = [
-        f"# {title}\n\n{machine()}; {calm}.\n",
-        "The clients run on the same cores.",
-    ]
-    write_report(output, name, head + lines, results)
+                lines += model_lines(model, results[model])
+    if not soaks:
+        plot(results, report)
+        lines.append("\n![tokens per second](serving_load.png)")
+    report.write(lines, results)
 
 
 if __name__ == "__main__":

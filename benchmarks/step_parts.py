@@ -1,18 +1,17 @@
-"""Where the time of a training step goes: its parts, each alone on one core.
+"""Where the time of a training step goes: each part alone, on one core.
 
   python benchmarks/step_parts.py --cell=lstm --units=512 --batch_size=32
 
 The shape is that of one layer and of one shard of the batch. Prints a Markdown
-table: milliseconds (the best of several turns), the share of the sum, and
-GFLOP/s where the part is made of matrix products.
+table: milliseconds (the best of several turns), and GFLOP/s where the part is
+made of matrix products.
 """
 
 import dataclasses
-import time
 
-import tensorflow as tf
+from common import timed
 
-from stacked_rnn import configs, metrics, rnn_ops
+from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import setting
 
@@ -30,7 +29,11 @@ class PartsConfig(configs.Config):
 
 
 def parts(config):
-    """Yields (name, function, its arguments, its FLOPs in products)."""
+    """A list of (name of a part, function, its arguments, FLOPs)."""
+    import tensorflow as tf
+
+    from stacked_rnn import metrics, rnn_ops
+
     units, rows = config.units, config.time * config.batch_size
     gates = {"gru": 3, "lstm": 4}[config.cell]
     scan = {"gru": rnn_ops.gru, "lstm": rnn_ops.lstm}[config.cell]
@@ -45,64 +48,27 @@ def parts(config):
     kernel = tf.random.normal((units, gates * units), stddev=units**-0.5)
     state = tf.zeros((config.batch_size, units))
     states = (state,) * {"gru": 1, "lstm": 2}[config.cell]
-
-    @tf.function(autograph=False)
-    def forward(projected, kernel):
-        return scan(projected, states, kernel, jit_compile=True)
-
-    @tf.function(autograph=False)
-    def forward_backward(projected, kernel):
-        with tf.GradientTape() as tape:
-            tape.watch([projected, kernel])
-            outputs, _ = scan(projected, states, kernel, jit_compile=True)
-        return tape.gradient(outputs, [projected, kernel], x)
-
-    yield "loop forward", forward, (projected, kernel), flops
-    yield (
-        "both loops, gradient of U",
-        forward_backward,
-        (projected, kernel),
-        3 * flops,
-    )
-    yield (
-        "inputs projected",
-        tf.function(lambda a, b: a @ b),
-        (flat, kernel),
-        flops,
-    )
-    yield (
-        "gradient of the inputs",
-        tf.function(lambda d, b: tf.matmul(d, b, transpose_b=True)),
-        (d_flat, kernel),
-        flops,
-    )
-    yield (
-        "gradient of W",
-        tf.function(lambda a, d: tf.matmul(a, d, transpose_a=True)),
-        (flat, d_flat),
-        flops,
-    )
-    yield (
-        "two transposes",
-        tf.function(lambda a: (tf.transpose(a, (1, 0, 2)) + 0,) * 2),
-        (x,),
-        0,
-    )
-
     token_ids = tf.random.uniform(
         (rows,), maxval=config.vocabulary_size, dtype=tf.int32
     )
     readout = tf.random.normal((units, config.vocabulary_size))
-    embeddings = tf.transpose(readout)
+    variables = [tf.Variable(tf.zeros_like(kernel)) for _ in range(3)]
 
-    @tf.function(autograph=False)
+    def forward(projected, kernel):
+        return scan(projected, states, kernel, jit_compile=True)
+
+    def forward_backward(projected, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([projected, kernel])
+            outputs, _ = forward(projected, kernel)
+        return tape.gradient(outputs, [projected, kernel], x)
+
     def loss(flat, readout):
         with tf.GradientTape() as tape:
             tape.watch([flat, readout])
-            nats = tf.reduce_sum(metrics.token_nats(flat @ readout, token_ids))
+            nats = metrics.token_nats(flat @ readout, token_ids)
         return tape.gradient(nats, [flat, readout])
 
-    @tf.function(autograph=False)
     def embed(embeddings):
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
@@ -110,43 +76,69 @@ def parts(config):
         gradient = tape.gradient(embedded, embeddings, flat)
         return tf.convert_to_tensor(gradient)
 
-    variables = [tf.Variable(tf.zeros_like(kernel)) for _ in range(4)]
-
-    @tf.function(autograph=False)
     def update(gradient):
         (gradient, _), _ = tf.clip_by_global_norm([gradient, gradient], 1.0)
-        weight, m, v, _ = variables
+        weight, m, v = variables
         m.assign_add(0.1 * (gradient - m))
         v.assign_add(0.001 * (gradient * gradient - v))
         return weight.assign_sub(0.001 * m / (tf.sqrt(v) + 1e-7))
 
-    yield (
-        "readout, loss, their gradients",
-        loss,
-        (flat, readout),
-        6 * rows * units * config.vocabulary_size,
-    )
-    yield "embedding and its gradient", embed, (embeddings,), 0
-    yield "clipping, Adam (one kernel)", update, (kernel,), 0
+    return [
+        ("loop forward", forward, (projected, kernel), flops),
+        (
+            "both loops, gradient of U",
+            forward_backward,
+            (projected, kernel),
+            3 * flops,
+        ),
+        ("inputs projected", tf.matmul, (flat, kernel), flops),
+        (
+            "gradient of the inputs",
+            lambda d, kernel: tf.matmul(d, kernel, transpose_b=True),
+            (d_flat, kernel),
+            flops,
+        ),
+        (
+            "gradient of W",
+            lambda x, d: tf.matmul(x, d, transpose_a=True),
+            (flat, d_flat),
+            flops,
+        ),
+        (
+            "two transposes",
+            lambda x: (tf.transpose(x, (1, 0, 2)) + 0,) * 2,
+            (x,),
+            0,
+        ),
+        (
+            "readout, loss, their gradients",
+            loss,
+            (flat, readout),
+            6 * rows * units * config.vocabulary_size,
+        ),
+        ("embedding and its gradient", embed, (tf.transpose(readout),), 0),
+        ("clipping, Adam (one kernel)", update, (kernel,), 0),
+    ]
 
 
 def main(config):
     """Measures the parts and prints the table."""
+    import tensorflow as tf
+
     tf.config.threading.set_intra_op_parallelism_threads(1)
     print("| part | ms | GFLOP/s |\n|---|---|---|")
     for name, function, arguments, flops in parts(config):
-        best = min(
-            _seconds(function, arguments) for _ in range(config.repetitions)
-        )
-        speed = f"{flops / best / 1e9:.0f}" if flops else ""
-        print(f"| {name} | {1e3 * best:.1f} | {speed} |", flush=True)
+        compiled = tf.function(function, autograph=False)
 
+        def run(steps, compiled=compiled, arguments=arguments):
+            for _ in range(steps):
+                results = compiled(*arguments)
+            tf.nest.flatten(results)[0].numpy()
 
-def _seconds(function, arguments):
-    started = time.perf_counter()
-    results = function(*arguments)
-    tf.nest.flatten(results)[0].numpy()
-    return time.perf_counter() - started
+        run(1)  # traces it
+        best = min(timed(run, 1) for _ in range(config.repetitions))
+        rate = f"{flops / best / 1e9:.0f}" if flops else ""
+        print(f"| {name} | {1e3 * best:.1f} | {rate} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Each contender is measured in its own process while the others sleep."""
+"""Benchmarks: one process runs while the others are stopped; reports."""
 
 import os
 import pathlib
@@ -12,11 +12,20 @@ from tests.helpers import ROOT
 from tests.helpers.waiting import wait_until
 
 BENCHMARKS = ROOT / "benchmarks"
+PROGRAMS = [
+    path
+    for folder in (BENCHMARKS, ROOT / "experiments")
+    for path in sorted(folder.glob("*.py"))
+    if "flags.run(" in path.read_text()
+]
 sys.path.append(str(BENCHMARKS))
 
+import common  # noqa: E402
 import contenders  # noqa: E402
 import generation_speed  # noqa: E402
 import training_speed  # noqa: E402
+
+from stacked_rnn.configs import UserError  # noqa: E402
 
 PATHS = os.pathsep.join(
     [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
@@ -24,7 +33,7 @@ PATHS = os.pathsep.join(
 
 
 def entry(maker, library="numpy", /, variables=(), **arguments):
-    """An entry whose process finds the makers of this file."""
+    """An entry whose process can import the makers of this file."""
     setting = {"PYTHONPATH": PATHS} | dict(variables)
     return contenders.Entry(library, maker, arguments, setting)
 
@@ -50,13 +59,13 @@ def dying():
 
 
 def known(path):
-    """A maker: tells which process it is in."""
+    """A maker: writes down the id of its process."""
     pathlib.Path(path).write_text(str(os.getpid()))
     return idle()
 
 
 def watching(path):
-    """A maker: its steps fail unless the process that `path` names sleeps."""
+    """A maker: its steps fail unless the process in `path` is stopped."""
 
     def run(steps):
         pid = pathlib.Path(path).read_text()
@@ -95,7 +104,7 @@ def test_the_fastest_setting_is_found(capsys):
 
 
 @needs_linux
-def test_others_sleep_while_one_runs(tmp_path, capsys):
+def test_others_are_stopped_while_one_runs(tmp_path, capsys):
     path = str(tmp_path / "pid")
     results = contenders.in_turn(
         {
@@ -132,7 +141,7 @@ def test_a_failed_contender_is_named_and_the_others_go_on(capsys):
 
 
 @needs_linux
-def test_a_killed_benchmark_leaves_no_sleeping_process(tmp_path):
+def test_a_killed_benchmark_leaves_no_stopped_process(tmp_path):
     program = f"""
 import sys, time
 sys.path[:0] = {[str(BENCHMARKS), *PATHS.split(os.pathsep)]}
@@ -169,17 +178,69 @@ def test_settings_vary_threads_and_spinning(monkeypatch):
     assert len(contenders.settings("torch")) == 2
 
 
-def test_programs_load_neither_library():
-    """Otherwise TensorFlow would run beside PyTorch."""
-    program = (
-        "import sys, training_speed, generation_speed, classifier_speed, gpu;"
-        "assert not {'tensorflow', 'torch'} & set(sys.modules)"
-    )
-    subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{PATHS}"},
+def test_programs_answer_help_without_loading_a_library():
+    """Or PyTorch's contender would have TensorFlow in its process."""
+    program = """
+import os, runpy, sys
+import numpy, stacked_rnn.cli.flags
+for path in sys.argv[1:]:
+    child = os.fork()
+    if child:
+        assert not os.waitpid(child, 0)[1], path
+        continue
+    sys.argv = [path, "--help"]
+    sys.path.insert(0, os.path.dirname(path))
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        sys.exit(end.code or {"tensorflow", "torch"} & {*sys.modules} or 0)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *PROGRAMS],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{PATHS}"},
         check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    for path in PROGRAMS:
+        assert f"python {path.relative_to(ROOT)}" in ran.stdout
+
+
+def test_a_table_formats_numbers_by_column():
+    assert common.table(
+        {"name": "", "speed": ",.0f", "share": ".1%"},
+        [["a", 1234.5, None], ["b", "12.3k", 0.25]],
+    ) == [
+        "| name | speed | share |",
+        "| --- | --- | --- |",
+        "| a | 1,234 |  |",
+        "| b | 12.3k | 25.0% |",
+    ]
+
+
+def test_unknown_names_and_numbers_are_refused():
+    assert common.choices("cells", "lstm,gru", ("gru", "lstm")) == [
+        "gru", "lstm"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="--cells: no gruu among gru, lstm"):
+        common.choices("cells", "gruu", ("gru", "lstm"))
+    assert common.numbers("units", "64,128") == [64, 128]
+    for text in ("", "64,", "0", "many"):
+        with pytest.raises(UserError, match=f"--units={text}: expected"):
+            common.numbers("units", text)
+
+
+def test_a_report_says_which_machine_measured_it(tmp_path, capsys):
+    """Also when it is written again on another one."""
+    config = common.ReportConfig(output_dir=str(tmp_path))
+    report = common.Report(config, "name", "Title", plots=False)
+    assert report.saved() == {}
+    report.write(["line"], {"figure": 1})
+    assert report.saved() == {"machine": common.machine(), "figure": 1}
+    report.write(["line"], {"figure": 1, "machine": "another"})
+    text = (tmp_path / "name.md").read_text()
+    assert text.startswith("# Title\n\nanother; ")
+    assert capsys.readouterr().out.endswith(text)
 
 
 def test_missing_pytorch_is_reported(monkeypatch, capsys):
@@ -190,7 +251,7 @@ def test_missing_pytorch_is_reported(monkeypatch, capsys):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Replaces the measuring: 0.1 s a step, PyTorch's layer is the fastest.
+    """Replaces the measuring: 0.1 s per step, the first setting is the best.
 
     Contenders whose names are added to the returned set fail.
     """
@@ -207,15 +268,13 @@ def measured(monkeypatch):
             if name not in failed
         }
 
-    for program in (training_speed, generation_speed):
-        monkeypatch.setattr(program, "in_turn", in_turn)
     monkeypatch.setattr(contenders, "in_turn", in_turn)
     return failed
 
 
 def cells_of(table):
     """Column -> cell of a table of one row."""
-    head, _, row = table.splitlines()
+    head, _, row = table
     split = [[cell.strip() for cell in line.split("|")] for line in (head, row)]
     return dict(zip(*split))
 
@@ -224,7 +283,7 @@ def training_row(rivals):
     """The row of a work with some rivals."""
     work, config = training_speed.WORKS["small"], training_speed.BenchmarkConfig
     result = training_speed.compare(work, "gru", config(), rivals)
-    return cells_of(training_speed.table({"GRU small": result}))
+    return cells_of(training_speed.speed_table({"GRU small": result}))
 
 
 RIVALS = {
@@ -245,7 +304,7 @@ def test_training_report_names_settings_and_spread(measured):
 def test_training_report_without_a_rival(measured):
     row = training_row({training_speed.KERAS: training_speed.keras_entries})
     assert row["ratio to Keras"] == "1.00"
-    assert row["PyTorch"] == "not there"
+    assert row["PyTorch"] == "not measured"
     assert row["ratio to PyTorch"] == row["setting of PyTorch"] == ""
     assert row["spread"] == "20, 20, - %"
 
@@ -253,13 +312,13 @@ def test_training_report_without_a_rival(measured):
 def test_training_report_where_this_project_failed(measured):
     measured |= {training_speed.OURS, "matmul"}
     row = training_row(RIVALS)
-    assert row["stacked_rnn"] == "not there"
+    assert row["stacked_rnn"] == "not measured"
     assert row["PyTorch"] == "25.0k"
     assert row["ratio to PyTorch"] == row["of the matmul peak"] == ""
 
 
 def test_growth_takes_the_best_setting_of_pytorch_at_each_size(monkeypatch):
-    """Each size once, though it is in several of the panels."""
+    """Each size once, though several panels show it."""
     seen = []
 
     def in_turn(entries, *args, **kwargs):
@@ -271,7 +330,7 @@ def test_growth_takes_the_best_setting_of_pytorch_at_each_size(monkeypatch):
         }
 
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(training_speed, "in_turn", in_turn)
+    monkeypatch.setattr(contenders, "in_turn", in_turn)
     rows = training_speed.growth(
         "gru", training_speed.BenchmarkConfig(), RIVALS
     )
@@ -291,14 +350,14 @@ def test_generation_report(measured, monkeypatch, with_pytorch):
     result = generation_speed.compare(
         "gru", 8, 1, "", generation_speed.BenchmarkConfig(), with_pytorch
     )
-    row = cells_of(generation_speed.table({"GRU 8, 1": result}))
+    row = cells_of(generation_speed.speed_table({"GRU 8, 1": result}))
     assert row["with XLA"] == row["Keras from Python"] == "0.6k"
     assert row["setting of Keras"] == "1 thread"
-    assert row["options cost"] == "0 %"
+    assert row["options cost, %"] == "0"
     if with_pytorch:
-        assert row["best PyTorch"] == "0.6k"
+        assert row["PyTorch"] == "0.6k"
         assert row["setting of PyTorch"] == "layer, 1 thread, active"
         assert row["ratio to PyTorch"] == "1.00"
     else:
-        assert row["best PyTorch"] == "not there"
+        assert row["PyTorch"] == "not measured"
         assert row["setting of PyTorch"] == row["ratio to PyTorch"] == ""

@@ -49,7 +49,7 @@ def paths() -> list[pathlib.Path]:
         path.relative_to(ROOT)
         for pattern in (
             "*.md", "docs/**/*.md", "deploy/*.md", "benchmarks/*.md",
-            "saved_models/*.md",
+            "experiments/*.md", "saved_models/*.md",
         )
         for path in sorted(ROOT.glob(pattern))
     ]  # fmt: skip

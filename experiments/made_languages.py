@@ -1,14 +1,14 @@
-"""Words of twenty languages that nobody speaks, to tell apart.
+"""Words of twenty invented languages, for classifiers to tell apart.
 
-Five families have letters and syllables of their own; a few letters say which
-it is. Within a family four languages write with the same syllables and differ
-in a rule that spans a word: which letters are beside each other says little.
+Each of five families has its own letters and syllables, so a few letters tell
+the family. The four languages of a family share the syllables and differ in a
+rule that spans a word, so neighbouring letters tell little about the language.
 """
 
 import random
 
 _FAMILIES = (
-    # Consonants, voiceless and voiced by turns; front, then back vowels.
+    # Consonants, voiceless and voiced in turn; front vowels; back vowels.
     ("kgtdsz", "ei", "ou"),
     ("pbtdfv", "ie", "ao"),
     ("kgpbcj", "ey", "au"),
@@ -18,9 +18,9 @@ _FAMILIES = (
 _RULES = ("free", "harmony", "voicing", "echo")
 
 
-def texts(count, seed=0):
-    """Yields (word, language), the languages by turns."""
-    rng = random.Random(seed)
+def texts(count=20_000):
+    """Yields (word, language), the languages in turn."""
+    rng = random.Random(0)
     names = [
         (family, rule)
         for family in range(len(_FAMILIES))
@@ -30,15 +30,16 @@ def texts(count, seed=0):
         family, rule = names[number % len(names)]
         yield (
             _word(rng, *_FAMILIES[family], _RULES[rule]),
-            (f"{'ABCDE'[family]} {_RULES[rule]}"),
+            f"{'ABCDE'[family]} {_RULES[rule]}",
         )
 
 
 def _word(rng, consonants, front, back, rule):
-    """Four to seven syllables of a consonant and a vowel.
+    """A word of four to seven syllables, each a consonant and a vowel.
 
-    harmony: all vowels are of the class of the first; voicing: all consonants
-    are; echo: the last syllable is the first one; free: anything.
+    The rules: harmony, all vowels are front or all are back; voicing, all
+    consonants are voiced or none is; echo, the last syllable repeats the first;
+    free, anything goes.
     """
     vowels = rng.choice((front, back)) if rule == "harmony" else front + back
     if rule == "voicing":

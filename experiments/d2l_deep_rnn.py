@@ -1,8 +1,8 @@
 """The experiment of D2L section 10.3, beside the book's PyTorch code.
 
-  python benchmarks/d2l_deep_rnn.py --corpus=timemachine
+  python experiments/d2l_deep_rnn.py --corpus=timemachine
 
-Trains the recipe recipes/timemachine.flags for each cell and seed and prints a
+Trains with recipes/timemachine.flags for each cell and seed, and prints a
 Markdown table. The measure is exp of the mean nats over all validation windows
 (characters 10,000 to 15,032), each from a state of zeros, after the last epoch.
 """
@@ -11,6 +11,8 @@ import dataclasses
 import pathlib
 import sys
 import time
+
+from study import common
 
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
@@ -28,53 +30,49 @@ BOOK = {
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig(configs.Config):
-    """What to run of the experiment."""
+class StudyConfig(configs.Config):
+    """How much of the experiment to run."""
 
     num_seeds: int = setting(
         3, "Runs of each cell, seeds 0, 1, 2 ...", minimum=1
     )
 
 
-def main(model_config, train_config, benchmark):
+def main(model_config, train_config, study):
     """Prints a row for each run, and the means beside the book's."""
-    print("| cell | seed | training | validation | seconds | it has + 20 |")
-    print("|---|---|---|---|---|---|")
+    columns = ["cell", "seed", "training", "validation", "seconds", "text"]
+    print("\n".join(common.table(columns, [])))
     means = []
-    for cell in BOOK:
+    for cell, book in BOOK.items():
         runs = []
-        for seed in range(benchmark.num_seeds):
-            training, validation, seconds, text = run_one(
+        for seed in range(study.num_seeds):
+            *perplexities, seconds, text = run_one(
                 dataclasses.replace(model_config, cell=cell),
                 dataclasses.replace(train_config, seed=seed),
             )
-            runs.append((training, validation))
-            print(
-                f"| {cell} | {seed} | {training:.2f} | {validation:.2f} | "
-                f"{seconds:.0f} | `{text}` |",
-                flush=True,
-            )
+            runs.append(perplexities)
+            row = [
+                cell, seed, *(f"{value:.2f}" for value in perplexities),
+                f"{seconds:.0f}", f"`{text}`",
+            ]  # fmt: skip
+            print(common.table(row, [])[0], flush=True)
         mean = [sum(values) / len(values) for values in zip(*runs)]
-        means.append(
-            f"| {cell} | {mean[0]:.2f} | {mean[1]:.2f} | "
-            f"{BOOK[cell][0]:.2f} | {BOOK[cell][1]:.2f} |"
-        )
-    print(
-        "\n| mean | training | validation | book: training | book: validation |"
-    )
-    print("|---|---|---|---|---|")
-    print("\n".join(means))
+        means.append([cell, *(f"{value:.2f}" for value in (*mean, *book))])
+    columns = "mean", "training", "validation", "book: training", "validation"
+    print("", *common.table(columns, means), sep="\n")
 
 
 def run_one(model_config, train_config):
-    """One training run: both perplexities, its time, and a greedy text."""
-    from stacked_rnn import datasets, export, training
+    """Trains once; both perplexities, seconds, and a greedy text."""
+    from stacked_rnn import datasets, export, tasks, training
 
     data = datasets.load_language_data(train_config)
     model_config = dataclasses.replace(
         model_config, vocabulary_size=data.tokenizer.vocabulary_size()
     )
-    trainer = training.Trainer(model_config, train_config, data)
+    trainer = training.Trainer(
+        model_config, train_config, tasks.LanguageModelTask(data)
+    )
     started = time.perf_counter()
     trainer.fit(verbose=0)
     seconds = time.perf_counter() - started
@@ -94,4 +92,4 @@ def run_one(model_config, train_config):
 
 if __name__ == "__main__":
     sys.argv.insert(1, f"--flagfile={RECIPE}")  # what follows overrides it
-    flags.run(main, ModelConfig, TrainConfig, BenchmarkConfig)
+    flags.run(main, ModelConfig, TrainConfig, StudyConfig)
