@@ -645,5 +645,5 @@ def test_the_newest_under_saved_models_is_the_default(
         "the newest model: --saved_model=saved_models/second/1\n"
     )
     assert artifact.find("") == pathlib.Path("saved_models/third/1")
-    with pytest.raises(configs.UserError, match="saved_models/ is a seq2seq "):
+    with pytest.raises(configs.UserError, match="not contain a seq2seq"):
         artifact.find("", ("seq2seq",))
