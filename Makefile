@@ -2,7 +2,7 @@
 # make test    set up, run the tests
 # make drill   longer tests: 20 kills, 4 processes, hosts cut off (as root)
 # make soak    test a server under load for an hour
-# make lint    set up, check style, format and docs/commands.md
+# make lint    set up, check style, types and docs/commands.md
 # make format  set up, fix style and format, write docs/commands.md
 # make bench   set up, compare training with stock Keras and PyTorch
 # make clean   delete the environment
@@ -32,6 +32,7 @@ soak: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python docs/write_commands.py --check
 
 format: $(VENV)/.installed-test

@@ -35,7 +35,10 @@ class _ScanMixin:
 
     jit_compile = True
     use_cudnn = False
-    cudnn_cell = None
+    cudnn_cell: str | None = None
+    cell: keras.Layer
+    unroll: bool
+    _cell_type: type[keras.Layer]
     _state_mask = None  # set during `call` only
 
     def call(

@@ -5,7 +5,6 @@ short trial that was exported to the same directory by accident.
 """
 
 from stacked_rnn import saved_models
-from stacked_rnn.configs import UserError
 
 # When the new version is clearly worse. Another seed changes the cost by a
 # percent or two, and the fraction of correct outputs by a few in a thousand.
@@ -86,15 +85,12 @@ def warning(path) -> str:
         One line: the `differences`, and how to get the old version back. Empty
         if there are none, or no older version that can be read.
     """
-    number = saved_models.version_number(path)
     try:
-        before = next(
-            version
-            for version in saved_models.find_versions(path.parent)
-            if saved_models.version_number(version) < number
-        )
+        # Highest first; the export may not be the highest one any more.
+        versions = saved_models.find_versions(path.parent)
+        before = versions[versions.index(path) + 1]
         found = differences(*map(saved_models.read_description, (before, path)))
-    except (StopIteration, OSError, UserError):
+    except (LookupError, ValueError, OSError):
         return ""
     if not found:
         return ""

@@ -119,7 +119,7 @@ def _help(description, config_classes) -> str:
                 name, shown = f"--[no]{field.name}", str(default).lower()
             else:
                 values = "|".join(rules["choices"] or ["..."])
-                name, shown = f"--{field.name}={values}", default
+                name, shown = f"--{field.name}={values}", str(default)
             if default not in ("", (), None):
                 name += f"  ({shown})"
             lines += [f"  {name}", wrapped(rules["help"], " " * 6)]

@@ -25,27 +25,3 @@ from stacked_rnn.configs.decoding import (
 from stacked_rnn.configs.model import ModelConfig
 from stacked_rnn.configs.tasks import TASKS, TaskInfo, with_task_defaults
 from stacked_rnn.configs.training import TrainConfig
-
-__all__ = [
-    "MAX_NEW_TOKENS",
-    "MOST_DRAWN",
-    "TASKS",
-    "BeamConfig",
-    "Config",
-    "EvaluateConfig",
-    "ExportConfig",
-    "GenerateConfig",
-    "ModelConfig",
-    "PredictConfig",
-    "SamplingConfig",
-    "SavedModelConfig",
-    "ServeConfig",
-    "TaskInfo",
-    "TrainConfig",
-    "UserError",
-    "check_encodable",
-    "escaped",
-    "setting",
-    "unescaped",
-    "with_task_defaults",
-]

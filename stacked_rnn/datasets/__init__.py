@@ -28,26 +28,3 @@ from stacked_rnn.datasets.windows import (
     Streams,
     Windows,
 )
-
-__all__ = [
-    "Batches",
-    "ClassificationData",
-    "Corpus",
-    "Examples",
-    "LabelledTexts",
-    "LanguageData",
-    "PairData",
-    "Pairs",
-    "RandomWindows",
-    "SlidingWindows",
-    "Streams",
-    "TextPairs",
-    "Windows",
-    "load_classification_data",
-    "load_language_data",
-    "load_pair_data",
-    "read_labelled_texts",
-    "read_pairs",
-    "read_text",
-    "split",
-]

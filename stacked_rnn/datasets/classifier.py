@@ -203,10 +203,10 @@ def _held_out(texts, targets, fraction, seed) -> np.ndarray:
     stay together, so that no text of the validation set is in the training
     set; texts that differ only in the white space around them are equal.
     """
-    groups = {}
+    by_text = {}
     for row, text in enumerate(texts):
-        groups.setdefault(text.strip(), []).append(row)
-    groups = list(groups.values())
+        by_text.setdefault(text.strip(), []).append(row)
+    groups = list(by_text.values())
     held_out = np.zeros(len(targets), bool)
     rng = np.random.default_rng(seed)
     # Equal texts belong to the class of the first of them.

@@ -54,7 +54,7 @@ class Windows(Batches):
             )
 
     @property
-    def num_tokens(self) -> int:
+    def num_tokens(self) -> int:  # type: ignore[override]
         """Length of the stream."""
         return len(self.token_ids)
 

@@ -7,5 +7,3 @@ process that has TensorFlow and nothing of this project.
 from stacked_rnn.export.classifier import TextClassifier
 from stacked_rnn.export.language_model import TextGenerator
 from stacked_rnn.export.seq2seq import TextRewriter
-
-__all__ = ["TextClassifier", "TextGenerator", "TextRewriter"]

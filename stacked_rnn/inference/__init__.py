@@ -18,17 +18,6 @@ from stacked_rnn.inference.conversation import Conversation
 from stacked_rnn.inference.language_model import SavedLanguageModel
 from stacked_rnn.inference.seq2seq import Output, SavedSeq2Seq
 
-__all__ = [
-    "Conversation",
-    "LoadedModel",
-    "Output",
-    "Prediction",
-    "SavedClassifier",
-    "SavedLanguageModel",
-    "SavedSeq2Seq",
-    "load",
-]
-
 
 def load(saved_model="", *tasks) -> LoadedModel:
     """Loads an exported model.
@@ -51,5 +40,5 @@ def load(saved_model="", *tasks) -> LoadedModel:
     description = saved_models.find_description(saved_model, *tasks)
     functions = saved_models.load_functions(description.path)
     module, _, name = description.info.loaded_class.partition(":")
-    module = importlib.import_module(module)
-    return getattr(module, name)(description, functions)
+    loaded_class = getattr(importlib.import_module(module), name)
+    return loaded_class(description, functions)

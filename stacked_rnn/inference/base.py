@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from stacked_rnn import saved_models, tokenizers
 
@@ -17,7 +18,7 @@ class LoadedModel:
     """
 
     description: saved_models.Description
-    functions: object
+    functions: Any  # TensorFlow makes its class
 
     @property
     def path(self) -> pathlib.Path:

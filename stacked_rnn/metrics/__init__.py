@@ -14,22 +14,3 @@ from stacked_rnn.metrics.classifier import (
 )
 from stacked_rnn.metrics.language_model import Score, nats_of_text, token_nats
 from stacked_rnn.metrics.seq2seq import Seq2SeqScore, bleu, edit_distance
-
-__all__ = [
-    "ClassificationScore",
-    "Score",
-    "Seq2SeqScore",
-    "area_under_curve",
-    "best_temperature",
-    "bleu",
-    "calibration",
-    "calibration_error",
-    "confusion_matrix",
-    "edit_distance",
-    "f1_scores",
-    "format_confusion",
-    "nats_of_text",
-    "predicted_classes",
-    "report",
-    "token_nats",
-]

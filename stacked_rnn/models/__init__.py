@@ -14,14 +14,3 @@ from stacked_rnn.models.language_model import (
     check_language_model,
 )
 from stacked_rnn.models.seq2seq import Seq2Seq, build_seq2seq
-
-__all__ = [
-    "Classifier",
-    "LanguageModel",
-    "Seq2Seq",
-    "build_classifier",
-    "build_language_model",
-    "build_seq2seq",
-    "check_classifier",
-    "check_language_model",
-]

@@ -33,5 +33,3 @@ uses are outputs of ordinary ops.
 
 from stacked_rnn.rnn_ops import cudnn, widths
 from stacked_rnn.rnn_ops.scans import gru, lstm, simple_rnn
-
-__all__ = ["cudnn", "gru", "lstm", "simple_rnn", "widths"]

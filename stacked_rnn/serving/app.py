@@ -50,7 +50,7 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
         redoc_url=None,
     )
     document = openapi.document(config, bool(api_keys))
-    app.openapi = lambda: document
+    app.openapi = lambda: document  # type: ignore[method-assign]
     app.state.is_draining, app.state.num_active = False, 0
     metrics = Metrics(repository)
     page = playground.page()

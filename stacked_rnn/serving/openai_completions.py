@@ -107,11 +107,8 @@ def _checked_stop(value):
 
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_SOME = Field(min_length=1, max_length=MAX_SEQUENCES)
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
-
-
-def _list_of(kind):
-    return Annotated[list[kind], Field(min_length=1, max_length=MAX_SEQUENCES)]
 
 
 class CompletionRequest(_Object):
@@ -121,7 +118,10 @@ class CompletionRequest(_Object):
     # Validating a union gives an error per member and element. So `prompt` and
     # `stop` are checked by functions first, which raise a single one.
     prompt: Annotated[
-        str | TokenIds | _list_of(str) | _list_of(TokenIds),
+        str
+        | TokenIds
+        | Annotated[list[str], _SOME]
+        | Annotated[list[TokenIds], _SOME],
         pydantic.BeforeValidator(_checked_prompt),
     ] = ""
     max_tokens: int = Field(16, ge=0)
@@ -169,8 +169,9 @@ class CompletionRequest(_Object):
     def prompts(self) -> list:
         """The prompts: strings, or lists of token ids."""
         prompt = self.prompt
-        is_single = isinstance(prompt, str) or isinstance(prompt[0], int)
-        return [prompt] if is_single else prompt
+        if isinstance(prompt, str) or isinstance(prompt[0], int):
+            return [prompt]
+        return [*prompt]
 
     @property
     def stops(self) -> list[str]:

@@ -93,7 +93,7 @@ class CompletionChunk(BaseModel):
 class Completion(CompletionChunk):
     """The texts of a request: `n` per prompt, in the order of the prompts."""
 
-    choices: list[Choice]
+    choices: list[Choice]  # type: ignore[assignment]
     usage: Usage
 
 

@@ -8,14 +8,6 @@ from stacked_rnn.tasks.classifier import ClassifierTask
 from stacked_rnn.tasks.language_model import LanguageModelTask
 from stacked_rnn.tasks.seq2seq import Seq2SeqTask
 
-__all__ = [
-    "TASKS",
-    "ClassifierTask",
-    "LanguageModelTask",
-    "Seq2SeqTask",
-    "Task",
-]
-
 TASKS: dict[str, type[Task]] = {
     task.name: task for task in (LanguageModelTask, ClassifierTask, Seq2SeqTask)
 }

@@ -16,16 +16,6 @@ from stacked_rnn.tokenizers.simple import (
 )
 from stacked_rnn.tokenizers.subword import SubwordTokenizer
 
-__all__ = [
-    "ByteTokenizer",
-    "CharTokenizer",
-    "SubwordTokenizer",
-    "Tokenizer",
-    "WordTokenizer",
-    "build",
-    "from_dict",
-]
-
 _KINDS = {
     kind.kind: kind
     for kind in (

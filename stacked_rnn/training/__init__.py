@@ -8,14 +8,3 @@ from stacked_rnn.training.strategies import (
     make_strategy,
 )
 from stacked_rnn.training.trainer import Trainer
-
-__all__ = [
-    "SampleTexts",
-    "Trainer",
-    "Workers",
-    "find_export",
-    "lock_run",
-    "lost_workers_explained",
-    "make_strategy",
-    "note_export",
-]

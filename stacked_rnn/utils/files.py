@@ -9,11 +9,11 @@ import time
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 try:
     import msvcrt
 except ImportError:  # everywhere else
-    msvcrt = None
+    msvcrt = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -79,7 +79,10 @@ def _lock(file, blocking) -> None:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             elif msvcrt:
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                mode = msvcrt.LK_NBLCK  # type: ignore[attr-defined]
+                msvcrt.locking(  # type: ignore[attr-defined]
+                    file.fileno(), mode, 1
+                )
             return
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
