@@ -76,7 +76,7 @@ def test_imports_point_to_lower_layers(module):
     assert [name for name in packages if LAYER[name] >= LAYER[package]] == []
 
 
-@pytest.mark.parametrize("package", LAYER)
+@pytest.mark.parametrize("package", sorted(LAYER))
 def test_each_package_is_in_the_lowest_possible_layer(package):
     below = {
         package_of(imported_module)
