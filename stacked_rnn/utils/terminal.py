@@ -66,7 +66,7 @@ class SurvivingOutput:
             with contextlib.suppress(OSError):
                 print(
                     f"note: cannot write the output ({error.strerror}); "
-                    "the program continues without it",
+                    "the program continues",
                     file=sys.stderr,
                 )
             return 0
