@@ -42,7 +42,7 @@ class Data:
     unknown_share: float = 0.0
 
 
-class Regression(keras.Model):
+class Regression(stacks.Model):
     def __init__(self, config, use_cudnn=False, **kwargs):
         self.embedding = keras.layers.Embedding(
             config.vocabulary_size, config.embedding_dim
@@ -58,11 +58,6 @@ class Regression(keras.Model):
             {"token_ids": token_ids, "mask": mask}, self.readout(x), **kwargs
         )
         self.config = config
-
-    def for_inference(self):
-        copy = Regression(self.config)
-        copy.set_weights(self.get_weights())
-        return copy
 
 
 @dataclasses.dataclass

@@ -1,7 +1,5 @@
 """The classifier: from a whole text to a logit per class."""
 
-import dataclasses
-
 import keras
 
 from stacked_rnn.configs import ModelConfig, UserError
@@ -49,7 +47,7 @@ def check_classifier(config, num_classes, multi_label) -> None:
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")
-class Classifier(keras.Model):
+class Classifier(stacks.Model):
     """A text classifier: {token_ids, mask} -> logits [batch, outputs].
 
     token_ids is int32 [batch, time]; mask is bool [batch, time], False where a
@@ -173,34 +171,17 @@ class Classifier(keras.Model):
             return keras.ops.sigmoid(logits)
         return keras.ops.softmax(logits)
 
-    def for_inference(self) -> "Classifier":
-        """Returns a copy that runs anywhere: without dropout or cuDNN."""
-        config = dataclasses.replace(
-            self.config,
-            dropout=0.0,
-            recurrent_dropout=0.0,
-            embedding_dropout=0.0,
-        )
-        copy = Classifier(config, self.num_classes, self.multi_label)
-        copy.set_weights(self.get_weights())
-        return copy
-
     def get_config(self):
-        return {
-            "config": self.config.to_dict(),
+        return super().get_config() | {
             "num_classes": self.num_classes,
             "several_labels": self.multi_label,
-            "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        return cls(
-            ModelConfig.from_dict(config.pop("config")),
-            multi_label=config.pop("several_labels"),  # its name in saved files
-            **config,
-        )
+        config = dict(config)  # in files, multi_label has its first name
+        config["multi_label"] = config.pop("several_labels")
+        return super().from_config(config)
 
 
 def _recurrent_layer(config, index, use_cudnn):

@@ -1,6 +1,5 @@
 """The language model: one set of layers, wired as four Keras graphs."""
 
-import dataclasses
 import functools
 
 import keras
@@ -49,7 +48,7 @@ def check_language_model(config) -> None:
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")
-class LanguageModel(keras.Model):
+class LanguageModel(stacks.Model):
     """token_ids int32 [batch, time] -> logits [batch, time, vocabulary].
 
     Called like this, as `fit` does, the states start at zero. Three more graphs
@@ -68,15 +67,7 @@ class LanguageModel(keras.Model):
 
     def __init__(self, config: ModelConfig, use_cudnn=False, **kwargs):
         # Layers
-        self.embedding = keras.layers.ReversibleEmbedding(
-            config.vocabulary_size,
-            config.embedding_dim,
-            embeddings_initializer=keras.initializers.RandomNormal(
-                stddev=config.embedding_stddev
-            ),
-            name="embedding",
-        )
-        self.embedding.supports_masking = True  # also as the readout, reversed
+        self.embedding = stacks.embedding(config)
         self.recurrent_layers = [
             _recurrent_layer(config, index, use_cudnn)
             for index in range(config.num_layers)
@@ -165,22 +156,6 @@ class LanguageModel(keras.Model):
             {"token_ids": token_ids, "states": states, **inputs},
             {"logits": logits, "states": new_states},
         )
-
-    def for_inference(self) -> "LanguageModel":
-        """Returns a copy that runs anywhere: without dropout or cuDNN."""
-        config = dataclasses.replace(
-            self.config, dropout=0.0, recurrent_dropout=0.0
-        )
-        copy = LanguageModel(config)
-        copy.set_weights(self.get_weights())
-        return copy
-
-    def get_config(self):
-        return {"config": self.config.to_dict(), "name": self.name}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(ModelConfig.from_dict(config["config"]), name=config["name"])
 
 
 def _recurrent_layer(config, index, use_cudnn) -> keras.layers.RNN:

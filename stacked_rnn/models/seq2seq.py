@@ -1,7 +1,5 @@
 """The seq2seq model: an encoder, and a decoder with attention."""
 
-import dataclasses
-
 import keras
 import tensorflow as tf
 
@@ -30,7 +28,7 @@ def build_seq2seq(config: ModelConfig, use_cudnn: bool = False) -> "Seq2Seq":
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")
-class Seq2Seq(keras.Model):
+class Seq2Seq(stacks.Model):
     """{source_ids, source_mask, target_ids} -> {logits, attention}.
 
     source_ids   int32 [batch, source time]
@@ -59,14 +57,7 @@ class Seq2Seq(keras.Model):
     def __init__(self, config: ModelConfig, use_cudnn=False, **kwargs):
         # Layers
         decoder_layers = config.decoder_layers or config.num_layers
-        self.embedding = keras.layers.ReversibleEmbedding(
-            config.vocabulary_size,
-            config.embedding_dim,
-            embeddings_initializer=keras.initializers.RandomNormal(
-                stddev=config.embedding_stddev
-            ),
-            name="embedding",
-        )
+        self.embedding = stacks.embedding(config)
         self.encoders = [
             _encoder(config, index, use_cudnn)
             for index in range(config.num_layers)
@@ -225,22 +216,6 @@ class Seq2Seq(keras.Model):
             rnn for layer in self.encoders for rnn in stacks.directions(layer)
         ]
         return encoders + self.decoders
-
-    def for_inference(self) -> "Seq2Seq":
-        """Returns a copy that runs anywhere: without dropout or cuDNN."""
-        config = dataclasses.replace(
-            self.config, dropout=0.0, recurrent_dropout=0.0
-        )
-        copy = Seq2Seq(config)
-        copy.set_weights(self.get_weights())
-        return copy
-
-    def get_config(self):
-        return {"config": self.config.to_dict(), "name": self.name}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(ModelConfig.from_dict(config["config"]), name=config["name"])
 
 
 def _encoder(config, index, use_cudnn):

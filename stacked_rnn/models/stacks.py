@@ -1,9 +1,12 @@
 """Building blocks shared by all models."""
 
+import dataclasses
+from typing import Self
+
 import keras
 
 from stacked_rnn import layers
-from stacked_rnn.configs import UserError
+from stacked_rnn.configs import ModelConfig, UserError
 
 _LAYERS = {
     "simple_rnn": layers.SimpleRNN,
@@ -13,6 +16,37 @@ _LAYERS = {
 
 # The tensors that make up the state of a layer.
 PARTS = {"simple_rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
+
+
+class Model(keras.Model):
+    """Base of the models: files of Keras, and copies for inference.
+
+    Attributes:
+        config: the architecture, an attribute that a subclass sets.
+    """
+
+    config: ModelConfig
+
+    def for_inference(self) -> Self:
+        """Returns a copy that runs anywhere: without dropout or cuDNN."""
+        without_dropout = dataclasses.replace(
+            self.config,
+            dropout=0.0,
+            recurrent_dropout=0.0,
+            embedding_dropout=0.0,
+        )
+        config = self.get_config() | {"config": without_dropout.to_dict()}
+        copy = self.from_config(config)
+        copy.set_weights(self.get_weights())
+        return copy
+
+    def get_config(self):
+        return {"config": self.config.to_dict(), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        model_config = ModelConfig.from_dict(config["config"])
+        return cls(**config | {"config": model_config})
 
 
 def check_vocabulary_size(config) -> None:
@@ -41,6 +75,20 @@ def recurrent_layer(config, name, use_cudnn, **options) -> keras.layers.RNN:
         **options,
     )  # an LSTM's forget bias starts at 1, the default of Keras
     layer.use_cudnn = use_cudnn
+    return layer
+
+
+def embedding(config) -> keras.layers.ReversibleEmbedding:
+    """Makes the embedding, which may be the readout, too."""
+    layer = keras.layers.ReversibleEmbedding(
+        config.vocabulary_size,
+        config.embedding_dim,
+        embeddings_initializer=keras.initializers.RandomNormal(
+            stddev=config.embedding_stddev
+        ),
+        name="embedding",
+    )
+    layer.supports_masking = True  # also as the readout, reversed
     return layer
 
 
