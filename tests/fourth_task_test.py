@@ -5,6 +5,7 @@ Here the files are one: a regression, which counts the letter a in a text.
 
 import dataclasses
 import math
+import re
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from stacked_rnn.inference import base as inference_base
 from stacked_rnn.models import stacks
 from stacked_rnn.serving import repository
 from stacked_rnn.tasks import base as tasks_base
+from tests.helpers import ROOT
 
 INFO = configs.TaskInfo(
     title="a regression",
@@ -202,3 +204,20 @@ def test_the_registries_name_the_same_tasks():
             if kind.__module__.startswith(export.__name__)} == {
         *configs.TASKS
     }  # fmt: skip
+
+
+def test_only_the_files_of_a_task_name_it():
+    """But for the registry, a default, and commands for language models."""
+    allowed = {
+        "configs/tasks.py", "configs/training.py", "cli/generate.py",
+        "cli/export.py", "saved_models.py",
+        *(f"{package}/{name}.py" for name in configs.TASKS
+          for package in ("export", "tasks")),
+    }  # fmt: skip
+    names = re.compile("|".join(f'"{name}"' for name in configs.TASKS))
+    found = {
+        str(path.relative_to(ROOT / "stacked_rnn"))
+        for path in (ROOT / "stacked_rnn").rglob("*.py")
+        if names.search(path.read_text(encoding="utf-8"))
+    }
+    assert found <= allowed
