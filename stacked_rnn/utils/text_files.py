@@ -6,6 +6,7 @@ is rejected with one line that says what it is and how to convert it.
 """
 
 import codecs
+import collections
 import contextlib
 import dataclasses
 import glob
@@ -16,6 +17,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -210,12 +212,13 @@ def standard_input(flag) -> TextFile:
 
 def _keep(open_once):
     """Returns a function that opens a copy of a stream, at the beginning."""
-    copies = []
+    copies = collections.deque()  # of one file; a list has no finalizer
 
     def open_copy():
         if not copies:
             with open_once() as stream:
                 copies.append(tempfile.TemporaryFile())  # noqa: SIM115
+                weakref.finalize(copies, copies[0].close)
                 shutil.copyfileobj(stream, copies[0])
         copies[0].seek(0)
         return contextlib.nullcontext(copies[0])
