@@ -710,7 +710,7 @@ def test_evaluate_scores_a_classifier(labelled):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (["generate.py"], ["saved_models/ is a language model", "train.py"]),
+        (["generate.py"], ["saved_models/ does not contain a", "train.py"]),
         (["predict.py"], ["--text or --texts_file"]),
         (["predict.py", "--texts_file=no.txt"], ["--texts_file=no.txt"]),
         (["predict.py", "--texts_file=none.txt"], ["file=none.txt: the file"]),
@@ -802,7 +802,7 @@ def test_evaluate_scores_a_seq2seq_model(paired):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (["generate.py"], ["saved_models/ is a language model", "train.py"]),
+        (["generate.py"], ["saved_models/ does not contain a", "train.py"]),
         (["evaluate.py", "--text=one.tsv"], ["one.tsv, line 1", "target_fiel"]),
         (["predict.py", "--text=a", "--num_beams=0"], ["--num_beams=0"]),
         (["predict.py", "--texts_file=none.txt"], ["file=none.txt: the file"]),
