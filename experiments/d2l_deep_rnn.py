@@ -22,11 +22,7 @@ RECIPE = pathlib.Path(__file__).parents[1] / "recipes" / "timemachine.flags"
 
 # Mean of three seeds of the book's own PyTorch code (d2l-en commit 23d7a5a, d2l
 # 1.0.3, torch 2.13.0), measured in the same way: training, validation.
-BOOK = {
-    "simple_rnn": (5.27, 6.99),
-    "gru": (4.11, 6.37),
-    "lstm": (6.62, 7.41),
-}
+BOOK = {"simple_rnn": (5.27, 6.99), "gru": (4.11, 6.37), "lstm": (6.62, 7.41)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,8 +145,7 @@ def test_the_wait_for_a_missing_worker_ends_with_its_address(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         present = f"127.0.0.1:{listener.getsockname()[1]}"
         monkeypatch.setenv(
-            "TF_CONFIG",
-            cluster_config([missing, own, present], 1),
+            "TF_CONFIG", cluster_config([missing, own, present], 1)
         )
         monkeypatch.setattr(strategies, "_REPORT_SECONDS", 0.0)
         monkeypatch.setattr(time, "sleep", lambda _: listener.close())

@@ -184,8 +184,7 @@ def test_changelog_and_citation_name_the_version():
 
 def test_the_page_of_commands_is_what_help_prints():
     subprocess.run(
-        [sys.executable, ROOT / "docs/write_commands.py", "--check"],
-        check=True,
+        [sys.executable, ROOT / "docs/write_commands.py", "--check"], check=True
     )
 
 

@@ -21,11 +21,7 @@ from stacked_rnn.configs import UserError
 from stacked_rnn.decoding.options import DTYPES
 from stacked_rnn.export import base
 from tests.helpers.sampler_inputs import uniforms
-from tests.helpers.small_models import (
-    CELLS,
-    build_generator,
-    reference_logits,
-)
+from tests.helpers.small_models import CELLS, build_generator, reference_logits
 
 PROMPTS = ["abc", "", "h", "a b\nc d e f", "xaz"]
 
@@ -327,10 +323,7 @@ def test_signatures_have_the_documented_names(loaded):
     states = {"state_0_h", "state_1_h"}
     assert names("embed") == ({"texts"}, {"embeddings"})
     assert names("prefill") == ({"prompts"}, {"logits"} | states)
-    assert names("decode_step") == (
-        {"token_ids"} | states,
-        {"logits"} | states,
-    )
+    assert names("decode_step") == ({"token_ids"} | states, {"logits"} | states)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

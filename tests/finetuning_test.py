@@ -21,11 +21,7 @@ from stacked_rnn import (
     training,
 )
 from stacked_rnn.training import warm_start
-from tests.helpers.small_models import (
-    build_generator,
-    mirrored,
-    small_config,
-)
+from tests.helpers.small_models import build_generator, mirrored, small_config
 
 # With characters that the trained models never saw. What is held out is too
 # short for two streams: its score is that of the whole text.

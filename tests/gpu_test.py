@@ -166,9 +166,7 @@ def values_and_gradients(layer, dtype, mask=None):
     with tf.GradientTape() as tape:
         tape.watch(x)
         outputs, *states = layer(
-            x,
-            mask=None if mask is None else tf.constant(mask),
-            training=True,
+            x, mask=None if mask is None else tf.constant(mask), training=True
         )
         loss = tf.reduce_sum(tf.sin(tf.cast(outputs, tf.float32))) + sum(
             tf.reduce_sum(tf.cast(state, tf.float32) ** 2) for state in states

@@ -165,10 +165,7 @@ def test_each_route_is_documented_and_no_other():
 
 def test_the_limits_of_the_server_are_in_the_document():
     config = configs.ServeConfig(
-        max_tokens=77,
-        max_waiting=9,
-        max_body_bytes=12_345,
-        request_seconds=7.5,
+        max_tokens=77, max_waiting=9, max_body_bytes=12_345, request_seconds=7.5
     )
     components = openapi.document(config, False)["components"]
     properties = components["schemas"]["CompletionRequest"]["properties"]

@@ -9,12 +9,7 @@ import tensorflow as tf
 from stacked_rnn import reference, rnn_ops
 
 BATCH, TIME, UNITS = 3, 5, 4
-KINDS = {
-    "simple_rnn": 1,
-    "gru": 3,
-    "gru_reset_before": 3,
-    "lstm": 4,
-}
+KINDS = {"simple_rnn": 1, "gru": 3, "gru_reset_before": 3, "lstm": 4}
 MASK = tf.constant([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [0] * 5]) > 0
 KEEPS_STATE = tf.constant([[1, 1, 0, 1, 1], [0, 1, 1, 0, 0], [1] * 5])
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -209,8 +204,7 @@ def test_second_order_gradients_through_compiled_loops(kind, rng):
     expected = second_order(functools.partial(plain_scan, kind), *case)
     scan = functools.partial(fast_scan, kind, jit_compile=True)
     run = tf.function(
-        lambda tensors: second_order(scan, tensors, None, None),
-        autograph=False,
+        lambda tensors: second_order(scan, tensors, None, None), autograph=False
     )
     assert_all_close(run(case[0]), expected, atol=1e-8)
 

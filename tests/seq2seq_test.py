@@ -122,9 +122,7 @@ def test_logits_equal_numpy_whatever_the_padding(cell, shape, jit_compile, rng):
     said = call(inputs)
     for row, length in enumerate(SOURCE_LENGTHS):
         logits, attention = in_numpy(
-            model,
-            inputs["source_ids"][row, :length],
-            inputs["target_ids"][row],
+            model, inputs["source_ids"][row, :length], inputs["target_ids"][row]
         )
         np.testing.assert_allclose(said["logits"][row], logits, atol=2e-5)
         np.testing.assert_allclose(

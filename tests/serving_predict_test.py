@@ -661,11 +661,7 @@ def test_a_message_of_tensorflow_shows_no_internals(message, shown):
         ),
         ("GET", "/v1/models/a/labels/b%2Fc", ("a", None, "b/c", "status")),
         ("GET", "/v1/models/a/metadata", ("a", None, None, "metadata")),
-        (
-            "GET",
-            "/v1/models/a/Versions/1/METADATA",
-            ("a", 1, None, "metadata"),
-        ),
+        ("GET", "/v1/models/a/Versions/1/METADATA", ("a", 1, None, "metadata")),
         ("GET", "/v1/models/a%20%C3%A9+", ("a \u00e9+", None, None, "status")),
         ("GET", "/v1/models/metadata", ("metadata", None, None, "status")),
     ],

@@ -41,8 +41,7 @@ def main(saved_model_config, config, search):
     )
     if not description.info.rewrites_texts:
         flags.refuse_given(
-            {"attention", *search.to_dict()},
-            "for seq2seq models only",
+            {"attention", *search.to_dict()}, "for seq2seq models only"
         )
     if config.attention:
         directory = pathlib.Path(config.attention).parent

@@ -106,8 +106,7 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
     task.warn()
     # The settings as given, without what the tokenizer has added to them.
     given_config = dataclasses.replace(
-        model_config,
-        vocabulary_size=start.model_config.vocabulary_size,
+        model_config, vocabulary_size=start.model_config.vocabulary_size
     )
     (model_dir / "config.flags").write_text(
         flags.to_flags(given_config, start.train_config), encoding="utf-8"

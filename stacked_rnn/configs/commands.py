@@ -133,8 +133,7 @@ class EvaluateConfig(Config):
         "label", "Classifiers only: column or field with the label."
     )
     label_separator: str = setting(
-        ",",
-        "Multi-label classifiers only: string between the labels.",
+        ",", "Multi-label classifiers only: string between the labels."
     )
     source_field: str = setting(
         "source", "Seq2seq only: column or field with the text to rewrite."

@@ -178,10 +178,7 @@ class Examples(_BucketedBatches):
         """
         page = {name: tf.gather(part, rows) for name, part in page.items()}
         token_ids = page["token_ids"]
-        inputs = {
-            "token_ids": tf.maximum(token_ids, 0),
-            "mask": token_ids >= 0,
-        }
+        inputs = {"token_ids": tf.maximum(token_ids, 0), "mask": token_ids >= 0}
         return inputs, page["targets"]
 
 

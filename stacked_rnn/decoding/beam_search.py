@@ -86,10 +86,7 @@ def search(
         )
         is_end = tf.reduce_any(ids[:, None] == end_ids, axis=-1)
         choices = tf.concat(
-            [
-                tf.where(is_end, -np.inf, log_probs),
-                tf.minimum(ending, 0.0),
-            ],
+            [tf.where(is_end, -np.inf, log_probs), tf.minimum(ending, 0.0)],
             axis=-1,
         )
         choices = tf.reshape(

@@ -134,8 +134,7 @@ class SavedSeq2Seq(base.LoadedModel):
                 token of the text at each token of the output.
         """
         found = self.functions.align(
-            tf.constant(base.encode([text])),
-            tf.constant(base.encode([output])),
+            tf.constant(base.encode([text])), tf.constant(base.encode([output]))
         )
         text_tokens, output_tokens = (
             [

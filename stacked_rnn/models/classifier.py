@@ -60,12 +60,7 @@ class Classifier(stacks.Model):
     """
 
     def __init__(
-        self,
-        config,
-        num_classes,
-        multi_label=False,
-        use_cudnn=False,
-        **kwargs,
+        self, config, num_classes, multi_label=False, use_cudnn=False, **kwargs
     ):
         # Layers
         self.embedding = keras.layers.Embedding(
@@ -145,8 +140,7 @@ class Classifier(stacks.Model):
         self.embedding.set_weights(language_model.embedding.get_weights()[:1])
         directions = 1 + self.config.bidirectional
         for layer, trained in zip(
-            self.recurrent_layers[::directions],
-            language_model.recurrent_layers,
+            self.recurrent_layers[::directions], language_model.recurrent_layers
         ):
             if layer.cell.kernel.shape == trained.cell.kernel.shape:
                 layer.set_weights(trained.get_weights())

@@ -43,13 +43,7 @@ def simple_rnn(
 
         def gradient(d_outputs, d_h):
             d_h0, d_x = backward(
-                d_outputs,
-                d_h,
-                outputs,
-                kernel,
-                mask,
-                state_mask,
-                dropout_masks,
+                d_outputs, d_h, outputs, kernel, mask, state_mask, dropout_masks
             )
             h_prev = loops.previous(h0, outputs, state_mask)
             d_kernel = loops.kernel_gradient(h_prev, d_x, kernel, dropout_masks)

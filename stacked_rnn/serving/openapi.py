@@ -396,10 +396,7 @@ def _headers() -> dict:
 def _parameters() -> dict:
     described = {
         "model": ({"type": "string", "pattern": "^[^/:]+$"}, "pydoc"),
-        "version": (
-            {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
-            1,
-        ),
+        "version": ({"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, 1),
     }
     return {
         name: {

@@ -417,9 +417,7 @@ class Scheduler:
         size = min(size for size in BATCH_SIZES if size >= len(sequences))
         rows += [rows[0]] * (size - len(rows))
         carry = tf.nest.map_structure(
-            lambda *both: np.concatenate(both)[rows],
-            first.carry,
-            second.carry,
+            lambda *both: np.concatenate(both)[rows], first.carry, second.carry
         )
         return _Batch(sequences, carry)
 

@@ -19,16 +19,7 @@ class LanguageModelTask(base.Task):
     """
 
     name = "language_model"
-
-    @classmethod
-    def read(cls, start):
-        return cls(
-            datasets.load_language_data(
-                start.train_config,
-                start.model_config.vocabulary_size,
-                start.tokenizer,
-            )
-        )
+    load_data = staticmethod(datasets.load_language_data)
 
     def complete(self, model_config):
         config = dataclasses.replace(

@@ -18,12 +18,7 @@ from stacked_rnn.tokenizers.subword import SubwordTokenizer
 
 _KINDS = {
     kind.kind: kind
-    for kind in (
-        ByteTokenizer,
-        CharTokenizer,
-        WordTokenizer,
-        SubwordTokenizer,
-    )
+    for kind in (ByteTokenizer, CharTokenizer, WordTokenizer, SubwordTokenizer)
 }
 
 

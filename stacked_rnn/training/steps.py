@@ -21,14 +21,7 @@ class Steps:
     """
 
     def __init__(
-        self,
-        model,
-        task,
-        optimizer,
-        strategy,
-        windows,
-        train_config,
-        plan,
+        self, model, task, optimizer, strategy, windows, train_config, plan
     ):
         self._model, self._optimizer = model, optimizer
         self._task = task

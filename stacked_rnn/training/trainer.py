@@ -253,8 +253,7 @@ class Trainer:
             steps=self.data.training.steps_per_epoch,
         )
         self._clock = schedules.Clock(
-            self.config.max_minutes,
-            self.seconds if self.is_timed else 0.0,
+            self.config.max_minutes, self.seconds if self.is_timed else 0.0
         )
         self._set_time_share(self.seconds / self._clock.seconds)
         self.model.stop_training = False

@@ -227,12 +227,7 @@ def _keep(open_once):
 
 
 def read(
-    file,
-    flag,
-    binary=False,
-    any_bytes="",
-    leave_out="",
-    keep_line_ends=False,
+    file, flag, binary=False, any_bytes="", leave_out="", keep_line_ends=False
 ) -> Iterator[str]:
     r"""Yields the text of a file, in strings of any length.
 

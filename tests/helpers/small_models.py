@@ -5,14 +5,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import (
-    configs,
-    export,
-    models,
-    reference,
-    tokenizers,
-    training,
-)
+from stacked_rnn import configs, export, models, reference, tokenizers, training
 
 CELLS = ("simple_rnn", "gru", "lstm")
 ALPHABET = "\n abcdefgh"  # with the unknown character: eleven tokens
