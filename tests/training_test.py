@@ -730,7 +730,7 @@ def test_twenty_lines_train_with_the_defaults(tmp_path):
         ([2.0, 1.5], "those of epoch 2 of 2, val_loss 1.5000."),
         ([2.0, 1.5, 1.6, 1.7], "epoch 2 of 4, val_loss 1.5000."),
         ([1.5, 2.0, 1.6, 1.7], "epoch 1 of 4.*3 epochs after it.*--dropout"),
-        ([], "nothing validates"),
+        ([], "no validation texts"),
     ],
 )
 def test_the_best_epoch_is_named(losses, expected, monkeypatch):
@@ -759,7 +759,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer._steps, "train", poisoned)
     with pytest.raises(
         configs.UserError,
-        match="norm of the gradient is inf at step 9 .*last/ckpt-8",
+        match="gradient norm is inf at step 9 .*last/ckpt-8",
     ):
         trainer.fit(verbose=0)
 

@@ -55,7 +55,7 @@ def describe_best(trainer) -> str:
     """Says which epoch the best weights are from, and what may improve them."""
     best = trainer.best_row
     if best is None:
-        return "The weights are the last ones: nothing validates them."
+        return "The weights are the last ones: there are no validation texts."
     epoch, epochs = best["epoch"] + 1, len(trainer.history)
     text = (
         f"The weights are those of epoch {epoch} of {epochs}, "

@@ -15,7 +15,7 @@ class Steps:
         optimizer: a Keras optimizer, already built.
         strategy: the `tf.distribute.Strategy` in whose scope model and
             optimizer were made.
-        windows: the `datasets.Windows` to train on.
+        windows: the `datasets.Batches` to train on.
         train_config: the settings.
         plan: the `plan.ExecutionPlan`.
     """

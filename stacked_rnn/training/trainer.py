@@ -355,7 +355,7 @@ class Trainer:
             progress.gradient_norm = float(norm)
             self._check_finite("loss", sums[0] / sums[1])
             if not self._use_loss_scaling:  # which skips such a step
-                self._check_finite("norm of the gradient", float(norm))
+                self._check_finite("gradient norm", float(norm))
             done += self.task.count(sums)
             progress.step += count
             progress.sums = [*map(operator.add, progress.sums, sums)]
@@ -420,8 +420,7 @@ class Trainer:
         """Scores every batch once, with the current weights.
 
         Args:
-            windows: `datasets.Windows`, whose state is carried, or
-                `datasets.Examples` or `Pairs`.
+            windows: a `datasets.Batches`; a carried state is honoured.
 
         Returns:
             The result of the task's `score`.
