@@ -189,7 +189,7 @@ def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
     assert_fails(second, "--model_dir=runs/cats: another process")
     first.kill()
     # The lock has gone with the killed process.
-    with runs.alone_in(tmp_path / "runs/cats"):
+    with runs.lock_run(tmp_path / "runs/cats"):
         pass
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cats"]
 

@@ -85,10 +85,17 @@ def test_flags_file_holds_every_setting():
 
 def attributes_read(path):
     """Owner and name of what a source reads: self._config.port is a read of
-    "port" from "_config"."""
+    "port" from "_config", and options["top_k"] one of "top_k" from "options".
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            yield ast.unparse(node.value).split(".")[-1], node.attr
+        match node:
+            case ast.Attribute(ctx=ast.Load()):
+                yield ast.unparse(node.value).split(".")[-1], node.attr
+            case ast.Subscript(slice=ast.Constant(str(name))) | ast.Call(
+                ast.Attribute(attr="get"), [ast.Constant(str(name))]
+            ):
+                owner = getattr(node, "func", node).value
+                yield ast.unparse(owner).split(".")[-1], name
 
 
 def test_no_knob_is_dead():
@@ -107,7 +114,7 @@ def test_no_knob_is_dead():
         for path in sources
         if path.parent.name != "configs" or path.name == "commands.py"
         for owner, name in attributes_read(path)
-        if re.search("config$|sampling$|^defaults$|^self$", owner)
+        if re.search("config$|sampling$|^defaults$|^options$|^self$", owner)
     }
     dead = [
         f"{kind.__name__}.{field.name}"

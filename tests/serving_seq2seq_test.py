@@ -135,7 +135,7 @@ def test_the_card_describes_model_training_and_quality(running):
     (listed,) = answer["data"]
     assert listed["task"] == "seq2seq"
     size, trained, quality = listed["card"]
-    assert size.startswith("GRU seq2seq of 6 units, 1 layer(s)")
+    assert size.startswith("GRU seq2seq of 6 units, 1 encoder layer(s)")
     assert trained == "Trained on pairs.tsv: 1,000 characters, 2 epoch(s)."
     assert quality.count("99.9") == 1
     status, _, metrics = request(running, "GET", "/metrics")

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import pathlib
 import threading
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_pipe_is_read_twice(tmp_path):
     path = str(tmp_path / "pipe")
     os.mkfifo(path)
     writer = threading.Thread(
-        target=lambda: open(path, "wb").write(b"piped\r\n")  # noqa: SIM115
+        target=lambda: pathlib.Path(path).write_bytes(b"piped\r\n")
     )
     writer.start()
     [file] = text_files.find(path, "corpus")

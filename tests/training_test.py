@@ -758,8 +758,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(trainer._steps, "train", poisoned)
     with pytest.raises(
-        configs.UserError,
-        match="gradient norm is inf at step 9 .*last/ckpt-8",
+        configs.UserError, match="gradient norm is inf at step 9 .*last/ckpt-8"
     ):
         trainer.fit(verbose=0)
 
