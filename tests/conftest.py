@@ -28,8 +28,9 @@ tf.config.set_logical_device_configuration(
 
 # These begin first, so that the workers of `make test` end at the same time.
 LONGEST = (
-    "training_test.py", "commands_test.py", "conformance_test.py",
-    "distributed_test.py", "resume_test.py", "export_test.py",
+    "training_test.py", "commands_test.py", "devices_test.py",
+    "conformance_test.py", "distributed_test.py", "export_test.py",
+    "resume_test.py", "docs_test.py",
 )  # fmt: skip
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
