@@ -25,7 +25,8 @@ from tests.helpers.waiting import read_until
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 40
 SMALL = (
     "--corpus=cats.txt", "--units=16", "--embedding_dim=8", "--epochs=2",
-    "--batch_size=8", "--sequence_length=20", "--nojit_compile",
+    "--batch_size=8", "--sequence_length=20", "--num_layers=1",
+    "--nojit_compile",
 )  # fmt: skip
 
 
