@@ -36,7 +36,7 @@ class Description:
         tokenizer: the tokenizer.
         training: how the model was trained (`Trainer.summary`), or None.
         entries: the entries of config.json that only models of this task have
-            (`TaskInfo.entries`), JSON values by name.
+            (`TaskInfo.entries`), by name.
     """
 
     path: pathlib.Path
@@ -76,7 +76,10 @@ def read_description(path, flag="saved_model") -> Description:
             model_config,
             tokenizers.from_dict(tokenizer),
             config.get("training"),
-            {name: config[name] for name in TASKS[task].entries},
+            {
+                name: make(config[name])
+                for name, make in TASKS[task].entries.items()
+            },
         )
     except FileNotFoundError as error:
         raise UserError(
@@ -147,7 +150,7 @@ def load_functions(path):
         ) from error
 
 
-def find(saved_model, tasks=tuple(TASKS)) -> pathlib.Path:
+def find(saved_model, tasks=TASKS) -> pathlib.Path:
     """Finds the version directory that `--saved_model` stands for.
 
     Args:

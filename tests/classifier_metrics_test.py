@@ -25,7 +25,7 @@ def multi_label(rng):
 def test_figures_for_one_label_equal_scikit_learn(one_label):
     scores, targets = one_label
     said, truth = scores.argmax(axis=1), targets.argmax(axis=1)
-    report = metrics.report(scores, targets, multi_label=False)
+    report = metrics.classification_report(scores, targets, multi_label=False)
     assert report["accuracy"] == sklearn_metrics.accuracy_score(truth, said)
     assert report["macro_f1"] == pytest.approx(
         sklearn_metrics.f1_score(truth, said, average="macro")
@@ -48,7 +48,7 @@ def test_figures_for_one_label_equal_scikit_learn(one_label):
 
 def test_figures_for_several_labels_equal_scikit_learn(multi_label):
     scores, targets = multi_label
-    report = metrics.report(scores, targets, multi_label=True)
+    report = metrics.classification_report(scores, targets, multi_label=True)
     assert report["accuracy"] == sklearn_metrics.accuracy_score(
         targets, scores > 0.5
     )
@@ -63,7 +63,7 @@ def test_figures_for_several_labels_equal_scikit_learn(multi_label):
 def test_a_class_without_texts_has_f1_zero_and_no_auc():
     scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]], "float32")
     targets = np.eye(3, dtype=bool)[[0, 1]]
-    report = metrics.report(scores, targets, multi_label=False)
+    report = metrics.classification_report(scores, targets, multi_label=False)
     assert report["f1"] == [1.0, 1.0, 0.0]
     assert report["auc"] == 1.0  # the mean of those classes that have one
 

@@ -260,7 +260,7 @@ def test_exported_confidence_is_calibrated(multi_label, tmp_path):
             product.serving_default, texts.texts
         )
         said = metrics.predicted_classes(scores, multi_label)
-        report = metrics.report(scores, targets, multi_label)
+        report = metrics.classification_report(scores, targets, multi_label)
         return said, report["calibration_error"]
 
     said, error = asked()

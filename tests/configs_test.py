@@ -171,6 +171,21 @@ def test_directories_are_created_and_checked_for_writing(tmp_path):
         terminal.writable_directory("model_dir", tmp_path / "file" / "run")
 
 
+def test_a_flag_of_earlier_versions_is_ignored():
+    """It is as if nobody had given it: config.flags of old runs have it."""
+    program = (
+        "from stacked_rnn import configs\n"
+        "from stacked_rnn.cli import flags\n"
+        "flags.run(lambda _: print(sorted(flags.given_flags())),"
+        " configs.ModelConfig)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "--end_of_text", "--units=3"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.stdout == "['units']\n"
+
+
 def test_a_full_disk_is_one_line_that_names_the_file(
     tmp_path, monkeypatch, capsys
 ):

@@ -3,10 +3,6 @@
 A task that is added to `small_tasks.TASKS` has to pass all of it.
 """
 
-import os
-import signal
-
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -105,18 +101,6 @@ def test_xla_trains_the_same(case, plainly_trained, tmp_path):
     assert_same(trainer, plainly_trained(case), 1e-4)
 
 
-class CtrlC(keras.callbacks.Callback):
-    """Presses Ctrl-C in the middle of a step."""
-
-    def __init__(self, trainer, step):
-        super().__init__()
-        self.trainer, self.at = trainer, step
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if self.trainer.step == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 @pytest.mark.parametrize("case", RESUMED)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(case, tmp_path):
     """Bit for bit, dropout included; it stops within the second epoch."""
@@ -133,7 +117,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(case, tmp_path):
     whole.fit(verbose=0)
     steps = whole.step // 2
     interrupted = make("run")
-    interrupted.fit([CtrlC(interrupted, steps + 1)], verbose=0)
+    interrupted.fit([small_tasks.CtrlC(interrupted, steps + 1)], verbose=0)
     assert interrupted.interrupted and interrupted.step == steps + 2
     resumed = make("run")
     resumed.fit(verbose=0)

@@ -586,6 +586,31 @@ def test_truncated_files_are_reported(generator, tmp_path, damage, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "sampling", [3, {"no_such_option": 1}, {"temperature": -1.0}]
+)
+def test_damaged_default_options_are_reported(letters, tmp_path, sampling):
+    shutil.copytree(letters, tmp_path / "1")
+    path = tmp_path / "1" / artifact.CONFIG_FILE
+    config = json.loads(path.read_text()) | {"sampling": sampling}
+    path.write_text(json.dumps(config))
+    with pytest.raises(configs.UserError, match="damaged: .*export it again"):
+        artifact.read_description(tmp_path / "1")
+
+
+@pytest.mark.parametrize("option", ["top_p", "repetition_penalty"])
+def test_options_just_above_zero_are_accepted(loaded, option):
+    generate = loaded.functions.signatures["generate"]
+    values = {name: [0] for name in DTYPES} | {"top_p": [1.0]}
+    values |= {"repetition_penalty": [1.0], "max_new_tokens": [2]}
+    values |= {option: [1e-10]}
+    found = generate(
+        prompts=tf.constant(["a"]),
+        **{name: tf.constant(values[name], DTYPES[name]) for name in DTYPES},
+    )
+    assert found["lengths"].numpy().tolist() == [2]
+
+
 def test_an_export_of_an_older_version_is_reported(letters, tmp_path):
     shutil.copytree(letters, tmp_path / "1")
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))

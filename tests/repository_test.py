@@ -72,7 +72,7 @@ class Scheduler:
 
 
 class Loader:
-    """Stands for `inference.load`; what it loads is a path.
+    """Stands for `inference.from_description`; what it loads is a path.
 
     Attributes:
         paths: all that was asked of it.
@@ -83,7 +83,8 @@ class Loader:
         self.paths, self.may_go_on = [], threading.Event()
         self.may_go_on.set()
 
-    def __call__(self, path):
+    def __call__(self, description):
+        path = description.path
         self.paths.append(path)
         self.may_go_on.wait(30)
         if (path / saved_models.GRAPH_FILE).read_bytes() == b"broken":
@@ -94,7 +95,7 @@ class Loader:
 @pytest.fixture
 def loader(monkeypatch):
     loader = Loader()
-    monkeypatch.setattr(repository.inference, "load", loader)
+    monkeypatch.setattr(repository.inference, "from_description", loader)
     monkeypatch.setattr("stacked_rnn.serving.scheduler.Scheduler", Scheduler)
     monkeypatch.setattr(
         memory, "collect_garbage", lambda include_frozen=False: None

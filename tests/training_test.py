@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import errno
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -31,6 +30,7 @@ from stacked_rnn import (
 from stacked_rnn.training import descriptions, plan, runs
 from stacked_rnn.utils import devices
 from tests.helpers.small_models import mirrored, small_config
+from tests.helpers.small_tasks import CtrlC
 
 TEXT = "".join(chr(ord("a") + (3 * i * i + i // 7) % 10) for i in range(700))
 
@@ -103,18 +103,6 @@ class History(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append(logs)
-
-
-class StopAt(keras.callbacks.Callback):
-    """Presses Ctrl-C in the middle of a step."""
-
-    def __init__(self, trainer, step):
-        super().__init__()
-        self.trainer, self.at = trainer, step
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if self.trainer.step == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 class Forget(keras.callbacks.Callback):
@@ -504,7 +492,7 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(tmp_path, monkeypatch):
     history = History()
     whole.fit([history], verbose=0)
     stopped = make_trainer(data, tmp_path / "run")
-    stopped.fit([StopAt(stopped, 40)], verbose=0)
+    stopped.fit([CtrlC(stopped, 40)], verbose=0)
     assert stopped.interrupted and stopped.step == 41
     assert signal.getsignal(signal.SIGINT) is handler
     resumed = make_trainer(data, tmp_path / "run")
@@ -781,7 +769,7 @@ def test_resume_without_a_checkpoint_is_an_error(tmp_path):
 def test_an_epoch_interrupted_before_validation_ends_once(finished, tmp_path):
     """At step 30 the first epoch has ended but for its validation."""
     stopped = make_trainer(model_dir=tmp_path / "run")
-    stopped.fit([StopAt(stopped, 29)], verbose=0)
+    stopped.fit([CtrlC(stopped, 29)], verbose=0)
     assert stopped.step == 30
     make_trainer(model_dir=tmp_path / "run").fit(verbose=0)
     histories = [
@@ -829,7 +817,7 @@ def test_early_stopping_counts_across_resumes(tmp_path):
         model_dir=tmp_path / "run", early_stopping=3, **settings
     )
     steps = trainer.data.training.steps_per_epoch
-    trainer.fit([StopAt(trainer, 2 * steps + 4)], verbose=0)
+    trainer.fit([CtrlC(trainer, 2 * steps + 4)], verbose=0)
     for _ in range(2):
         resumed = make_trainer(
             model_dir=tmp_path / "run", early_stopping=3, **settings
@@ -1075,7 +1063,7 @@ def test_a_timed_run_ends_with_its_schedule(
         return trainer
 
     stopped = make(1.25)
-    stopped.fit([StopAt(stopped, 38)], verbose=0)
+    stopped.fit([CtrlC(stopped, 38)], verbose=0)
     assert stopped.interrupted and not stopped.is_finished
     assert 30 < stopped.step < 50
     progress = descriptions.describe_progress(stopped)
@@ -1106,7 +1094,7 @@ def test_a_timed_run_resumes_by_epochs_and_back(tmp_path, a_second_a_step):
         )
         a_second_a_step(trainer)
         # Ctrl-C in the last step of the first run still validates.
-        trainer.fit([StopAt(trainer, 36)], verbose=0)
+        trainer.fit([CtrlC(trainer, 36)], verbose=0)
         assert trainer.step == pytest.approx(step, abs=1)
         assert trainer.is_finished and not trainer.interrupted
         assert "val_loss" in trainer.history[-1]

@@ -19,13 +19,14 @@ from stacked_rnn.configs import UserError
 
 def main(saved_model_config, config, search):
     """Scores a file and prints the result."""
-    from stacked_rnn import inference
+    from stacked_rnn import inference, saved_models
 
     if not config.text:
         raise UserError("--text=FILE is missing: name the text to score")
-    model = inference.load(saved_model_config.saved_model)
-    if not model.description.info.rewrites_texts:
+    description = saved_models.find_description(saved_model_config.saved_model)
+    if not description.info.rewrites_texts:
         flags.refuse_given(search.to_dict(), "for seq2seq models only")
+    model = inference.from_description(description)
     result = model.evaluate_files(config, search)
     if "bleu" in result and result["bleu"] is None:
         print("bleu needs: pip install sacrebleu", file=sys.stderr)

@@ -188,7 +188,11 @@ def _from_flags(config_class):
 
 def given_flags() -> set[str]:
     """Names of the flags on the command line and in its flag files."""
-    return {name for name in flags.FLAGS if flags.FLAGS[name].present}
+    return {
+        name
+        for name in flags.FLAGS
+        if flags.FLAGS[name].present and name not in _RETIRED
+    }
 
 
 def refuse_given(names, why) -> None:

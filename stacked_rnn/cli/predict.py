@@ -46,7 +46,7 @@ def main(saved_model_config, config, search):
     if config.attention:
         directory = pathlib.Path(config.attention).parent
         terminal.writable_directory("attention", directory)
-    model = inference.load(description.path)
+    model = inference.from_description(description)
     if description.info.rewrites_texts:
         warn_of_unknown_parts(model.tokenizer, texts)
         results = model.rewrite(texts, search)

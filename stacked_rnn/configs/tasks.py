@@ -4,9 +4,10 @@ The code that trains a task is registered in `stacked_rnn.tasks.TASKS`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from stacked_rnn.configs.base import UserError
+from stacked_rnn.configs.decoding import BeamConfig, SamplingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,7 @@ class TaskInfo:
         use: the command to use such a model with, and what it does.
         loaded_class: "module:class" of a loaded SavedModel.
         entries: keys in the config.json of its SavedModels, besides those that
-            all tasks have.
+            all tasks have, and what makes a value of the JSON value of each.
         output_entries: the `entries` that give the outputs their meaning.
         defaults: settings whose defaults differ from those of the fields.
         ignored: settings without effect.
@@ -43,7 +44,7 @@ class TaskInfo:
     quality_format: str
     is_share: bool
     quality_text: str
-    entries: tuple[str, ...] = ()
+    entries: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
     output_entries: tuple[str, ...] = ()
     defaults: Mapping = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
@@ -76,7 +77,7 @@ TASKS = {
         is_share=False,
         quality_text="Validation: {bits_per_character:.2f} bits per character, "
         "perplexity {perplexity:.1f}.",
-        entries=("sampling",),
+        entries={"sampling": SamplingConfig.from_dict},
         ignored=(*_LABELS, *_PAIRS, *_POOLING),
         continues_texts=True,
     ),
@@ -88,7 +89,7 @@ TASKS = {
         quality_format="accuracy {:.3f}",
         is_share=True,
         quality_text="Validation: {accuracy:.1%} of the labels are correct.",
-        entries=("labels", "several_labels"),
+        entries={"labels": tuple, "several_labels": bool},
         output_entries=("labels", "several_labels"),
         defaults={
             "tokenizer": "word",
@@ -125,7 +126,7 @@ TASKS = {
         is_share=True,
         quality_text="Validation: {exact_match:.1%} of the outputs are exactly "
         "the target.",
-        entries=("search",),
+        entries={"search": BeamConfig.from_dict},
         defaults={
             "corpus": "dates_to_iso",
             "num_layers": 1,

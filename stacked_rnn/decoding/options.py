@@ -43,14 +43,18 @@ def tensors(samplings, names=ALL) -> dict[str, tf.Tensor]:
 def checks(options) -> list:
     """Assertions that options are in the ranges of `SamplingConfig`.
 
+    A positive minimum there stands for any number above zero here.
+
     Args:
-        options: tensors by name. The number of tokens is limited, not checked.
+        options: tensors by name, whose minimum is not negative.
     """
     assertions = []
     for name, values in options.items():
         rules = _FIELDS[name].metadata
-        low, high = rules["minimum"], min(rules["maximum"], rules["below"])
-        is_right, text = values >= low, f"{name}: expected {low:g} <= {name}"
+        high = min(rules["maximum"], rules["below"])
+        is_right, text = values >= 0, f"{name}: expected 0 <= {name}"
+        if rules["minimum"] > 0:
+            is_right, text = values > 0, f"{name}: expected 0 < {name}"
         if high < math.inf:
             is_right, text = is_right & (values <= high), f"{text} <= {high:g}"
         elif values.dtype.is_floating:  # which excludes NaN, too

@@ -37,7 +37,14 @@ def load(saved_model="", *tasks) -> LoadedModel:
     Raises:
         UserError: the model does not exist, is damaged, or is for another task.
     """
-    description = saved_models.find_description(saved_model, *tasks)
+    return from_description(saved_models.find_description(saved_model, *tasks))
+
+
+def from_description(description) -> LoadedModel:
+    """Loads the exported model that a `saved_models.Description` is about.
+
+    As `load`, for who has looked at the metadata first.
+    """
     functions = saved_models.load_functions(description.path)
     module, _, name = description.info.loaded_class.partition(":")
     loaded_class = getattr(importlib.import_module(module), name)

@@ -56,7 +56,7 @@ class SavedClassifier(base.LoadedModel):
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of all classes."""
-        return tuple(self.description.entries["labels"])
+        return self.description.entries["labels"]
 
     @property
     def multi_label(self) -> bool:
@@ -110,7 +110,8 @@ class SavedClassifier(base.LoadedModel):
             examples: a `datasets.LabelledTexts`.
 
         Returns:
-            The metrics of `metrics.report` by name; "f1" is a dict by label.
+            What `metrics.classification_report` does; "f1" is a dict by
+            label.
 
         Raises:
             UserError: a label is not one of `labels`, or a text of a classifier
@@ -130,7 +131,7 @@ class SavedClassifier(base.LoadedModel):
                 "--text: this model predicts one label per text, but some "
                 "texts have several, or none: leave those out"
             )
-        result = metrics.report(
+        result = metrics.classification_report(
             self._scores(examples.texts),
             label_matrix(examples, self.labels),
             self.multi_label,

@@ -55,7 +55,7 @@ class SavedLanguageModel(base.LoadedModel):
     @property
     def defaults(self) -> SamplingConfig:
         """The sampling options that the model was exported with."""
-        return SamplingConfig.from_dict(self.description.entries["sampling"])
+        return self.description.entries["sampling"]
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:

@@ -50,7 +50,7 @@ class SavedSeq2Seq(base.LoadedModel):
     @property
     def defaults(self) -> BeamConfig:
         """The search options that the model was exported with."""
-        return BeamConfig.from_dict(self.description.entries["search"])
+        return self.description.entries["search"]
 
     def rewrite(self, texts, config=BeamConfig()):
         """Rewrites texts with beam search, in batches.

@@ -6,11 +6,11 @@ from stacked_rnn.metrics.classifier import (
     best_temperature,
     calibration,
     calibration_error,
+    classification_report,
     confusion_matrix,
     f1_scores,
     format_confusion,
     predicted_classes,
-    report,
 )
 from stacked_rnn.metrics.language_model import Score, nats_of_text, token_nats
 from stacked_rnn.metrics.seq2seq import Seq2SeqScore, bleu, edit_distance

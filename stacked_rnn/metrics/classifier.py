@@ -169,7 +169,7 @@ def best_temperature(scores, targets, multi_label) -> float:
     return float(min(_TEMPERATURES, key=nats))
 
 
-def report(scores, targets, multi_label) -> dict:
+def classification_report(scores, targets, multi_label) -> dict:
     """Computes all metrics of a classifier.
 
     Args:

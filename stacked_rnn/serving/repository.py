@@ -476,7 +476,7 @@ class Repository:
         return True
 
     def _load(self, name, version, description) -> ServedModel:
-        model, sequences = inference.load(description.path), None
+        model, sequences = inference.from_description(description), None
         if not description.info.continues_texts:
             served_model.warm_up(model.functions)
         else:

@@ -22,7 +22,7 @@ class Task:
     Args:
         data: the data of a run, as `read` loads it, with the attributes
             `training` and `validation` (batches, or None for the latter),
-            `tokenizer` and `digest`.
+            `tokenizer`, `digest` and `unknown_share` (of its tokens).
 
     Attributes:
         name: key of the task in `configs.TASKS`.

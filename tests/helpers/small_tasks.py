@@ -1,12 +1,16 @@
-"""A small corpus, trainer and export of each task.
+"""A small corpus, trainer and export of each task, and a Ctrl-C.
 
 TASKS is the one list: a task that is added there runs through the conformance
 suite and the tests of devices and GPUs.
 """
 
 import dataclasses
+import os
 import random
+import signal
 from collections.abc import Callable
+
+import keras
 
 from stacked_rnn import configs, datasets, export, models, tasks, training
 
@@ -141,3 +145,15 @@ def untrained_export(task, config, tokenizer, use_cudnn):
     )
     model = TASKS[task].build(config, use_cudnn)
     return TASKS[task].export(model.for_inference(), tokenizer)
+
+
+class CtrlC(keras.callbacks.Callback):
+    """Presses Ctrl-C in the middle of a step of a trainer."""
+
+    def __init__(self, trainer, step):
+        super().__init__()
+        self.trainer, self.at = trainer, step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.trainer.step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
