@@ -97,7 +97,6 @@ def use(saved, task):
 @pytest.mark.parametrize(
     "task, cell, model, separator",
     [
-        ("language_model", "gru", {}, None),
         ("language_model", "lstm", {"residual": True}, "|"),
         ("classifier", "gru", {}, None),
         ("classifier", "lstm",
@@ -149,8 +148,6 @@ def test_an_export_made_beside_a_gpu_runs_anywhere(
 @pytest.mark.parametrize(
     "task, model, train",
     [
-        ("language_model", {"cell": "gru", "num_layers": 1},
-         {"carry_state": True}),
         ("language_model", {"cell": "lstm", "residual": True},
          {"carry_state": True, "accumulate_steps": 2}),
         ("classifier", {"cell": "gru", "num_layers": 1, "pooling": "last"}, {}),

@@ -73,7 +73,7 @@ def assert_same(got, expected):
 
 @pytest.mark.parametrize(
     ("kills", "epochs"),
-    [(2, 16), pytest.param(20, 40, marks=pytest.mark.drill)],
+    [(1, 12), pytest.param(20, 40, marks=pytest.mark.drill)],
 )
 def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(
     kills, epochs, tmp_path

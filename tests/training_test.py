@@ -205,10 +205,8 @@ def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
 @pytest.mark.parametrize(
     "windows, replicas, parts",
     [
-        (datasets.RandomWindows, 1, 1),
         (datasets.RandomWindows, 2, 1),
         (datasets.Streams, 1, 2),
-        (datasets.Streams, 2, 1),
     ],
 )
 def test_several_steps_per_call_equal_single_steps(
@@ -628,7 +626,7 @@ def test_a_run_recorded_without_settings_is_resumed(run):
 
 @pytest.mark.parametrize(
     ("kind", "separator"),
-    [("char", ". "), ("byte", ""), ("word", ""), ("subword", "")],
+    [("char", ". "), ("subword", "")],
 )
 def test_validation_bits_per_character_equal_evaluate(
     kind, separator, tmp_path
