@@ -5,17 +5,14 @@ short trial that was exported to the same directory by accident.
 """
 
 from stacked_rnn import saved_models
+from stacked_rnn.configs import REGULARIZERS
 
 # When the new version is clearly worse. Another seed changes the cost by a
 # percent or two, and the fraction of correct outputs by a few in a thousand.
 _MAX_RATIO = 1.05  # new cost / old cost
 _MAX_DROP = 0.02  # old fraction of correct outputs - new fraction
-_TRAINING_ONLY = (  # settings without effect on an exported model
-    "embedding_stddev",
-    "dropout",
-    "recurrent_dropout",
-    "embedding_dropout",
-)
+# Settings without effect on an exported model.
+_TRAINING_ONLY = ("embedding_stddev", *REGULARIZERS)
 _TOKENIZER_ONLY = ("vocabulary_size", "end_of_text")
 
 

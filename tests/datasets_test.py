@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, datasets, tokenizers
-from stacked_rnn.datasets import corpora, token_cache
+from stacked_rnn.datasets import corpora, splits, token_cache
+from stacked_rnn.utils import text_files
 from tests.helpers.epochs import batch, batches, epoch_targets
 
 WINDOWS = [datasets.RandomWindows, datasets.SlidingWindows, datasets.Streams]
@@ -556,6 +557,99 @@ def test_few_documents_are_split_or_refused(
             assert sorted("".join(texts.values())) == sorted(text)
 
 
+def lines(count, seed=0):
+    """A running text, each line of which is unlike all others."""
+    rng = np.random.default_rng(seed)
+    return "".join(
+        f"{number} {'x' * rng.integers(5, 60)}\n" for number in range(count)
+    )
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("end", ["\n", " "])
+def test_blocks_from_all_over_the_text_are_held_out(tmp_path, fraction, end):
+    text = lines(8000).replace("\n", end)
+    corpus = datasets.Corpus(write_corpus(tmp_path, text))
+    parts = datasets.split(corpus, fraction, 0)
+    names = [f"validation-{index}" for index in range(len(parts) - 1)]
+    assert [*parts] == ["training", *names] and 2 <= len(names) <= 20
+    texts = {
+        name: b"".join(corpus.pieces(part)).decode()
+        for name, part in parts.items()
+    }
+    held_out = [texts[name] for name in names]
+    share = sum(map(len, held_out)) / len(text)
+    assert share == pytest.approx(fraction, rel=0.15)
+    assert all(len(block) > 1000 - splits._NEAR for block in held_out)
+    assert all(block.endswith(end) for block in held_out)
+    # In order, evenly spread; with the training text, the whole text.
+    starts = [text.index(block) for block in held_out]
+    assert np.ptp(np.diff(starts)) < 1000
+    left = text
+    for block in held_out:
+        before, left = left.split(block, 1)
+        assert texts["training"].startswith(before)
+        texts["training"] = texts["training"][len(before) :]
+    assert texts["training"] == left
+
+
+def test_the_end_is_held_out_if_asked_for_or_if_the_text_is_short(tmp_path):
+    text = lines(2000)
+    corpus = datasets.Corpus(write_corpus(tmp_path, text))
+    parts = datasets.split(corpus, 0.1, 0, "end")
+    found = b"".join(corpus.pieces(parts["validation"])).decode()
+    assert found == text[int(len(text) * 0.9) :]
+    corpus = datasets.Corpus(write_corpus(tmp_path, text[:19_000]))
+    assert [*datasets.split(corpus, 0.1, 0)] == ["training", "validation"]
+
+
+def test_blocks_are_not_longer_than_100_000_characters(tmp_path, monkeypatch):
+    monkeypatch.setattr(splits, "_BLOCK_LENGTHS", (100, 500))
+    corpus = datasets.Corpus(write_corpus(tmp_path, lines(3000)))
+    for part in [*datasets.split(corpus, 0.5, 0).values()][1:]:
+        assert part.num_characters <= 500 + splits._NEAR
+
+
+def test_a_line_end_is_found_across_the_pieces_of_a_file(tmp_path, monkeypatch):
+    text = lines(3000)
+    path = write_corpus(tmp_path, text)
+    expected = datasets.split(datasets.Corpus(path), 0.1, 0)
+    monkeypatch.setattr(text_files, "PIECE", 3000)
+    found = datasets.split(datasets.Corpus(path), 0.1, 0)
+    assert [*found] == [*expected]
+    assert found["training"].num_characters == pytest.approx(
+        expected["training"].num_characters, rel=0.01
+    )
+
+
+def test_blocks_are_scored_side_by_side_from_a_warm_state():
+    """Row i reads block i alone; its first tokens are inputs only."""
+    lengths = (90, 103, 81)
+    ends = np.cumsum(lengths)
+    blocks = np.split(np.arange(ends[-1]), ends[:-1])
+    windows = datasets.Blocks.of(blocks, 20, 300)
+    assert windows.num_first == 10 and windows.carries_state
+    read, scored = ([[] for _ in lengths] for _ in range(2))
+    for inputs, targets in batches(windows):
+        for row in range(3):
+            counts = targets[row] >= 0
+            assert np.array_equal(targets[row][counts], inputs[row][counts] + 1)
+            read[row] += inputs[row].tolist()
+            scored[row] += targets[row][counts].tolist()
+    for row, block in enumerate(blocks):
+        assert read[row][: len(block)] == block.tolist()
+        assert scored[row] == block[10:].tolist()
+
+
+def test_a_corpus_is_validated_on_its_blocks(tmp_path):
+    text = lines(2000)
+    data = load(tmp_path, text, validation_fraction=0.1)
+    assert data.held_out == "blocks"
+    assert data.training.num_tokens + data.validation.num_tokens == len(text)
+    data = load(tmp_path, text, validation_fraction=0.1, validation="end")
+    assert data.held_out == "the end"
+
+
 def test_the_vocabulary_comes_from_the_training_documents(tmp_path):
     text = "".join(f"{chr(0x4E00 + n)}\n" for n in range(200))
     data = load(tmp_path, text, document_separator=r"\n")
@@ -619,6 +713,15 @@ def test_streams_rebuild_the_corpus():
         for row, target in zip(rows, targets):
             row.extend(target[target >= 0])
     assert list(itertools.chain(*rows)) == token_cache[1:].tolist()
+
+
+def test_later_epochs_begin_at_an_offset_of_less_than_a_window():
+    windows = datasets.Streams(tf.range(1003), 10, 4, seed=3)
+    firsts = [min(epoch_targets(windows, epoch)) for epoch in range(8)]
+    assert firsts[0] == 1 and len({*firsts}) > 4 and max(firsts) <= 10
+    for epoch, first in enumerate(firsts):
+        targets = sorted(epoch_targets(windows, epoch))
+        assert targets == [*range(first, 1003)]
 
 
 def test_row_i_of_a_batch_of_streams_continues_row_i_of_the_one_before():

@@ -46,7 +46,7 @@ def book(tmp_path):
 def load(path, cache_dir, trained=None, **changes):
     settings = {
         "corpus": str(path), "cache_dir": str(cache_dir), "batch_size": 4,
-        "sequence_length": 10,
+        "sequence_length": 10, "validation": "end",
     }  # fmt: skip
     config = configs.TrainConfig(**settings | changes)
     size = {"word": 50, "subword": 300}.get(config.tokenizer, 0)
@@ -70,7 +70,7 @@ def test_pieces_of_a_part_are_counted_in_characters(book, small_pieces, cut):
     corpus = datasets.Corpus(str(book))
     assert corpus.num_characters == 30_000
     for first, last in ((0, cut), (cut, 30_000)):
-        part = splits.Span(first, last)
+        part = splits.Spans(((first, last),))
         assert b"".join(corpus.pieces(part)).decode() == text[first:last]
 
 
@@ -89,8 +89,8 @@ def test_any_bytes_can_be_read_as_bytes(tmp_path, small_pieces):
     assert b"".join(corpus.pieces()) == content
     cut = corpus.num_characters // 3
     parts = [
-        *corpus.pieces(splits.Span(0, cut)),
-        *corpus.pieces(splits.Span(cut, corpus.num_characters)),
+        *corpus.pieces(splits.Spans(((0, cut),))),
+        *corpus.pieces(splits.Spans(((cut, corpus.num_characters),))),
     ]
     assert b"".join(parts) == content
 

@@ -288,7 +288,7 @@ def test_bfloat16_is_as_close_to_float32_as_the_stock_layer_is(name):
 def test_padding_the_units_changes_nothing(name, options, monkeypatch):
     """In float32, but for rounding."""
     stock, ours = pair(name, **options)
-    monkeypatch.setattr(layers._ScanMixin, "_padding", 3)
+    monkeypatch.setattr(layers.recurrent._ScanMixin, "_padding", 3)
     assert_all_close(in_graph(ours, mask=MASK), in_graph(stock, mask=MASK))
 
 

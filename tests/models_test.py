@@ -241,8 +241,8 @@ def test_dropout_is_between_the_layers_and_not_after_the_last():
     )
     names = [layer.name for layer in model.layers]
     assert names == [
-        "token_ids", "embedding", "rnn_0", "dropout_0", "rnn_1", "dropout_1",
-        "rnn_2", "readout",
+        "token_ids", "embedding", "embedding_dropout", "rnn_0", "dropout_0",
+        "rnn_1", "dropout_1", "rnn_2", "output_dropout", "readout",
     ]  # fmt: skip
     assert model.get_layer("dropout_1").rate == 0.5
     assert model.get_layer("rnn_2").cell.recurrent_dropout == 0.25

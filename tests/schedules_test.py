@@ -28,7 +28,7 @@ def test_a_clock_goes_from_the_first_step_to_the_end(time):
     time.now += 50
     clock.start()
     assert clock.share() == pytest.approx(0.5)
-    clock.reserve = 20.0  # 80 seconds are left of it
+    clock.validation = 20.0  # 80 seconds are left of it
     assert clock.share() == pytest.approx(50 / 80)
     time.now += 30
     assert clock.share() == 1.0

@@ -22,6 +22,6 @@ from stacked_rnn.configs.decoding import (
     BeamConfig,
     SamplingConfig,
 )
-from stacked_rnn.configs.model import ModelConfig
+from stacked_rnn.configs.model import REGULARIZERS, ModelConfig
 from stacked_rnn.configs.tasks import TASKS, TaskInfo, with_task_defaults
 from stacked_rnn.configs.training import TrainConfig

@@ -58,6 +58,7 @@ def setting(
     maximum=math.inf,
     below=math.inf,
     is_internal=False,
+    is_regularizer=False,
 ):
     """A dataclass field with its help and its check.
 
@@ -69,6 +70,7 @@ def setting(
         minimum, maximum: the range of a number, ends included.
         below: a number must be less than this.
         is_internal: whether other settings set it; `--help` leaves it out.
+        is_regularizer: whether it has an effect in training only.
     """
     metadata = {
         "help": help,
@@ -77,6 +79,7 @@ def setting(
         "maximum": maximum,
         "below": below,
         "is_internal": is_internal,
+        "is_regularizer": is_regularizer,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

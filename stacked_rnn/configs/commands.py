@@ -141,6 +141,67 @@ class EvaluateConfig(Config):
     target_field: str = setting(
         "target", "Seq2seq only: column or field with the expected output."
     )
+    temperature: float = setting(
+        1.0,
+        "Language models only: divide the logits by this; a validation text "
+        "may be a little more likely with 0.9 to 1.1. Not a text to judge by.",
+        minimum=0.01,
+    )
+    dynamic_rate: float = setting(
+        0.0,
+        "Language models only: let the model learn from the text, each stretch "
+        "after it is scored (dynamic evaluation): the learning rate, such as "
+        "0.0001; needs --training_text (0: off).",
+        minimum=0.0,
+    )
+    dynamic_decay: float = setting(
+        0.002,
+        "With --dynamic_rate: how strongly each step draws the weights back to "
+        "those of the trained model.",
+        minimum=0.0,
+    )
+    dynamic_window: int = setting(
+        20, "With --dynamic_rate: tokens per stretch.", minimum=1
+    )
+    training_text: str = setting(
+        "",
+        "With --dynamic_rate: the text that the model was trained on, or a "
+        "similar one; the size of the gradients is measured on it.",
+    )
+    cache_size: int = setting(
+        0,
+        "Language models only: number of last tokens that a neural cache "
+        "holds, such as 500: tokens that followed on a similar state become "
+        "more likely; for models of words (0: off).",
+        minimum=0,
+    )
+    cache_weight: float = setting(
+        0.1,
+        "With --cache_size: share of the cache in each probability.",
+        minimum=0.0,
+        below=1.0,
+    )
+    cache_flatness: float = setting(
+        0.5,
+        "With --cache_size: how much more similar states count, theta in the "
+        "paper.",
+        minimum=0.0,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dynamic_rate and not self.training_text:
+            raise UserError(
+                "--dynamic_rate needs --training_text: name the text that the "
+                "model was trained on"
+            )
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether a language model is to adapt to the text."""
+        return bool(
+            self.dynamic_rate or self.cache_size or self.temperature != 1
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,10 @@ import dataclasses
 from stacked_rnn.configs.base import Config, setting
 
 
+def _dropout(help):
+    return setting(0.0, help, minimum=0.0, below=1.0, is_regularizer=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Config):
     """Architecture of the model.
@@ -70,19 +74,72 @@ class ModelConfig(Config):
         "Use the transposed embedding as the readout: fewer weights, useful "
         "for large vocabularies.",
     )
-    dropout: float = setting(
-        0.0,
-        "Fraction of activations dropped between layers in training. Raise it "
-        "when the validation loss rises while the training loss falls.",
-        minimum=0.0,
-        below=1.0,
+    readout_layers: str = setting(
+        "top",
+        "What the readout sees: the top layer alone, or the outputs of all "
+        "layers, their sum or side by side (concat). The latter two train "
+        "faster, and help stacks of three or more layers. Language models "
+        "only.",
+        choices=("top", "sum", "concat"),
     )
-    recurrent_dropout: float = setting(
-        0.0,
+    embedding_to_all_layers: bool = setting(
+        False,
+        "Let every layer see the token embedding, besides the layer below. "
+        "Language models only.",
+    )
+    dropout: float = _dropout(
+        "Fraction of activations dropped between layers in training. Raise it "
+        "when the validation loss rises while the training loss falls."
+    )
+    recurrent_dropout: float = _dropout(
         "Fraction of a layer's own state dropped in training, the same units "
-        "at every time step.",
+        "at every time step."
+    )
+    weight_dropout: float = _dropout(
+        "Fraction of the recurrent weights dropped in training, others in each "
+        "step (DropConnect): the best cure for wide layers that overfit."
+    )
+    embedding_dropout: float = _dropout(
+        "Fraction of the embedding's units dropped in training, the same ones "
+        "throughout a text or window. A high value keeps a classifier from "
+        "learning a few labelled texts by heart. Not for seq2seq."
+    )
+    token_dropout: float = _dropout(
+        "Language models only: fraction of the vocabulary dropped in training: "
+        "all occurrences of a token in a batch."
+    )
+    output_dropout: float = _dropout(
+        "Language models only: fraction of what the readout sees that is "
+        "dropped in training."
+    )
+    locked_dropout: bool = setting(
+        False,
+        "Drop the same units throughout a text or window (variational "
+        "dropout), instead of others at each time step.",
+        is_regularizer=True,
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "Language models only: share of the probability that the loss wants to "
+        "see spread over the whole vocabulary. The loss that is shown leaves "
+        "it out.",
         minimum=0.0,
         below=1.0,
+        is_regularizer=True,
+    )
+    activation_penalty: float = setting(
+        0.0,
+        "Language models only: factor of the squared outputs of the top layer "
+        "in the loss (AR).",
+        minimum=0.0,
+        is_regularizer=True,
+    )
+    temporal_penalty: float = setting(
+        0.0,
+        "Language models only: factor of the squared changes of the top layer "
+        "from one time step to the next in the loss (TAR).",
+        minimum=0.0,
+        is_regularizer=True,
     )
     pooling: str = setting(
         "last",
@@ -90,11 +147,19 @@ class ModelConfig(Config):
         "state, the mean or the maximum over time, or both (mean_max).",
         choices=("last", "mean", "max", "mean_max"),
     )
-    embedding_dropout: float = setting(
-        0.0,
-        "Classifiers only: fraction of the embedding's units dropped in "
-        "training, the same ones throughout a text. A high value keeps the "
-        "model from learning a few labelled texts by heart.",
-        minimum=0.0,
-        below=1.0,
-    )
+
+    def without_regularizers(self) -> "ModelConfig":
+        """Returns the architecture that these weights have after training."""
+        defaults = {
+            field.name: field.default
+            for field in dataclasses.fields(self)
+            if field.name in REGULARIZERS
+        }
+        return dataclasses.replace(self, **defaults)
+
+
+REGULARIZERS = tuple(
+    field.name
+    for field in dataclasses.fields(ModelConfig)
+    if field.metadata["is_regularizer"]
+)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from stacked_rnn.configs.base import UserError
 from stacked_rnn.configs.decoding import BeamConfig, SamplingConfig
+from stacked_rnn.configs.model import REGULARIZERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class TaskInfo:
     output_entries: tuple[str, ...] = ()
     defaults: Mapping = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
-    free_settings: tuple[str, ...] = ("dropout", "recurrent_dropout")
+    free_settings: tuple[str, ...] = REGULARIZERS
     reset_settings: Mapping = dataclasses.field(default_factory=dict)
     continues_texts: bool = False
     rewrites_texts: bool = False
@@ -63,9 +64,19 @@ _STREAMS = (
     "document_separator",
     "carry_state",
     "train_windows",
+    "validation",
     "validation_windows",
 )
-_POOLING = ("pooling", "embedding_dropout")
+_NEXT_TOKENS = (
+    "readout_layers",
+    "embedding_to_all_layers",
+    "token_dropout",
+    "output_dropout",
+    "label_smoothing",
+    "reset_states",
+    "activation_penalty",
+    "temporal_penalty",
+)
 
 TASKS = {
     "language_model": TaskInfo(
@@ -78,7 +89,7 @@ TASKS = {
         quality_text="Validation: {bits_per_character:.2f} bits per character, "
         "perplexity {perplexity:.1f}.",
         entries={"sampling": SamplingConfig.from_dict},
-        ignored=(*_LABELS, *_PAIRS, *_POOLING),
+        ignored=(*_LABELS, *_PAIRS, "pooling"),
         continues_texts=True,
     ),
     "classifier": TaskInfo(
@@ -106,16 +117,14 @@ TASKS = {
             "epochs": 8,
             "sequence_length": 200,
         },
-        ignored=(*_PAIRS, *_STREAMS),
-        free_settings=(
-            "dropout",
-            "recurrent_dropout",
-            "embedding_dropout",
-            "bidirectional",
-            "residual",
-            "pooling",
-        ),
-        reset_settings={"tie_embeddings": False, "end_of_text": False},
+        ignored=(*_PAIRS, *_STREAMS, *_NEXT_TOKENS),
+        free_settings=(*REGULARIZERS, "bidirectional", "residual", "pooling"),
+        reset_settings={
+            "tie_embeddings": False,
+            "end_of_text": False,
+            "readout_layers": "top",
+            "embedding_to_all_layers": False,
+        },
     ),
     "seq2seq": TaskInfo(
         title="a seq2seq model",
@@ -136,7 +145,14 @@ TASKS = {
             "epochs": 10,
             "sequence_length": 200,
         },
-        ignored=(*_LABELS, *_STREAMS, *_POOLING, "init_from"),
+        ignored=(
+            *_LABELS,
+            *_STREAMS,
+            *_NEXT_TOKENS,
+            "pooling",
+            "embedding_dropout",
+            "init_from",
+        ),
         rewrites_texts=True,
         layers="{num_layers} encoder layer(s), {decoder_layers} decoder "
         "layer(s) with attention",

@@ -138,6 +138,14 @@ class TrainConfig(Config):
         "texts, but prompts then need a line of context before them. "
         "Otherwise, windows are shuffled and start with a state of zeros.",
     )
+    reset_states: float = setting(
+        0.0,
+        "With --carry_state: fraction of the streams whose state is set to "
+        "zero before a training step. With 0.01, the model also learns to "
+        "begin a text, and prompts need no line of context before them.",
+        minimum=0.0,
+        maximum=1.0,
+    )
     train_windows: int = setting(
         0,
         "Cut the text as the book Dive into Deep Learning does, into every "
@@ -152,11 +160,19 @@ class TrainConfig(Config):
     )
     validation_fraction: float = setting(
         0.1,
-        "Fraction of the text held out to measure progress: its end, or with "
-        "--document_separator whole documents, chosen by their text and the "
-        "seed. Classifiers and seq2seq: of the texts, chosen by the seed.",
+        "Fraction of the text held out to measure progress. Classifiers and "
+        "seq2seq: of the texts, chosen by the seed.",
         minimum=0.0,
         below=1.0,
+    )
+    validation: str = setting(
+        "blocks",
+        "Language models only: what is held out: up to 20 blocks from all over "
+        "the text, each of at most 100,000 characters, so that no chapter is "
+        "missed; or the end of the text, as published figures want it. With "
+        "--document_separator, whole documents in either case, chosen by their "
+        "text and the seed.",
+        choices=("blocks", "end"),
     )
     optimizer: str = setting(
         "adam",
@@ -165,6 +181,26 @@ class TrainConfig(Config):
     )
     learning_rate: float = setting(
         0.004, "Peak learning rate of the optimizer.", minimum=0.0
+    )
+    weight_decay: float = setting(
+        0.0,
+        "Fraction of the weights of matrices that is taken away in each step, "
+        "times the learning rate (0: none, or Keras' default of 0.004 with "
+        "--optimizer=adamw).",
+        minimum=0.0,
+    )
+    average_decay: float = setting(
+        0.0,
+        "Validate and export a running average of the weights, of which each "
+        "step keeps this share: 0.99 to 0.999 (0: the weights themselves).",
+        minimum=0.0,
+        below=1.0,
+    )
+    average_patience: int = setting(
+        0,
+        "With --average_decay: begin to average after this many epochs without "
+        "a better validation (0: with the first step).",
+        minimum=0,
     )
     learning_rate_schedule: str = setting(
         "cosine",

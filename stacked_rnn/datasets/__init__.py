@@ -23,6 +23,7 @@ from stacked_rnn.datasets.seq2seq import (
 )
 from stacked_rnn.datasets.splits import split
 from stacked_rnn.datasets.windows import (
+    Blocks,
     RandomWindows,
     SlidingWindows,
     Streams,

@@ -136,7 +136,7 @@ class Corpus:
         separator, so that the pieces have the same tokens as the whole text.
 
         Args:
-            part: a `splits.Span` or `splits.Documents`; None: all the text.
+            part: a `splits.Spans` or `splits.Documents`; None: all the text.
         """
         text = ""
         for more in part.texts(self) if part else self.texts():

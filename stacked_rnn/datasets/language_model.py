@@ -11,6 +11,7 @@ from stacked_rnn.configs import UserError, unescaped
 from stacked_rnn.datasets import corpora, token_cache
 from stacked_rnn.datasets.batches import warn_of_no_validation
 from stacked_rnn.datasets.windows import (
+    Blocks,
     RandomWindows,
     SlidingWindows,
     Streams,
@@ -35,8 +36,8 @@ class LanguageData:
             which it is larger.
         has_separator: whether the document separator occurs in the text; True
             if there is no separator.
-        held_out: what is held out for validation, "the end" of the text or
-            "documents".
+        held_out: what is held out for validation, "blocks" or "the end" of the
+            text, or "documents".
         notes: lines for the user, on a short text or the split of documents.
     """
 
@@ -83,9 +84,12 @@ def load_language_data(
     }
     tokenized = token_cache.tokenize_corpus(
         corpus,
-        # D2L's windows overlap: they are split later, as tokens.
-        0.0 if config.train_windows else config.validation_fraction,
-        config.seed,
+        (
+            # D2L's windows overlap: they are split later, as tokens.
+            0.0 if config.train_windows else config.validation_fraction,
+            config.seed,
+            config.validation,
+        ),
         tokenizer,
         lambda pieces: tokenizers.build(texts=pieces, **settings),
         settings,
@@ -107,7 +111,7 @@ def load_language_data(
             for name, part in tokenized.token_ids.items()
         ),
         corpus.has_separator or tokenized.tokenizer.end_id is None,
-        "documents" if tokenized.num_documents["training"] else "the end",
+        _what_is_held_out(tokenized),
         [*_notes(config, corpus, tokenized, *windows)],
     )
 
@@ -148,11 +152,20 @@ def _has_returns(tokenizer) -> bool:
     )
 
 
+def _what_is_held_out(tokenized) -> str:
+    if tokenized.num_documents["training"]:
+        return "documents"
+    return "blocks" if len(tokenized.token_ids) > 2 else "the end"
+
+
 def _cut_windows(config, tokenized):
     """Returns the `Windows` for training, and for validation or None."""
-    token_ids = tokenized.token_ids
-    training, validation = token_ids["training"], token_ids.get("validation")
-    num_held_out = 0 if validation is None else len(validation)
+    names = [name for name in tokenized.token_ids if name != "training"]
+    training, *blocks = (
+        tokenized.token_ids[name] for name in ("training", *names)
+    )
+    num_held_out = sum(map(len, blocks))
+    characters = sum(tokenized.num_characters[name] for name in names)
     if len(training) < 2:
         raise UserError(_why_too_short(config, len(training), num_held_out))
     windows_class = Streams if config.carry_state else RandomWindows
@@ -173,6 +186,9 @@ def _cut_windows(config, tokenized):
                 f"{num_held_out} are held out, and 2 are needed",
             )
         return windows, None
+    if len(blocks) > 1:
+        return windows, Blocks.of(blocks, config.sequence_length, characters)
+    (validation,) = blocks
     length = min(config.sequence_length, num_held_out - 1)
     # Few streams, so that their initial zero states hardly matter.
     num_streams = num_held_out // (8 * length)
@@ -180,7 +196,7 @@ def _cut_windows(config, tokenized):
         validation,
         length,
         max(1, min(config.batch_size, num_streams)),
-        characters=tokenized.num_characters["validation"],
+        characters=characters,
     )
 
 
@@ -213,8 +229,8 @@ def _notes(config, corpus, tokenized, training, validation):
         )
     elif validation and corpus.has_separator and not config.train_windows:
         yield (
-            "note: the end of the text is held out for validation: it has "
-            "fewer than two documents, or each is more than a quarter of it"
+            "note: the text has fewer than two documents, or each is more than "
+            "a quarter of it: parts of documents are held out for validation"
         )
     short = []
     if training.sequence_length < config.sequence_length:

@@ -1,8 +1,8 @@
 """Splitting the corpus of a language model into training and validation parts.
 
-Of a running text, the end is held out for validation. Documents are independent
-of each other and may be sorted: some are held out, chosen by a hash of their
-text.
+Of a running text, blocks from all over it are held out for validation, so that
+the training part lacks no chapter; or its end. Documents are independent of
+each other and may be sorted: some are held out, chosen by a hash of their text.
 """
 
 import dataclasses
@@ -14,32 +14,38 @@ import tensorflow as tf
 
 from stacked_rnn.datasets import corpora
 
+_MAX_BLOCKS = 20
+_BLOCK_LENGTHS = 1000, 100_000  # characters, shortest and longest
+_NEAR = 400  # characters within which a block's end looks for a line break
 _NUM_BUCKETS = 2**16  # documents are hashed into buckets, by text and seed
 _BLANK = _NUM_BUCKETS  # the bucket of blank documents, which are never held out
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
-    """The characters from `first` up to, but not including, `last`."""
+class Spans:
+    """Stretches of a running text.
 
-    first: int
-    last: int
+    Attributes:
+        bounds: pairs (first, last) in ascending order: the characters from
+            `first` up to, but not including, `last`.
+    """
+
+    bounds: tuple[tuple[int, int], ...]
 
     num_documents = 0  # a running text
 
     @property
     def num_characters(self) -> int:
-        return self.last - self.first
+        return sum(last - first for first, last in self.bounds)
 
     def texts(self, corpus) -> Iterator[str]:
         """Yields the text of this part, in strings of any length."""
         position = 0
         for text in corpus.texts():
-            yield text[
-                max(0, self.first - position) : max(0, self.last - position)
-            ]
+            for first, last in self.bounds:
+                yield text[max(0, first - position) : max(0, last - position)]
             position += len(text)
-            if position >= self.last:
+            if position >= self.bounds[-1][1]:
                 return
 
 
@@ -65,23 +71,29 @@ class Documents:
             yield "".join(itertools.compress(texts, self.is_in[buckets]))
 
 
-def split(corpus, fraction, seed) -> dict:
-    """Splits a corpus into a training and a validation part.
+def split(corpus, fraction, seed, where="blocks") -> dict:
+    """Splits a corpus into a training part and one or more validation parts.
 
     Of a corpus with documents, about the fraction of the text is held out, at
     least one document; equal documents stay together, and if all are equal,
     none is held out. If each document has more than a quarter of the text, or
-    there are fewer than two, the end is held out, as of a running text.
+    there are fewer than two, it is a running text.
+
+    Of a running text, up to 20 blocks of equal length are held out, evenly
+    spread, each of 1,000 to 100,000 characters and then to the end of a line or
+    word. The end is held out if `where` says so, or if the text is so short
+    that there would be a single block.
 
     Args:
         corpus: a `Corpus`.
         fraction: fraction of the characters to hold out for validation.
         seed: chooses the documents to hold out; it has no effect on a running
             text.
+        where: "blocks", or "end".
 
     Returns:
-        A dict of the parts, `Span` or `Documents`: "training", and
-        "validation" if anything is held out.
+        A dict of the parts, `Spans` or `Documents`: "training", and if anything
+        is held out, "validation", or "validation-0" and so on, one per block.
     """
     if fraction and corpus.has_separator:
         parts = _split_documents(corpus, fraction, seed)
@@ -90,10 +102,45 @@ def split(corpus, fraction, seed) -> dict:
     length = corpus.num_characters
     # At least two characters, an input and a target, are left for training.
     cut = max(int(length * (1 - fraction)), min(2, length))
-    parts = {"training": Span(0, cut)}
+    num_blocks = min(_MAX_BLOCKS, (length - cut) // _BLOCK_LENGTHS[0])
+    if where == "blocks" and num_blocks > 1:
+        return _split_blocks(corpus, (length - cut) // num_blocks, num_blocks)
+    parts = {"training": Spans(((0, cut),))}
     if cut < length:
-        parts["validation"] = Span(cut, length)
+        parts["validation"] = Spans(((cut, length),))
     return parts
+
+
+def _split_blocks(corpus, block_length, num_blocks) -> dict:
+    """Returns the parts, the blocks each in the middle of an equal stretch."""
+    block_length = min(block_length, _BLOCK_LENGTHS[1])
+    stretch = corpus.num_characters / num_blocks
+    starts = [
+        int((index + 0.5) * stretch - block_length / 2)
+        for index in range(num_blocks)
+    ]
+    wanted = [cut for start in starts for cut in (start, start + block_length)]
+    cuts = _at_line_ends(corpus, wanted)
+    spans = (*itertools.pairwise([0, *cuts, corpus.num_characters]),)
+    return {"training": Spans(spans[::2])} | {
+        f"validation-{index}": Spans((block,))
+        for index, block in enumerate(spans[1::2])
+    }
+
+
+def _at_line_ends(corpus, positions) -> list[int]:
+    """Moves positions in a text to the next end of a line, or of a word."""
+    found, start = [], 0
+    for text in corpus.texts():
+        for position in positions[len(found) :]:
+            first = position - start
+            if first >= len(text):
+                break
+            near = text[first : first + _NEAR]
+            ends = (near.find("\n") + 1, near.find(" ") + 1)
+            found.append(position + next(filter(None, ends), 0))
+        start += len(text)
+    return found
 
 
 def _split_documents(corpus, fraction, seed) -> dict:

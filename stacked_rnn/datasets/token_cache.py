@@ -35,7 +35,7 @@ _INDEX = "index.json"
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedCorpus:
-    """The token ids of a corpus, by part: "training" and perhaps "validation".
+    """The token ids of a corpus, by part, as `splits.split` names them.
 
     Attributes:
         tokenizer: the tokenizer of the corpus.
@@ -96,14 +96,12 @@ class TokenFile:
         return token_ids
 
 
-def tokenize_corpus(
-    corpus, fraction, seed, tokenizer, build, settings, cache_dir
-):
+def tokenize_corpus(corpus, split, tokenizer, build, settings, cache_dir):
     """Splits and tokenizes a corpus; a large one is cached.
 
     Args:
         corpus: a `Corpus`.
-        fraction, seed: arguments of `splits.split`.
+        split: the further arguments of `splits.split`.
         tokenizer: the tokenizer of a trained model, or None.
         build: builds a tokenizer from the pieces of the training part; called
             if `tokenizer` is None.
@@ -117,11 +115,12 @@ def tokenize_corpus(
         UserError: the cache cannot be read or written.
     """
     if corpus.num_characters < LARGE:
-        parts = splits.split(corpus, fraction, seed)
+        parts = splits.split(corpus, *split)
         return _tokenize_in_memory(corpus, parts, tokenizer, build)
     made_from = tokenizer.to_dict() if tokenizer else settings
-    split_by = [fraction, seed] if corpus.has_separator else [fraction]
-    key = json.dumps([3, corpus.digest, split_by, made_from])
+    fraction, seed, where = split
+    split_by = [fraction, where] + [seed] * corpus.has_separator
+    key = json.dumps([4, corpus.digest, split_by, made_from])
     name = "tokens-" + hashlib.sha256(key.encode()).hexdigest()[:16]
     cache_dir = cache_dir or f"{corpora.keras_cache()}/stacked_rnn"
     cache_dir = pathlib.Path(cache_dir).expanduser()
@@ -132,7 +131,7 @@ def tokenize_corpus(
         with files.locked(directory / "lock", blocking=True):
             cached = _load(directory)
             if not cached:
-                parts = splits.split(corpus, fraction, seed)
+                parts = splits.split(corpus, *split)
                 _fill(directory, corpus, parts, tokenizer, build)
                 cached = _read(directory)
         return cached
@@ -287,7 +286,9 @@ def _fill(directory, corpus, parts, tokenizer, build):
 
     lengths, unknown_parts, num_unknown = {}, {}, {}
     for name, part in parts.items():
-        pieces = _with_progress(corpus, part, f"tokenizing the {name} text")
+        pieces = corpus.pieces(part)
+        if part.num_characters > corpora.PIECE:
+            pieces = _with_progress(corpus, part, f"tokenizing the {name} text")
         paths = _map_in_parallel(
             write_piece,
             (

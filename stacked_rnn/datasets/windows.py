@@ -17,6 +17,7 @@ from stacked_rnn.datasets.batches import Batches
 
 PAGE = 2**22  # tokens per page; at most twice as many
 _BLOCKS = 16  # per page, from all over the text
+_MAX_FIRST = 128  # tokens that warm a state up
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,6 +81,9 @@ class Windows(Batches):
             (starts, ends), int64 [rows]: a target at position `end` or beyond
             is not counted.
         """
+
+    def _seed(self, counter):
+        return tf.stack([tf.constant(self.seed, tf.int64), counter])
 
     def begins_page(self, step) -> bool:
         return step % self.steps_per_epoch % self.steps_per_page == 0
@@ -178,9 +182,6 @@ class _ShuffledWindows(Windows):
         ends = tf.where(index <= last, np.iinfo(np.int64).max, 0)
         return self._start_of(order), ends
 
-    def _seed(self, counter):
-        return tf.stack([tf.constant(self.seed, tf.int64), counter])
-
 
 class RandomWindows(_ShuffledWindows):
     """Adjacent windows, from a random offset in each epoch.
@@ -257,7 +258,8 @@ class SlidingWindows(_ShuffledWindows):
 class Streams(Windows):
     """Parallel streams: row i of a batch continues row i of the batch before.
 
-    Every token but the first is a target once per epoch. A short text has fewer
+    In the first epoch, every token but the first is a target once; the later
+    ones begin at a random offset of less than a window. A short text has fewer
     streams than a batch has rows, so that each is at least a window long.
 
         stream 0:  0 1 2 | 3 4 5 | 6 7 8
@@ -291,16 +293,91 @@ class Streams(Windows):
         """Targets per page of one stream."""
         return self.steps_per_page * self.sequence_length
 
+    def _offset(self, epoch):
+        """Returns the position of the first token of an epoch."""
+        room = self.num_tokens - self.sequence_length
+        offset = tf.random.stateless_uniform(
+            (), self._seed(epoch), 0, min(room, self.sequence_length), tf.int64
+        )
+        return tf.where(epoch > 0, offset, 0)
+
     def _page(self, epoch, index):
         rows, length = [], self._targets_per_page + 1
+        offset = self._offset(tf.constant(epoch, tf.int64)).numpy()
         for row in range(self.batch_size):
             first = row * self.stream_length + index * self._targets_per_page
+            first += offset
             part = self.token_ids[first : first + length]
             rows.append(np.pad(part, (0, length - len(part))))
         return np.concatenate(rows)
 
     def _starts(self, epoch, page_index, step, rows):
+        offset = self._offset(epoch)
         first = rows * self.stream_length + page_index * self._targets_per_page
         start = rows * (self._targets_per_page + 1)
-        ends = tf.minimum((rows + 1) * self.stream_length + 1, self.num_tokens)
+        ends = tf.minimum(
+            (rows + 1) * self.stream_length + 1, self.num_tokens - offset
+        )
         return start + step * self.sequence_length, start + ends - first
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Blocks(Windows):
+    """Blocks of a text side by side, to validate on: row i reads block i.
+
+    The first tokens of each block only warm the state up: they are no targets.
+
+    Attributes:
+        lengths: tokens per block; together they are the stream.
+    """
+
+    lengths: tuple[int, ...] = ()
+
+    carries_state = True
+
+    @classmethod
+    def of(cls, blocks, sequence_length, characters) -> "Blocks":
+        """Puts blocks side by side.
+
+        Args:
+            blocks: list of integer arrays or `TokenFile`s, each of two tokens
+                or more.
+            sequence_length: the most tokens per window.
+            characters: characters of all blocks.
+        """
+        lengths = tuple(map(len, blocks))
+        return cls(
+            np.concatenate([block[:] for block in blocks]),
+            min(sequence_length, min(lengths) - 1),
+            len(blocks),
+            characters=characters,
+            lengths=lengths,
+        )
+
+    @property
+    def num_first(self) -> int:
+        """Tokens at the beginning of a block that are no targets."""
+        return max(1, min(_MAX_FIRST, min(self.lengths) // 8))
+
+    @property
+    def steps_per_epoch(self):
+        return -(-(max(self.lengths) - 1) // self.sequence_length)
+
+    @property
+    def steps_per_page(self):
+        return self.steps_per_epoch
+
+    def _page(self, epoch, index):
+        return self.token_ids
+
+    def _starts(self, epoch, page_index, step, rows):
+        rows = tf.minimum(rows, len(self.lengths) - 1)
+        ends = tf.gather(np.cumsum(self.lengths, dtype=np.int64), rows)
+        starts = ends - tf.gather(np.array(self.lengths, np.int64), rows)
+        return starts + step * self.sequence_length, ends
+
+    def batch(self, step, page, rows=None):
+        inputs, targets = super().batch(step, page, rows)
+        first = tf.cast(step, tf.int64) * self.sequence_length + 1
+        positions = first + tf.range(self.sequence_length, dtype=tf.int64)
+        return inputs, tf.where(positions >= self.num_first, targets, -1)

@@ -2,6 +2,7 @@
 
 import keras
 
+from stacked_rnn import layers
 from stacked_rnn.configs import ModelConfig, UserError
 from stacked_rnn.models import stacks
 
@@ -71,9 +72,7 @@ class Classifier(stacks.Model):
             ),
             name="embedding",
         )
-        # Drops the same units at all time steps: neighbouring tokens would
-        # reveal what is dropped at a single one.
-        self.embedding_dropout = keras.layers.SpatialDropout1D(
+        self.embedding_dropout = layers.LockedDropout(
             config.embedding_dropout, name="embedding_dropout"
         )
         self.stack = [
@@ -81,7 +80,7 @@ class Classifier(stacks.Model):
             for index in range(config.num_layers)
         ]
         self.dropouts = [
-            keras.layers.Dropout(config.dropout, name=f"dropout_{index}")
+            stacks.dropout(config, config.dropout, f"dropout_{index}")
             for index in range(config.num_layers)
         ]
         self.residuals = [

@@ -54,11 +54,12 @@ class LanguageModel(stacks.Model):
     Called like this, as `fit` does, the states start at zero. Three more graphs
     share the same layers and take the states as inputs and return them:
 
-        step         {token_ids, states} -> {logits, states}
-        prefill      {token_ids, mask, states} -> {logits, states}; where the
-                     mask [batch, time] is False, the states do not change
+        step         {token_ids, states} -> {logits, states, outputs}; outputs
+                     [batch, time, units] is what the readout sees
+        prefill      {token_ids, mask, states} -> the same; where the mask
+                     [batch, time] is False, the states do not change
         decode_step  like step, for one token: token_ids [batch], logits
-                     [batch, vocabulary]
+                     [batch, vocabulary], outputs [batch, units]
 
     States are nested, states[layer][part], each [batch, units]; an LSTM has
     the parts h and c. Running `step` on both halves of a window, one after the
@@ -72,8 +73,18 @@ class LanguageModel(stacks.Model):
             _recurrent_layer(config, index, use_cudnn)
             for index in range(config.num_layers)
         ]
+        self.token_dropout = None
+        if config.token_dropout:
+            self.token_dropout = layers.TokenDropout(
+                config.token_dropout,
+                config.vocabulary_size,
+                name="token_dropout",
+            )
+        self.embedding_dropout = layers.LockedDropout(
+            config.embedding_dropout, name="embedding_dropout"
+        )
         self.dropouts = [
-            keras.layers.Dropout(config.dropout, name=f"dropout_{index}")
+            stacks.dropout(config, config.dropout, f"dropout_{index}")
             for index in range(config.num_layers - 1)
         ]
         self.residuals = [
@@ -85,19 +96,29 @@ class LanguageModel(stacks.Model):
             self.residual_projection = keras.layers.Dense(
                 config.units, use_bias=False, name="residual_projection"
             )
+        self.output_dropout = stacks.dropout(
+            config, config.output_dropout, "output_dropout"
+        )
+        self.activation_penalty = None
+        if config.activation_penalty or config.temporal_penalty:
+            self.activation_penalty = layers.ActivationPenalty(
+                config.activation_penalty,
+                config.temporal_penalty,
+                name="activation_penalty",
+            )
         self.readout = None
         if not config.tie_embeddings:
             self.readout = keras.layers.Dense(
                 config.vocabulary_size, name="readout"
             )
-        elif config.embedding_dim != config.units:
+        elif config.embedding_dim != _readout_width(config):
             self.readout = keras.layers.Dense(
                 config.embedding_dim, use_bias=False, name="readout_projection"
             )
 
         # Functional graph
         token_ids = keras.Input((None,), dtype="int32", name="token_ids")
-        logits, _ = _wire(self, config, token_ids, None, stacks.run_window)
+        logits, *_ = _wire(self, config, token_ids, None, stacks.run_window)
         super().__init__(inputs=token_ids, outputs=logits, **kwargs)
 
         # Config
@@ -117,8 +138,13 @@ class LanguageModel(stacks.Model):
     @functools.cached_property
     def step(self) -> keras.Model:
         """The model of a window of tokens, with states in and out."""
-        has_dropouts = self.config.dropout and self.config.num_layers > 1
-        if not self._use_cudnn or has_dropouts or self.config.residual:
+        config = self.config
+        has_layers_between = config.num_layers > 1 and (
+            config.dropout
+            or config.embedding_to_all_layers
+            or config.readout_layers != "top"
+        )
+        if not self._use_cudnn or has_layers_between or config.residual:
             return self._with_states((None,), stacks.run_window)
         stack = layers.CudnnStack(
             self.recurrent_layers, dtype=self.dtype_policy
@@ -151,10 +177,12 @@ class LanguageModel(stacks.Model):
             )
             for layer in range(self.config.num_layers)
         )
-        logits, new_states = _wire(self, self.config, token_ids, states, run)
+        logits, outputs, new_states = _wire(
+            self, self.config, token_ids, states, run
+        )
         return keras.Model(
             {"token_ids": token_ids, "states": states, **inputs},
-            {"logits": logits, "states": new_states},
+            {"logits": logits, "outputs": outputs, "states": new_states},
         )
 
 
@@ -182,33 +210,59 @@ def _wire(model, config, token_ids, states, run):
             a `CudnnStack`, which runs all layers in one call.
 
     Returns:
-        The logits and the new states.
+        The logits, what the readout sees, and the new states.
     """
     x = model.embedding(token_ids)
+    if model.token_dropout is not None:
+        x = model.token_dropout(x, token_ids)
+    embedded = x = model.embedding_dropout(x)
     if isinstance(run, layers.CudnnStack):
         x, new_states = run(x, initial_state=states)
-        return _read_out(model, config, x), new_states
+        return *_read_out(model, config, [x]), new_states
     if config.end_of_text:
         state_mask = token_ids != config.vocabulary_size - 1
         run = functools.partial(run, state_mask=state_mask)
-    new_states = []
+    outputs, new_states = [], []
     for index, layer in enumerate(model.recurrent_layers):
         below = x
         if index > 0:
             x = model.dropouts[index - 1](x)
+            if config.embedding_to_all_layers:
+                x = keras.ops.concatenate([x, embedded], axis=-1)
         x, layer_states = run(layer, x, states and states[index])
         new_states.append(tuple(layer_states))
         if config.residual:
             if index == 0 and model.residual_projection is not None:
                 below = model.residual_projection(below)
             x = model.residuals[index]([x, below])
-    return _read_out(model, config, x), tuple(new_states)
+        outputs.append(x)
+    return *_read_out(model, config, outputs), tuple(new_states)
 
 
-def _read_out(model, config, x):
-    """Computes the logits from the outputs of the top layer."""
+def _readout_width(config) -> int:
+    """Number of units that the readout sees."""
+    if config.readout_layers == "concat":
+        return config.units * config.num_layers
+    return config.units
+
+
+def _read_out(model, config, outputs):
+    """Computes the logits from the outputs of the layers, bottom to top.
+
+    Returns:
+        The logits, and what the readout sees.
+    """
+    top = x = outputs[-1]
+    if len(outputs) > 1 and config.readout_layers == "sum":
+        x = keras.ops.sum(keras.ops.stack(outputs), axis=0)
+    elif len(outputs) > 1 and config.readout_layers == "concat":
+        x = keras.ops.concatenate(outputs, axis=-1)
+    x = model.output_dropout(x)
+    if model.activation_penalty is not None:
+        x = model.activation_penalty(x, top)
+    seen = x
     if model.readout is not None:
         x = model.readout(x)
     if config.tie_embeddings:
         x = model.embedding(x, reverse=True)
-    return x
+    return x, seen

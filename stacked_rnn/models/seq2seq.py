@@ -68,7 +68,7 @@ class Seq2Seq(stacks.Model):
         ]
         self.encoder_dropouts, self.decoder_dropouts = (
             [
-                keras.layers.Dropout(config.dropout, name=f"{name}_{index}")
+                stacks.dropout(config, config.dropout, f"{name}_{index}")
                 for index in range(num_layers - 1)
             ]
             for name, num_layers in (
@@ -98,8 +98,8 @@ class Seq2Seq(stacks.Model):
             activation="tanh",
             name="attended",
         )
-        self.attended_dropout = keras.layers.Dropout(
-            config.dropout, name="attended_dropout"
+        self.attended_dropout = stacks.dropout(
+            config, config.dropout, "attended_dropout"
         )
         self.readout = None
         if not config.tie_embeddings:

@@ -1,6 +1,5 @@
 """Building blocks shared by all models."""
 
-import dataclasses
 from typing import Self
 
 import keras
@@ -28,14 +27,10 @@ class Model(keras.Model):
     config: ModelConfig
 
     def for_inference(self) -> Self:
-        """Returns a copy that runs anywhere: without dropout or cuDNN."""
-        without_dropout = dataclasses.replace(
-            self.config,
-            dropout=0.0,
-            recurrent_dropout=0.0,
-            embedding_dropout=0.0,
-        )
-        config = self.get_config() | {"config": without_dropout.to_dict()}
+        """Returns a copy that runs anywhere: no regularizers, no cuDNN."""
+        config = self.get_config() | {
+            "config": self.config.without_regularizers().to_dict()
+        }
         copy = self.from_config(config)
         copy.set_weights(self.get_weights())
         return copy
@@ -70,6 +65,7 @@ def recurrent_layer(config, name, use_cudnn, **options) -> keras.layers.RNN:
     layer = _LAYERS[config.cell](
         config.units,
         recurrent_dropout=config.recurrent_dropout,
+        weight_dropout=config.weight_dropout,
         recurrent_initializer="orthogonal",
         name=name,
         **options,
@@ -90,6 +86,13 @@ def embedding(config) -> keras.layers.ReversibleEmbedding:
     )
     layer.supports_masking = True  # also as the readout, reversed
     return layer
+
+
+def dropout(config, rate, name) -> layers.Dropout:
+    """Makes a dropout layer of activations [batch, time, units]."""
+    if config.locked_dropout:
+        return layers.LockedDropout(rate, name=name)
+    return layers.Dropout(rate, name=name)
 
 
 def directions(layer) -> list[keras.layers.RNN]:

@@ -118,6 +118,13 @@ class Task:
         """
         raise NotImplementedError
 
+    def objective(self, sums):
+        """Returns the sum that training minimizes, a scalar tensor.
+
+        What layers add to the loss (`add_loss`) is added to it.
+        """
+        return sums[0]
+
     def count(self, sums) -> float:
         """Returns the number of units in the sums."""
         return sums[1]

@@ -15,10 +15,12 @@ from stacked_rnn.tasks import base
 class LanguageModelTask(base.Task):
     """Continues texts.
 
-    The sums are the nats of the next tokens, and their number.
+    The sums are the nats of the next tokens, their number, and what label
+    smoothing adds to the nats in training.
     """
 
     name = "language_model"
+    num_sums = 3
     load_data = staticmethod(datasets.load_language_data)
 
     def complete(self, model_config):
@@ -59,12 +61,24 @@ class LanguageModelTask(base.Task):
         new = model.step(
             {"token_ids": inputs, "states": states}, training=training
         )
-        nats = tf.reduce_sum(metrics.token_nats(new["logits"], targets))
-        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
-        return tf.stack([nats, count]), new["states"]
+        logits = tf.cast(new["logits"], tf.float32)
+        nats = tf.reduce_sum(metrics.token_nats(logits, targets))
+        is_target = tf.cast(targets >= 0, tf.float32)
+        smoothing, penalty = model.config.label_smoothing, tf.constant(0.0)
+        if training and smoothing:
+            mean_nats = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
+            penalty = smoothing * (tf.reduce_sum(mean_nats * is_target) - nats)
+        return (
+            tf.stack([nats, tf.reduce_sum(is_target), penalty]),
+            new["states"],
+        )
+
+    def objective(self, sums):
+        nats, _, penalty = tf.unstack(sums)
+        return nats + penalty
 
     def score(self, sums, batches):
-        nats, tokens = sums
+        nats, tokens, _ = sums
         return metrics.Score(
             nats, int(tokens), tokens * batches.characters_per_token
         )
@@ -76,7 +90,7 @@ class LanguageModelTask(base.Task):
         """Prints a short text by the model after each epoch."""
 
         def sample(epoch):
-            exported.model.set_weights(trainer.model.get_weights())
+            exported.model.set_weights(trainer.weights())
             return exported.sample(100, seed=epoch)
 
         return [training.SampleTexts(trainer, sample)]

@@ -83,7 +83,7 @@ class Seq2SeqTask(base.Task):
             return []
 
         def sample(epoch):
-            exported.model.set_weights(trainer.model.get_weights())
+            exported.model.set_weights(trainer.weights())
             text = random.Random(epoch).choice(pairs.sources)
             outputs = exported.serving_default(tf.constant([text]))["outputs"]
             return f"{text} -> {outputs[0].numpy().decode()}"

@@ -1,5 +1,6 @@
 """Training: the loop, its callbacks, and the run directory on disk."""
 
+from stacked_rnn.training.averaging import WeightAverage
 from stacked_rnn.training.callbacks import SampleTexts
 from stacked_rnn.training.runs import find_export, lock_run, note_export
 from stacked_rnn.training.strategies import (

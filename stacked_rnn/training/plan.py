@@ -17,6 +17,7 @@ class ExecutionPlan:
         xla: what XLA compiles: the whole pass of a shard, forward and backward
             ("shards"), the loops over time ("loops"), or neither ("nothing").
         use_xla_for_update: whether XLA compiles the clipping and the optimizer.
+        use_xla_for_masks: whether XLA compiles the drawing of dropout masks.
         shards: number of parts into which the rows of a replica are cut, one
             per core.
         steps_per_call: maximum number of steps per call of a compiled
@@ -29,6 +30,7 @@ class ExecutionPlan:
     use_cudnn: bool
     xla: str
     use_xla_for_update: bool
+    use_xla_for_masks: bool
     shards: int
     steps_per_call: int
 
@@ -92,6 +94,7 @@ def make_plan(
         use_cudnn,
         xla,
         use_xla_for_update=is_one_gpu and use_xla,
+        use_xla_for_masks=use_xla and not use_cudnn,
         shards=shards,
         steps_per_call=10 if is_one_gpu else 1,
     )
@@ -117,18 +120,11 @@ def _xla_on_cpu(model_config, train_config) -> str:
 
     Narrow layers are fastest as one program. The large matmuls of wide ones are
     faster in TensorFlow's own library, and in bfloat16 even within the loops.
-    Dropout updates its seeds, and compiled shards that write to variables would
-    wait for each other.
     """
     units, is_mixed = model_config.units, train_config.mixed_precision
     if units >= 512 and is_mixed:
         return "nothing"
-    has_dropout = (
-        model_config.dropout
-        or model_config.recurrent_dropout
-        or model_config.embedding_dropout
-    )
-    return "loops" if units > 256 or is_mixed or has_dropout else "shards"
+    return "loops" if units > 256 or is_mixed else "shards"
 
 
 def estimated_bytes(

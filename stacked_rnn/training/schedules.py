@@ -18,17 +18,21 @@ class Clock:
         minutes: time limit of the run, over all processes that resume it; 0: no
             limit.
         seconds_used: seconds that earlier processes have used.
+        started: the `time.monotonic()` from which the limit counts; None: now.
+        reserve: seconds at the end that are kept for what comes after the last
+            validation.
 
     Attributes:
         seconds: time limit in seconds; without one, infinity.
-        reserve: seconds at the end that are kept for the last validation.
+        validation: seconds at the end that are kept for the last validation.
     """
 
-    def __init__(self, minutes, seconds_used=0.0):
+    def __init__(self, minutes, seconds_used=0.0, started=None, reserve=0.0):
         self.seconds = 60 * minutes or math.inf
-        self.reserve = 0.0
+        self.validation = 0.0
         self._used = seconds_used / self.seconds
-        self._end = time.monotonic() + self.seconds - seconds_used
+        started = time.monotonic() if started is None else started
+        self._end = started + self.seconds - seconds_used - reserve
         self._started = None
 
     def start(self) -> None:
@@ -38,7 +42,7 @@ class Clock:
 
     def share(self) -> float:
         """Returns the share of the time that is over, 1 at the end."""
-        now, end = time.monotonic(), self._end - self.reserve
+        now, end = time.monotonic(), self._end - self.validation
         if now >= end:
             return 1.0
         if self._started is None:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import keras
 import tensorflow as tf
 
 
@@ -18,16 +19,28 @@ class Steps:
         windows: the `datasets.Batches` to train on.
         train_config: the settings.
         plan: the `plan.ExecutionPlan`.
+        average: a `WeightAverage` to update after each step, or None.
     """
 
     def __init__(
-        self, model, task, optimizer, strategy, windows, train_config, plan
+        self,
+        model,
+        task,
+        optimizer,
+        strategy,
+        windows,
+        train_config,
+        plan,
+        average=None,
     ):
         self._model, self._optimizer = model, optimizer
         self._task = task
         self._strategy, self._windows = strategy, windows
         self._accumulate_steps = train_config.accumulate_steps
         self._gradient_clip_norm = train_config.gradient_clip_norm
+        self._reset_states = train_config.reset_states
+        self._seed = train_config.seed
+        self._average = average
         self._shards = plan.shards
         self._steps_per_call = plan.steps_per_call
         # autograph=False: there is nothing to convert, but it takes seconds.
@@ -95,7 +108,10 @@ class Steps:
 
         def local_step(step, page, states, stop_flags):
             batch = self._local_batch(self._windows, step, page)
-            sums, gradients, states = self._local_step(*batch, states)
+            reset_seed, seeds = self._seeds(step)
+            if self._reset_states and self._windows.carries_state:
+                states = self._some_reset(states, reset_seed)
+            sums, gradients, states = self._local_step(*batch, states, seeds)
             sums = tf.concat([sums, stop_flags], axis=0)
             replica = tf.distribute.get_replica_context()
             return replica.all_reduce("SUM", [sums, *gradients]), states
@@ -129,6 +145,8 @@ class Steps:
             )
         learning_rate = tf.convert_to_tensor(self._optimizer.learning_rate)
         self._optimizer.apply(gradients, self._model.trainable_variables)
+        if self._average is not None:
+            self._average.update()
         return learning_rate, norm / scale
 
     def score(self, windows, step, page, states):
@@ -201,7 +219,47 @@ class Steps:
         with tf.device("CPU:0"):
             return windows.batch(step, page, rows)
 
-    def _local_step(self, inputs, targets, states):
+    def _seeds(self, step):
+        """Draws the seeds of a step on this replica.
+
+        They depend on the step alone, so that a resumed run draws the same.
+        Variables would be an obstacle to XLA, too: shards that write to one
+        wait for each other.
+
+        Returns:
+            int32 [2], for `_some_reset`, and int32 [parts, shards, layers, 2],
+            for the layers that draw random numbers.
+        """
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        shape = (
+            self._accumulate_steps,
+            self._shards,
+            len(self._model.non_trainable_variables),
+            2,
+        )
+        first, step = tf.unstack(
+            tf.random.split(
+                tf.random.experimental.stateless_fold_in(
+                    tf.stack([tf.constant(self._seed, tf.int64), step]),
+                    tf.cast(replica, tf.int64),
+                )
+            )
+        )
+        return first, tf.random.stateless_uniform(
+            shape, step, None, None, tf.int32
+        )
+
+    def _some_reset(self, states, seed):
+        """Sets the states of some rows to zero, drawn by `reset_states`."""
+        rows = tf.nest.flatten(states)[0].shape[0]
+        is_kept = (
+            tf.random.stateless_uniform((rows, 1), seed) >= self._reset_states
+        )
+        return tf.nest.map_structure(
+            lambda state: tf.where(is_kept, state, tf.zeros_like(state)), states
+        )
+
+    def _local_step(self, inputs, targets, states, seeds):
         """Computes sums, gradients and new states of one replica's rows.
 
         With `--accumulate_steps`, one part of the rows after the other.
@@ -209,7 +267,7 @@ class Steps:
         batch = (inputs, targets, states)
         count = self._accumulate_steps
         if count == 1:
-            return self._sharded(batch)
+            return self._sharded(batch, seeds[0])
         parts = tf.nest.map_structure(
             lambda tensor: tf.reshape(tensor, [count, -1, *tensor.shape[1:]]),
             batch,
@@ -217,7 +275,8 @@ class Steps:
 
         def add(index, sums, arrays):
             *new, states = self._sharded(
-                tf.nest.map_structure(lambda tensor: tensor[index], parts)
+                tf.nest.map_structure(lambda tensor: tensor[index], parts),
+                seeds[index],
             )
             sums = tf.nest.map_structure(tf.add, sums, new)
             arrays = tf.nest.map_structure(
@@ -250,7 +309,7 @@ class Steps:
         )
         return sums, gradients, states
 
-    def _sharded(self, batch):
+    def _sharded(self, batch, seeds):
         """Runs `_forward_backward` on a batch, in one shard per core.
 
         Nothing orders the shards, so TensorFlow runs them at the same time:
@@ -263,8 +322,10 @@ class Steps:
         bounds = [rows * i // shards for i in range(shards + 1)]
         sums, gradients, new_states = zip(
             *(
-                self._forward_backward(*_rows(batch, first, last))
-                for first, last in itertools.pairwise(bounds)
+                self._forward_backward(*_rows(batch, first, last), seeds[shard])
+                for shard, (first, last) in enumerate(
+                    itertools.pairwise(bounds)
+                )
             )
         )
         return (
@@ -273,12 +334,17 @@ class Steps:
             tf.nest.map_structure(lambda *s: tf.concat(s, 0), *new_states),
         )
 
-    def _forward_backward(self, inputs, targets, states):
+    def _forward_backward(self, inputs, targets, states, seeds):
+        # The non-trainable variables are the seeds of layers.
+        seeds = zip(self._model.non_trainable_variables, tf.unstack(seeds))
+        scope = keras.StatelessScope([*seeds], collect_losses=True)
         with tf.GradientTape() as tape:
-            sums, states = self._task.sums(
-                self._model, inputs, targets, states, training=True
-            )
-            scaled = self._optimizer.scale_loss(sums[0])
+            with scope:
+                sums, states = self._task.sums(
+                    self._model, inputs, targets, states, training=True
+                )
+            loss = tf.add_n([self._task.objective(sums), *scope.losses])
+            scaled = self._optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled,
             [variable.value for variable in self._model.trainable_variables],

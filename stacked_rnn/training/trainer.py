@@ -15,8 +15,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stacked_rnn import layers
 from stacked_rnn.configs import UserError
 from stacked_rnn.training import plan, runs, schedules, steps, strategies
+from stacked_rnn.training.averaging import WeightAverage
 from stacked_rnn.training.callbacks import EpochLines
 from stacked_rnn.training.checkpoints import Checkpoints, describe
 from stacked_rnn.utils import devices
@@ -108,13 +110,19 @@ class Trainer:
                 self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:
                 layer.jit_compile = self.plan.xla == "loops"
+                layer.jit_compile_masks = self.plan.use_xla_for_masks
+            for layer in self.model.layers:
+                if isinstance(layer, layers.Dropout | layers.TokenDropout):
+                    layer.jit_compile = self.plan.use_xla_for_masks
             self._time_share = None  # of --max_minutes, for the schedule
             if self.is_timed:
                 self._time_share = tf.Variable(0.0, trainable=False)
-            self.optimizer = _OPTIMIZERS[train_config.optimizer](
+            self.optimizer = _make_optimizer(
+                train_config,
                 schedules.learning_rate(
                     train_config, self.total_steps, self._time_share
-                )
+                ),
+                self.model.trainable_variables,
             )
             self._use_loss_scaling = dtype_policy == "mixed_float16"
             if self._use_loss_scaling:
@@ -122,6 +130,13 @@ class Trainer:
                     self.optimizer
                 )
             self.optimizer.build(self.model.trainable_variables)
+            self._average = None
+            if train_config.average_decay:
+                self._average = WeightAverage(
+                    self.model.trainable_variables,
+                    train_config.average_decay,
+                    is_started=not train_config.average_patience,
+                )
             self.model.compile(optimizer=self.optimizer)  # for the callbacks
         self.interrupted, self._stop_request = False, False
         self._progress = runs.Progress()
@@ -134,18 +149,14 @@ class Trainer:
             self.data.training,
             train_config,
             self.plan,
+            self._average,
         )
         if self.model_dir is not None:
-            # TensorFlow does not track the seeds of dropout.
-            seeds = [v.value for v in self.model.non_trainable_variables]
             directory = self.model_dir / "checkpoints"
-            self._last = Checkpoints(
-                directory / "last",
-                keep=2,
-                model=self.model,
-                progress=self._progress,
-                seeds=seeds,
-            )
+            objects = {"model": self.model, "progress": self._progress}
+            if self._average:
+                objects["average"] = self._average
+            self._last = Checkpoints(directory / "last", keep=2, **objects)
             self._best = Checkpoints(directory / "best", 1, model=self.model)
         if is_resumed:
             self._resume()
@@ -230,7 +241,9 @@ class Trainer:
 
     # The loop ---------------------------------------------------------------
 
-    def fit(self, callbacks=(), verbose="auto") -> None:
+    def fit(
+        self, callbacks=(), verbose="auto", started=None, reserve=0.0
+    ) -> None:
         """Trains to the end of the last epoch, or until something stops it.
 
         Ctrl-C, SIGTERM and `--max_minutes` stop it after the current step, with
@@ -240,6 +253,7 @@ class Trainer:
             callbacks: Keras callbacks, called after the line of an epoch.
             verbose: as in Keras: 0 silent, 1 a progress bar and a line per
                 epoch, 2 the line alone; "auto": 1 on a terminal, otherwise 2.
+            started, reserve: see `schedules.Clock`.
 
         Raises:
             UserError: the loss became NaN or infinite.
@@ -253,7 +267,10 @@ class Trainer:
             steps=self.data.training.steps_per_epoch,
         )
         self._clock = schedules.Clock(
-            self.config.max_minutes, self.seconds if self.is_timed else 0.0
+            self.config.max_minutes,
+            self.seconds if self.is_timed else 0.0,
+            started,
+            reserve,
         )
         self._set_time_share(self.seconds / self._clock.seconds)
         self.model.stop_training = False
@@ -398,8 +415,9 @@ class Trainer:
         progress, scores = self._progress, {}
         if self.data.validation:
             started = time.monotonic()
-            scores = self.evaluate(self.data.validation).logs("val_")
-            self._clock.reserve = time.monotonic() - started
+            with self._weights_applied():
+                scores = self.evaluate(self.data.validation).logs("val_")
+            self._clock.validation = time.monotonic() - started
             self._check_finite("validation loss", scores["val_loss"])
         row = {"epoch": progress.epoch} | logs | scores
         # Without the speed, the same run has the same history.
@@ -413,8 +431,26 @@ class Trainer:
             progress.best_cost = cost
             progress.best_epoch = progress.epoch
             if self._is_writer():
-                self._best.save(self.step)
+                with self._weights_applied():
+                    self._best.save(self.step)
+        patience = self.config.average_patience
+        if self._average and progress.epoch - progress.best_epoch >= patience:
+            self._average.start()
         return scores
+
+    @contextlib.contextmanager
+    def _weights_applied(self):
+        """Gives the model the weights to validate and export, for a while."""
+        if self._average is None:
+            yield
+        else:
+            with self._average.applied():
+                yield
+
+    def weights(self) -> list[np.ndarray]:
+        """Returns the weights to validate and export, as they are now."""
+        with self._weights_applied():
+            return self.model.get_weights()
 
     def evaluate(self, windows):
         """Scores every batch once, with the current weights.
@@ -484,12 +520,26 @@ class Trainer:
 
         If nothing was validated or saved, the model as it is now.
         """
-        model = self.model.for_inference()
+        with self._weights_applied():
+            model = self.model.for_inference()
         if self.model_dir is not None:
             Checkpoints(
                 self.model_dir / "checkpoints" / "best", 1, model=model
             ).restore()
         return model
+
+
+def _make_optimizer(config, learning_rate, variables):
+    """Makes the optimizer, whose weight decay spares vectors such as biases."""
+    options = {}
+    if config.weight_decay:
+        options["weight_decay"] = config.weight_decay
+    optimizer = _OPTIMIZERS[config.optimizer](learning_rate, **options)
+    if optimizer.weight_decay:
+        optimizer.exclude_from_weight_decay(
+            [variable for variable in variables if len(variable.shape) < 2]
+        )
+    return optimizer
 
 
 def _as_tensors(values):

@@ -121,12 +121,12 @@ def _has_begun(model_config, train_config, model_dir) -> bool:
     ):
         return False
     record = runs.read_record(model_dir)
-    settings = model_config.to_dict() | train_config.to_dict()
+    trained_config = ModelConfig.from_dict(record["model"])
     return all(
-        record.get(name) == settings[name]
+        record.get(name) == getattr(train_config, name)
         for name in ("task", "corpus", "init_from")
     ) and all(
-        record["model"][name] == settings[name]
+        getattr(trained_config, name) == getattr(model_config, name)
         for name in TASKS[train_config.task].free_settings
     )
 

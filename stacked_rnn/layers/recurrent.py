@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from stacked_rnn import rnn_ops
+from stacked_rnn.layers import masks
 
 
 class _ScanMixin:
@@ -29,12 +30,20 @@ class _ScanMixin:
         jit_compile: whether XLA may compile the loops in training.
         use_cudnn: whether cuDNN replaces the scan (`rnn_ops.cudnn`). Masks must
             then be right-padded: True for the first steps of a row, then False.
+        weight_dropout: fraction of the recurrent kernel that is dropped in
+            training, the same weights at all time steps: DropConnect as in
+            Merity et al. 2017, "Regularizing and optimizing LSTM language
+            models".
+        jit_compile_masks: whether XLA may compile the drawing of that, see
+            `masks.dropout`.
         cudnn_cell: the name of the cell in `rnn_ops.cudnn`, or None if it is
             not supported.
     """
 
     jit_compile = True
     use_cudnn = False
+    weight_dropout = 0.0
+    jit_compile_masks = True
     cudnn_cell: str | None = None
     cell: keras.Layer
     unroll: bool
@@ -103,6 +112,11 @@ class _ScanMixin:
         if self.use_cudnn:
             return self._cudnn_loop(sequences, initial_state, mask, training)
         if not self._can_scan():
+            if self.weight_dropout:
+                raise ValueError(
+                    f"{self.name}: weight_dropout needs a layer without unroll "
+                    "or custom activations"
+                )
             return super().inner_loop(sequences, initial_state, mask, training)
         is_float64 = self.cell.compute_dtype == "float64"
         state_dtype = tf.float64 if is_float64 else tf.float32
@@ -124,7 +138,7 @@ class _ScanMixin:
                 for state in initial_state
             ),
             recurrent_kernel=rnn_ops.widths.pad(
-                self._pad_gates(self._weight(self.cell.recurrent_kernel)),
+                self._pad_gates(self._recurrent_kernel(training)),
                 padding,
                 axis=0,
             ),
@@ -171,6 +185,9 @@ class _ScanMixin:
             and not self.unroll
         )
 
+    def get_config(self):
+        return super().get_config() | {"weight_dropout": self.weight_dropout}
+
     def _cudnn_loop(self, sequences, initial_state, mask, training):
         """Does as `inner_loop`, but the outputs of masked steps are zeros."""
         if training and self.cell.dropout:
@@ -186,7 +203,7 @@ class _ScanMixin:
             self.cudnn_cell,
             sequences,
             (initial_state,),
-            (self.cudnn_weights(),),
+            (self.cudnn_weights(training),),
             lengths,
         )
         last = states[0]
@@ -199,8 +216,11 @@ class _ScanMixin:
             outputs = tf.reverse(_reverse(outputs, lengths), [1])
         return last, outputs, list(states)
 
-    def cudnn_weights(self):
+    def cudnn_weights(self, training=False):
         """Returns the kernel, recurrent kernel and bias for `rnn_ops.cudnn`.
+
+        Args:
+            training: whether `weight_dropout` is applied.
 
         Raises:
             ValueError: cuDNN does not support this layer.
@@ -219,8 +239,10 @@ class _ScanMixin:
                 "activations, use_bias, reset_after and unroll, without "
                 "recurrent_dropout, in float32 or float16"
             )
-        return tuple(
-            map(self._weight, (cell.kernel, cell.recurrent_kernel, cell.bias))
+        return (
+            self._weight(cell.kernel),
+            self._recurrent_kernel(training),
+            self._weight(cell.bias),
         )
 
     @property
@@ -232,6 +254,18 @@ class _ScanMixin:
 
     def _weight(self, variable):
         return tf.cast(tf.convert_to_tensor(variable), self.cell.compute_dtype)
+
+    def _recurrent_kernel(self, training):
+        """Returns the recurrent kernel, with dropout in training."""
+        kernel = self._weight(self.cell.recurrent_kernel)
+        if not (training and self.weight_dropout):
+            return kernel
+        return masks.dropout(
+            kernel,
+            self.weight_dropout,
+            self.cell.seed_generator,
+            jit_compile=self.jit_compile_masks,
+        )
 
     def _pad_gates(self, weights):
         """Pads weights [..., gates * units] by `_padding` units per gate."""
@@ -292,11 +326,15 @@ class _ScanMixin:
 class SimpleRNN(_ScanMixin, keras.layers.SimpleRNN):
     """`keras.layers.SimpleRNN`, computed by `rnn_ops.simple_rnn`.
 
-    The arguments are those of Keras. A call also takes a `state_mask`, see
-    `GRU`.
+    The arguments are those of Keras, and `weight_dropout`. A call also takes a
+    `state_mask`, see `GRU`.
     """
 
     _cell_type = keras.layers.SimpleRNNCell
+
+    def __init__(self, units, weight_dropout=0.0, **options):
+        super().__init__(units, **options)
+        self.weight_dropout = weight_dropout
 
     def _scan(self, x, states, **options):
         return rnn_ops.simple_rnn(x, states, **options)
@@ -313,14 +351,17 @@ class GRU(_ScanMixin, keras.layers.GRU):
         units: width of the layer.
         use_cudnn: whether cuDNN runs the layer, on a GPU only. Masks must then
             be right-padded.
+        weight_dropout: fraction of the recurrent kernel that is dropped in
+            training.
         **options: the further arguments of `keras.layers.GRU`.
     """
 
     _cell_type = keras.layers.GRUCell
     cudnn_cell = "gru"
 
-    def __init__(self, units, use_cudnn=False, **options):
+    def __init__(self, units, use_cudnn=False, weight_dropout=0.0, **options):
         super().__init__(units, use_cudnn=use_cudnn, **options)
+        self.weight_dropout = weight_dropout
 
     def _input_bias(self):
         return self.cell.bias[0] if self.cell.reset_after else self.cell.bias
@@ -350,14 +391,17 @@ class LSTM(_ScanMixin, keras.layers.LSTM):
         units: width of the layer.
         use_cudnn: whether cuDNN runs the layer, on a GPU only. Masks must then
             be right-padded.
+        weight_dropout: fraction of the recurrent kernel that is dropped in
+            training.
         **options: the further arguments of `keras.layers.LSTM`.
     """
 
     _cell_type = keras.layers.LSTMCell
     cudnn_cell = "lstm"
 
-    def __init__(self, units, use_cudnn=False, **options):
+    def __init__(self, units, use_cudnn=False, weight_dropout=0.0, **options):
         super().__init__(units, use_cudnn=use_cudnn, **options)
+        self.weight_dropout = weight_dropout
 
     def _scan(self, x, states, **options):
         return rnn_ops.lstm(x, states, **options)
@@ -377,12 +421,13 @@ class CudnnStack(keras.layers.Layer):
         super().__init__(**options)
         self._stack = tuple(stack)
 
-    def call(self, sequences, initial_state):
+    def call(self, sequences, initial_state, training=False):
         """Runs all layers over all time steps.
 
         Args:
             sequences: [batch, time, inputs].
             initial_state: states[layer][part], each [batch, units].
+            training: whether the layers' `weight_dropout` is applied.
 
         Returns:
             The outputs of the top layer [batch, time, units], and the new
@@ -395,7 +440,7 @@ class CudnnStack(keras.layers.Layer):
             self._stack[0].cudnn_cell,
             sequences,
             initial_state,
-            [layer.cudnn_weights() for layer in self._stack],
+            [layer.cudnn_weights(training) for layer in self._stack],
         )
 
 
