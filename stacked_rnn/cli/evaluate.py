@@ -3,6 +3,7 @@
   python evaluate.py --text=held_out.txt
   python evaluate.py --saved_model=saved_models/reviews --text=labelled.tsv
   python evaluate.py --saved_model=saved_models/dates_to_iso --text=pairs.tsv
+  python evaluate.py --text=new.txt --dynamic_rate=1e-4 --training_text=old.txt
 
 A language model reads the file from the first character to the last with the
 state carried along, and predicts every token but the first once. A classifier
@@ -27,10 +28,37 @@ def main(saved_model_config, config, search):
     if not description.info.rewrites_texts:
         flags.refuse_given(search.to_dict(), "for seq2seq models only")
     model = inference.from_description(description)
-    result = model.evaluate_files(config, search)
+    if config.is_adaptive:
+        result = model.evaluate_files(
+            config, search, _adaptive_scorer(model, config)
+        )
+    else:
+        result = model.evaluate_files(config, search)
     if "bleu" in result and result["bleu"] is None:
         print("bleu needs: pip install sacrebleu", file=sys.stderr)
     print(json.dumps(result))
+
+
+def _adaptive_scorer(model, config):
+    """Returns a function that scores token ids, for `evaluate_files`.
+
+    Raises:
+        UserError: the model predicts no tokens.
+    """
+    from stacked_rnn import datasets, training
+
+    if not model.description.info.continues_texts:
+        names = ("temperature", "dynamic_rate", "cache_size")
+        flags.refuse_given(names, "for language models only")
+    training_ids = None
+    if config.dynamic_rate:
+        text = datasets.read_text(
+            config.training_text, model.tokenizer, "training_text"
+        )
+        training_ids = model.tokenizer.tokenize([text]).flat_values.numpy()
+    return training.AdaptiveScorer(
+        training.read_saved_model(model.description), config, training_ids
+    ).token_nats
 
 
 def run():

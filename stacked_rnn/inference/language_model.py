@@ -332,16 +332,21 @@ class SavedLanguageModel(base.LoadedModel):
             *((token, -log_prob, False) for token, log_prob in drawn),
         ]
 
-    def evaluate_files(self, config, search) -> dict:
+    def evaluate_files(self, config, search, score=None) -> dict:
+        """See `LoadedModel.evaluate_files`; `score` is as in `evaluate`."""
         from stacked_rnn import datasets  # imported late: generate needs none
 
-        return self.evaluate(datasets.read_text(config.text, self.tokenizer))
+        text = datasets.read_text(config.text, self.tokenizer)
+        return self.evaluate(text, score)
 
-    def evaluate(self, text) -> dict:
+    def evaluate(self, text, score=None) -> dict:
         """Scores a text, the state carried from its beginning to its end.
 
         Args:
             text: the text as UTF-8 bytes.
+            score: computes the nats of token ids, int32 [tokens], as float32
+                [tokens - 1], such as `training.AdaptiveScorer.token_nats`;
+                None: the model as it was exported.
 
         Returns:
             A dict of JSON values:
@@ -356,10 +361,14 @@ class SavedLanguageModel(base.LoadedModel):
         Raises:
             UserError: the text has fewer than two tokens.
         """
-        token_ids, nats = self.token_nats(text)
+        if score is None:
+            token_ids, nats = self.token_nats(text)
+        else:
+            token_ids = self.tokenizer.tokenize([text]).flat_values.numpy()
+            nats = score(token_ids) if len(token_ids) > 1 else token_ids[:0]
         if not len(nats):
             raise UserError("--text: the text is shorter than two tokens")
-        score = metrics.Score(
+        total = metrics.Score(
             float(nats.sum(dtype=np.float64)),
             len(nats),
             len(text.decode("utf-8", "replace")),
@@ -369,11 +378,11 @@ class SavedLanguageModel(base.LoadedModel):
         if unknown_id is not None:
             unknown = int(np.count_nonzero(token_ids == unknown_id))
         return {
-            "nats_per_token": score.nats_per_token,
-            "perplexity": score.perplexity,
-            "bits_per_character": score.bits_per_character,
-            "tokens": score.tokens,
-            "characters": score.characters,
+            "nats_per_token": total.nats_per_token,
+            "perplexity": total.perplexity,
+            "bits_per_character": total.bits_per_character,
+            "tokens": total.tokens,
+            "characters": total.characters,
             "unknown_tokens": unknown,
         }
 

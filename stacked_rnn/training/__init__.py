@@ -1,5 +1,6 @@
 """Training: the loop, its callbacks, and the run directory on disk."""
 
+from stacked_rnn.training.adaptive_scores import AdaptiveScorer
 from stacked_rnn.training.averaging import WeightAverage
 from stacked_rnn.training.callbacks import SampleTexts
 from stacked_rnn.training.runs import find_export, lock_run, note_export
@@ -9,3 +10,4 @@ from stacked_rnn.training.strategies import (
     make_strategy,
 )
 from stacked_rnn.training.trainer import Trainer
+from stacked_rnn.training.warm_start import read_saved_model

@@ -15,7 +15,7 @@ from stacked_rnn import metrics
 from stacked_rnn.utils import terminal
 
 _EPSILON = 2e-5  # as in Krause's program
-_STATISTICS_WINDOWS = 2000  # stretches of a text to measure gradients on
+_STATISTICS_WINDOWS = 500  # stretches of a text to measure gradients on
 
 
 class AdaptiveScorer:
@@ -110,8 +110,8 @@ class AdaptiveScorer:
         ):
             back = tf.minimum(config.dynamic_decay * share, 1.0)
             weight.assign(
-                weight
-                + back * (begin - weight)
+                weight.value
+                + back * (begin - weight.value)
                 - config.dynamic_rate * gradient / (rms + _EPSILON)
             )
         return nats, new["outputs"], new["states"]

@@ -153,8 +153,23 @@ def _find(path):
         trained.task,
         trained.model_config,
         trained.tokenizer,
-        str(version / "variables" / "variables"),
+        _variables(version),
     )
+
+
+def read_saved_model(description) -> models.LanguageModel:
+    """Builds the Keras model of an exported language model.
+
+    Args:
+        description: a `saved_models.Description`.
+    """
+    path = description.path
+    return _read_model(path, description.model_config, _variables(path))
+
+
+def _variables(version) -> str:
+    """Path of the weights in a SavedModel, for `tf.train.Checkpoint`."""
+    return str(version / "variables" / "variables")
 
 
 def _read_run(path):
