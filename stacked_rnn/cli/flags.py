@@ -13,12 +13,14 @@ import shutil
 import sys
 import tempfile
 import textwrap
+import time
 
 from absl import app, flags, logging
 
 from stacked_rnn.configs import UserError
 from stacked_rnn.utils import terminal
 
+STARTED = time.monotonic()  # when the command began, from which limits count
 # Flags without effect that earlier versions wrote to config.flags.
 _RETIRED = ("end_of_text",)
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -18,6 +18,7 @@ import dataclasses
 import pathlib
 import shlex
 import sys
+import time
 
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
@@ -59,7 +60,13 @@ def train(model_config, train_config, strategy):
     start = warm_start.resolve_init_from(
         model_config, train_config, model_dir, flags.given_flags()
     )
+    past = None
+    if train_config.resume is not False:
+        past = training.past_record(model_dir)
+    start = dataclasses.replace(start, given=flags.given_flags(), past=past)
     task = tasks.TASKS[train_config.task].read(start)
+    if task.chosen:
+        start = start.with_settings(task.chosen.settings)
     model_config = task.complete(start.model_config)
     terminal.writable_directory("export_dir", export_dir)
     model_dir = terminal.writable_directory("model_dir", model_dir)
@@ -111,6 +118,8 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
     (model_dir / "config.flags").write_text(
         flags.to_flags(given_config, start.train_config), encoding="utf-8"
     )
+    if task.chosen and not trainer.step:
+        print(task.chosen.reason)
     print(descriptions.describe_run(trainer))
     if start.path and not trainer.step:
         print(f"Starting with the weights of {start.path}")
@@ -121,7 +130,10 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
         [
             keras.callbacks.TensorBoard(str(logs), write_graph=False),
             *task.callbacks(trainer, exported),
-        ]
+        ],
+        started=flags.STARTED,
+        # The export takes about as long as the start.
+        reserve=time.monotonic() - flags.STARTED,
     )
 
     exported.model.set_weights(trainer.best_model().get_weights())

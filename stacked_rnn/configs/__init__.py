@@ -23,5 +23,10 @@ from stacked_rnn.configs.decoding import (
     SamplingConfig,
 )
 from stacked_rnn.configs.model import REGULARIZERS, ModelConfig
-from stacked_rnn.configs.tasks import TASKS, TaskInfo, with_task_defaults
+from stacked_rnn.configs.tasks import (
+    TASKS,
+    TaskInfo,
+    replace_settings,
+    with_task_defaults,
+)
 from stacked_rnn.configs.training import TrainConfig

@@ -187,17 +187,22 @@ def with_task_defaults(model_config, train_config, given):
     defaults = dict(TASKS[task].defaults)
     if train_config.max_minutes:
         defaults["epochs"] = 0  # as many as fit
-    defaults = {
-        name: value for name, value in defaults.items() if name not in given
-    }
+    return replace_settings(
+        (model_config, train_config),
+        {name: value for name, value in defaults.items() if name not in given},
+    )
+
+
+def replace_settings(configs, values) -> tuple:
+    """Replaces settings, each in the configuration that has it."""
     return tuple(
         dataclasses.replace(
             config,
             **{
                 name: value
-                for name, value in defaults.items()
+                for name, value in values.items()
                 if hasattr(config, name)
             },
         )
-        for config in (model_config, train_config)
+        for config in configs
     )

@@ -13,6 +13,7 @@ from stacked_rnn.datasets.labelled_texts import (
 from stacked_rnn.datasets.language_model import (
     LanguageData,
     load_language_data,
+    open_corpus,
     read_text,
 )
 from stacked_rnn.datasets.seq2seq import (

@@ -52,30 +52,41 @@ class LanguageData:
     notes: Sequence[str] = ()
 
 
+def open_corpus(config, tokenizer=None) -> corpora.Corpus:
+    """Reads and checks the files of a `TrainConfig` once.
+
+    Args:
+        config, tokenizer: see `load_language_data`.
+
+    Raises:
+        UserError: the corpus cannot be read.
+    """
+    return corpora.Corpus(
+        config.corpus,
+        binary=config.tokenizer == "byte",
+        skip_bad_files=config.skip_bad_files,
+        document_separator=unescaped(_separator(config, tokenizer)),
+        keep_line_ends=tokenizer is not None and _has_returns(tokenizer),
+    )
+
+
 def load_language_data(
-    config, vocabulary_size=0, tokenizer=None
+    config, vocabulary_size=0, tokenizer=None, corpus=None
 ) -> LanguageData:
-    """Reads, splits, tokenizes and cuts the corpus of a `TrainConfig`.
+    """Splits, tokenizes and cuts the corpus of a `TrainConfig`.
 
     Args:
         config: a `TrainConfig`.
         vocabulary_size: see `ModelConfig`.
         tokenizer: the tokenizer of a trained model, of the kind that `config`
             names; None: it is built from the text.
+        corpus: what `open_corpus` returned for it; None: it is opened.
 
     Raises:
         UserError: the corpus cannot be read, or is too short.
     """
-    separator = (tokenizer or config).document_separator
-    if not tokenizer and config.tokenizer != "byte":
-        separator = _with_line_breaks(separator)
-    corpus = corpora.Corpus(
-        config.corpus,
-        binary=config.tokenizer == "byte",
-        skip_bad_files=config.skip_bad_files,
-        document_separator=unescaped(separator),
-        keep_line_ends=tokenizer is not None and _has_returns(tokenizer),
-    )
+    corpus = corpus or open_corpus(config, tokenizer)
+    separator = _separator(config, tokenizer)
     settings = {
         "kind": config.tokenizer,
         "vocabulary_size": vocabulary_size,
@@ -135,6 +146,14 @@ def read_text(source, tokenizer, flag="text") -> bytes:
         keep_line_ends=_has_returns(tokenizer),
     )
     return b"".join(corpus.pieces())
+
+
+def _separator(config, tokenizer) -> str:
+    """Returns the document separator of a text, with escapes."""
+    separator = (tokenizer or config).document_separator
+    if tokenizer or config.tokenizer == "byte":
+        return separator
+    return _with_line_breaks(separator)
 
 
 def _with_line_breaks(separator) -> str:

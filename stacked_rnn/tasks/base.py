@@ -23,6 +23,7 @@ class Task:
         data: the data of a run, as `read` loads it, with the attributes
             `training` and `validation` (batches, or None for the latter),
             `tokenizer`, `digest` and `unknown_share` (of its tokens).
+        chosen: a `sizing.Choice` of settings that fit the data, or None.
 
     Attributes:
         name: key of the task in `configs.TASKS`.
@@ -40,8 +41,8 @@ class Task:
     unit = "tokens"
     has_logits_at_each_token = True
 
-    def __init__(self, data):
-        self.data = data
+    def __init__(self, data, chosen=None):
+        self.data, self.chosen = data, chosen
 
     @property
     def info(self) -> configs.TaskInfo:
@@ -55,7 +56,8 @@ class Task:
         """Reads the data of a run.
 
         Args:
-            start: a `warm_start.WarmStart`.
+            start: a `warm_start.WarmStart`. The task may choose settings that
+                are not given.
 
         Raises:
             UserError: the data cannot be used.
@@ -83,8 +85,8 @@ class Task:
         return None
 
     def record(self) -> dict:
-        """Returns JSON values that must not change when a run resumes."""
-        return {}
+        """Returns JSON values about the data, for the record of the run."""
+        return {"chosen": self.chosen.settings} if self.chosen else {}
 
     def warn(self) -> None:
         """Prints warnings about the data on standard error."""

@@ -41,7 +41,7 @@ class ClassifierTask(base.Task):
         return model.get_weights()
 
     def record(self):
-        return {"labels": list(self.data.labels)}
+        return super().record() | {"labels": list(self.data.labels)}
 
     def warn(self):
         super().warn()

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import datasets, export, metrics, models, training
+from stacked_rnn import configs, datasets, export, metrics, models, training
 from stacked_rnn.configs import unescaped
 from stacked_rnn.tasks import base
+from stacked_rnn.training import sizing
 
 
 class LanguageModelTask(base.Task):
@@ -23,6 +24,21 @@ class LanguageModelTask(base.Task):
     num_sums = 3
     load_data = staticmethod(datasets.load_language_data)
 
+    @classmethod
+    def read(cls, start):
+        config, model_config = start.train_config, start.model_config
+        corpus = datasets.open_corpus(config, start.tokenizer)
+        chosen = None
+        if start.given is not None and not config.train_windows:
+            chosen = sizing.for_language_model(
+                corpus, model_config, config, start.given, start.past
+            )
+            (config,) = configs.replace_settings((config,), chosen.settings)
+        data = datasets.load_language_data(
+            config, model_config.vocabulary_size, start.tokenizer, corpus
+        )
+        return cls(data, chosen)
+
     def complete(self, model_config):
         config = dataclasses.replace(
             super().complete(model_config),
@@ -35,7 +51,7 @@ class LanguageModelTask(base.Task):
         return start.weights
 
     def record(self):
-        return {"held_out": self.data.held_out}
+        return super().record() | {"held_out": self.data.held_out}
 
     def warn(self):
         super().warn()

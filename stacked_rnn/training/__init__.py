@@ -3,7 +3,12 @@
 from stacked_rnn.training.adaptive_scores import AdaptiveScorer
 from stacked_rnn.training.averaging import WeightAverage
 from stacked_rnn.training.callbacks import SampleTexts
-from stacked_rnn.training.runs import find_export, lock_run, note_export
+from stacked_rnn.training.runs import (
+    find_export,
+    lock_run,
+    note_export,
+    past_record,
+)
 from stacked_rnn.training.strategies import (
     Workers,
     lost_workers_explained,

@@ -275,6 +275,13 @@ def read_record(model_dir) -> dict:
         ) from error
 
 
+def past_record(model_dir) -> dict | None:
+    """Returns the record of the run in a directory; None if there is none."""
+    if not pathlib.Path(model_dir, RECORD).exists():
+        return None
+    return read_record(pathlib.Path(model_dir))
+
+
 def _differences(old, new) -> list[str]:
     """Lists the differences that keep a run from resuming, in words."""
     differences = ModelConfig.from_dict(new["model"]).differences(

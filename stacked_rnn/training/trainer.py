@@ -501,6 +501,9 @@ class Trainer:
     def _resume(self) -> None:
         path = runs.latest_checkpoint(self.model_dir, "last")
         restored = self._last.restore()
+        # Earlier versions had fewer sums of some tasks.
+        missing = self.task.num_sums - len(self._progress.sums)
+        self._progress.sums += [0.0] * missing
         if self.step != self._workers.largest(self.step):
             raise UserError(
                 f"--model_dir={self.model_dir}: the workers find different "

@@ -10,12 +10,19 @@ that bad input leaves no trace.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import models, saved_models, tokenizers
-from stacked_rnn.configs import TASKS, ModelConfig, TrainConfig, UserError
+from stacked_rnn.configs import (
+    TASKS,
+    ModelConfig,
+    TrainConfig,
+    UserError,
+    replace_settings,
+)
 from stacked_rnn.training import runs
 
 
@@ -31,6 +38,8 @@ class WarmStart:
         tokenizer: tokenizer of the trained model.
         model: the trained model; None too if the run is only resumed.
         path: directory of the version or run that it comes from.
+        given: names of the settings that the user has set; None: all.
+        past: the record of an earlier run in the same directory, or None.
     """
 
     model_config: ModelConfig
@@ -38,6 +47,17 @@ class WarmStart:
     tokenizer: tokenizers.Tokenizer | None = None
     model: models.LanguageModel | None = None
     path: pathlib.Path | None = None
+    given: Collection[str] | None = None
+    past: Mapping | None = None
+
+    def with_settings(self, settings) -> "WarmStart":
+        """Returns a copy with other values of some settings."""
+        model_config, train_config = replace_settings(
+            (self.model_config, self.train_config), settings
+        )
+        return dataclasses.replace(
+            self, model_config=model_config, train_config=train_config
+        )
 
     @property
     def weights(self) -> list[np.ndarray] | None:

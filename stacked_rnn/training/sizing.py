@@ -1,0 +1,187 @@
+"""Settings that fit a text, a machine and the time, where the user gives none.
+
+The numbers come from experiments/quality.py on texts of 180 kB to 20 MB, each
+scored on a part of its training text.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from stacked_rnn.utils import devices
+
+# What is chosen for a language model; "max_minutes" too, if neither that nor
+# "epochs" is given.
+_ARCHITECTURE = (
+    "cell", "num_layers", "units", "embedding_dim", "readout_layers",
+    "embedding_to_all_layers",
+)  # fmt: skip
+_CHOSEN = (
+    *_ARCHITECTURE, "dropout", "output_dropout", "weight_dropout",
+    "carry_state", "reset_states", "sequence_length", "batch_size",
+    "learning_rate", "mixed_precision", "validation",
+)  # fmt: skip
+_CHARACTERS_PER_TOKEN = {"char": 1.0, "byte": 1.0, "word": 5.0, "subword": 2.5}
+_WIDTHS = (768, 512, 384, 256, 192, 128, 64)
+_MANY_TOKENS = 3_000_000  # more get more minutes
+_NOMINAL_RATES = 3e11, 6e11  # FLOP/s of matmuls in float32 and bfloat16
+_GPU_RATES = 2e13, 2e13
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Settings that were chosen, by name, and lines that say why."""
+
+    settings: Mapping
+    reason: str
+
+
+def for_language_model(corpus, model_config, train_config, given, past):
+    """Chooses the settings of a language model that the user leaves open.
+
+    Args:
+        corpus: a `datasets.Corpus`.
+        model_config, train_config: the settings.
+        given: names of the settings that the user has set. The architecture is
+            given too if the run begins with a trained model.
+        past: the record of an earlier run in the same directory, or None.
+
+    Returns:
+        A `Choice`.
+    """
+    has_limit = bool({"epochs", "max_minutes"} & given)
+    open_settings = {*_CHOSEN} - given
+    if train_config.init_from:
+        open_settings -= {*_ARCHITECTURE}
+    if not has_limit:
+        open_settings |= {"epochs", "max_minutes"}
+    num_tokens = int(
+        corpus.num_characters / _CHARACTERS_PER_TOKEN[train_config.tokenizer]
+    )
+    if past and past.get("digest") == corpus.digest:
+        settings = _recalled(past)
+        reason = "Settings that are not given are those of the run before."
+    else:
+        minutes = train_config.max_minutes or _minutes_for(num_tokens)
+        settings = {
+            "epochs": 0, "max_minutes": minutes, "validation": "blocks",
+        } | _language_model(
+            num_tokens,
+            _vocabulary_size(model_config, train_config),
+            minutes,
+            # All workers must choose the same.
+            _NOMINAL_RATES
+            if train_config.strategy == "multi_worker"
+            else _matmul_rates(),
+        )  # fmt: skip
+        reason = _describe(settings, num_tokens)
+    settings = {
+        name: value for name, value in settings.items() if name in open_settings
+    }
+    return Choice(settings, reason)
+
+
+def _recalled(past) -> dict:
+    """Returns the settings of an earlier run."""
+    if "chosen" in past:
+        return past["model"] | past["settings"] | past["chosen"]
+    # Of a version that chose nothing: its defaults.
+    return {"epochs": 4, "max_minutes": 0.0, "validation": "end"} | (
+        past["model"] | past["settings"]
+    )
+
+
+def _vocabulary_size(model_config, train_config) -> int:
+    """Guesses the size of the vocabulary, before the text is tokenized."""
+    if train_config.tokenizer in ("char", "byte"):
+        return 256
+    default = 10_000 if train_config.tokenizer == "word" else 1024
+    return model_config.vocabulary_size or default
+
+
+def _minutes_for(num_tokens) -> float:
+    """Returns the default time limit: 2 to 20 minutes."""
+    return round(min(20.0, 2 * max(1.0, num_tokens / _MANY_TOKENS) ** 0.7), 1)
+
+
+def _language_model(num_tokens, vocabulary_size, minutes, rates) -> dict:
+    """Chooses the settings of a language model.
+
+    Args:
+        num_tokens: tokens of the training text.
+        vocabulary_size: size of the vocabulary, or a guess.
+        minutes: time limit of the run.
+        rates: FLOP/s of matmuls in float32 and in bfloat16, see
+            `_matmul_rates`.
+    """
+    for units in _WIDTHS:
+        parameters = _num_parameters(units, vocabulary_size)
+        tokens = 50 * minutes * _tokens_per_second(units, parameters, rates)
+        epochs = tokens / num_tokens
+        if tokens >= 5 * parameters and parameters <= 4 * num_tokens:
+            break
+    # What a model learns by heart grows with its size and with the epochs.
+    load = parameters / num_tokens * min(1.0, epochs / 5)
+    return {
+        "cell": "lstm",
+        "num_layers": 2,
+        "units": units,
+        "embedding_dim": 64 if units < 128 else 128,
+        "readout_layers": "concat",
+        "embedding_to_all_layers": True,
+        "dropout": float(np.clip(round(0.3 * load, 2), 0.0, 0.5)),
+        "output_dropout": float(np.clip(round(0.3 * load - 0.2, 2), 0, 0.3)),
+        "weight_dropout": float(np.clip(round(0.2 * load - 0.2, 2), 0, 0.3)),
+        "carry_state": True,
+        "reset_states": 0.01,
+        "sequence_length": 64,
+        "batch_size": 32,
+        "learning_rate": 0.004 if units < 512 else 0.003,
+        "mixed_precision": units >= 384 and rates[1] > 1.3 * rates[0],
+    }
+
+
+def _num_parameters(units, vocabulary_size) -> int:
+    """Number of parameters that multiply at each token."""
+    first, second = 128 + units, 128 + 2 * units
+    return 4 * units * (first + second) + 2 * units * vocabulary_size
+
+
+def _tokens_per_second(units, parameters, rates) -> float:
+    """Estimates the speed of training on a CPU."""
+    is_mixed = units >= 384 and rates[1] > 1.3 * rates[0]
+    # Narrow layers spend their time elsewhere.
+    share = 0.55 if is_mixed else min(0.7, 0.3 + 0.4 * units / 256)
+    return share * rates[is_mixed] / (6 * parameters)
+
+
+def _matmul_rates() -> tuple[float, float]:
+    """Measures FLOP/s of matmuls in float32 and bfloat16, in 0.2 seconds."""
+    if devices.gpus():
+        return _GPU_RATES
+    return _rate(tf.float32), _rate(tf.bfloat16)
+
+
+def _rate(dtype):
+    a, b = tf.ones([1024, 512], dtype), tf.ones([512, 1024], dtype)
+    multiply = tf.function(lambda: tf.matmul(a, b), autograph=False)
+    multiply()
+    started, count = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - started) < 0.1:
+        multiply().numpy()
+        count += 1
+    return 2 * 1024 * 512 * 1024 * count / seconds
+
+
+def _describe(settings, num_tokens) -> str:
+    """Says what was chosen and why, in two lines."""
+    return (
+        f"Chosen for {num_tokens:,} tokens and {settings['max_minutes']:g} "
+        f"minutes on this machine: {settings['num_layers']} "
+        f"{settings['cell'].upper()} layers of {settings['units']} units, "
+        f"dropout {settings['dropout']:g}.\nFlags override it: --max_minutes, "
+        "--units, --dropout; the rest is in config.flags."
+    )

@@ -1,0 +1,126 @@
+"""Settings that are chosen to fit the text: what, when, and once."""
+
+import types
+
+import pytest
+
+from stacked_rnn import configs, tasks
+from stacked_rnn.training import sizing
+from stacked_rnn.training.warm_start import WarmStart
+
+FAST, SLOW = (4e11, 8e11), (1e11, 1e11)
+
+
+@pytest.fixture(autouse=True)
+def rates(monkeypatch):
+    monkeypatch.setattr(sizing, "_matmul_rates", lambda: FAST)
+
+
+def choose(characters, given=(), past=None, model=None, **changes):
+    corpus = types.SimpleNamespace(num_characters=characters, digest="abc")
+    return sizing.for_language_model(
+        corpus, configs.ModelConfig(**model or {}),
+        configs.TrainConfig(**changes), frozenset(given), past,
+    )  # fmt: skip
+
+
+def test_a_larger_text_gets_a_wider_model_and_more_time():
+    sizes = [60_000, 1_000_000, 20_000_000]
+    chosen = [choose(size).settings for size in sizes]
+    units = [settings["units"] for settings in chosen]
+    minutes = [settings["max_minutes"] for settings in chosen]
+    assert units == sorted(units) and len({*units}) == 3
+    assert minutes == sorted(minutes) and minutes[0] == minutes[1] == 2
+    assert chosen[0]["dropout"] >= chosen[2]["dropout"]
+
+
+def test_more_minutes_and_a_faster_machine_widen_the_model(monkeypatch):
+    def units(**changes):
+        given = {*changes}
+        return choose(1_000_000, given, **changes).settings["units"]
+
+    assert units(max_minutes=25.0) > units(max_minutes=2.0)
+    fast = units(max_minutes=8.0)
+    monkeypatch.setattr(sizing, "_matmul_rates", lambda: SLOW)
+    assert units(max_minutes=8.0) < fast
+
+
+def test_workers_choose_by_no_measurement(monkeypatch):
+    monkeypatch.setattr(sizing, "_matmul_rates", None)
+    assert choose(10**6, strategy="multi_worker").settings["units"] > 0
+
+
+def test_what_is_given_is_kept():
+    given = {"units": 64, "dropout": 0.9, "carry_state": False}
+    settings = choose(1_000_000, given).settings
+    assert not {*given} & {*settings}
+    assert "max_minutes" in settings and settings["epochs"] == 0
+    for name in ("epochs", "max_minutes"):
+        settings = choose(1_000_000, {name}).settings
+        assert not {"epochs", "max_minutes"} & {*settings}
+
+
+def test_a_trained_model_keeps_its_architecture():
+    settings = choose(10**6, init_from="saved_models/cats").settings
+    assert "units" not in settings and "cell" not in settings
+    assert settings["carry_state"]
+
+
+def test_an_earlier_run_on_the_same_text_is_followed(monkeypatch):
+    first = choose(1_000_000)
+    model, train = configs.replace_settings(
+        (configs.ModelConfig(), configs.TrainConfig()), first.settings
+    )
+    past = {
+        "digest": "abc", "model": model.to_dict(),
+        "settings": train.to_dict(), "chosen": dict(first.settings),
+    }  # fmt: skip
+    monkeypatch.setattr(sizing, "_matmul_rates", lambda: SLOW)
+    again = choose(1_000_000, past=past)
+    assert again.settings == first.settings
+    changed = choose(1_000_000, {"dropout"}, past).settings
+    assert changed == {
+        name: value
+        for name, value in first.settings.items()
+        if name != "dropout"
+    }
+    other_text = past | {"digest": "other"}
+    assert choose(1_000_000, past=other_text).settings != first.settings
+
+
+def test_a_run_of_a_version_that_chose_nothing_goes_on():
+    past = {
+        "digest": "abc",
+        "model": {"cell": "gru", "units": 192},
+        "settings": {"carry_state": False, "learning_rate": 0.004},
+    }
+    settings = choose(1_000_000, past=past).settings
+    assert settings == {
+        "cell": "gru", "units": 192, "carry_state": False,
+        "learning_rate": 0.004, "epochs": 4, "max_minutes": 0.0,
+        "validation": "end",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "has_chosen"),
+    [(None, {}, False), (frozenset(), {}, True),
+     (frozenset(), {"train_windows": 10}, False)],
+)  # fmt: skip
+def test_only_a_command_leaves_settings_open(
+    given, changes, has_chosen, tmp_path
+):
+    path = tmp_path / "a.txt"
+    path.write_text("abcdefgh " * 500)
+    start = WarmStart(
+        configs.ModelConfig(),
+        configs.TrainConfig(corpus=str(path), **changes),
+        given=given,
+    )
+    task = tasks.TASKS["language_model"].read(start)
+    assert bool(task.chosen) == has_chosen
+    if has_chosen:
+        assert task.data.training.carries_state
+        assert (
+            start.with_settings(task.chosen.settings).train_config.epochs == 0
+        )
