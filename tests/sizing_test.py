@@ -7,6 +7,7 @@ import pytest
 from stacked_rnn import configs, tasks
 from stacked_rnn.training import sizing
 from stacked_rnn.training.warm_start import WarmStart
+from tests.helpers import ROOT
 
 FAST, SLOW = (4e11, 8e11), (1e11, 1e11)
 
@@ -124,3 +125,40 @@ def test_only_a_command_leaves_settings_open(
         assert (
             start.with_settings(task.chosen.settings).train_config.epochs == 0
         )
+
+
+NAMES = ["Meier", "de la Cruz", "Johannsen"] * 20
+REVIEWS = ["a long and rather dull mess of a film"] * 20
+
+
+@pytest.mark.parametrize(
+    ("texts", "given", "past", "expected"),
+    [
+        (NAMES, {}, None, "char"),
+        (REVIEWS, {}, None, None),
+        (NAMES, {"tokenizer"}, None, None),
+        (NAMES, {}, {"settings": {"tokenizer": "word"}}, None),
+        (NAMES, {}, {"chosen": {"tokenizer": "char"}}, "char"),
+    ],
+)
+def test_a_classifier_reads_short_strings_by_their_characters(
+    texts, given, past, expected
+):
+    choice = sizing.for_classifier(texts, given, past)
+    assert (choice and choice.settings["tokenizer"]) == expected
+
+
+def test_a_classifier_keeps_what_is_given():
+    choice = sizing.for_classifier(NAMES, {"max_minutes", "dropout"}, None)
+    assert not {"epochs", "dropout"} & {*choice.settings}
+
+
+def test_the_settings_of_short_strings_are_those_of_the_recipe():
+    lines = (ROOT / "recipes/short_strings.flags").read_text().splitlines()
+    flags = {
+        line.partition("=")[0][2:]: line for line in lines if line[0] != "#"
+    }
+    assert {*flags} == {*sizing._SHORT_STRINGS, "task"}
+    for name, value in sizing._SHORT_STRINGS.items():
+        expected = f"--{name}" if value is True else f"--{name}={value}"
+        assert flags[name].removesuffix(".0") == expected.removesuffix(".0")

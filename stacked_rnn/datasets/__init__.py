@@ -4,6 +4,7 @@ from stacked_rnn.datasets.batches import Batches, Examples, Pairs
 from stacked_rnn.datasets.classifier import (
     ClassificationData,
     load_classification_data,
+    read_texts_of,
 )
 from stacked_rnn.datasets.corpora import Corpus
 from stacked_rnn.datasets.labelled_texts import (

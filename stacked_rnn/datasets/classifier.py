@@ -51,8 +51,18 @@ class ClassificationData:
     unknown_share: float = 0.0
 
 
+def read_texts_of(config) -> LabelledTexts:
+    """Reads the labelled texts of a `TrainConfig`."""
+    return read_labelled_texts(
+        config.corpus,
+        config.text_field,
+        config.label_field,
+        config.label_separator,
+    )
+
+
 def load_classification_data(
-    config, vocabulary_size=0, tokenizer=None
+    config, vocabulary_size=0, tokenizer=None, labelled=None
 ) -> ClassificationData:
     """Reads, splits and tokenizes the labelled texts of a `TrainConfig`.
 
@@ -61,16 +71,12 @@ def load_classification_data(
         vocabulary_size: see `ModelConfig`.
         tokenizer: the tokenizer of a trained model, of the kind that `config`
             names; None: it is built from the training texts.
+        labelled: what `read_texts_of` returned; None: they are read.
 
     Raises:
         UserError: the corpus cannot be read, or does not suit a classifier.
     """
-    labelled = read_labelled_texts(
-        config.corpus,
-        config.text_field,
-        config.label_field,
-        config.label_separator,
-    )
+    labelled = labelled or read_texts_of(config)
     labels = sorted(labelled.counts)
     multi_label = any(len(names) != 1 for names in labelled.labels)
     _check_labels(config, labelled, labels, multi_label)

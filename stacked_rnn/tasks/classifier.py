@@ -3,10 +3,11 @@
 import keras
 import tensorflow as tf
 
-from stacked_rnn import datasets, export, inference, metrics, models
+from stacked_rnn import configs, datasets, export, inference, metrics, models
 from stacked_rnn.inference.classifier import compute_scores, label_matrix
 from stacked_rnn.reports import plots
 from stacked_rnn.tasks import base
+from stacked_rnn.training import sizing
 
 _REPORTED = ("accuracy", "macro_f1", "auc", "calibration_error")
 
@@ -20,10 +21,25 @@ class ClassifierTask(base.Task):
     """
 
     name = "classifier"
-    load_data = staticmethod(datasets.load_classification_data)
     num_sums = 4
     unit = "texts"
     has_logits_at_each_token = False
+
+    @classmethod
+    def read(cls, start):
+        config, model_config = start.train_config, start.model_config
+        labelled = datasets.read_texts_of(config)
+        chosen = None
+        if start.given is not None and not start.tokenizer:
+            chosen = sizing.for_classifier(
+                labelled.texts, start.given, start.past
+            )
+        if chosen:
+            (config,) = configs.replace_settings((config,), chosen.settings)
+        data = datasets.load_classification_data(
+            config, model_config.vocabulary_size, start.tokenizer, labelled
+        )
+        return cls(data, chosen)
 
     def complete(self, model_config):
         config = super().complete(model_config)

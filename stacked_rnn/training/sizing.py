@@ -31,6 +31,15 @@ _NOMINAL_RATES = 3e11, 6e11  # FLOP/s of matmuls in float32 and bfloat16
 _GPU_RATES = 2e13, 2e13
 
 
+_SHORT = 25, 2  # characters and words of the median text
+# As in recipes/short_strings.flags.
+_SHORT_STRINGS = {
+    "tokenizer": "char", "num_layers": 2, "residual": True,
+    "embedding_dim": 32, "embedding_stddev": 1.0, "embedding_dropout": 0.0,
+    "dropout": 0.2, "epochs": 12,
+}  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """Settings that were chosen, by name, and lines that say why."""
@@ -82,6 +91,44 @@ def for_language_model(corpus, model_config, train_config, given, past):
         name: value for name, value in settings.items() if name in open_settings
     }
     return Choice(settings, reason)
+
+
+def for_classifier(texts, given, past) -> Choice | None:
+    """Chooses settings of a classifier whose texts are short strings.
+
+    Words tell little about names; their characters do.
+
+    Args:
+        texts: list of strings.
+        given: names of the settings that the user has set.
+        past: the record of an earlier run in the same directory, or None.
+
+    Returns:
+        A `Choice`, or None if the texts are longer, the user has chosen a
+        tokenizer, or the earlier run read words.
+    """
+    length = np.median([len(text) for text in texts])
+    words = np.median([len(text.split()) for text in texts])
+    if (
+        "tokenizer" in given
+        or length > _SHORT[0]
+        or words > _SHORT[1]
+        or (past and "chosen" not in past)
+    ):
+        return None
+    if "max_minutes" in given:
+        given = {"epochs", *given}
+    settings = {
+        name: value
+        for name, value in _SHORT_STRINGS.items()
+        if name not in given
+    }
+    return Choice(
+        settings,
+        f"The texts are short strings (half of them have {length:.0f} or fewer "
+        "characters), and are read\ncharacter by character: "
+        "--tokenizer=word reads words.",
+    )
 
 
 def _recalled(past) -> dict:
