@@ -613,6 +613,23 @@ def test_init_from_begins_with_the_weights_of_a_trained_model(trained):
     assert (trained / "saved_models/birds/1/saved_model.pb").exists()
 
 
+def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    flags = (*SMALL, "--learn_all", "--validation_fraction=0.5")
+    ran = run(tmp_path, "train.py", *flags)
+    assert ran.returncode == 0, ran.stderr
+    before, after = ran.stdout.split("Learning the held-out text too:")
+    assert "Epoch 2/2" in before and "val_loss" in before
+    assert "Epoch 1/1" in after and "val_loss" not in after.splitlines()[1]
+    config = json.loads(
+        (tmp_path / "saved_models/cats/1/assets.extra/config.json").read_text()
+    )
+    assert config["training"]["learned_all"]
+    assert f"{config['training']['validation']['loss']:.4f}" in before
+    again = run(tmp_path, "train.py", *flags)
+    assert "Nothing is left to do" in again.stdout
+
+
 def test_ctrl_c_saves_and_exports(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
     training = Script(tmp_path, "train.py", *SMALL, "--epochs=10000")

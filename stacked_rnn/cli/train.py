@@ -24,6 +24,8 @@ from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.utils import terminal, text_files
 
+_LAST_PASS = 0.1  # share of the time limit that --learn_all takes
+_LAST_RATE = 0.2  # of the learning rate
 _ENDINGS = (".gz", ".txt", ".text", ".md", ".tsv", ".csv", ".jsonl")
 
 
@@ -99,8 +101,15 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
         strategy,
         initial_weights=task.initial_weights(start, model_config),
     )
+    # The export takes about as long as the start.
+    reserve = time.monotonic() - flags.STARTED
+    last_pass = 0.0
+    if start.train_config.learn_all and trainer.is_timed:
+        last_pass = _LAST_PASS * start.train_config.max_minutes
+    limits = {"started": flags.STARTED, "reserve": reserve + 60 * last_pass}
     if not trainer.is_chief:
-        trainer.fit()
+        trainer.fit(**limits)
+        _learn_all(trainer, start, task, strategy, model_dir, last_pass)
         return
     version = training.find_export(model_dir, trainer.step, export_dir)
     if trainer.is_finished and version:
@@ -131,16 +140,17 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
             keras.callbacks.TensorBoard(str(logs), write_graph=False),
             *task.callbacks(trainer, exported),
         ],
-        started=flags.STARTED,
-        # The export takes about as long as the start.
-        reserve=time.monotonic() - flags.STARTED,
+        **limits,
     )
+    weights = _learn_all(trainer, start, task, strategy, model_dir, last_pass)
 
-    exported.model.set_weights(trainer.best_model().get_weights())
+    exported.model.set_weights(weights or trainer.best_model().get_weights())
     task.finish(exported)
-    version = exported.save(export_dir, trainer.summary())
+    summary = trainer.summary() | {"learned_all": bool(weights)}
+    version = exported.save(export_dir, summary)
     training.note_export(model_dir, trainer.step, version)
-    task.report(version, model_dir)
+    if not weights:  # else it would be on texts that the model has learned
+        task.report(version, model_dir)
     if not trainer.is_finished:
         progress = descriptions.describe_progress(trainer)
         print(f"Stopped at {progress}; the same command resumes from there.")
@@ -158,6 +168,45 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
         print(f"  {command}")
     if warning := version_changes.warning(version):
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def _learn_all(trainer, start, task, strategy, model_dir, minutes):
+    """Trains on with the held-out text too, for `--learn_all`.
+
+    Args:
+        trainer: the `Trainer` of the run, at its end.
+        start, task, strategy, model_dir: those of the run.
+        minutes: time limit, where the time ends the run.
+
+    Returns:
+        The weights; None if there is nothing to learn, or not yet.
+    """
+    from stacked_rnn import training
+
+    config, ended = start.train_config, time.monotonic()
+    if not (config.learn_all and trainer.is_finished and task.data.validation):
+        return None
+    config = dataclasses.replace(
+        config,
+        validation_fraction=0.0,
+        early_stopping=0,
+        learning_rate=_LAST_RATE * config.learning_rate,
+        epochs=0 if trainer.is_timed else 1,
+        max_minutes=minutes,
+        init_from="",
+    )
+    last = training.Trainer(
+        trainer.model.config,
+        config,
+        task.read_all(config),
+        model_dir / "learn_all",
+        strategy,
+        initial_weights=trainer.best_model().get_weights(),
+    )
+    if last.is_chief:
+        print("Learning the held-out text too:", flush=True)
+    last.fit(started=ended)
+    return last.weights() if last.is_finished else None
 
 
 def _how_to_continue(trainer) -> str:

@@ -152,6 +152,7 @@ TASKS = {
             "pooling",
             "embedding_dropout",
             "init_from",
+            "learn_all",
         ),
         rewrites_texts=True,
         layers="{num_layers} encoder layer(s), {decoder_layers} decoder "

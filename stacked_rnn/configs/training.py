@@ -174,6 +174,13 @@ class TrainConfig(Config):
         "text and the seed.",
         choices=("blocks", "end"),
     )
+    learn_all: bool = setting(
+        False,
+        "At the end, learn the held-out text too: from the best weights and "
+        "with a low learning rate, one more pass over all the text, or in the "
+        "last tenth of the time. The validation figures are those of before. "
+        "Not for seq2seq.",
+    )
     optimizer: str = setting(
         "adam",
         "Optimizer of the weights.",

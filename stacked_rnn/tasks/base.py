@@ -23,6 +23,7 @@ class Task:
             `training` and `validation` (batches, or None for the latter),
             `tokenizer`, `digest` and `unknown_share` (of its tokens).
         chosen: a `sizing.Choice` of settings that fit the data, or None.
+        source: what the data were read from, for `read_all`.
 
     Attributes:
         name: key of the task in `configs.TASKS`.
@@ -37,8 +38,8 @@ class Task:
     unit = "tokens"
     has_logits_at_each_token = True
 
-    def __init__(self, data, chosen=None):
-        self.data, self.chosen = data, chosen
+    def __init__(self, data, chosen=None, source=None):
+        self.data, self.chosen, self._source = data, chosen, source
 
     @property
     def info(self) -> configs.TaskInfo:
@@ -58,6 +59,10 @@ class Task:
         Raises:
             UserError: the data cannot be used.
         """
+        raise NotImplementedError
+
+    def read_all(self, train_config) -> "Task":
+        """Returns the task with all data to train on, and none held out."""
         raise NotImplementedError
 
     def complete(self, model_config) -> configs.ModelConfig:

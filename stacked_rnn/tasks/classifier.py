@@ -39,7 +39,14 @@ class ClassifierTask(base.Task):
         data = datasets.load_classification_data(
             config, model_config.vocabulary_size, start.tokenizer, labelled
         )
-        return cls(data, chosen)
+        return cls(data, chosen, labelled)
+
+    def read_all(self, train_config):
+        return type(self)(
+            datasets.load_classification_data(
+                train_config, 0, self.data.tokenizer, self._source
+            )
+        )
 
     def complete(self, model_config):
         config = super().complete(model_config)

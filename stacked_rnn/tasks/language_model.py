@@ -36,7 +36,14 @@ class LanguageModelTask(base.Task):
         data = datasets.load_language_data(
             config, model_config.vocabulary_size, start.tokenizer, corpus
         )
-        return cls(data, chosen)
+        return cls(data, chosen, corpus)
+
+    def read_all(self, train_config):
+        return type(self)(
+            datasets.load_language_data(
+                train_config, 0, self.data.tokenizer, self._source
+            )
+        )
 
     def complete(self, model_config):
         config = dataclasses.replace(
