@@ -31,7 +31,6 @@ DATA_SETTINGS = (
     "tokenizer", "vocabulary_size", "sequence_length", "batch_size",
     "carry_state", "class_weights", "early_stopping",
 )  # fmt: skip
-_MOST_SHOWN = 20  # trials in the printed table
 
 
 def main(config, model_config, train_config):
@@ -39,6 +38,7 @@ def main(config, model_config, train_config):
     import keras
 
     from stacked_rnn import training
+    from stacked_rnn.reports import trials
     from stacked_rnn.utils import devices
 
     _check(config, train_config)
@@ -82,7 +82,7 @@ def main(config, model_config, train_config):
             base_config.epochs,
             train_config.seed,
             trainers.make,
-            lambda trial: print(_line(trial, task.info), flush=True),
+            lambda trial: print(trials.line(trial, task.info), flush=True),
         )
         if found.trials:
             print(f"{len(found.trials)} trial(s) are done already.")
@@ -99,10 +99,10 @@ def _check(config, train_config) -> None:
         )
     for names, why in _NOT_IN_A_SEARCH.items():
         flags.refuse_given(names, why)
-    names = {dimension.name for dimension in config.space}
-    flags.refuse_given(names, "--search varies it: give it there only")
+    searched = {dimension.name for dimension in config.space}
+    flags.refuse_given(searched, "--search varies it: give it there only")
     task = train_config.task
-    for name in sorted(names & set(configs.TASKS[task].ignored)):
+    for name in sorted(searched & set(configs.TASKS[task].ignored)):
         raise UserError(f"--search: {name} has no effect with --task={task}")
     if train_config.strategy == "multi_worker":
         raise UserError("--strategy=multi_worker: a search uses one machine")
@@ -206,61 +206,25 @@ class _Trainers:
         )
 
 
-def _words(values) -> str:
-    return " ".join(f"{name}={_text(value)}" for name, value in values.items())
-
-
-def _text(value) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value}"
-
-
-def _time(seconds) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02}"
-
-
-def _line(trial, info) -> str:
-    """The line of a trial: its values, its result and its time."""
-    result = trial.error and f"failed: {trial.error}"
-    return "  ".join(
-        (
-            f"Trial {trial.number}",
-            _words(trial.values),
-            result or info.quality_format.format(trial.quality),
-            _time(trial.seconds),
-        )
-    )
-
-
-def _report(trials, config, trainers, info, directory) -> None:
+def _report(ended, config, trainers, info, directory) -> None:
     """Writes and prints what a search has found."""
-    from stacked_rnn.reports import plots
-    from stacked_rnn.training import search
+    from stacked_rnn.reports import plots, trials
 
-    if not trials:
+    if not ended:
         raise UserError(
             "no trial has ended: give more --minutes, or fewer --epochs"
         )
     table = directory / "trials.csv"
-    search.write_trials(trials, info.quality, table)
-    best = trials[0]
+    trials.write(ended, info, table)
+    best = ended[0]
     if best.error:
-        raise UserError(
-            f"all {len(trials)} trial(s) have failed, the last one: "
-            f"{max(trials, key=lambda trial: trial.number).error}"
-        )
-    ended = [trial for trial in trials if not trial.error]
-    print(f"\n{_table(trials, info)}\n")
-    print(f"All trials: {table}")
+        raise UserError(f"all {len(ended)} trial(s) have failed: see {table}")
+    print(f"\n{trials.table(ended, info)}\n\nAll trials: {table}")
     picture = directory / "trials.png"
-    if not plots.draw_trials(
-        {name: [trial.values[name] for trial in ended] for name in best.values},
-        {dimension.name for dimension in config.space if dimension.is_log},
-        info.quality.replace("_", " "),
-        [trial.quality for trial in ended],
-        info.is_share,
-        picture,
-    ):
+    logarithmic = {
+        dimension.name for dimension in config.space if dimension.is_log
+    }
+    if not plots.draw_trials(ended, info, logarithmic, picture):
         picture = "not drawn, matplotlib is missing: pip install matplotlib"
     print(f"Picture: {picture}")
     recipe = directory / "best.flags"
@@ -268,39 +232,14 @@ def _report(trials, config, trainers, info, directory) -> None:
         f"{terminal.script('train')} --flagfile={shlex.quote(str(recipe))}"
     )
     quality = info.quality_format.format(best.quality)
+    searched = "\n#   ".join(" ".join(config.search).split())
     recipe.write_text(
-        f"# {quality}: the best of {len(trials)} trial(s) of tune.py, of\n"
-        + "".join(f"#   {part}\n" for part in " ".join(config.search).split())
-        + f"# Train it and export it:\n#   {command}\n"
+        f"# {quality}: the best of {len(ended)} trial(s) of tune.py, among\n"
+        f"#   {searched}\n# To train and export it:\n#   {command}\n"
         + trainers.to_flags(best.values),
         encoding="utf-8",
     )
     print(f"Best flags: {recipe}, {quality}. Next:\n  {command}")
-
-
-def _table(trials, info) -> str:
-    """The best trials, in aligned columns."""
-    rows = [
-        ["trial", *trials[0].values, info.quality.replace("_", " "), "time"],
-        *(
-            [
-                str(trial.number),
-                *map(_text, trial.values.values()),
-                "failed" if trial.error else f"{trial.quality:.4f}",
-                _time(trial.seconds),
-            ]
-            for trial in trials[:_MOST_SHOWN]
-        ),
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-        "  ".join(word.rjust(width) for word, width in zip(row, widths))
-        for row in rows
-    ]
-    if hidden := len(trials) - _MOST_SHOWN:
-        if hidden > 0:
-            lines.append(f"... and {hidden} more")
-    return "\n".join(lines)
 
 
 def run():

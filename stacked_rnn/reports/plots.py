@@ -139,21 +139,17 @@ def draw_attention(maps, path) -> bool:
     return _save(picture, path)
 
 
-def draw_trials(
-    settings, logarithmic, quality, qualities, higher_is_better, path
-) -> bool:
+def draw_trials(trials, info, logarithmic, path) -> bool:
     """Plots the trials of a search as lines over parallel axes.
 
-    Each axis is a setting, the last one the result, with the best at the top;
-    the brighter a line, the better is its trial.
+    Each axis is a setting, the last one the result with the best at the top.
+    The darker a line, the better is its trial; the thick one is the best.
 
     Args:
-        settings: dict from the name of a setting to its values, one per trial,
-            the best trial first.
+        trials: list of `training.search.Trial`, the best first; failed ones are
+            left out.
+        info: the `TaskInfo`.
         logarithmic: names of the settings with a logarithmic axis.
-        quality: name of the result.
-        qualities: the result of each trial.
-        higher_is_better: whether the best result is the highest.
         path: path of the PNG.
 
     Returns:
@@ -163,7 +159,13 @@ def draw_trials(
         from matplotlib import colormaps, figure
     except ImportError:
         return False
-    columns = settings | {quality: qualities}
+    trials = [trial for trial in trials if not trial.error]
+    quality = info.quality.replace("_", " ")
+    columns = {
+        name: [trial.values[name] for trial in trials]
+        for name in trials[0].values
+    }
+    columns[quality] = [trial.quality for trial in trials]
     picture = figure.Figure(
         figsize=(max(6, 1.8 * len(columns)), 4), layout="constrained"
     )
@@ -171,7 +173,7 @@ def draw_trials(
     heights = []
     for x, (name, values) in enumerate(columns.items()):
         places, ticks = _places(values, name in logarithmic)
-        if name == quality and not higher_is_better:
+        if name == quality and not info.is_share:
             places = [1 - place for place in places]
             ticks = [(1 - place, label) for place, label in ticks]
         heights.append(places)
@@ -182,11 +184,10 @@ def draw_trials(
                 va="center", fontsize=8,
             )  # fmt: skip
     colors = colormaps["viridis"]
-    count = len(qualities)
-    for rank in reversed(range(count)):  # the best one on top
+    for rank in reversed(range(len(trials))):  # the best one on top
         axes.plot(
             [places[rank] for places in heights],
-            color=colors(1 - (rank + 1) / (count + 1)),
+            color=colors(rank / len(trials)),
             linewidth=1.2 if rank else 3,
         )
     axes.set_xticks(range(len(columns)), columns)

@@ -6,10 +6,8 @@ that its flags give its result again.
 """
 
 import contextlib
-import csv
 import dataclasses
 import gc
-import io
 import json
 import math
 import os
@@ -22,7 +20,7 @@ import keras_tuner
 
 from stacked_rnn.configs import UserError
 from stacked_rnn.training import runs
-from stacked_rnn.utils import devices, files
+from stacked_rnn.utils import devices
 
 _RECORD = "search.json"
 _MOST_STARTS = 2  # of a trial that each time ended with its process
@@ -176,7 +174,7 @@ class Search(keras_tuner.Tuner):
                 "trial; a larger --minutes continues the search."
             )
 
-    def run_trial(self, trial):
+    def run_trial(self, trial, verbose=0):
         """Trains a trial; returns its cost."""
         key = trial.trial_id
         self._starts[key] = self._starts.get(key, 0) + 1
@@ -308,29 +306,3 @@ def open_search(directory, record) -> None:
             return
         runs.move_aside("search", directory, "; ".join(differences))
     runs.write_json(path, record)
-
-
-def write_trials(trials, quality, path) -> None:
-    """Writes trials.csv: one line per trial, whole or not at all.
-
-    Args:
-        trials: list of `Trial`.
-        quality: name of the quality.
-        path: path of the file.
-    """
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    names = [*trials[0].values]
-    writer.writerow(["trial", *names, quality, "seconds", "error"])
-    writer.writerows(
-        [
-            trial.number,
-            *trial.values.values(),
-            "" if trial.error else trial.quality,
-            round(trial.seconds, 1),
-            trial.error,
-        ]
-        for trial in trials
-    )
-    with files.whole_file(path) as file:
-        file.write(table.getvalue().encode())
