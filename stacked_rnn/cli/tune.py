@@ -85,7 +85,7 @@ def main(config, model_config, train_config):
             lambda trial: print(trials.line(trial, task.info), flush=True),
         )
         if found.trials:
-            print(f"{len(found.trials)} trial(s) are done already.")
+            print(f"Going on after {len(found.trials)} trial(s)")
         print(found.run())
         _report(found.trials, config, trainers, task.info, directory)
 
@@ -228,18 +228,17 @@ def _report(ended, config, trainers, info, directory) -> None:
         picture = "not drawn, matplotlib is missing: pip install matplotlib"
     print(f"Picture: {picture}")
     recipe = directory / "best.flags"
-    command = (
-        f"{terminal.script('train')} --flagfile={shlex.quote(str(recipe))}"
-    )
+    flag = f"--flagfile={shlex.quote(str(recipe))}"
     quality = info.quality_format.format(best.quality)
     searched = "\n#   ".join(" ".join(config.search).split())
     recipe.write_text(
         f"# {quality}: the best of {len(ended)} trial(s) of tune.py, among\n"
-        f"#   {searched}\n# To train and export it:\n#   {command}\n"
-        + trainers.to_flags(best.values),
+        f"#   {searched}\n# To train and export it:\n"
+        f"#   python train.py {flag}\n" + trainers.to_flags(best.values),
         encoding="utf-8",
     )
-    print(f"Best flags: {recipe}, {quality}. Next:\n  {command}")
+    print(f"Best flags: {recipe}, {quality}. Next:")
+    print(f"  {terminal.script('train')} {flag}")
 
 
 def run():

@@ -181,7 +181,9 @@ def draw_trials(trials, info, logarithmic, path) -> bool:
         for place, label in ticks:
             axes.annotate(
                 label, (x, place), (4, 0), textcoords="offset points",
-                va="center", fontsize=8,
+                va="center", fontsize=8, zorder=9,
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0,
+                      "pad": 1},
             )  # fmt: skip
     colors = colormaps["viridis"]
     for rank in reversed(range(len(trials))):  # the best one on top
@@ -215,7 +217,7 @@ def _places(values, is_logarithmic):
         last = max(1, len(distinct) - 1)
         where = {value: index / last for index, value in enumerate(distinct)}
         return [where[value] for value in values], [
-            (place, str(value)) for value, place in where.items()
+            (place, str(value).lower()) for value, place in where.items()
         ]
     scale = math.log if is_logarithmic else float
     places = [

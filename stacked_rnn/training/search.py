@@ -170,8 +170,8 @@ class Search(keras_tuner.Tuner):
             raise _Stopped(self._time_is_over())
         if left < shortest:
             raise _Stopped(
-                f"The {left:.0f} seconds that are left are too few for a "
-                "trial; a larger --minutes continues the search."
+                f"The {left:.0f} seconds that are left are too few for another "
+                "trial; with more --minutes, the same command goes on."
             )
 
     def run_trial(self, trial, verbose=0):
@@ -252,8 +252,8 @@ class Search(keras_tuner.Tuner):
 
     def _time_is_over(self) -> str:
         return (
-            f"The {self._config.minutes:g} minutes are over; a larger "
-            "--minutes continues the search."
+            f"The time is over (--minutes={self._config.minutes:g}); with more "
+            "minutes, the same command goes on."
         )
 
 
