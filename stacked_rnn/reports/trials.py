@@ -60,6 +60,8 @@ def write(trials, info, path) -> None:
 
 
 def _text(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.10g}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

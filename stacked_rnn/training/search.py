@@ -96,7 +96,6 @@ class Search(keras_tuner.Tuner):
             "objective": keras_tuner.Objective("cost", "min"),
             "hyperparameters": _hyperparameters(config.space),
             "seed": seed + 1,  # 0 would be another one each time
-            "max_consecutive_failed_trials": math.inf,
         }
         if config.algorithm == "hyperband":
             oracle = keras_tuner.oracles.HyperbandOracle(
@@ -175,7 +174,7 @@ class Search(keras_tuner.Tuner):
             )
 
     def run_trial(self, trial, verbose=0):
-        """Trains a trial; returns its cost."""
+        """Trains a trial; returns its cost, infinity if it has failed."""
         key = trial.trial_id
         self._starts[key] = self._starts.get(key, 0) + 1
         self.save()
@@ -192,7 +191,6 @@ class Search(keras_tuner.Tuner):
                 fields |= self._train(trial, fields["values"], started)
         except UserError as error:
             fields["error"] = str(error)
-            raise keras_tuner.errors.FailedTrialError(str(error)) from error
         except (_Stopped, KeyboardInterrupt):
             self._starts[key] = 0
             raise
@@ -206,7 +204,8 @@ class Search(keras_tuner.Tuner):
             self.save()
             keras.utils.clear_session()
             gc.collect()
-        return fields["cost"]
+        # Not a FailedTrialError, which keras-tuner prints with a traceback.
+        return fields.get("cost", math.inf)
 
     def on_trial_end(self, trial):
         """Deletes the checkpoints of a trial, and reports it."""
