@@ -128,7 +128,7 @@ def test_data_are_read_again_for_each_setting_that_they_depend_on(
 
     read = {"vocabulary_size"}
     config = configs.TrainConfig(
-        task=name, corpus=str(write_corpus(TASKS[name], tmp_path))
+        task=name, corpus=str(write_corpus(name, tmp_path))
     )
     TASKS[name].load(Recorder())
     assert "tokenizer" in read
@@ -192,8 +192,6 @@ def test_an_interrupted_search_goes_on_in_the_same_trial(directory):
     first.send_signal(signal.SIGINT)
     stopped = first.finish()
     assert stopped.returncode == 0, stopped.stderr
-    if "Trial 2" in stopped.stdout:
-        pytest.skip("the second trial has ended before the signal came")
     assert "Interrupted; the same command goes on" in stopped.stdout
     epochs = history.read_text().splitlines()
     again = run(directory, "tune.py", *flags)
@@ -233,7 +231,7 @@ def test_a_failed_trial_does_not_end_the_search(directory):
 def test_hyperband_trains_the_best_trials_longer(directory):
     ran = run(
         directory, "tune.py", *SMALL, "--epochs=3", "--units=4",
-        "--algorithm=hyperband", "--minutes=0.5", "--search=dropout=0..0.5",
+        "--algorithm=hyperband", "--search=dropout=0,0.2,0.5",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert {row["epochs"] for row in rows(directory)} == {"1", "3"}
