@@ -269,6 +269,60 @@ def test_bad_flags_are_one_line(directory, flags, words):
     assert not (directory / "runs").exists()
 
 
+# The search alone -------------------------------------------------------------
+
+
+def searching(directory, make_trainer, report=lambda trial: None):
+    config = configs.TuneConfig(search=("dropout=0..0.5",))
+    return search.Search(directory, config, 4, 0, make_trainer, report)
+
+
+def fails(error):
+    def make_trainer(values, directory):
+        raise error
+
+    return make_trainer
+
+
+def test_a_trial_in_which_the_process_died_twice_has_failed(tmp_path):
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            searching(tmp_path, fails(SystemExit())).run()
+    reported = []
+    with pytest.raises(SystemExit):  # in the second trial
+        searching(tmp_path, fails(SystemExit()), reported.append).run()
+    (trial,) = reported
+    assert trial.number == 1 and "has died in it 2 times" in trial.error
+
+
+def test_an_interrupted_trial_may_begin_any_number_of_times(tmp_path):
+    for _ in range(4):
+        found = searching(tmp_path, fails(KeyboardInterrupt()))
+        assert (
+            found.run() == "Interrupted; the same command goes on from there."
+        )
+        assert found.trials == []
+
+
+def test_ten_failures_in_a_row_end_a_search(tmp_path, capsys):
+    found = searching(tmp_path, fails(UserError("no such cell")))
+    assert found.run() == "The last 10 trials have failed."
+    assert {trial.error for trial in found.trials} == {"no such cell"}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_of_the_program_is_not_hidden(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        searching(tmp_path, fails(ZeroDivisionError())).run()
+
+
+def test_damaged_files_of_a_search_are_one_line(tmp_path):
+    searching(tmp_path, fails(KeyboardInterrupt())).run()
+    (tmp_path / "trials/oracle.json").write_text("{")
+    with pytest.raises(UserError, match="^--tune_dir=.* are damaged"):
+        searching(tmp_path, None)
+
+
 # The picture and the table ----------------------------------------------------
 
 

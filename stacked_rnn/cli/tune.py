@@ -1,9 +1,9 @@
 """Searches for the flags of train.py that train the best model.
 
-  python tune.py --corpus=mine.txt --minutes=30 --search="units=128,256,384
-      dropout=0..0.5 learning_rate=log:0.001..0.01"
-  python tune.py --corpus=mine.txt --epochs=9 --algorithm=hyperband --search=...
-  python tune.py --task=classifier --corpus=labelled.tsv --search=...
+  python tune.py --corpus=mine.txt --search="units=128,256 dropout=0..0.5"
+  python tune.py --minutes=60 --search="learning_rate=log:0.001..0.01"
+  python tune.py --algorithm=hyperband --epochs=9 --search="dropout=0..0.5"
+  python tune.py --task=classifier --corpus=labelled.tsv --search="units=32,64"
 
 Each trial trains as train.py does; the flags of train.py hold for all of them.
 The trials, a table, a picture and best.flags, which train.py reads, are written
@@ -84,8 +84,12 @@ def main(config, model_config, train_config):
             trainers.make,
             lambda trial: print(trials.line(trial, task.info), flush=True),
         )
-        if found.trials:
-            print(f"Going on after {len(found.trials)} trial(s)")
+        print(
+            f"Going on after {len(found.trials)} trial(s)"
+            if found.trials
+            else f"Searching for {config.minutes:g} minutes, a line per trial",
+            flush=True,
+        )
         print(found.run())
         _report(found.trials, config, trainers, task.info, directory)
 
