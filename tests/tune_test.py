@@ -316,6 +316,14 @@ def test_an_error_of_the_program_is_not_hidden(tmp_path):
         searching(tmp_path, fails(ZeroDivisionError())).run()
 
 
+def test_a_flag_that_is_no_longer_given_begins_another_search(tmp_path, capsys):
+    directory = tmp_path / "tune"
+    for record in ({"units": 8, "text": "a"}, {"text": "a"}, {"text": "a"}):
+        search.open_search(directory, record)
+    assert "tune.1 (units: 8, not None)\n" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"tune", "tune.1"}
+
+
 def test_damaged_files_of_a_search_are_one_line(tmp_path):
     searching(tmp_path, fails(KeyboardInterrupt())).run()
     (tmp_path / "trials/oracle.json").write_text("{")

@@ -297,9 +297,9 @@ def open_search(directory, record) -> None:
         except ValueError:
             before = {}
         differences = [
-            f"{name}: {before.get(name)!r}, not {value!r}"
-            for name, value in record.items()
-            if before.get(name) != value
+            f"{name}: {before.get(name)!r}, not {record.get(name)!r}"
+            for name in before | record
+            if before.get(name) != record.get(name)
         ]
         if not differences:
             return
