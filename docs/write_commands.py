@@ -11,14 +11,17 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs/commands.md"
-COMMANDS = ("train", "generate", "evaluate", "predict", "export", "serve")
+COMMANDS = (
+    "train", "tune", "generate", "evaluate", "predict", "export", "serve",
+)  # fmt: skip
 INTRODUCTION = """\
 <!-- Written by docs/write_commands.py: do not edit. -->
 # Commands
 
 Every command and every flag, as `--help` prints them. The pages on
-[training](train.md), [generating](generate.md), [classifying](classify.md),
-[rewriting](rewrite.md) and [serving](serve.md) explain how to use them.
+[training](train.md), [tuning](tune.md), [generating](generate.md),
+[classifying](classify.md), [rewriting](rewrite.md) and [serving](serve.md)
+explain how to use them.
 """
 
 

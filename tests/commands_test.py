@@ -254,7 +254,7 @@ def test_a_training_goes_on_under_nohup_and_without_a_reader(tmp_path):
     ],
 )
 def test_runs_are_named_after_the_corpus(corpus, name):
-    assert train._name_of(corpus) == name
+    assert train.name_of(corpus) == name
 
 
 def test_suggested_commands_run_as_printed(tmp_path):

@@ -3,7 +3,9 @@
 import importlib
 import sys
 
-COMMANDS = ("train", "generate", "evaluate", "predict", "export", "serve")
+COMMANDS = (
+    "train", "tune", "generate", "evaluate", "predict", "export", "serve",
+)  # fmt: skip
 
 
 def main() -> None:

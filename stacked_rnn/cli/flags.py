@@ -204,11 +204,18 @@ def refuse_given(names, why) -> None:
         raise UserError(", ".join(f"--{name}" for name in given) + f": {why}")
 
 
-def to_flags(*configs) -> str:
-    """Writes configurations as the text of a flag file: one flag per line."""
+def to_flags(*configs, names=None) -> str:
+    """Writes configurations as the text of a flag file: one flag per line.
+
+    Args:
+        *configs: the configurations.
+        names: names of the settings to write; None: all.
+    """
     lines = []
     for config in configs:
         for field in _fields(config):
+            if names is not None and field.name not in names:
+                continue
             value = getattr(config, field.name)
             if isinstance(value, bool):
                 lines.append(

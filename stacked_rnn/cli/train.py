@@ -56,7 +56,7 @@ def train(model_config, train_config, strategy):
     from stacked_rnn import tasks, training
     from stacked_rnn.training import warm_start
 
-    name = _name_of(train_config.corpus)
+    name = name_of(train_config.corpus)
     model_dir = train_config.model_dir or f"runs/{name}"
     export_dir = train_config.export_dir or f"saved_models/{name}"
     start = warm_start.resolve_init_from(
@@ -78,7 +78,7 @@ def train(model_config, train_config, strategy):
         _train(start, task, model_config, strategy, model_dir, export_dir)
 
 
-def _name_of(corpus) -> str:
+def name_of(corpus) -> str:
     """The name of a run: its corpus' first file, without endings."""
     path = pathlib.PurePath(next(text_files.parts(corpus)))
     while path.suffix.lower() in _ENDINGS:

@@ -16,6 +16,7 @@ from stacked_rnn.configs.commands import (
     PredictConfig,
     SavedModelConfig,
     ServeConfig,
+    TuneConfig,
 )
 from stacked_rnn.configs.decoding import (
     MAX_NEW_TOKENS,
@@ -23,6 +24,7 @@ from stacked_rnn.configs.decoding import (
     SamplingConfig,
 )
 from stacked_rnn.configs.model import REGULARIZERS, ModelConfig
+from stacked_rnn.configs.search_space import SEARCHABLE, Dimension
 from stacked_rnn.configs.tasks import (
     TASKS,
     TaskInfo,

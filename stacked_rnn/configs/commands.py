@@ -1,7 +1,8 @@
-"""Settings of generate, evaluate, predict, export and serve."""
+"""Settings of tune, generate, evaluate, predict, export and serve."""
 
 import dataclasses
 
+from stacked_rnn.configs import search_space
 from stacked_rnn.configs.base import (
     Config,
     UserError,
@@ -11,6 +12,51 @@ from stacked_rnn.configs.base import (
 )
 
 MOST_DRAWN = 4  # texts whose attention is drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneConfig(Config):
+    """The search."""
+
+    search: tuple[str, ...] = setting(
+        (),
+        "Flags of train.py to vary, with their values, separated by spaces: a "
+        "list, units=128,256 or residual=true,false; a range, dropout=0..0.5, "
+        "whose ends belong to it; a range in steps, units=64..256..64; and "
+        "with log: a range in which each factor counts the same, "
+        "learning_rate=log:0.001..0.01. May be repeated.",
+    )
+    algorithm: str = setting(
+        "random",
+        "How to choose the values: random draws them; hyperband trains many "
+        "trials for a few epochs and the best of them longer, up to --epochs.",
+        choices=("random", "hyperband"),
+    )
+    minutes: float = setting(
+        30.0,
+        "Time limit in minutes for all trials together. A larger one continues "
+        "a search that has ended.",
+        minimum=0.0,
+    )
+    tune_dir: str = setting(
+        "",
+        "Directory of the search: its trials, trials.csv, trials.png and "
+        "best.flags (empty: runs/tune-CORPUS).",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        names = {dimension.name for dimension in self.space}
+        if self.algorithm == "hyperband" and "epochs" in names:
+            raise UserError(
+                "--search: --algorithm=hyperband chooses the epochs itself: "
+                "give --epochs, their maximum"
+            )
+
+    @property
+    def space(self) -> tuple[search_space.Dimension, ...]:
+        """The values to try, one `Dimension` per setting."""
+        return search_space.parse(" ".join(self.search))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Plots, saved as PNG if matplotlib is installed."""
 
+import math
+
 from stacked_rnn.utils import files
 
 
@@ -135,6 +137,103 @@ def draw_attention(maps, path) -> bool:
         if max(map(len, text_tokens)) > 1:
             axes.tick_params("x", rotation=90)
     return _save(picture, path)
+
+
+def draw_trials(trials, info, logarithmic, path) -> bool:
+    """Plots the trials of a search as lines over parallel axes.
+
+    Each axis is a setting, the last one the result with the best at the top.
+    The darker a line, the better is its trial; the thick one is the best.
+
+    Args:
+        trials: list of `training.search.Trial`, the best first; failed ones are
+            left out.
+        info: the `TaskInfo`.
+        logarithmic: names of the settings with a logarithmic axis.
+        path: path of the PNG.
+
+    Returns:
+        Whether it was drawn: False if matplotlib is not installed.
+    """
+    try:
+        from matplotlib import colormaps, figure
+    except ImportError:
+        return False
+    trials = [trial for trial in trials if not trial.error]
+    quality = info.quality.replace("_", " ")
+    columns = {
+        name: [trial.values[name] for trial in trials]
+        for name in trials[0].values
+    }
+    columns[quality] = [trial.quality for trial in trials]
+    picture = figure.Figure(
+        figsize=(max(6, 1.8 * len(columns)), 4), layout="constrained"
+    )
+    axes = picture.subplots()
+    heights = []
+    for x, (name, values) in enumerate(columns.items()):
+        places, ticks = _places(values, name in logarithmic)
+        if name == quality and not info.is_share:
+            places = [1 - place for place in places]
+            ticks = [(1 - place, label) for place, label in ticks]
+        heights.append(places)
+        axes.axvline(x, color="gray", linewidth=0.8)
+        for place, label in ticks:
+            axes.annotate(
+                label, (x, place), (4, 0), textcoords="offset points",
+                va="center", fontsize=8, zorder=9,
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0,
+                      "pad": 1},
+            )  # fmt: skip
+    colors = colormaps["viridis"]
+    for rank in reversed(range(len(trials))):  # the best one on top
+        axes.plot(
+            [places[rank] for places in heights],
+            color=colors(rank / len(trials)),
+            linewidth=1.2 if rank else 3,
+        )
+    axes.set_xticks(range(len(columns)), columns)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set_yticks([])
+    axes.set_xlim(-0.2, len(columns) - 0.5)
+    axes.spines[:].set_visible(False)
+    return _save(picture, path)
+
+
+def _places(values, is_logarithmic):
+    """Places values between 0 and 1 on an axis.
+
+    Returns:
+        The place of each value, and the ticks, a list of (place, label).
+    """
+    is_number = all(
+        isinstance(value, int | float) and not isinstance(value, bool)
+        for value in values
+    )
+    distinct = sorted(set(values))
+    low, high = distinct[0], distinct[-1]
+    if not is_number or low == high:
+        last = max(1, len(distinct) - 1)
+        where = {value: index / last for index, value in enumerate(distinct)}
+        return [where[value] for value in values], [
+            (place, str(value).lower()) for value, place in where.items()
+        ]
+    scale = math.log if is_logarithmic else float
+    places = [
+        (scale(value) - scale(low)) / (scale(high) - scale(low))
+        for value in values
+    ]
+    shown = [low, high]
+    if len(distinct) <= 5:
+        shown = distinct
+    return places, [
+        (
+            (scale(value) - scale(low)) / (scale(high) - scale(low)),
+            f"{value:.4g}",
+        )
+        for value in shown
+    ]
 
 
 def _save(picture, path) -> bool:

@@ -186,18 +186,25 @@ def open_run(
                 raise UserError(
                     f"--resume: {model_dir} holds another run: {reason}"
                 )
-        aside = _unused_sibling(model_dir)
-        model_dir.rename(aside)
-        print(f"moved the run in {model_dir} to {aside} ({reason})")
+        move_aside("run", model_dir, reason)
     elif train_config.resume:
         raise UserError(f"--resume: there is no checkpoint in {model_dir}")
-    _write_json(record, description)
+    write_json(record, description)
     return False
+
+
+def move_aside(kind, directory, reason) -> None:
+    """Renames the directory of a run or a search, and says so."""
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    directory.rename(aside)
+    print(f"moved the {kind} in {directory} to {aside} ({reason})")
 
 
 def note_export(model_dir, step, version) -> None:
     """Records the step after which a run was exported, and the version."""
-    _write_json(
+    write_json(
         model_dir / _EXPORTED,
         {"step": step, "version": str(pathlib.Path(version).resolve())},
     )
@@ -220,8 +227,12 @@ def find_export(model_dir, step, export_dir) -> pathlib.Path | None:
 
 
 @contextlib.contextmanager
-def lock_run(model_dir):
-    """Keeps other processes from training in the same --model_dir.
+def lock_run(model_dir, flag="model_dir"):
+    """Keeps other processes from training in the same directory.
+
+    Args:
+        model_dir: the directory.
+        flag: the flag that names it.
 
     Raises:
         UserError: another process is training there.
@@ -233,13 +244,14 @@ def lock_run(model_dir):
             stack.enter_context(files.locked(path))
         except BlockingIOError as error:
             raise UserError(
-                f"--model_dir={model_dir}: another process is training there: "
+                f"--{flag}={model_dir}: another process is training there: "
                 "wait for its end, or name another directory"
             ) from error
         yield
 
 
-def _write_json(path, values) -> None:
+def write_json(path, values) -> None:
+    """Writes JSON values, whole or not at all; makes the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole_file(path) as file:
         file.write(json.dumps(values, indent=2).encode() + b"\n")
@@ -309,10 +321,3 @@ def latest_checkpoint(model_dir, name) -> str | None:
     """Path of the newest checkpoint named "best" or "last", or None."""
     paths = checkpoints.find(model_dir / "checkpoints" / name)
     return paths[-1] if paths else None
-
-
-def _unused_sibling(path) -> pathlib.Path:
-    number = 1
-    while (sibling := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    return sibling

@@ -39,6 +39,8 @@ _SHORT_STRINGS = {
     "dropout": 0.2, "epochs": 12,
 }  # fmt: skip
 
+OPEN_SETTINGS = frozenset((*_CHOSEN, *_SHORT_STRINGS, "epochs", "max_minutes"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
