@@ -557,6 +557,27 @@ def test_few_documents_are_split_or_refused(
             assert sorted("".join(texts.values())) == sorted(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Anna\nBert\n" * 40, True),
+        ("Anna\nBert\n" * 40 + "Clara", True),
+        ("Anna\nBert\n" * 20, False),  # few
+        ("Anna\n\nBert\n" * 40, False),
+        ("Anna\nBert\n" * 40 + "x" * 61, False),
+        ("This is a line of some verse\n" * 40, False),
+    ],
+)
+@pytest.mark.parametrize("piece", [7, 10**6])
+def test_a_list_is_recognized(text, expected, piece, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "PIECE", piece)
+    corpus = datasets.Corpus(write_corpus(tmp_path, text))
+    assert corpus.is_list == expected
+    if expected:
+        lines = corpus.as_lines()
+        assert b"".join(lines.pieces()) == b"".join(corpus.pieces())
+
+
 def lines(count, seed=0):
     """A running text, each line of which is unlike all others."""
     rng = np.random.default_rng(seed)

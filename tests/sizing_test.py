@@ -14,11 +14,15 @@ FAST, SLOW = (4e11, 8e11), (1e11, 1e11)
 
 @pytest.fixture(autouse=True)
 def rates(monkeypatch):
-    monkeypatch.setattr(sizing, "_matmul_rates", lambda: FAST)
+    monkeypatch.setattr(sizing, "matmul_rates", lambda: FAST)
 
 
-def choose(characters, given=(), past=None, model=None, **changes):
-    corpus = types.SimpleNamespace(num_characters=characters, digest="abc")
+def choose(
+    characters, given=(), past=None, model=None, is_list=False, **changes
+):
+    corpus = types.SimpleNamespace(
+        num_characters=characters, digest="abc", is_list=is_list
+    )
     return sizing.for_language_model(
         corpus, configs.ModelConfig(**model or {}),
         configs.TrainConfig(**changes), frozenset(given), past,
@@ -42,12 +46,12 @@ def test_more_minutes_and_a_faster_machine_widen_the_model(monkeypatch):
 
     assert units(max_minutes=25.0) > units(max_minutes=2.0)
     fast = units(max_minutes=8.0)
-    monkeypatch.setattr(sizing, "_matmul_rates", lambda: SLOW)
+    monkeypatch.setattr(sizing, "matmul_rates", lambda: SLOW)
     assert units(max_minutes=8.0) < fast
 
 
 def test_workers_choose_by_no_measurement(monkeypatch):
-    monkeypatch.setattr(sizing, "_matmul_rates", None)
+    monkeypatch.setattr(sizing, "matmul_rates", None)
     assert choose(10**6, strategy="multi_worker").settings["units"] > 0
 
 
@@ -76,7 +80,7 @@ def test_an_earlier_run_on_the_same_text_is_followed(monkeypatch):
         "digest": "abc", "model": model.to_dict(),
         "settings": train.to_dict(), "chosen": dict(first.settings),
     }  # fmt: skip
-    monkeypatch.setattr(sizing, "_matmul_rates", lambda: SLOW)
+    monkeypatch.setattr(sizing, "matmul_rates", lambda: SLOW)
     again = choose(1_000_000, past=past)
     assert again.settings == first.settings
     changed = choose(1_000_000, {"dropout"}, past).settings
@@ -162,3 +166,25 @@ def test_the_settings_of_short_strings_are_those_of_the_recipe():
     for name, value in sizing._SHORT_STRINGS.items():
         expected = f"--{name}" if value is True else f"--{name}={value}"
         assert flags[name].removesuffix(".0") == expected.removesuffix(".0")
+
+
+def test_the_lines_of_a_list_are_texts():
+    choice = choose(10_000, is_list=True)
+    assert choice.settings["document_separator"] == r"\n"
+    assert "Each line is a text" in choice.reason
+    choice = choose(10_000, {"document_separator"}, is_list=True)
+    assert "document_separator" not in choice.settings
+    assert "document_separator" not in choose(10_000).settings
+
+
+def test_names_are_generated_one_by_one(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(NAMES))
+    start = WarmStart(
+        configs.ModelConfig(),
+        configs.TrainConfig(corpus=str(path)),
+        given=frozenset(),
+    )
+    task = tasks.TASKS["language_model"].read(start)
+    assert task.data.tokenizer.end_id is not None
+    assert task.data.held_out == "documents"

@@ -3,6 +3,7 @@
 They are read in pieces: byte strings, as TensorFlow's string ops take them.
 """
 
+import copy
 import dataclasses
 import hashlib
 import io
@@ -18,6 +19,8 @@ from stacked_rnn.configs import UserError
 from stacked_rnn.utils import text_files
 
 PIECE = 2**20  # characters per piece
+# Of a list: characters of the longest line, mean of all, number of lines.
+_LONGEST_ENTRY, _MEAN_ENTRY, _FEWEST_ENTRIES = 60, 25, 50
 _LEAVE_OUT = "use --skip_bad_files to leave such files out"
 _ANY_BYTES = f"use --tokenizer=byte, which reads any file, or {_LEAVE_OUT}"
 # Every tokenizer begins a new token before this white space.
@@ -77,6 +80,8 @@ class Corpus:
         num_characters: characters of the text; a byte that is not UTF-8 counts
             as one.
         has_separator: whether the separator occurs in the text.
+        is_list: whether it looks like a list, of names or words, one per line:
+            many short lines, none blank.
         digest: SHA-256 of the text, hexadecimal.
 
     Raises:
@@ -100,7 +105,7 @@ class Corpus:
         self._files = []  # (file, what stands before its text)
         self.num_characters = 0
         self.has_separator = False
-        digest = hashlib.sha256()
+        digest, lines = hashlib.sha256(), _Lines()
         end = ""  # the last characters so far
         for file in _find(corpus, flag):
             joint = self._joint(end) if self._files else ""
@@ -110,6 +115,7 @@ class Corpus:
             try:
                 for text in self._read(file):
                     new_digest.update(_encode(text))
+                    lines.add(text)
                     num_characters += len(text)
                     last = new_end + text
                     has_separator = has_separator or self._separator in last
@@ -128,6 +134,7 @@ class Corpus:
         if not self._files:
             raise UserError(f"--{flag}={corpus}: none of its files can be read")
         self.digest = digest.hexdigest()
+        self.is_list = not binary and lines.are_a_list()
 
     def pieces(self, part=None) -> Iterator[bytes]:
         """Yields the text, or a part of it, in pieces for a tokenizer.
@@ -178,6 +185,12 @@ class Corpus:
         if text:
             yield is_new, [text], ""
 
+    def as_lines(self) -> "Corpus":
+        """Returns the same text with each line as a document."""
+        lines = copy.copy(self)
+        lines._separator, lines.has_separator = "\n", True
+        return lines
+
     def _joint(self, end) -> str:
         """Returns what to insert between the end of a text and a file."""
         separator = self._separator or "\n"
@@ -196,6 +209,36 @@ class Corpus:
         if self._separator and not self._separator.strip("\n"):
             return _limit_line_breaks(parts, len(self._separator))
         return parts
+
+
+class _Lines:
+    """Finds out whether a text is a list, while it is read."""
+
+    def __init__(self):
+        self._longest = self._count = self._characters = 0
+        self._open = ""  # the line that has not ended
+
+    def add(self, text):
+        if self._longest > _LONGEST_ENTRY:
+            return  # a text of long lines is not looked at further
+        *lines, self._open = (self._open + text).split("\n")
+        lengths = [*map(len, lines)]
+        has_blank = 0 in lengths
+        self._longest = max(
+            self._longest,
+            len(self._open),
+            *lengths,
+            _LONGEST_ENTRY + 1 if has_blank else 0,
+        )
+        self._count += len(lines)
+        self._characters += sum(lengths)
+
+    def are_a_list(self) -> bool:
+        return (
+            self._longest <= _LONGEST_ENTRY
+            and self._count >= _FEWEST_ENTRIES
+            and self._characters <= _MEAN_ENTRY * self._count
+        )
 
 
 def _limit_line_breaks(parts, max_run) -> Iterator[str]:

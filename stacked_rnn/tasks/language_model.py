@@ -33,6 +33,8 @@ class LanguageModelTask(base.Task):
                 corpus, model_config, config, start.given, start.past
             )
             (config,) = configs.replace_settings((config,), chosen.settings)
+            if chosen.settings.get("document_separator"):
+                corpus = corpus.as_lines()
         data = datasets.load_language_data(
             config, model_config.vocabulary_size, start.tokenizer, corpus
         )

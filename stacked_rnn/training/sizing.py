@@ -72,6 +72,11 @@ def for_language_model(corpus, model_config, train_config, given, past):
     num_tokens = int(
         corpus.num_characters / _CHARACTERS_PER_TOKEN[train_config.tokenizer]
     )
+    is_list = corpus.is_list and not {
+        "document_separator", "init_from"
+    } & given  # fmt: skip
+    if is_list:
+        open_settings |= {"document_separator"}
     if past and past.get("digest") == corpus.digest:
         settings = _recalled(past)
         reason = "Settings that are not given are those of the run before."
@@ -86,9 +91,15 @@ def for_language_model(corpus, model_config, train_config, given, past):
             # All workers must choose the same.
             _NOMINAL_RATES
             if train_config.strategy == "multi_worker"
-            else _matmul_rates(),
+            else matmul_rates(),
         )  # fmt: skip
         reason = _describe(settings, num_tokens)
+        if is_list:
+            settings["document_separator"] = r"\n"
+            reason += (
+                "\nEach line is a text of its own: --document_separator= reads "
+                "one running text."
+            )
     settings = {
         name: value for name, value in settings.items() if name in open_settings
     }
@@ -146,7 +157,7 @@ def _recalled(past) -> dict:
 def _vocabulary_size(model_config, train_config) -> int:
     """Guesses the size of the vocabulary, before the text is tokenized."""
     if train_config.tokenizer in ("char", "byte"):
-        return 256
+        return 100
     default = 10_000 if train_config.tokenizer == "word" else 1024
     return model_config.vocabulary_size or default
 
@@ -164,13 +175,13 @@ def _language_model(num_tokens, vocabulary_size, minutes, rates) -> dict:
         vocabulary_size: size of the vocabulary, or a guess.
         minutes: time limit of the run.
         rates: FLOP/s of matmuls in float32 and in bfloat16, see
-            `_matmul_rates`.
+            `matmul_rates`.
     """
     for units in _WIDTHS:
         parameters = _num_parameters(units, vocabulary_size)
         tokens = 50 * minutes * _tokens_per_second(units, parameters, rates)
         epochs = tokens / num_tokens
-        if tokens >= 5 * parameters and parameters <= 4 * num_tokens:
+        if tokens >= 3.5 * parameters and parameters <= 4 * num_tokens:
             break
     # What a model learns by heart grows with its size and with the epochs.
     load = parameters / num_tokens * min(1.0, epochs / 5)
@@ -207,7 +218,7 @@ def _tokens_per_second(units, parameters, rates) -> float:
     return share * rates[is_mixed] / (6 * parameters)
 
 
-def _matmul_rates() -> tuple[float, float]:
+def matmul_rates() -> tuple[float, float]:
     """Measures FLOP/s of matmuls in float32 and bfloat16, in 0.2 seconds."""
     if devices.gpus():
         return _GPU_RATES
