@@ -53,7 +53,7 @@ def gru_cell(x, states, kernel, recurrent_kernel, bias):
     return (z * h + (1 - z) * c,)
 
 
-def lstm_cell(x, states, kernel, recurrent_kernel, bias):
+def lstm_cell(x, states, kernel, recurrent_kernel, bias, cap_input_gate=False):
     """Long short-term memory, D2L section 10.1.
 
     Args:
@@ -62,6 +62,7 @@ def lstm_cell(x, states, kernel, recurrent_kernel, bias):
         kernel: [inputs, 4 * units], the blocks of i, f, the candidate and o.
         recurrent_kernel: [units, 4 * units], in the same order.
         bias: [4 * units].
+        cap_input_gate: whether i is at most 1 - f.
     """
     h, c = states
     gates = x @ kernel + h @ recurrent_kernel + bias
@@ -69,6 +70,8 @@ def lstm_cell(x, states, kernel, recurrent_kernel, bias):
     i = sigmoid(xi)  # input gate: how much of the candidate enters
     f = sigmoid(xf)  # forget gate: how much of c survives
     o = sigmoid(xo)  # output gate: how much of c shows
+    if cap_input_gate:
+        i = np.minimum(i, 1 - f)
     c = f * c + i * np.tanh(xc)
     return o * np.tanh(c), c
 

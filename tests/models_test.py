@@ -21,6 +21,9 @@ VARIANTS = {
     "residual_same_width": {"residual": True, "embedding_dim": 6},
     "tied": {"tie_embeddings": True},
     "tied_same_width": {"tie_embeddings": True, "embedding_dim": 6},
+    "sum": {"readout_layers": "sum", "num_layers": 3},
+    "concat": {"readout_layers": "concat", "embedding_to_all_layers": True},
+    "tied_concat": {"readout_layers": "concat", "tie_embeddings": True},
 }
 
 
@@ -67,6 +70,39 @@ def test_values_equal_the_reference(cell, variant, rng):
     np.testing.assert_allclose(
         model(tf.constant(token_ids)), from_zero, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("all_layers", [False, True])
+def test_a_capped_input_gate_equals_the_reference(all_layers, rng):
+    """In windows, in single steps, in inference and in training."""
+    more = {"readout_layers": "concat"} if all_layers else {}
+    config = small_config(cell="lstm", cap_input_gate=True, **more)
+    model = randomized_model(config)
+    token_ids = rng.integers(0, 11, (3, 7))
+    states = random_states(config, rng, 3)
+    expected, expected_states = reference_logits(model, token_ids, states)
+    logits, new_states = step(model, token_ids, states)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert_states_equal(new_states, expected_states)
+    inputs = {"token_ids": tf.constant(token_ids), "states": states}
+    trained = model.step(inputs, training=True)["logits"]
+    np.testing.assert_allclose(trained, expected, atol=1e-5)
+    for position in range(7):
+        new = model.decode_step(
+            {"token_ids": tf.constant(token_ids[:, position]),
+             "states": states}
+        )  # fmt: skip
+        states = new["states"]
+        np.testing.assert_allclose(
+            new["logits"], expected[:, position], atol=1e-5
+        )
+    plain = randomized_model(small_config(cell="lstm", **more))
+    assert np.abs(plain(token_ids) - model(token_ids)).max() > 1e-3
+
+
+def test_a_capped_input_gate_needs_an_lstm():
+    with pytest.raises(configs.UserError, match="--cap_input_gate: --cell=gru"):
+        small_config(cap_input_gate=True)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -9,7 +9,10 @@ import tensorflow as tf
 from stacked_rnn import reference, rnn_ops
 
 BATCH, TIME, UNITS = 3, 5, 4
-KINDS = {"simple_rnn": 1, "gru": 3, "gru_reset_before": 3, "lstm": 4}
+KINDS = {
+    "simple_rnn": 1, "gru": 3, "gru_reset_before": 3, "lstm": 4,
+    "lstm_capped": 4,
+}  # fmt: skip
 MASK = tf.constant([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1], [0] * 5]) > 0
 KEEPS_STATE = tf.constant([[1, 1, 0, 1, 1], [0, 1, 1, 0, 0], [1] * 5])
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -25,9 +28,12 @@ def plain_step(kind, x, states, kernel, bias, drop):
     xs = tf.split(x, gates, axis=1)
     if kind == "simple_rnn":
         return (tf.tanh(xs[0] + products[0]),)
-    if kind == "lstm":
+    if gates == 4:
         i, f, g, o = (a + b for a, b in zip(xs, products))
-        c = tf.sigmoid(f) * states[1] + tf.sigmoid(i) * tf.tanh(g)
+        i, f = tf.sigmoid(i), tf.sigmoid(f)
+        if kind == "lstm_capped":
+            i = tf.where(i < 1 - f, i, 1 - f)
+        c = f * states[1] + i * tf.tanh(g)
         return tf.sigmoid(o) * tf.tanh(c), c
     if kind == "gru":
         products = tf.split(tf.concat(products, 1) + bias, 3, axis=1)
@@ -70,8 +76,9 @@ def fast_scan(
     }
     if kind == "simple_rnn":
         return rnn_ops.simple_rnn(x, states, kernel, **options)
-    if kind == "lstm":
-        return rnn_ops.lstm(x, states, kernel, **options)
+    if KINDS[kind] == 4:
+        cap = kind == "lstm_capped"
+        return rnn_ops.lstm(x, states, kernel, cap_input_gate=cap, **options)
     if kind == "gru":
         return rnn_ops.gru(x, states, kernel, bias, **options)
     return rnn_ops.gru(x, states, kernel, reset_after=False, **options)
@@ -84,7 +91,7 @@ def arguments(kind, rng, masked, dropped):
         return tf.constant(rng.normal(size=shape))
 
     gates = KINDS[kind]
-    states = [normal(BATCH, UNITS) for _ in range(2 if kind == "lstm" else 1)]
+    states = [normal(BATCH, UNITS) for _ in range(2 if gates == 4 else 1)]
     tensors = (
         normal(TIME, BATCH, gates * UNITS),
         tuple(states),

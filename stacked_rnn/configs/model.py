@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from stacked_rnn.configs.base import Config, setting
+from stacked_rnn.configs.base import Config, UserError, setting
 
 
 def _dropout(help):
@@ -73,6 +73,11 @@ class ModelConfig(Config):
         False,
         "Use the transposed embedding as the readout: fewer weights, useful "
         "for large vocabularies.",
+    )
+    cap_input_gate: bool = setting(
+        False,
+        "Keep the input gate of an LSTM at or below 1 - forget gate, so that "
+        "its state stays small: steadier training.",
     )
     readout_layers: str = setting(
         "top",
@@ -147,6 +152,14 @@ class ModelConfig(Config):
         "state, the mean or the maximum over time, or both (mean_max).",
         choices=("last", "mean", "max", "mean_max"),
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.cap_input_gate and self.cell != "lstm":
+            raise UserError(
+                f"--cap_input_gate: --cell={self.cell} has no such gate: "
+                "choose --cell=lstm"
+            )
 
     def without_regularizers(self) -> "ModelConfig":
         """Returns the architecture that these weights have after training."""

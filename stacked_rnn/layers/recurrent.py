@@ -112,10 +112,10 @@ class _ScanMixin:
         if self.use_cudnn:
             return self._cudnn_loop(sequences, initial_state, mask, training)
         if not self._can_scan():
-            if self.weight_dropout:
+            if self.weight_dropout or getattr(self, "cap_input_gate", False):
                 raise ValueError(
-                    f"{self.name}: weight_dropout needs a layer without unroll "
-                    "or custom activations"
+                    f"{self.name}: weight_dropout and cap_input_gate need a "
+                    "layer without unroll or custom activations"
                 )
             return super().inner_loop(sequences, initial_state, mask, training)
         is_float64 = self.cell.compute_dtype == "float64"
@@ -232,6 +232,7 @@ class _ScanMixin:
             and cell.use_bias
             and getattr(cell, "reset_after", True)
             and not cell.recurrent_dropout
+            and type(cell) is not CappedLSTMCell
             and cell.compute_dtype in ("float32", "float16")
         ):
             raise ValueError(
@@ -382,6 +383,28 @@ class GRU(_ScanMixin, keras.layers.GRU):
 
 
 @keras.saving.register_keras_serializable("stacked_rnn")
+class CappedLSTMCell(keras.layers.LSTMCell):
+    """`keras.layers.LSTMCell` whose input gate is at most 1 - forget gate.
+
+    It takes one time step of inference; `LSTM` runs windows with dropout.
+    """
+
+    def call(self, inputs, states, training=False):
+        h, c = states
+        gates = keras.ops.matmul(inputs, self.kernel) + keras.ops.matmul(
+            h, self.recurrent_kernel
+        )
+        if self.use_bias:
+            gates += self.bias
+        x_i, x_f, x_g, x_o = keras.ops.split(gates, 4, axis=1)
+        f = keras.ops.sigmoid(x_f)
+        i = keras.ops.minimum(keras.ops.sigmoid(x_i), 1 - f)
+        c = f * c + i * keras.ops.tanh(x_g)
+        h = keras.ops.sigmoid(x_o) * keras.ops.tanh(c)
+        return h, [h, c]
+
+
+@keras.saving.register_keras_serializable("stacked_rnn")
 class LSTM(_ScanMixin, keras.layers.LSTM):
     """`keras.layers.LSTM`, computed by `rnn_ops.lstm` or cuDNN.
 
@@ -393,18 +416,36 @@ class LSTM(_ScanMixin, keras.layers.LSTM):
             be right-padded.
         weight_dropout: fraction of the recurrent kernel that is dropped in
             training.
+        cap_input_gate: whether the input gate is at most 1 - forget gate, see
+            `rnn_ops.lstm`.
         **options: the further arguments of `keras.layers.LSTM`.
     """
 
     _cell_type = keras.layers.LSTMCell
     cudnn_cell = "lstm"
 
-    def __init__(self, units, use_cudnn=False, weight_dropout=0.0, **options):
+    def __init__(
+        self,
+        units,
+        use_cudnn=False,
+        weight_dropout=0.0,
+        cap_input_gate=False,
+        **options,
+    ):
         super().__init__(units, use_cudnn=use_cudnn, **options)
         self.weight_dropout = weight_dropout
+        self.cap_input_gate = cap_input_gate
+        if cap_input_gate:
+            self.cell = CappedLSTMCell.from_config(self.cell.get_config())
+            self._cell_type = CappedLSTMCell
+
+    def get_config(self):
+        return super().get_config() | {"cap_input_gate": self.cap_input_gate}
 
     def _scan(self, x, states, **options):
-        return rnn_ops.lstm(x, states, **options)
+        return rnn_ops.lstm(
+            x, states, cap_input_gate=self.cap_input_gate, **options
+        )
 
 
 class CudnnStack(keras.layers.Layer):

@@ -62,6 +62,8 @@ def recurrent_layer(config, name, use_cudnn, **options) -> keras.layers.RNN:
         use_cudnn: whether cuDNN runs the layer, see `stacked_rnn.layers`.
         **options: further arguments of the layer.
     """
+    if config.cap_input_gate:
+        options["cap_input_gate"] = True
     layer = _LAYERS[config.cell](
         config.units,
         recurrent_dropout=config.recurrent_dropout,

@@ -166,6 +166,7 @@ def lstm(
     mask=None,
     state_mask=None,
     dropout_masks=None,
+    cap_input_gate=False,
     jit_compile=False,
     custom_gradient=True,
 ):
@@ -187,6 +188,9 @@ def lstm(
         state_mask: None, or [time, batch, 1] of the dtype of x: 0 where the
             state is set to zero before a step, otherwise 1.
         dropout_masks: None, or a list of four masks [batch, units].
+        cap_input_gate: whether i is at most 1 - f, so that c' is no larger than
+            c and the candidate (Melis et al. 2018, "On the state of the art of
+            evaluation in neural language models", section 3.1).
         jit_compile: whether XLA compiles the loops.
         custom_gradient: whether to use the hand-written gradient; False: to
             leave it to TensorFlow.
@@ -201,7 +205,14 @@ def lstm(
             jit_compile, _lstm_forward, _lstm_backward
         )
         h, c, (outputs, *saved) = forward(
-            x, h0, c0, kernel, mask, state_mask, dropout_masks
+            x,
+            h0,
+            c0,
+            kernel,
+            mask,
+            state_mask,
+            dropout_masks,
+            cap_input_gate=cap_input_gate,
         )
 
         def gradient(d_outputs, d_h, d_c):
@@ -215,6 +226,7 @@ def lstm(
                 mask,
                 state_mask,
                 dropout_masks,
+                cap_input_gate=cap_input_gate,
             )
             h_prev = loops.previous(h0, outputs, state_mask)
             d_kernel = loops.kernel_gradient(h_prev, d_x, kernel, dropout_masks)
@@ -360,7 +372,9 @@ def _gru_backward(
     return d_h0, d_x, d_recurrent
 
 
-def _lstm_forward(x, h0, c0, kernel, mask, state_mask, dropout_masks):
+def _lstm_forward(
+    x, h0, c0, kernel, mask, state_mask, dropout_masks, cap_input_gate
+):
     matmul = loops.recurrent_matmul(kernel, dropout_masks)
 
     def step(states, x, *keep):
@@ -368,6 +382,8 @@ def _lstm_forward(x, h0, c0, kernel, mask, state_mask, dropout_masks):
         x_i, x_f, x_g, x_o = tf.split(x + matmul(h), 4, axis=1)
         i, f, o = tf.sigmoid(x_i), tf.sigmoid(x_f), tf.sigmoid(x_o)
         g = tf.tanh(x_g)
+        if cap_input_gate:
+            i = tf.minimum(i, 1 - f)
         c = loops.updated(keep, f * c + i * g, c)
         h = loops.updated(keep, o * tf.tanh(c), h)
         return (h, c), (h, c, i, f, g, o)
@@ -396,6 +412,7 @@ def _lstm_backward(
     mask,
     state_mask,
     dropout_masks,
+    cap_input_gate,
 ):
     matmul_gradient = loops.recurrent_matmul_gradient(kernel, dropout_masks)
 
@@ -405,10 +422,15 @@ def _lstm_backward(
         d_c, d_c_kept = loops.split_gradient(keep, d_c)
         tanh_c = tf.tanh(c)
         d_c += d_h * o * (1 - tanh_c * tanh_c)
+        d_i, d_f = d_c * g, d_c * c_prev
+        if cap_input_gate:
+            is_capped = i >= 1 - f  # then i is 1 - f
+            d_f = tf.where(is_capped, d_f - d_i, d_f)
+            d_i = tf.where(is_capped, tf.zeros_like(d_i), d_i)
         d_x = tf.concat(
             [
-                d_c * g * i * (1 - i),
-                d_c * c_prev * f * (1 - f),
+                d_i * i * (1 - i),
+                d_f * f * (1 - f),
                 d_c * i * (1 - g * g),
                 d_h * tanh_c * o * (1 - o),
             ],

@@ -110,6 +110,7 @@ def _can_use_cudnn(model_config, dtype_policy) -> bool:
     return (
         model_config.cell in rnn_ops.cudnn.CELLS
         and not model_config.recurrent_dropout
+        and not model_config.cap_input_gate
         and not model_config.end_of_text
         and dtype_policy != "mixed_bfloat16"
     )

@@ -60,6 +60,26 @@ def build_generator(
     )
 
 
+def _wired_otherwise(config, embedded, states, layers):
+    """Runs a stack whose layers or readout see more than the layer below."""
+    x, outputs, new_states = embedded, [], []
+    for index, (layer_states, weights) in enumerate(zip(states, layers)):
+        if index and config.embedding_to_all_layers:
+            x = np.concatenate([x, embedded], axis=-1)
+        if config.cap_input_gate:
+            weights = (*weights, True)
+        x, final = reference.recurrent_layer(
+            config.cell, x, layer_states, weights
+        )
+        outputs.append(x)
+        new_states.append(final)
+    if config.readout_layers == "sum":
+        x = sum(outputs)
+    elif config.readout_layers == "concat":
+        x = np.concatenate(outputs, axis=-1)
+    return x, tuple(new_states)
+
+
 def reference_logits(model, token_ids, states, weights=None):
     """Computes a language model in NumPy from its weights, taken by name.
 
@@ -82,13 +102,15 @@ def reference_logits(model, token_ids, states, weights=None):
         projections = [weights.get("residual_projection/kernel")]
         projections += [None] * (config.num_layers - 1)
     embeddings = weights["embedding/embeddings"]
-    x, states = reference.deep_rnn(
-        config.cell,
-        embeddings[token_ids],
-        states,
-        layers,
-        projections=projections,
-    )
+    embedded = embeddings[token_ids]
+    if config.readout_layers == "top" and not (
+        config.embedding_to_all_layers or config.cap_input_gate
+    ):
+        x, states = reference.deep_rnn(
+            config.cell, embedded, states, layers, projections=projections
+        )
+    else:
+        x, states = _wired_otherwise(config, embedded, states, layers)
     if not config.tie_embeddings:
         return x @ weights["readout/kernel"] + weights["readout/bias"], states
     if "readout_projection/kernel" in weights:
