@@ -270,6 +270,12 @@ class TrainConfig(Config):
         "vocabulary are those of that model, the dropout may differ. A "
         "classifier takes the layers that it shares with a language model.",
     )
+    widen_vocabulary: bool = setting(
+        True,
+        "With --init_from, language models only: add the characters of the new "
+        "training text that the vocabulary lacks, or its most frequent words, "
+        "up to --vocabulary_size in all. Otherwise, they are read as unknown.",
+    )
     model_dir: str = setting(
         "",
         "Directory of the run: settings, checkpoints, TensorBoard logs, "

@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import layers
@@ -134,6 +135,35 @@ class LanguageModel(stacks.Model):
         zeros = tf.zeros((batch_size, self.config.units), self.compute_dtype)
         parts = stacks.PARTS[self.config.cell]
         return ((zeros,) * len(parts),) * self.config.num_layers
+
+    def load_narrower(self, trained) -> None:
+        """Copies the weights of a model with fewer tokens.
+
+        The new tokens come after the old ones, but before the token that ends a
+        document. The logits of the old tokens stay what they are. Where the
+        readout has weights of its own, the new tokens are as rare as its bias
+        can make them; their embeddings are those of a new model.
+
+        Args:
+            trained: a `LanguageModel` that is equal but for its vocabulary.
+        """
+        is_old = np.ones(self.config.vocabulary_size, bool)
+        is_old[
+            trained.config.vocabulary_size - trained.config.end_of_text :
+            len(is_old) - self.config.end_of_text
+        ] = False
+        for weight, old in zip(self.weights, trained.weights, strict=True):
+            values = old = old.numpy()
+            if weight.path == "embedding/embeddings":
+                values = weight.numpy()
+                values[is_old] = old
+            elif weight.path == "readout/kernel":
+                values = np.zeros(weight.shape, old.dtype)
+                values[:, is_old] = old
+            elif weight.path == "readout/bias":
+                values = np.full(weight.shape, old.min())
+                values[is_old] = old
+            weight.assign(values)
 
     @functools.cached_property
     def step(self) -> keras.Model:

@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 import sys
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -23,6 +24,18 @@ class LanguageModelTask(base.Task):
     num_sums = 3
     load_data = staticmethod(datasets.load_language_data)
 
+    @classmethod
+    def read(cls, start):
+        return cls(
+            datasets.load_language_data(
+                start.train_config,
+                start.model_config.vocabulary_size,
+                start.tokenizer,
+                # A run that has begun keeps its vocabulary.
+                start.model is not None and start.train_config.widen_vocabulary,
+            )
+        )
+
     def complete(self, model_config):
         config = dataclasses.replace(
             super().complete(model_config),
@@ -32,10 +45,18 @@ class LanguageModelTask(base.Task):
         return config
 
     def initial_weights(self, start, model_config):
-        return start.weights
+        model = start.model
+        if model and model.config.vocabulary_size < model_config.vocabulary_size:
+            keras.utils.set_random_seed(start.train_config.seed)
+            model = self.build(model_config, use_cudnn=False)
+            model.load_narrower(start.model)
+        return model and model.get_weights()
 
     def record(self):
-        return {"held_out": self.data.held_out}
+        return {
+            "held_out": self.data.held_out,
+            "vocabulary_limit": self.data.vocabulary_limit,
+        }
 
     def warn(self):
         super().warn()

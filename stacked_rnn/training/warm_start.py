@@ -2,7 +2,8 @@
 
 The new run keeps the architecture and the tokenizer of the model and starts
 with its weights; all else is new: the step, the optimizer, the schedule, the
-dropout. A classifier may start with a language model, as in ULMFiT (Howard and
+dropout. The vocabulary of a language model may grow, once: a run that resumes
+has its own. A classifier may start with a language model, as in ULMFiT (Howard and
 Ruder 2018): it takes the layers that both have. Nothing is written here, so
 that bad input leaves no trace.
 """
@@ -11,7 +12,6 @@ import dataclasses
 import json
 import pathlib
 
-import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import models, saved_models, tokenizers
@@ -27,7 +27,7 @@ class WarmStart:
 
     Attributes:
         model_config, train_config: the settings, completed by those of the
-            trained model.
+            trained model, except for `vocabulary_size`, which is as given.
         tokenizer: tokenizer of the trained model.
         model: the trained model; None too if the run is only resumed.
         path: directory of the version or run that it comes from.
@@ -38,11 +38,6 @@ class WarmStart:
     tokenizer: tokenizers.Tokenizer | None = None
     model: models.LanguageModel | None = None
     path: pathlib.Path | None = None
-
-    @property
-    def weights(self) -> list[np.ndarray] | None:
-        """The `get_weights()` of the trained model."""
-        return self.model and self.model.get_weights()
 
 
 def resolve_init_from(
@@ -78,17 +73,28 @@ def resolve_init_from(
             f"{named}: {TASKS[task].title}: a run can start with the weights "
             "of a language model only"
         )
-    free = TASKS[train_config.task].free_settings
+    info, limit = TASKS[train_config.task], model_config.vocabulary_size
+    num_parts = trained_config.vocabulary_size - trained_config.end_of_text
     kept = {
         "tokenizer": tokenizer.kind,
         "letters_only": tokenizer.letters_only,
         "document_separator": tokenizer.document_separator,
     }
+    trained_settings = trained_config.to_dict() | kept
+    may_grow = (
+        train_config.widen_vocabulary
+        and info.continues_texts
+        and tokenizer.unknown_id is not None
+    )
+    if not limit or (may_grow and (has_begun or limit >= num_parts)):
+        trained_settings["vocabulary_size"] = limit
     settings = model_config.to_dict() | train_config.to_dict()
     contradictions = [
         f"--{name}={settings[name]} (it has {value})"
-        for name, value in (trained_config.to_dict() | kept).items()
-        if name in given and name not in free and settings[name] != value
+        for name, value in trained_settings.items()
+        if name in given
+        and name not in info.free_settings
+        and settings[name] != value
     ]
     if contradictions:
         raise UserError(
@@ -98,8 +104,9 @@ def resolve_init_from(
     return WarmStart(
         dataclasses.replace(
             trained_config,
-            **{name: settings[name] for name in free},
-            **TASKS[train_config.task].reset_settings,
+            vocabulary_size=limit,
+            **{name: settings[name] for name in info.free_settings},
+            **info.reset_settings,
         ),
         dataclasses.replace(train_config, **kept),
         tokenizer,
@@ -122,12 +129,24 @@ def _has_begun(model_config, train_config, model_dir) -> bool:
         return False
     record = runs.read_record(model_dir)
     trained_config = ModelConfig.from_dict(record["model"])
-    return all(
-        record.get(name) == getattr(train_config, name)
-        for name in ("task", "corpus", "init_from")
-    ) and all(
-        getattr(trained_config, name) == getattr(model_config, name)
-        for name in TASKS[train_config.task].free_settings
+    recorded = record.get("settings", {}) | record
+    limits = {  # not in older records
+        "vocabulary_limit": model_config.vocabulary_size,
+        "widen_vocabulary": train_config.widen_vocabulary,
+    }
+    return (
+        all(
+            record.get(name) == getattr(train_config, name)
+            for name in ("task", "corpus", "init_from")
+        )
+        and all(
+            getattr(trained_config, name) == getattr(model_config, name)
+            for name in TASKS[train_config.task].free_settings
+        )
+        and all(
+            recorded.get(name, value) == value
+            for name, value in limits.items()
+        )
     )
 
 
