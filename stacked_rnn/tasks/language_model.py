@@ -45,12 +45,12 @@ class LanguageModelTask(base.Task):
         return config
 
     def initial_weights(self, start, model_config):
-        model = start.model
-        if model and model.config.vocabulary_size < model_config.vocabulary_size:
-            keras.utils.set_random_seed(start.train_config.seed)
-            model = self.build(model_config, use_cudnn=False)
-            model.load_narrower(start.model)
-        return model and model.get_weights()
+        if not start.model:
+            return None
+        keras.utils.set_random_seed(start.train_config.seed)
+        model = self.build(model_config, use_cudnn=False)
+        model.load_weights_from(start.model)
+        return model.get_weights()
 
     def record(self):
         return {

@@ -67,8 +67,7 @@ def widen(tokenizer, pieces, vocabulary_size=0) -> tuple[Tokenizer, list[str]]:
     """
     separator = tokenizer.document_separator
     new_parts = tokenizer.new_parts(
-        (split_documents(piece, separator) for piece in pieces),
-        vocabulary_size,
+        (split_documents(piece, separator) for piece in pieces), vocabulary_size
     )
     values = tokenizer.to_dict()
     if new_parts:

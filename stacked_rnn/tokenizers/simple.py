@@ -183,9 +183,7 @@ class WordTokenizer(Tokenizer):
         for word in self._vocabulary:
             counts.pop(word.encode(), None)
         room = (vocabulary_size or DEFAULT_WORDS) - len(self._vocabulary)
-        return [
-            word.decode() for word, _ in counts.most_common(max(0, room))
-        ]
+        return [word.decode() for word, _ in counts.most_common(max(0, room))]
 
     def _num_parts(self):
         return len(self._vocabulary)

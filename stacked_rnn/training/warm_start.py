@@ -2,8 +2,8 @@
 
 The new run keeps the architecture and the tokenizer of the model and starts
 with its weights; all else is new: the step, the optimizer, the schedule, the
-dropout. The vocabulary of a language model may grow, once: a run that resumes
-has its own. A classifier may start with a language model, as in ULMFiT (Howard and
+dropout. The vocabulary of a language model may grow, but not again when the run
+resumes. A classifier may start with a language model, as in ULMFiT (Howard and
 Ruder 2018): it takes the layers that both have. Nothing is written here, so
 that bad input leaves no trace.
 """
@@ -144,8 +144,7 @@ def _has_begun(model_config, train_config, model_dir) -> bool:
             for name in TASKS[train_config.task].free_settings
         )
         and all(
-            recorded.get(name, value) == value
-            for name, value in limits.items()
+            recorded.get(name, value) == value for name, value in limits.items()
         )
     )
 
