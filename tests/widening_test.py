@@ -1,12 +1,11 @@
 """Fine-tuning that adds new characters or words to the vocabulary."""
 
-import dataclasses
+import json
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from stacked_rnn import configs, inference, tasks, tokenizers, training
 from stacked_rnn.training import warm_start
@@ -67,7 +66,9 @@ def test_old_tokens_keep_their_weights_and_logits(separator, architecture):
     tokenizer = tokenizers.build(
         "char", ALPHABET.encode(), document_separator=separator
     )
-    generator = build_generator(tokenizer=tokenizer, **architecture)
+    generator = build_generator(
+        tokenizer=tokenizer, end_of_text=bool(separator), **architecture
+    )
     generator.save("models")
     trainer = make_trainer()
     assert trainer.data.tokenizer.to_dict()["vocabulary"].endswith("hz\u00e9")
@@ -116,7 +117,7 @@ def test_new_characters_are_learned_exported_and_generated(
         trainer.best_row["val_loss"], rel=1e-4
     )
     sampling = configs.SamplingConfig(temperature=0.0, max_new_tokens=17)
-    [[continuation]] = model.generate(["a bad \u00e9gg had a"], sampling)
+    [continuation] = model.generate(["a bad \u00e9gg had a"], sampling)
     assert "\u00e9gg had a z\n" in continuation.text
 
 
@@ -151,7 +152,7 @@ def test_without_widening_the_vocabulary_is_kept():
 
 def test_documents_end_as_before():
     tokenizer = tokenizers.build("char", b"abcdefgh ", document_separator=r"\n")
-    build_generator(tokenizer=tokenizer).save("models")
+    build_generator(tokenizer=tokenizer, end_of_text=True).save("models")
     pathlib.Path("text.txt").write_text(
         "".join(f"a bad z, {number}\n" for number in range(100))
     )
@@ -203,7 +204,7 @@ def test_the_same_command_resumes_the_widened_run(kind, size, capsys):
     assert again.step == 3
     assert again.data.tokenizer == first.data.tokenizer
     assert again.data.unknown_parts == first.data.unknown_parts
-    assert not again.data.notes
+    assert "join" not in " ".join(again.data.notes)
     for got, expected in zip(again.model.weights, first.model.weights):
         np.testing.assert_array_equal(got, expected)
     train(again, 4)
@@ -227,7 +228,7 @@ def test_a_widened_run_is_the_start_of_another(monkeypatch):
     build_generator().save("models")
     train(make_trainer(), 3)
     pathlib.Path("run").rename("models.run")
-    pathlib.Path("text.txt").write_text(TEXT + "!" * 30, encoding="utf-8")
+    pathlib.Path("text.txt").write_text("!" + TEXT, encoding="utf-8")
     trainer = make_trainer(init_from="models.run")
     assert trainer.data.tokenizer.to_dict()["vocabulary"].endswith("hz\u00e9!")
 
@@ -236,13 +237,9 @@ def test_a_run_of_an_earlier_version_is_not_widened():
     build_generator().save("models")
     train(make_trainer(widen_vocabulary=False), 3)
     record = pathlib.Path("run/checkpoints/model.json")
-    text = record.read_text()
-    for entry in (
-        '      "widen_vocabulary": false,\n',
-        ',\n  "vocabulary_limit": 0',
-    ):
-        text = text.replace(entry.lstrip(), "", 1)
-    assert "widen" not in text and "limit" not in text
-    record.write_text(text)
+    description = json.loads(record.read_text())
+    del description["vocabulary_limit"]
+    del description["settings"]["widen_vocabulary"]
+    record.write_text(json.dumps(description))
     trainer = make_trainer()
     assert trainer.step == 3 and trainer.data.unknown_parts == ["\u00e9", "z"]

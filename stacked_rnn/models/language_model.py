@@ -148,12 +148,10 @@ class LanguageModel(stacks.Model):
         Args:
             trained: a `LanguageModel` that is equal but for its vocabulary.
         """
-        first, last = (
-            model.config.vocabulary_size - model.config.end_of_text
-            for model in (trained, self)
-        )
-        is_old = np.ones(self.config.vocabulary_size, bool)
-        is_old[first:last] = False
+        size = self.config.vocabulary_size
+        last = size - self.config.end_of_text
+        is_old = np.ones(size, bool)
+        is_old[last - (size - trained.config.vocabulary_size) : last] = False
         for weight, old in zip(self.weights, trained.weights, strict=True):
             values = old = old.numpy()
             if weight.path == "embedding/embeddings":

@@ -74,7 +74,7 @@ def resolve_init_from(
             "of a language model only"
         )
     info, limit = TASKS[train_config.task], model_config.vocabulary_size
-    num_parts = trained_config.vocabulary_size - trained_config.end_of_text
+    num_parts = tokenizer.vocabulary_size() - (tokenizer.end_id is not None)
     kept = {
         "tokenizer": tokenizer.kind,
         "letters_only": tokenizer.letters_only,
