@@ -11,7 +11,7 @@ from stacked_rnn import configs, inference, tasks, tokenizers, training
 from stacked_rnn.training import warm_start
 from tests.helpers.small_models import ALPHABET, build_generator
 
-TEXT = "a bad \u00e9gg had a z\n" * 30  # the model knows the letters a to h
+TEXT = "a bee \u00e9gg had a z\n" * 30  # the model knows the letters a to h
 NEW = ["z", "\u00e9"]
 
 
@@ -117,8 +117,8 @@ def test_new_characters_are_learned_exported_and_generated(
         trainer.best_row["val_loss"], rel=1e-4
     )
     sampling = configs.SamplingConfig(temperature=0.0, max_new_tokens=17)
-    [continuation] = model.generate(["a bad \u00e9gg had a"], sampling)
-    assert "\u00e9gg had a z\n" in continuation.text
+    [continuation] = model.generate(["a bee"], sampling)
+    assert continuation.text.startswith(" \u00e9gg had a z\n")
 
 
 def test_one_line_names_the_new_tokens(capsys):
@@ -170,9 +170,9 @@ def words_of(trainer):
 
 
 def test_words_join_up_to_the_vocabulary_size(capsys):
-    tokenizer = tokenizers.build("word", b"a bad face\n", 5)
+    tokenizer = tokenizers.build("word", b"a bee face\n", 5)
     build_generator(tokenizer=tokenizer).save("models")
-    old = ["<unk>", "a", " bad", " face", "\n"]
+    old = ["<unk>", "a", " bee", " face", "\n"]
     assert words_of(make_trainer(resume=False)) == [
         *old, " \u00e9gg", " had", " a", " z"
     ]  # fmt: skip
@@ -194,7 +194,7 @@ def test_words_join_up_to_the_vocabulary_size(capsys):
 
 @pytest.mark.parametrize(("kind", "size"), [("char", 0), ("word", 7)])
 def test_the_same_command_resumes_the_widened_run(kind, size, capsys):
-    tokenizer = tokenizers.build(kind, b"a bad face\n", 5)
+    tokenizer = tokenizers.build(kind, b"a bee face\n", 5)
     build_generator(tokenizer=tokenizer).save("models")
     given = {"vocabulary_size"} if size else ()
     first = make_trainer(given, size)
@@ -215,7 +215,7 @@ def test_the_same_command_resumes_the_widened_run(kind, size, capsys):
     ("size", "changes"), [(6, {}), (0, {"widen_vocabulary": False})]
 )
 def test_another_vocabulary_is_another_run(size, changes):
-    tokenizer = tokenizers.build("word", b"a bad face\n", 5)
+    tokenizer = tokenizers.build("word", b"a bee face\n", 5)
     build_generator(tokenizer=tokenizer).save("models")
     train(make_trainer(), 3)
     trainer = make_trainer({"vocabulary_size"}, size, **changes)
