@@ -338,6 +338,24 @@ def test_cached_tokens_know_the_unknown_characters(
         assert 0 < data.unknown_share < 0.2
 
 
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_the_vocabulary_is_widened_by_all_pieces(
+    book, tmp_path, small_pieces, kind
+):
+    """And a resumed run, which has that vocabulary, finds the same tokens."""
+    config = configs.TrainConfig(
+        corpus=str(book), cache_dir=str(tmp_path), tokenizer=kind
+    )
+    old = tokenizers.build(kind, b"the time ")
+    data = datasets.load_language_data(config, 50, old, True)
+    built = tokenizers.build(kind, book.read_bytes()).to_dict()["vocabulary"]
+    assert {*data.tokenizer.to_dict()["vocabulary"]} >= {*built}
+    assert "new" in data.notes[0] and not data.unknown_parts
+    again = datasets.load_language_data(config, 50, data.tokenizer)
+    assert len([*tmp_path.glob("tokens-*")]) == 1
+    assert again.tokenizer == data.tokenizer
+
+
 # Pages
 
 

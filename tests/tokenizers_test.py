@@ -211,6 +211,57 @@ def test_unknown_parts_are_listed_once():
     assert tokenizers.ByteTokenizer().unknown_parts(["\u00e9"]) == []
 
 
+@pytest.mark.parametrize("separator", ["", "|"])
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_a_widened_vocabulary_has_the_new_tokens_behind_the_old(
+    kind, separator
+):
+    old = tokenizers.build(kind, b"o n", document_separator=separator)
+    pieces = ["z n|e é ".encode(), b"n|z n e"]
+    wide, new_parts = tokenizers.widen(old, pieces)
+    if kind == "char":
+        expected = [*"ez\u00e9"] if separator else [*"ez|\u00e9"]
+    else:  # the most frequent first, then in the order of the text
+        expected = ["z", "e", " \u00e9", " ", "n", " e"]
+        expected[1:1] = [] if separator else ["|"]
+    assert new_parts == expected
+    vocabulary = [*old.to_dict()["vocabulary"], *expected]
+    assert [*wide.to_dict()["vocabulary"]] == vocabulary
+    assert wide.vocabulary_size() == len(vocabulary) + bool(separator)
+    assert wide.end_id == (len(vocabulary) if separator else None)
+    for piece in pieces:
+        [ids] = wide.tokenize([piece]).to_list()
+        assert 0 not in ids
+        assert round_trip(wide, [piece]) == [
+            piece.replace(separator.encode(), b"")
+        ]
+    [ids], [old_ids] = (
+        tokenizer.tokenize([b"on|o n"]).to_list() for tokenizer in (wide, old)
+    )
+    assert [i for i, o in zip(ids, old_ids) if 0 < o != old.end_id] == [
+        o for o in old_ids if 0 < o != old.end_id
+    ]
+    assert wide == tokenizers.from_dict(json.loads(json.dumps(wide.to_dict())))
+    assert tokenizers.widen(wide, pieces) == (wide, [])
+
+
+def test_a_vocabulary_of_words_is_widened_up_to_its_limit():
+    old = tokenizers.build("word", b"a b", 3)
+    for size, expected in (
+        (0, [" c", "d", " e"]),
+        (4, [" c"]),
+        (3, []),
+        (2, []),
+    ):
+        assert tokenizers.widen(old, [b"d c e c"], size)[1] == expected
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "subword"])
+def test_a_vocabulary_that_knows_the_text_is_not_widened(kind):
+    old = tokenizers.build(kind, b"abc ", letters_only=True)
+    assert tokenizers.widen(old, ["C, BA\u00e9!".encode()]) == (old, [])
+
+
 def test_start_id_is_a_line_break_where_there_is_one():
     def start(kind, text):
         return tokenizers.build(kind, text).start_id
@@ -225,7 +276,7 @@ def test_start_id_is_a_line_break_where_there_is_one():
 
 
 @pytest.mark.parametrize(
-    "vocabulary", ["", "ab", "\ufffd", "\ufffdba", "\ufffdaa"]
+    "vocabulary", ["", "ab", "\ufffd", "\ufffda\ufffd", "\ufffdaa"]
 )
 def test_broken_character_vocabularies_are_refused(vocabulary):
     with pytest.raises(configs.UserError):

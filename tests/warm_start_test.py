@@ -78,6 +78,7 @@ def train_config(**changes):
         "sequence_length": 5,
         "batch_size": 4,
         "validation_fraction": 0.1,
+        "widen_vocabulary": False,
         "jit_compile": False,  # compiling takes longer than these few steps
     } | changes
     return configs.TrainConfig(**settings)
@@ -98,13 +99,15 @@ def read_task(start):
 
 def make_trainer(init_from, model_dir="another", strategy=None, **changes):
     start = prepare(init_from, model_dir, **changes)
+    task = read_task(start)
+    model_config = task.complete(start.model_config)
     return training.Trainer(
-        start.model_config,
+        model_config,
         start.train_config,
-        read_task(start),
+        task,
         model_dir,
         strategy,
-        initial_weights=start.weights,
+        initial_weights=task.initial_weights(start, model_config),
     )
 
 
@@ -165,9 +168,9 @@ def test_a_run_begins_with_the_best_weights_of_another():
 
 
 def test_without_a_best_checkpoint_the_last_is_used():
-    best = prepare("old").weights
+    best = prepare("old").model.get_weights()
     shutil.rmtree("old/checkpoints/best")
-    last = prepare("old").weights
+    last = prepare("old").model.get_weights()
     assert np.abs(last[0]).max() < 0.1 < np.abs(best[0]).max()
 
 
@@ -196,7 +199,7 @@ def test_without_init_from_nothing_changes():
     start = prepare("", model={"units": 7})
     assert start.model_config == configs.ModelConfig(units=7)
     assert start.train_config == train_config()
-    assert start.tokenizer is start.weights is start.path is None
+    assert start.tokenizer is start.model is start.path is None
 
 
 # What is refused
@@ -299,7 +302,7 @@ def test_a_bad_init_from_is_one_line(init_from, damage, message):
 
 
 def test_a_begun_run_resumes_without_the_trained_model():
-    begun = prepare("old", "another").weights
+    begun = prepare("old", "another").model.get_weights()
     shutil.rmtree("old")
     trainer = make_trainer("old", "new")
     assert trainer.step == 10
@@ -317,7 +320,7 @@ def test_a_run_without_a_checkpoint_starts_over():
     for _ in range(2):  # the first is killed before its first step
         trainer = make_trainer("old")
         assert trainer.step == 0
-        assert_weights(trainer, prepare("old").weights)
+        assert_weights(trainer, prepare("old").model.get_weights())
 
 
 @pytest.mark.parametrize(
@@ -334,7 +337,7 @@ def test_another_run_in_the_way_is_moved_aside(changes):
     trainer = make_trainer(**{"init_from": "old", "model_dir": "new"} | changes)
     assert trainer.step == 0
     assert pathlib.Path("new.1/checkpoints/last").exists()
-    assert_weights(trainer, prepare("old").weights)
+    assert_weights(trainer, prepare("old").model.get_weights())
 
 
 def test_a_run_begun_without_init_from_is_not_resumed_with_it():
@@ -347,8 +350,9 @@ def test_a_run_begun_without_init_from_is_not_resumed_with_it():
     with pytest.raises(configs.UserError, match="init_from: '', not 'old'"):
         make_trainer("old", "new", resume=True)
     start = dataclasses.replace(prepare("old"), train_config=train_config())
+    task = read_task(start)
     plain = training.Trainer(
-        start.model_config, start.train_config, read_task(start), "new"
+        task.complete(start.model_config), start.train_config, task, "new"
     )
     assert plain.step == 10
     assert make_trainer("old", "new").step == 0

@@ -66,6 +66,7 @@ _STREAMS = (
     "train_windows",
     "validation",
     "validation_windows",
+    "widen_vocabulary",
 )
 _NEXT_TOKENS = (
     "readout_layers",

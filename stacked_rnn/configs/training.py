@@ -274,8 +274,14 @@ class TrainConfig(Config):
         "Start a new run with the weights of a trained model: a SavedModel "
         "(one version, or the parent of several: the highest is used), or the "
         "model_dir of another run (its best checkpoint). Architecture and "
-        "vocabulary are those of that model, the dropout may differ. A "
+        "tokenizer are those of that model, the dropout may differ. A "
         "classifier takes the layers that it shares with a language model.",
+    )
+    widen_vocabulary: bool = setting(
+        True,
+        "With --init_from, language models only: add the characters of the new "
+        "training text that the vocabulary lacks, or its most frequent words, "
+        "up to --vocabulary_size in all. Otherwise, they are read as unknown.",
     )
     model_dir: str = setting(
         "",

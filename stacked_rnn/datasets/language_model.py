@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError, unescaped
-from stacked_rnn.datasets import corpora, token_cache
+from stacked_rnn.datasets import corpora, splits, token_cache
 from stacked_rnn.datasets.batches import warn_of_no_validation
 from stacked_rnn.datasets.windows import (
     Blocks,
@@ -17,6 +17,7 @@ from stacked_rnn.datasets.windows import (
     Streams,
     Windows,
 )
+from stacked_rnn.utils import terminal
 
 _FEW_TOKENS = 100  # of fewer, the mean loss is off by 0.1 nats or more
 
@@ -27,7 +28,7 @@ class LanguageData:
 
     Attributes:
         tokenizer: built from the training part of the text alone, or taken from
-            a trained model.
+            a trained model and perhaps widened.
         training, validation: `Windows`; validation may be None.
         unknown_parts: the characters or words of the text that are not in the
             vocabulary of a trained model, each once.
@@ -38,7 +39,9 @@ class LanguageData:
             if there is no separator.
         held_out: what is held out for validation, "blocks" or "the end" of the
             text, or "documents".
-        notes: lines for the user, on a short text or the split of documents.
+        notes: lines for the user, on new tokens, a short text or the split of
+            documents.
+        vocabulary_limit: see `vocabulary_size` in `ModelConfig`.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -50,6 +53,7 @@ class LanguageData:
     has_separator: bool = True
     held_out: str = "the end"
     notes: Sequence[str] = ()
+    vocabulary_limit: int = 0
 
 
 def open_corpus(config, tokenizer=None) -> corpora.Corpus:
@@ -71,7 +75,7 @@ def open_corpus(config, tokenizer=None) -> corpora.Corpus:
 
 
 def load_language_data(
-    config, vocabulary_size=0, tokenizer=None, corpus=None
+    config, vocabulary_size=0, tokenizer=None, corpus=None, widen=False
 ) -> LanguageData:
     """Splits, tokenizes and cuts the corpus of a `TrainConfig`.
 
@@ -81,6 +85,8 @@ def load_language_data(
         tokenizer: the tokenizer of a trained model, of the kind that `config`
             names; None: it is built from the text.
         corpus: what `open_corpus` returned for it; None: it is opened.
+        widen: whether the new characters or words of the training part join
+            the vocabulary of the trained model.
 
     Raises:
         UserError: the corpus cannot be read, or is too short.
@@ -93,14 +99,24 @@ def load_language_data(
         "letters_only": config.letters_only,
         "document_separator": separator,
     }
+    split = (
+        # D2L's windows overlap: they are split later, as tokens.
+        0.0 if config.train_windows else config.validation_fraction,
+        config.seed,
+        config.validation,
+    )
+    new_parts = []
+    if widen and tokenizer.unknown_id is not None:
+        tokenizer, new_parts = tokenizers.widen(
+            tokenizer,
+            token_cache.vocabulary_pieces(
+                corpus, splits.split(corpus, *split)["training"]
+            ),
+            vocabulary_size,
+        )
     tokenized = token_cache.tokenize_corpus(
         corpus,
-        (
-            # D2L's windows overlap: they are split later, as tokens.
-            0.0 if config.train_windows else config.validation_fraction,
-            config.seed,
-            config.validation,
-        ),
+        split,
         tokenizer,
         lambda pieces: tokenizers.build(texts=pieces, **settings),
         settings,
@@ -123,7 +139,8 @@ def load_language_data(
         ),
         corpus.has_separator or tokenized.tokenizer.end_id is None,
         _what_is_held_out(tokenized),
-        [*_notes(config, corpus, tokenized, *windows)],
+        [*_notes(config, corpus, tokenized, new_parts, *windows)],
+        vocabulary_size,
     )
 
 
@@ -236,8 +253,15 @@ def _why_too_short(config, num_tokens, num_held_out) -> str:
     )
 
 
-def _notes(config, corpus, tokenized, training, validation):
-    """Yields lines for the user on how the text was split and cut."""
+def _notes(config, corpus, tokenized, new_parts, training, validation):
+    """Yields lines for the user on new tokens, and how the text was cut."""
+    if new_parts:
+        noun = "word" if tokenized.tokenizer.kind == "word" else "character"
+        joins = f"{noun} joins" if len(new_parts) == 1 else f"{noun}s join"
+        yield (
+            f"note: {len(new_parts):,} new {joins} the vocabulary of "
+            f"{config.init_from}: {terminal.first_of(new_parts)}"
+        )
     documents = tokenized.num_documents
     if validation and documents["training"]:
         share = tokenized.num_characters["validation"] / corpus.num_characters

@@ -330,10 +330,17 @@ def _build_once(directory, corpus, part, build):
         return tokenizers.from_dict(
             json.loads(path.read_text(encoding="utf-8"))
         )
-    tokenizer = build(_with_progress(corpus, part, "building the vocabulary"))
+    tokenizer = build(vocabulary_pieces(corpus, part))
     with files.whole_file(path) as file:
         file.write(json.dumps(tokenizer.to_dict()).encode())
     return tokenizer
+
+
+def vocabulary_pieces(corpus, part):
+    """Yields the pieces to build a vocabulary from; of many, shows progress."""
+    if part.num_characters < LARGE:
+        return corpus.pieces(part)
+    return _with_progress(corpus, part, "building the vocabulary")
 
 
 def _with_progress(corpus, part, activity):

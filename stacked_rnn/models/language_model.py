@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import layers
@@ -134,6 +135,35 @@ class LanguageModel(stacks.Model):
         zeros = tf.zeros((batch_size, self.config.units), self.compute_dtype)
         parts = stacks.PARTS[self.config.cell]
         return ((zeros,) * len(parts),) * self.config.num_layers
+
+    def load_weights_from(self, trained) -> None:
+        """Copies the weights of a model that may have fewer tokens.
+
+        The new tokens come after the old ones, but before the token that ends a
+        document. The logits of the old tokens stay what they were. A new token
+        has the mean of the embeddings, with little noise: the loss begins and
+        stays lower than with an embedding of a new model. In a readout of its
+        own, it has zeros, and the lowest bias of all.
+
+        Args:
+            trained: a `LanguageModel` that is equal but for its vocabulary.
+        """
+        size = self.config.vocabulary_size
+        last = size - self.config.end_of_text
+        is_old = np.ones(size, bool)
+        is_old[last - (size - trained.config.vocabulary_size) : last] = False
+        for weight, old in zip(self.weights, trained.weights, strict=True):
+            values = old = old.numpy()
+            if weight.path == "embedding/embeddings":
+                values = old.mean(axis=0) + 0.1 * weight.numpy()
+                values[is_old] = old
+            elif weight.path == "readout/kernel":
+                values = np.zeros(weight.shape, old.dtype)
+                values[:, is_old] = old
+            elif weight.path == "readout/bias":
+                values = np.full(weight.shape, old.min())
+                values[is_old] = old
+            weight.assign(values)
 
     @functools.cached_property
     def step(self) -> keras.Model:

@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 import sys
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -36,7 +37,12 @@ class LanguageModelTask(base.Task):
             if chosen.settings.get("document_separator"):
                 corpus = corpus.as_lines()
         data = datasets.load_language_data(
-            config, model_config.vocabulary_size, start.tokenizer, corpus
+            config,
+            model_config.vocabulary_size,
+            start.tokenizer,
+            corpus,
+            # A run that has begun keeps its vocabulary.
+            widen=start.model is not None and config.widen_vocabulary,
         )
         return cls(data, chosen, corpus)
 
@@ -56,10 +62,18 @@ class LanguageModelTask(base.Task):
         return config
 
     def initial_weights(self, start, model_config):
-        return start.weights
+        if not start.model:
+            return None
+        keras.utils.set_random_seed(start.train_config.seed)
+        model = self.build(model_config, use_cudnn=False)
+        model.load_weights_from(start.model)
+        return model.get_weights()
 
     def record(self):
-        return super().record() | {"held_out": self.data.held_out}
+        return super().record() | {
+            "held_out": self.data.held_out,
+            "vocabulary_limit": self.data.vocabulary_limit,
+        }
 
     def warn(self):
         super().warn()

@@ -51,6 +51,30 @@ def build(
     return _KINDS[kind].from_texts(batches, vocabulary_size, **options)
 
 
+def widen(tokenizer, pieces, vocabulary_size=0) -> tuple[Tokenizer, list[str]]:
+    """Adds the new characters or words of a training text to a vocabulary.
+
+    The ids of the old ones stay, and the document separator is the last token
+    again. Byte and subword tokenizers know every text.
+
+    Args:
+        tokenizer: a tokenizer.
+        pieces: byte strings, the pieces of the text.
+        vocabulary_size: see `build`.
+
+    Returns:
+        The tokenizer, and what was added.
+    """
+    separator = tokenizer.document_separator
+    new_parts = tokenizer.new_parts(
+        (split_documents(piece, separator) for piece in pieces), vocabulary_size
+    )
+    values = tokenizer.to_dict()
+    if new_parts:
+        values["vocabulary"] = [*values["vocabulary"], *new_parts]
+    return from_dict(values), new_parts
+
+
 def from_dict(values) -> Tokenizer:
     """Returns the tokenizer that `Tokenizer.to_dict` described."""
     values = dict(values)

@@ -89,6 +89,19 @@ class Tokenizer(tf.Module):
         unknown = tf.unique(parts[is_unknown]).y.numpy().tolist()
         return [part.decode("utf-8", "replace") for part in unknown]
 
+    def new_parts(self, batches, vocabulary_size=0) -> list[str]:
+        """Returns the characters or words of texts to add to the vocabulary.
+
+        Args:
+            batches: lists of byte strings, all texts.
+            vocabulary_size: see `tokenizers.build`.
+
+        Returns:
+            The characters in ascending order; of the words, the most frequent
+            ones that there is room for.
+        """
+        return []
+
     def missing_characters(self, text) -> list[str]:
         """Returns the characters of a string that are in no token, each once.
 

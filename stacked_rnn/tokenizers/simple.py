@@ -49,11 +49,11 @@ class CharTokenizer(Tokenizer):
 
     Args:
         vocabulary: a string, or a sequence of characters: U+FFFD first, then at
-            least one other, in ascending order.
+            least one other, all different.
         **options: see `Tokenizer`.
 
     Raises:
-        UserError: U+FFFD is not first, or the others are not in order.
+        UserError: U+FFFD is not first, or a character is there twice.
     """
 
     kind = "char"
@@ -65,22 +65,32 @@ class CharTokenizer(Tokenizer):
         known = code_points[1:]
         if self._vocabulary[:1] != UNKNOWN_CHARACTER or not known:
             raise UserError("a character vocabulary is U+FFFD and others")
-        if known != sorted(set(known)):
-            raise UserError("a character vocabulary is in ascending order")
+        if len(set(code_points)) < len(code_points):
+            raise UserError("a character vocabulary has each character once")
         self._code_points = np.array(code_points, np.int32)
+        self._ascending_ids = 1 + np.argsort(known).astype(np.int32)
 
     @classmethod
     def from_texts(cls, batches, **options):
         """Builds the tokenizer of all characters in lists of byte strings."""
         any_vocabulary = cls(UNKNOWN_CHARACTER + "\n", **options)
+        return cls(
+            [UNKNOWN_CHARACTER, *any_vocabulary._characters(batches)], **options
+        )
+
+    def new_parts(self, batches, vocabulary_size=0):
+        characters = self._characters(batches)
+        return [char for char in characters if char not in self._vocabulary]
+
+    def _characters(self, batches) -> list[str]:
+        """Lists all characters of lists of byte strings, but for U+FFFD."""
         occurs = np.zeros(sys.maxunicode + 1, bool)
         for texts in batches:
-            texts = any_vocabulary._standardize(tf.constant(texts)).numpy()
+            texts = self._standardize(tf.constant(texts)).numpy()
             text = b"\xff".join(texts).decode("utf-8", "replace")
             occurs[np.frombuffer(text.encode("utf-32-le"), "<u4")] = True
-        known = {chr(value) for value in np.flatnonzero(occurs)}
-        known.discard(UNKNOWN_CHARACTER)
-        return cls([UNKNOWN_CHARACTER, *sorted(known)], **options)
+        occurs[ord(UNKNOWN_CHARACTER)] = False
+        return [chr(value) for value in np.flatnonzero(occurs)]
 
     def _num_parts(self):
         return len(self._vocabulary)
@@ -100,13 +110,14 @@ class CharTokenizer(Tokenizer):
 
     def _tokenize(self, texts):
         code_points = tf.cast(self._decode(texts), tf.int32)
-        known = tf.constant(self._code_points[1:])
+        ids = tf.constant(self._ascending_ids)
+        known = tf.constant(self._code_points[self._ascending_ids])
 
         def look_up(values):
             position = tf.searchsorted(known, values)
             position = tf.minimum(position, len(self._code_points) - 2)
             found = tf.gather(known, position) == values
-            return tf.where(found, position + 1, 0)
+            return tf.where(found, tf.gather(ids, position), 0)
 
         return tf.ragged.map_flat_values(look_up, code_points)
 
@@ -156,19 +167,23 @@ class WordTokenizer(Tokenizer):
     def from_texts(cls, batches, vocabulary_size=0, **options):
         """Builds the tokenizer of the commonest words in lists of texts."""
         no_words = cls([UNKNOWN_WORD], **options)
-        counts = collections.Counter()
-        for texts in batches:
-            words = no_words._split(no_words._standardize(tf.constant(texts)))
-            counts.update(words.flat_values.numpy().tolist())
         if vocabulary_size == 1:
             raise UserError(
                 "--vocabulary_size=1: --tokenizer=word needs 2 or more, since "
                 "the first token stands for unknown words"
             )
-        kept = counts.most_common((vocabulary_size or DEFAULT_WORDS) - 1)
-        return cls(
-            [UNKNOWN_WORD, *(word.decode() for word, _ in kept)], **options
-        )
+        words = no_words.new_parts(batches, vocabulary_size)
+        return cls([UNKNOWN_WORD, *words], **options)
+
+    def new_parts(self, batches, vocabulary_size=0):
+        counts = collections.Counter()
+        for texts in batches:
+            words = self._split(self._standardize(tf.constant(texts)))
+            counts.update(words.flat_values.numpy().tolist())
+        for word in self._vocabulary:
+            counts.pop(word.encode(), None)
+        room = (vocabulary_size or DEFAULT_WORDS) - len(self._vocabulary)
+        return [word.decode() for word, _ in counts.most_common(max(0, room))]
 
     def _num_parts(self):
         return len(self._vocabulary)

@@ -2,7 +2,8 @@
 
 The new run keeps the architecture and the tokenizer of the model and starts
 with its weights; all else is new: the step, the optimizer, the schedule, the
-dropout. A classifier may start with a language model, as in ULMFiT (Howard and
+dropout. The vocabulary of a language model may grow, but not again when the run
+resumes. A classifier may start with a language model, as in ULMFiT (Howard and
 Ruder 2018): it takes the layers that both have. Nothing is written here, so
 that bad input leaves no trace.
 """
@@ -12,7 +13,6 @@ import json
 import pathlib
 from collections.abc import Collection, Mapping
 
-import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import models, saved_models, tokenizers
@@ -34,7 +34,7 @@ class WarmStart:
 
     Attributes:
         model_config, train_config: the settings, completed by those of the
-            trained model.
+            trained model, except for `vocabulary_size`, which is as given.
         tokenizer: tokenizer of the trained model.
         model: the trained model; None too if the run is only resumed.
         path: directory of the version or run that it comes from.
@@ -58,11 +58,6 @@ class WarmStart:
         return dataclasses.replace(
             self, model_config=model_config, train_config=train_config
         )
-
-    @property
-    def weights(self) -> list[np.ndarray] | None:
-        """The `get_weights()` of the trained model."""
-        return self.model and self.model.get_weights()
 
 
 def resolve_init_from(
@@ -89,7 +84,7 @@ def resolve_init_from(
             "another one, or leave --init_from out to resume that run"
         )
     named = f"--init_from={path}"
-    has_begun = _has_begun(model_config, train_config, model_dir)
+    has_begun = _has_begun(model_config, train_config, model_dir, given)
     if has_begun:
         path = model_dir  # the model of --init_from may be gone by now
     path, task, trained_config, tokenizer, checkpoint = _find(path)
@@ -98,17 +93,28 @@ def resolve_init_from(
             f"{named}: {TASKS[task].title}: a run can start with the weights "
             "of a language model only"
         )
-    free = TASKS[train_config.task].free_settings
+    info, limit = TASKS[train_config.task], model_config.vocabulary_size
+    num_parts = tokenizer.vocabulary_size() - (tokenizer.end_id is not None)
     kept = {
         "tokenizer": tokenizer.kind,
         "letters_only": tokenizer.letters_only,
         "document_separator": tokenizer.document_separator,
     }
+    trained_settings = trained_config.to_dict() | kept
+    may_grow = (
+        train_config.widen_vocabulary
+        and info.continues_texts
+        and tokenizer.unknown_id is not None
+    )
+    if not limit or (may_grow and (has_begun or limit >= num_parts)):
+        trained_settings["vocabulary_size"] = limit
     settings = model_config.to_dict() | train_config.to_dict()
     contradictions = [
         f"--{name}={settings[name]} (it has {value})"
-        for name, value in (trained_config.to_dict() | kept).items()
-        if name in given and name not in free and settings[name] != value
+        for name, value in trained_settings.items()
+        if name in given
+        and name not in info.free_settings
+        and settings[name] != value
     ]
     if contradictions:
         raise UserError(
@@ -118,8 +124,9 @@ def resolve_init_from(
     return WarmStart(
         dataclasses.replace(
             trained_config,
-            **{name: settings[name] for name in free},
-            **TASKS[train_config.task].reset_settings,
+            vocabulary_size=limit,
+            **{name: settings[name] for name in info.free_settings},
+            **info.reset_settings,
         ),
         dataclasses.replace(train_config, **kept),
         tokenizer,
@@ -128,7 +135,7 @@ def resolve_init_from(
     )
 
 
-def _has_begun(model_config, train_config, model_dir) -> bool:
+def _has_begun(model_config, train_config, model_dir, given) -> bool:
     """Whether model_dir has a checkpoint of a run of the same command.
 
     Compares what `runs.open_run` does, except for the settings that the trained
@@ -142,12 +149,24 @@ def _has_begun(model_config, train_config, model_dir) -> bool:
         return False
     record = runs.read_record(model_dir)
     trained_config = ModelConfig.from_dict(record["model"])
-    return all(
-        record.get(name) == getattr(train_config, name)
-        for name in ("task", "corpus", "init_from")
-    ) and all(
-        getattr(trained_config, name) == getattr(model_config, name)
-        for name in TASKS[train_config.task].free_settings
+    recorded = record.get("settings", {}) | record
+    limits = {  # not in older records
+        "vocabulary_limit": model_config.vocabulary_size,
+        "widen_vocabulary": train_config.widen_vocabulary,
+    }
+    return (
+        all(
+            record.get(name) == getattr(train_config, name)
+            for name in ("task", "corpus", "init_from")
+        )
+        and all(
+            getattr(trained_config, name) == getattr(model_config, name)
+            for name in TASKS[train_config.task].free_settings
+            if name in given  # else the run has chosen it
+        )
+        and all(
+            recorded.get(name, value) == value for name, value in limits.items()
+        )
     )
 
 

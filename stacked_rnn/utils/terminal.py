@@ -10,7 +10,7 @@ import tempfile
 
 from stacked_rnn.configs import UserError
 
-_UNKNOWN_PARTS_SHOWN = 20
+_PARTS_SHOWN = 20
 # The fraction of unknown tokens above which to warn. In English prose, up to a
 # twelfth of the words were not in the training text.
 _MAX_UNKNOWN_SHARE = 0.1
@@ -131,15 +131,20 @@ def warn_of_unknown_parts(parts) -> None:
     Args:
         parts: list of strings, from `Tokenizer.unknown_parts`.
     """
-    if not parts:
-        return
-    shown = " ".join(map(repr, parts[:_UNKNOWN_PARTS_SHOWN]))
-    if len(parts) > _UNKNOWN_PARTS_SHOWN:
-        shown += f" and {len(parts) - _UNKNOWN_PARTS_SHOWN:,} more"
-    print(
-        f"warning: not in the model's vocabulary, read as unknown: {shown}",
-        file=sys.stderr,
-    )
+    if parts:
+        print(
+            "warning: not in the model's vocabulary, read as unknown: "
+            + first_of(parts),
+            file=sys.stderr,
+        )
+
+
+def first_of(parts) -> str:
+    """Names the first of many characters or words, and how many follow."""
+    shown = " ".join(map(repr, parts[:_PARTS_SHOWN]))
+    if len(parts) > _PARTS_SHOWN:
+        shown += f" and {len(parts) - _PARTS_SHOWN:,} more"
+    return shown
 
 
 def warn_of_unknown_share(share, tokenizer) -> None:
