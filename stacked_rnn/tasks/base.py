@@ -4,7 +4,6 @@ import dataclasses
 import re
 import shlex
 import sys
-from collections.abc import Callable
 from typing import ClassVar
 
 from stacked_rnn import configs
@@ -28,14 +27,11 @@ class Task:
         name: key of the task in `configs.TASKS`.
         num_sums: number of values that `sums` returns.
         unit: name of what `count` counts.
-        load_data: (train_config, vocabulary_size, tokenizer) -> data; a
-            tokenizer of None is built from the data.
         has_logits_at_each_token: whether the model computes logits at each
             token, which takes memory.
     """
 
     name: ClassVar[str]
-    load_data: ClassVar[Callable]
     num_sums = 2
     unit = "tokens"
     has_logits_at_each_token = True
@@ -60,13 +56,7 @@ class Task:
         Raises:
             UserError: the data cannot be used.
         """
-        return cls(
-            cls.load_data(
-                start.train_config,
-                start.model_config.vocabulary_size,
-                start.tokenizer,
-            )
-        )
+        raise NotImplementedError
 
     def complete(self, model_config) -> configs.ModelConfig:
         """Fills in the settings of the architecture that depend on the data.

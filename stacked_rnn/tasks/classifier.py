@@ -20,10 +20,19 @@ class ClassifierTask(base.Task):
     """
 
     name = "classifier"
-    load_data = staticmethod(datasets.load_classification_data)
     num_sums = 4
     unit = "texts"
     has_logits_at_each_token = False
+
+    @classmethod
+    def read(cls, start):
+        return cls(
+            datasets.load_classification_data(
+                start.train_config,
+                start.model_config.vocabulary_size,
+                start.tokenizer,
+            )
+        )
 
     def complete(self, model_config):
         config = super().complete(model_config)

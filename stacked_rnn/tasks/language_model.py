@@ -22,7 +22,6 @@ class LanguageModelTask(base.Task):
 
     name = "language_model"
     num_sums = 3
-    load_data = staticmethod(datasets.load_language_data)
 
     @classmethod
     def read(cls, start):
