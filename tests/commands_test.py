@@ -606,7 +606,9 @@ def test_init_from_begins_with_the_weights_of_a_trained_model(trained):
     assert ran.returncode == 0, ran.stderr
     assert "Starting with the weights of saved_models/cats/" in ran.stdout
     assert ran.stderr.count("\n") == 1
-    assert "read as unknown: 'j' '\u00e4'\n" in ran.stderr
+    assert "2 new characters join the vocabulary of saved_models/cats: " in (
+        ran.stderr
+    )
     written = (trained / "runs/birds/config.flags").read_text()
     assert "--init_from=saved_models/cats\n" in written
     assert "--units=16\n" in written

@@ -347,7 +347,7 @@ def test_the_vocabulary_is_widened_by_all_pieces(
         corpus=str(book), cache_dir=str(tmp_path), tokenizer=kind
     )
     old = tokenizers.build(kind, b"the time ")
-    data = datasets.load_language_data(config, 50, old, True)
+    data = datasets.load_language_data(config, 50, old, widen=True)
     built = tokenizers.build(kind, book.read_bytes()).to_dict()["vocabulary"]
     assert {*data.tokenizer.to_dict()["vocabulary"]} >= {*built}
     assert "new" in data.notes[0] and not data.unknown_parts

@@ -327,7 +327,7 @@ def test_a_run_without_a_checkpoint_starts_over():
     "changes",
     [
         {"resume": False},
-        {"model": {"dropout": 0.1}},
+        {"model": {"dropout": 0.1}, "given": {"dropout"}},
         {"corpus": "text.txt,text.txt"},
         {"init_from": "models/../old"},
     ],
