@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test drill soak lint format bench clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python train.py --epochs=4 --max_minutes=2
+	$(BIN)/python train.py
 	@echo
 	@echo "A text from the trained model:"
 	@echo

@@ -45,6 +45,24 @@ def test_a_clock_goes_on_where_another_process_stood(time):
     assert clock.share() == 1.0
 
 
+def test_a_limit_may_count_from_before_and_leave_time_for_more(time):
+    clock = schedules.Clock(2.0, started=time.now - 15, reserve=25.0)
+    clock.start()
+    time.now += 40  # of 120 - 15 - 25
+    assert clock.share() == pytest.approx(0.5)
+    time.now += 40
+    assert clock.share() == 1.0
+
+
+def test_a_quarter_of_a_short_limit_is_for_training(time):
+    clock = schedules.Clock(1.0, started=time.now - 55, reserve=30.0)
+    clock.start()
+    time.now += 7.5
+    assert clock.share() == pytest.approx(0.5)
+    time.now += 7.5
+    assert clock.share() == 1.0
+
+
 def test_a_clock_may_be_over_or_endless(time):
     assert schedules.Clock(1.0, 60.0).share() == 1.0
     clock = schedules.Clock(1.0)

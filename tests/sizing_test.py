@@ -35,7 +35,7 @@ def test_a_larger_text_gets_a_wider_model_and_more_time():
     units = [settings["units"] for settings in chosen]
     minutes = [settings["max_minutes"] for settings in chosen]
     assert units == sorted(units) and len({*units}) == 3
-    assert minutes == sorted(minutes) and minutes[0] == minutes[1] == 2
+    assert 0.5 <= minutes[0] < minutes[1] == 2 < minutes[2]
     assert chosen[0]["dropout"] >= chosen[2]["dropout"]
 
 

@@ -111,7 +111,10 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
         trainer.fit(**limits)
         _learn_all(trainer, start, task, strategy, model_dir, last_pass)
         return
-    version = training.find_export(model_dir, trainer.step, export_dir)
+    learns_all = start.train_config.learn_all and bool(task.data.validation)
+    version = training.find_export(
+        model_dir, _stage(trainer, learns_all), export_dir
+    )
     if trainer.is_finished and version:
         print(
             f"Nothing is left to do: the run in {model_dir} ended with step "
@@ -148,12 +151,14 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
     task.finish(exported)
     summary = trainer.summary() | {"learned_all": bool(weights)}
     version = exported.save(export_dir, summary)
-    training.note_export(model_dir, trainer.step, version)
+    training.note_export(model_dir, _stage(trainer, bool(weights)), version)
     if not weights:  # else it would be on texts that the model has learned
         task.report(version, model_dir)
     if not trainer.is_finished:
         progress = descriptions.describe_progress(trainer)
         print(f"Stopped at {progress}; the same command resumes from there.")
+    elif learns_all and not weights:
+        print("The same command learns the rest of the held-out text.")
     print(f"\n{descriptions.describe_best(trainer)}")
     curves = model_dir / "curves.png"
     if trainer.history and not plots.draw_curves(trainer.history, curves):
@@ -207,6 +212,11 @@ def _learn_all(trainer, start, task, strategy, model_dir, minutes):
         print("Learning the held-out text too:", flush=True)
     last.fit(started=ended)
     return last.weights() if last.is_finished else None
+
+
+def _stage(trainer, has_learned_all):
+    """What an export is made of: a step, perhaps with all text learned."""
+    return f"{trainer.step}, all" if has_learned_all else trainer.step
 
 
 def _how_to_continue(trainer) -> str:

@@ -27,7 +27,7 @@ MAY_CHANGE = frozenset(
         "corpus", "cache_dir", "skip_bad_files", "epochs", "max_minutes",
         "early_stopping", "checkpoint_minutes", "accumulate_steps", "strategy",
         "wait_minutes", "jit_compile", "deterministic", "model_dir",
-        "export_dir", "resume",
+        "export_dir", "resume", "learn_all",
     )
 )  # fmt: skip
 
@@ -202,16 +202,16 @@ def move_aside(kind, directory, reason) -> None:
     print(f"moved the {kind} in {directory} to {aside} ({reason})")
 
 
-def note_export(model_dir, step, version) -> None:
-    """Records the step after which a run was exported, and the version."""
+def note_export(model_dir, stage, version) -> None:
+    """Records the stage at which a run was exported, and the version."""
     write_json(
         model_dir / _EXPORTED,
-        {"step": step, "version": str(pathlib.Path(version).resolve())},
+        {"step": stage, "version": str(pathlib.Path(version).resolve())},
     )
 
 
-def find_export(model_dir, step, export_dir) -> pathlib.Path | None:
-    """Returns the version that the run was exported as after a step.
+def find_export(model_dir, stage, export_dir) -> pathlib.Path | None:
+    """Returns the version that the run was exported as, see `note_export`.
 
     None if the run was not exported then, or to another directory, or if the
     version has been deleted.
@@ -219,7 +219,7 @@ def find_export(model_dir, step, export_dir) -> pathlib.Path | None:
     try:
         noted = json.loads((model_dir / _EXPORTED).read_text(encoding="utf-8"))
         version = pathlib.Path(export_dir, pathlib.Path(noted["version"]).name)
-        if noted == {"step": step, "version": str(version.resolve())}:
+        if noted == {"step": stage, "version": str(version.resolve())}:
             return version if version.is_dir() else None
     except (OSError, ValueError, KeyError, TypeError):
         pass

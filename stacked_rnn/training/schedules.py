@@ -31,8 +31,10 @@ class Clock:
         self.seconds = 60 * minutes or math.inf
         self.validation = 0.0
         self._used = seconds_used / self.seconds
-        started = time.monotonic() if started is None else started
-        self._end = started + self.seconds - seconds_used - reserve
+        now, left = time.monotonic(), self.seconds - seconds_used
+        started = now if started is None else started
+        # A quarter at least is for training, however slow the start was.
+        self._end = max(started + left - reserve, now + left / 4)
         self._started = None
 
     def start(self) -> None:

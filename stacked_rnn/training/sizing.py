@@ -26,11 +26,10 @@ _CHOSEN = (
 )  # fmt: skip
 _CHARACTERS_PER_TOKEN = {"char": 1.0, "byte": 1.0, "word": 5.0, "subword": 2.5}
 _WIDTHS = (768, 512, 384, 256, 192, 128, 64)
+_MOST_EPOCHS = 40  # of the default time limit
 _MANY_TOKENS = 3_000_000  # more get more minutes
 _NOMINAL_RATES = 3e11, 6e11  # FLOP/s of matmuls in float32 and bfloat16
 _GPU_RATES = 2e13, 2e13
-
-
 _SHORT = 25, 2  # characters and words of the median text
 # As in recipes/short_strings.flags.
 _SHORT_STRINGS = {
@@ -82,9 +81,7 @@ def for_language_model(corpus, model_config, train_config, given, past):
         reason = "Settings that are not given are those of the run before."
     else:
         minutes = train_config.max_minutes or _minutes_for(num_tokens)
-        settings = {
-            "epochs": 0, "max_minutes": minutes, "validation": "blocks",
-        } | _language_model(
+        settings, epochs = _language_model(
             num_tokens,
             _vocabulary_size(model_config, train_config),
             minutes,
@@ -92,8 +89,19 @@ def for_language_model(corpus, model_config, train_config, given, past):
             _NOMINAL_RATES
             if train_config.strategy == "multi_worker"
             else matmul_rates(),
-        )  # fmt: skip
-        reason = _describe(settings, num_tokens)
+        )
+        if epochs > _MOST_EPOCHS:
+            minutes = max(0.5, round(minutes * _MOST_EPOCHS / epochs, 1))
+        settings |= {
+            "epochs": 0, "max_minutes": minutes, "validation": "blocks",
+        }  # fmt: skip
+        shown = settings | {
+            name: value
+            for config in (model_config, train_config)
+            for name, value in config.to_dict().items()
+            if name not in open_settings
+        }
+        reason = _describe(shown, num_tokens)
         if is_list:
             settings["document_separator"] = r"\n"
             reason += (
@@ -167,7 +175,7 @@ def _minutes_for(num_tokens) -> float:
     return round(min(20.0, 2 * max(1.0, num_tokens / _MANY_TOKENS) ** 0.7), 1)
 
 
-def _language_model(num_tokens, vocabulary_size, minutes, rates) -> dict:
+def _language_model(num_tokens, vocabulary_size, minutes, rates) -> tuple:
     """Chooses the settings of a language model.
 
     Args:
@@ -176,16 +184,19 @@ def _language_model(num_tokens, vocabulary_size, minutes, rates) -> dict:
         minutes: time limit of the run.
         rates: FLOP/s of matmuls in float32 and in bfloat16, see
             `matmul_rates`.
+
+    Returns:
+        The settings by name, and the epochs that fit, estimated.
     """
     for units in _WIDTHS:
         parameters = _num_parameters(units, vocabulary_size)
         tokens = 50 * minutes * _tokens_per_second(units, parameters, rates)
         epochs = tokens / num_tokens
-        if tokens >= 3.5 * parameters and parameters <= 4 * num_tokens:
+        if tokens >= 2.3 * parameters and parameters <= 8 * num_tokens:
             break
     # What a model learns by heart grows with its size and with the epochs.
     load = parameters / num_tokens * min(1.0, epochs / 5)
-    return {
+    settings = {
         "cell": "lstm",
         "num_layers": 2,
         "units": units,
@@ -200,8 +211,9 @@ def _language_model(num_tokens, vocabulary_size, minutes, rates) -> dict:
         "sequence_length": 64,
         "batch_size": 32,
         "learning_rate": 0.004 if units < 512 else 0.003,
-        "mixed_precision": units >= 384 and rates[1] > 1.3 * rates[0],
+        "mixed_precision": _use_bfloat16(units, rates),
     }
+    return settings, epochs
 
 
 def _num_parameters(units, vocabulary_size) -> int:
@@ -212,10 +224,14 @@ def _num_parameters(units, vocabulary_size) -> int:
 
 def _tokens_per_second(units, parameters, rates) -> float:
     """Estimates the speed of training on a CPU."""
-    is_mixed = units >= 384 and rates[1] > 1.3 * rates[0]
+    is_mixed = _use_bfloat16(units, rates)
     # Narrow layers spend their time elsewhere.
-    share = 0.55 if is_mixed else min(0.7, 0.3 + 0.4 * units / 256)
+    share = 0.55 if is_mixed else min(0.8, 0.5 + 0.3 * units / 256)
     return share * rates[is_mixed] / (6 * parameters)
+
+
+def _use_bfloat16(units, rates) -> bool:
+    return units >= 384 and rates[1] > 1.3 * rates[0]
 
 
 def matmul_rates() -> tuple[float, float]:
@@ -238,10 +254,14 @@ def _rate(dtype):
 
 def _describe(settings, num_tokens) -> str:
     """Says what was chosen and why, in two lines."""
+    length = (
+        f"{settings['epochs']:,} epoch(s)"
+        if settings["epochs"]
+        else f"{settings['max_minutes']:g} minutes"
+    )
     return (
-        f"Chosen for {num_tokens:,} tokens and {settings['max_minutes']:g} "
-        f"minutes on this machine: {settings['num_layers']} "
-        f"{settings['cell'].upper()} layers of {settings['units']} units, "
-        f"dropout {settings['dropout']:g}.\nFlags override it: --max_minutes, "
-        "--units, --dropout; the rest is in config.flags."
+        f"For {num_tokens:,} tokens and {length} on this machine: "
+        f"{settings['num_layers']} {settings['cell'].upper()} layer(s) of "
+        f"{settings['units']} units, dropout {settings['dropout']:g}.\nFlags "
+        "override it: --max_minutes, --units, --dropout; config.flags has all."
     )

@@ -376,7 +376,10 @@ class Trainer:
             done += self.task.count(sums)
             progress.step += count
             progress.sums = [*map(operator.add, progress.sums, sums)]
-            speed = done / (time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            speed = done / seconds
+            if not self.history:
+                self._clock.validation = self._guess_validation(seconds)
             callbacks.on_train_batch_end(
                 (self.step - 1) % steps_per_epoch, self._logs(speed)
             )
@@ -390,6 +393,20 @@ class Trainer:
         if done:
             progress.states = self._steps.gather(states)
         return self._logs(done / (time.perf_counter() - started))
+
+    def _guess_validation(self, seconds) -> float:
+        """Guesses the seconds of the first validation.
+
+        Args:
+            seconds: what the steps of this epoch took so far; a validation, of
+                forward passes alone, takes about half of that per token.
+        """
+        training, validation = self.data.training, self.data.validation
+        if not validation:
+            return 0.0
+        share = self.step % training.steps_per_epoch / training.steps_per_epoch
+        tokens = training.num_tokens * (share or 1.0)
+        return 0.5 * seconds * validation.num_tokens / tokens
 
     def _steps_of_a_call(self) -> int:
         """Number of the next steps within one page, and within the run."""
