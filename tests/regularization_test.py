@@ -147,7 +147,9 @@ def test_weight_dropout_is_a_layer_with_dropped_recurrent_weights(kind):
 
 def test_weight_dropout_is_refused_where_keras_runs_the_loop():
     layer = layers.GRU(6, weight_dropout=0.5, unroll=True)
-    with pytest.raises(ValueError, match="weight_dropout needs a layer"):
+    with pytest.raises(
+        ValueError, match="weight_dropout and cap_input_gate need"
+    ):
         layer(tf.ones((2, 3, 4)), training=True)
 
 
@@ -342,11 +344,10 @@ def test_reset_states_starts_some_streams_anew(tmp_path):
 
 @pytest.mark.parametrize(
     ("carry_state", "replicas", "parts", "jit_compile"),
-    [(True, 2, 1, False), (True, 1, 2, True), (False, 1, 1, True)],
+    [(True, 2, 1, False), (False, 1, 2, True)],
 )
-@pytest.mark.parametrize("cell", ["lstm"])
 def test_all_regularizers_together_learn(
-    cell, carry_state, replicas, parts, jit_compile, tmp_path
+    carry_state, replicas, parts, jit_compile, tmp_path
 ):
     trainer = small_tasks.make_trainer(
         "language_model", tmp_path, epochs=6, carry_state=carry_state,
@@ -354,7 +355,7 @@ def test_all_regularizers_together_learn(
         accumulate_steps=parts, jit_compile=jit_compile, weight_decay=0.01,
         average_decay=0.9, reset_states=0.01 * carry_state,
         model=ALL | {
-            "cell": cell, "readout_layers": "concat",
+            "cell": "lstm", "readout_layers": "concat",
             "embedding_to_all_layers": True, "locked_dropout": carry_state,
         },
     )  # fmt: skip
@@ -365,7 +366,9 @@ def test_all_regularizers_together_learn(
 
 def test_a_resumed_run_draws_the_same_masks(tmp_path):
     """They depend on the seed and the step alone."""
-    settings = {"epochs": 2, "model": ALL | {"cell": "lstm"}}
+    settings = {
+        "epochs": 2, "model": ALL | {"cell": "lstm"}, "jit_compile": False,
+    }  # fmt: skip
     whole = small_tasks.make_trainer(
         "language_model", tmp_path, tmp_path / "whole", **settings
     )
@@ -403,7 +406,7 @@ def test_off_they_leave_no_trace(rng):
 
 def test_a_model_that_was_regularized_is_exported(tmp_path):
     trainer = small_tasks.make_trainer(
-        "language_model", tmp_path, tmp_path / "run",
+        "language_model", tmp_path, tmp_path / "run", jit_compile=False,
         model=ALL | {"readout_layers": "sum", "embedding_to_all_layers": True},
     )  # fmt: skip
     trainer.fit(verbose=0)

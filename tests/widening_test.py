@@ -98,8 +98,9 @@ def test_old_tokens_keep_their_weights_and_logits(separator, architecture):
         np.testing.assert_array_equal(logits[..., new_ids], lowest)
 
 
-@pytest.mark.parametrize("average_decay", [0.0, 0.5])
-@pytest.mark.parametrize("tie_embeddings", [False, True])
+@pytest.mark.parametrize(
+    ("tie_embeddings", "average_decay"), [(False, 0.0), (True, 0.5)]
+)
 def test_new_characters_are_learned_exported_and_generated(
     tie_embeddings, average_decay
 ):

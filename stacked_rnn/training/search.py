@@ -107,7 +107,7 @@ class Search(keras_tuner.Tuner):
             )
         try:
             with (
-                open(os.devnull, "w") as nowhere,
+                open(os.devnull, "w", encoding="utf-8") as nowhere,
                 contextlib.redirect_stdout(nowhere),
             ):
                 super().__init__(

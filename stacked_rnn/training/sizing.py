@@ -62,56 +62,66 @@ def for_language_model(corpus, model_config, train_config, given, past):
     Returns:
         A `Choice`.
     """
-    has_limit = bool({"epochs", "max_minutes"} & given)
-    open_settings = {*_CHOSEN} - given
-    if train_config.init_from:
-        open_settings -= {*_ARCHITECTURE}
-    if not has_limit:
-        open_settings |= {"epochs", "max_minutes"}
-    num_tokens = int(
-        corpus.num_characters / _CHARACTERS_PER_TOKEN[train_config.tokenizer]
+    is_list = (
+        corpus.is_list
+        and not train_config.init_from
+        and "document_separator" not in given
     )
-    is_list = corpus.is_list and not {
-        "document_separator", "init_from"
-    } & given  # fmt: skip
-    if is_list:
-        open_settings |= {"document_separator"}
+    names = _open_settings(train_config, given, is_list)
     if past and past.get("digest") == corpus.digest:
         settings = _recalled(past)
         reason = "Settings that are not given are those of the run before."
     else:
-        minutes = train_config.max_minutes or _minutes_for(num_tokens)
-        settings, epochs = _language_model(
-            num_tokens,
-            _vocabulary_size(model_config, train_config),
-            minutes,
-            # All workers must choose the same.
-            _NOMINAL_RATES
-            if train_config.strategy == "multi_worker"
-            else matmul_rates(),
+        num_tokens = int(
+            corpus.num_characters
+            / _CHARACTERS_PER_TOKEN[train_config.tokenizer]
         )
-        if epochs > _MOST_EPOCHS:
-            minutes = max(0.5, round(minutes * _MOST_EPOCHS / epochs, 1))
-        settings |= {
-            "epochs": 0, "max_minutes": minutes, "validation": "blocks",
-        }  # fmt: skip
-        shown = settings | {
+        settings = _chosen(num_tokens, model_config, train_config)
+        if is_list:
+            settings["document_separator"] = r"\n"
+        given_settings = {
             name: value
             for config in (model_config, train_config)
             for name, value in config.to_dict().items()
-            if name not in open_settings
+            if name not in names
         }
-        reason = _describe(shown, num_tokens)
-        if is_list:
-            settings["document_separator"] = r"\n"
-            reason += (
-                "\nEach line is a text of its own: --document_separator= reads "
-                "one running text."
-            )
-    settings = {
-        name: value for name, value in settings.items() if name in open_settings
+        reason = _describe(settings | given_settings, num_tokens, is_list)
+    return Choice(
+        {name: value for name, value in settings.items() if name in names},
+        reason,
+    )
+
+
+def _open_settings(train_config, given, is_list) -> set[str]:
+    """Returns the names of the settings of a language model to choose."""
+    names = {*_CHOSEN} - given
+    if is_list:
+        names |= {"document_separator"}
+    if train_config.init_from:
+        names -= {*_ARCHITECTURE}
+    if not {"epochs", "max_minutes"} & given:
+        names |= {"epochs", "max_minutes"}
+    return names
+
+
+def _chosen(num_tokens, model_config, train_config) -> dict:
+    """Chooses all settings of a language model for a number of tokens."""
+    minutes = train_config.max_minutes or _minutes_for(num_tokens)
+    # All workers must choose the same.
+    is_one_process = train_config.strategy != "multi_worker"
+    settings, epochs = _language_model(
+        num_tokens,
+        _vocabulary_size(model_config, train_config),
+        minutes,
+        matmul_rates() if is_one_process else _NOMINAL_RATES,
+    )
+    if epochs > _MOST_EPOCHS:
+        minutes = max(0.5, round(minutes * _MOST_EPOCHS / epochs, 1))
+    return settings | {
+        "epochs": 0,
+        "max_minutes": minutes,
+        "validation": "blocks",
     }
-    return Choice(settings, reason)
 
 
 def for_classifier(texts, given, past) -> Choice | None:
@@ -252,8 +262,8 @@ def _rate(dtype):
     return 2 * 1024 * 512 * 1024 * count / seconds
 
 
-def _describe(settings, num_tokens) -> str:
-    """Says what was chosen and why, in two lines."""
+def _describe(settings, num_tokens, is_list) -> str:
+    """Says what was chosen and why, in two or three lines."""
     length = (
         f"{settings['epochs']:,} epoch(s)"
         if settings["epochs"]
@@ -264,4 +274,6 @@ def _describe(settings, num_tokens) -> str:
         f"{settings['num_layers']} {settings['cell'].upper()} layer(s) of "
         f"{settings['units']} units, dropout {settings['dropout']:g}.\nFlags "
         "override it: --max_minutes, --units, --dropout; config.flags has all."
+        + "\nEach line is a text of its own: --document_separator= reads one "
+        "running text." * is_list
     )

@@ -13,6 +13,9 @@ FLAGS = (
     "--corpus=cats.txt", "--cell=gru", "--units=16", "--embedding_dim=8",
     "--epochs=2", "--batch_size=8", "--sequence_length=20", "--carry_state",
     "--learning_rate=0.01", "--gradient_clip_norm=0.3", "--nojit_compile",
+    # Others draw their own masks.
+    "--dropout=0", "--output_dropout=0", "--weight_dropout=0",
+    "--reset_states=0",
 )  # fmt: skip
 
 
