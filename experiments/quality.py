@@ -1,6 +1,6 @@
 """Nats per character of the recipes, beside other programs.
 
-  python experiments/quality.py --corpus=shakespeare --recipes=shakespeare_2min
+  python experiments/quality.py --corpus=shakespeare --recipes=default
   python experiments/quality.py --seeds=0,1,2
 
 Trains each recipe with train.py, in a process of its own, on the first nine
@@ -57,8 +57,8 @@ class StudyConfig(study.ReportConfig):
         "shakespeare", "The text: a file, or a name that train.py knows."
     )
     recipes: str = setting(
-        "shakespeare_2min,shakespeare_8min,shakespeare_25min",
-        "Names of files in recipes/, separated by commas; default: train.py "
+        "default,shakespeare_8min",
+        "Names of files in recipes/, separated by commas; default is train.py "
         "with no flag but --corpus.",
     )
     seeds: str = setting("1", "Seeds of the runs, separated by commas.")

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, training
+from stacked_rnn.training import adaptive_scores
 from tests.helpers.small_models import randomized_model, small_config
 
 TOKEN_IDS = np.random.default_rng(3).integers(1, 11, 53).astype("int32")
@@ -150,3 +151,19 @@ def test_the_cache_mixes_as_the_paper_does():
 def test_a_rate_without_a_training_text_is_refused():
     with pytest.raises(configs.UserError, match="--training_text"):
         configs.EvaluateConfig(dynamic_rate=0.1)
+
+
+def test_gradients_need_a_training_text_of_two_tokens():
+    with pytest.raises(configs.UserError, match="--training_text.*two tokens"):
+        training.AdaptiveScorer(
+            model(), configs.EvaluateConfig(**DYNAMIC), TOKEN_IDS[:1]
+        )
+
+
+def test_an_impossible_token_costs_a_finite_number():
+    """exp(-200) is zero in float32, but not in float64."""
+    cache = adaptive_scores._Cache(configs.EvaluateConfig(**CACHE))
+    nats = cache.mix(
+        np.float32([200.0]), np.ones((1, 3), np.float32), np.int32([4])
+    )
+    assert nats.tolist() == [200.0]

@@ -615,6 +615,12 @@ def test_init_from_begins_with_the_weights_of_a_trained_model(trained):
     assert (trained / "saved_models/birds/1/saved_model.pb").exists()
 
 
+def test_windows_of_a_given_number_leave_no_text_to_learn(tmp_path):
+    (tmp_path / "cats.txt").write_text(TEXT)
+    ran = run(tmp_path, "train.py", *SMALL, "--learn_all", "--train_windows=9")
+    assert_fails(ran, "--learn_all", "--train_windows")
+
+
 def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
     flags = (*SMALL, "--learn_all", "--validation_fraction=0.5")
@@ -630,6 +636,10 @@ def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
     assert f"{config['training']['validation']['loss']:.4f}" in before
     again = run(tmp_path, "train.py", *flags)
     assert "Nothing is left to do" in again.stdout
+    # A longer run learns it from its own best weights.
+    longer = run(tmp_path, "train.py", *flags, "--epochs=3")
+    _, after = longer.stdout.split("Learning the held-out text too:")
+    assert "Epoch 1/1" in after and "Exported saved_models/cats/2" in after
 
 
 def test_ctrl_c_saves_and_exports(tmp_path):

@@ -671,6 +671,21 @@ def test_a_corpus_is_validated_on_its_blocks(tmp_path):
     assert data.held_out == "the end"
 
 
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        ("a word " * 9000 + "0123456789 " * 9000, {"letters_only": True}),
+        ("x" * 99_000 + " y" * 9000, {"tokenizer": "word"}),
+    ],
+)
+def test_blocks_of_hardly_any_tokens_are_one_stream(tmp_path, text, changes):
+    data = load(tmp_path, text, **changes)
+    assert data.held_out == "blocks"
+    for step in range(data.validation.steps_per_epoch):
+        _, targets = batch(data.validation, step)
+        assert np.any(targets.numpy() >= 0)
+
+
 def test_the_vocabulary_comes_from_the_training_documents(tmp_path):
     text = "".join(f"{chr(0x4E00 + n)}\n" for n in range(200))
     data = load(tmp_path, text, document_separator=r"\n")

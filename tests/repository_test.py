@@ -417,6 +417,8 @@ def test_texts_in_a_replaced_version_end_in_time(add, loader, tmp_path):
         ({"validation": {"loss": 1.0}}, 1),
         ({"validation": {"bits_per_character": 1.5, "perplexity": 2.8}}, 2),
         ({"validation": 3}, 1),
+        ({"learned_all": False}, 1),
+        ({"learned_all": True}, 2),
     ],
 )
 def test_an_unknown_training_record_shortens_the_card(letters, training, count):

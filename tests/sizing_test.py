@@ -78,7 +78,9 @@ def test_an_earlier_run_on_the_same_text_is_followed(monkeypatch):
     )
     past = {
         "digest": "abc", "model": model.to_dict(),
-        "settings": train.to_dict(), "chosen": dict(first.settings),
+        "settings": train.to_dict(),
+        "length": {name: first.settings[name]
+                   for name in ("epochs", "max_minutes")},
     }  # fmt: skip
     monkeypatch.setattr(sizing, "matmul_rates", lambda: SLOW)
     again = choose(1_000_000, past=past)
@@ -100,6 +102,8 @@ def test_a_run_of_a_version_that_chose_nothing_goes_on():
         "settings": {"carry_state": False, "learning_rate": 0.004},
     }
     settings = choose(1_000_000, past=past).settings
+    older = {name: past[name] for name in ("digest", "model")}
+    assert choose(1_000_000, past=older).settings["units"] == 192
     assert settings == {
         "cell": "gru", "units": 192, "carry_state": False,
         "learning_rate": 0.004, "epochs": 4, "max_minutes": 0.0,
@@ -142,7 +146,7 @@ REVIEWS = ["a long and rather dull mess of a film"] * 20
         (REVIEWS, {}, None, None),
         (NAMES, {"tokenizer"}, None, None),
         (NAMES, {}, {"settings": {"tokenizer": "word"}}, None),
-        (NAMES, {}, {"chosen": {"tokenizer": "char"}}, "char"),
+        (NAMES, {}, {"length": {"epochs": 12}}, "char"),
     ],
 )
 def test_a_classifier_reads_short_strings_by_their_characters(

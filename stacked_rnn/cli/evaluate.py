@@ -17,6 +17,11 @@ from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError
 
+_ADAPTIVE = (
+    "temperature", "dynamic_rate", "dynamic_decay", "dynamic_window",
+    "training_text", "cache_size", "cache_weight", "cache_flatness",
+)  # fmt: skip
+
 
 def main(saved_model_config, config, search):
     """Scores a file and prints the result."""
@@ -27,6 +32,8 @@ def main(saved_model_config, config, search):
     description = saved_models.find_description(saved_model_config.saved_model)
     if not description.info.rewrites_texts:
         flags.refuse_given(search.to_dict(), "for seq2seq models only")
+    if not description.info.continues_texts:
+        flags.refuse_given(_ADAPTIVE, "for language models only")
     model = inference.from_description(description)
     if config.is_adaptive:
         result = model.evaluate_files(
@@ -40,16 +47,9 @@ def main(saved_model_config, config, search):
 
 
 def _adaptive_scorer(model, config):
-    """Returns a function that scores token ids, for `evaluate_files`.
-
-    Raises:
-        UserError: the model predicts no tokens.
-    """
+    """Returns a function that scores token ids, for `evaluate_files`."""
     from stacked_rnn import datasets, training
 
-    if not model.description.info.continues_texts:
-        names = ("temperature", "dynamic_rate", "cache_size")
-        flags.refuse_given(names, "for language models only")
     training_ids = None
     if config.dynamic_rate:
         text = datasets.read_text(

@@ -8,6 +8,10 @@
   python train.py --task=classifier --corpus=labelled.tsv
   python train.py --task=seq2seq --corpus=pairs.tsv
 
+What no flag gives is chosen to fit a language model to its text, the machine
+and the time: the size of the model, dropout, batches and learning rate. The
+values in brackets are then those of the other tasks.
+
 Writes the run to runs/CORPUS (checkpoints, TensorBoard, history.csv) and the
 model to saved_models/CORPUS/1, 2, 3 ... After an interruption, the same command
 resumes the run. Then: python generate.py --prompt="The "
@@ -130,7 +134,7 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
     (model_dir / "config.flags").write_text(
         flags.to_flags(given_config, start.train_config), encoding="utf-8"
     )
-    if task.chosen and not trainer.step:
+    if task.chosen and task.chosen.settings and not trainer.step:
         print(task.chosen.reason)
     print(descriptions.describe_run(trainer))
     if start.path and not trainer.step:
@@ -204,7 +208,8 @@ def _learn_all(trainer, start, task, strategy, model_dir, minutes):
         trainer.model.config,
         config,
         task.read_all(config),
-        model_dir / "learn_all",
+        # Its own run for each step at which the first one may have ended.
+        model_dir / "learn_all" / str(trainer.step),
         strategy,
         initial_weights=trainer.best_model().get_weights(),
     )

@@ -17,7 +17,7 @@ _SAME_IN_ALL_TRIALS = frozenset(
         "validation_windows", "validation_fraction", "validation", "seed",
         "max_minutes", "deterministic", "strategy", "wait_minutes",
         "jit_compile", "init_from", "model_dir", "export_dir",
-        "checkpoint_minutes", "resume",
+        "checkpoint_minutes", "resume", "learn_all", "widen_vocabulary",
     )
 )  # fmt: skip
 _OWNERS = {

@@ -119,16 +119,18 @@ class TrainConfig(Config):
     epochs: int = setting(
         4,
         "Passes over the training text (0: as many as fit in --max_minutes, "
-        "which is the default where that is given).",
+        "which is the default where that is given, and for language models "
+        "where neither is).",
         minimum=0,
     )
     max_minutes: float = setting(
         0.0,
-        "Time limit in minutes (0: none). Without --epochs, the run trains for "
-        "this time in all, with the learning rate falling until its end; a "
-        "faster machine gets further, so that no two runs are quite the same. "
-        "With --epochs, it stops after this time, even within an epoch, and "
-        "the same command resumes it.",
+        "Time limit in minutes, from the start of the command to the exported "
+        "model (0: none; for language models without --epochs, 2 or more, as "
+        "the text is long). Without --epochs, the learning rate falls until "
+        "the end of the time; a faster machine gets further, so that no two "
+        "runs are quite the same. With --epochs, the run stops after this "
+        "time, even within an epoch, and the same command resumes it.",
         minimum=0.0,
     )
     carry_state: bool = setting(
@@ -316,6 +318,11 @@ class TrainConfig(Config):
             raise UserError(
                 "--epochs=0 trains as long as --max_minutes: set that, or a "
                 "number of epochs"
+            )
+        if self.learn_all and self.train_windows:
+            raise UserError(
+                "--learn_all: --train_windows takes as many windows as it "
+                "says: leave one of the two out"
             )
         validates = self.validation_fraction
         if self.train_windows:

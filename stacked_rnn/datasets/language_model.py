@@ -19,6 +19,7 @@ from stacked_rnn.datasets.windows import (
 )
 from stacked_rnn.utils import terminal
 
+_SHORTEST_BLOCK = 16  # tokens
 _FEW_TOKENS = 100  # of fewer, the mean loss is off by 0.1 nats or more
 
 
@@ -222,9 +223,11 @@ def _cut_windows(config, tokenized):
                 f"{num_held_out} are held out, and 2 are needed",
             )
         return windows, None
-    if len(blocks) > 1:
+    if len(blocks) > 1 and min(map(len, blocks)) >= _SHORTEST_BLOCK:
         return windows, Blocks.of(blocks, config.sequence_length, characters)
-    (validation,) = blocks
+    validation = blocks[0]
+    if len(blocks) > 1:
+        validation = np.concatenate([block[:] for block in blocks])
     length = min(config.sequence_length, num_held_out - 1)
     # Few streams, so that their initial zero states hardly matter.
     num_streams = num_held_out // (8 * length)

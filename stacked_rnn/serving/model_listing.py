@@ -73,4 +73,6 @@ def model_card(description, num_parameters) -> list[str]:
     ):
         with contextlib.suppress(KeyError, TypeError, ValueError):
             sentences.append(text.format(**values))
+    if is_record and training.get("learned_all"):
+        sentences.append("After that, it learned the validation text, too.")
     return sentences

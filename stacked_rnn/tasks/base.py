@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from typing import ClassVar
 
 from stacked_rnn import configs
@@ -29,11 +30,14 @@ class Task:
         name: key of the task in `configs.TASKS`.
         num_sums: number of values that `sums` returns.
         unit: name of what `count` counts.
+        load_data: (train_config, vocabulary_size, tokenizer, source) -> data,
+            for `read_all`.
         has_logits_at_each_token: whether the model computes logits at each
             token, which takes memory.
     """
 
     name: ClassVar[str]
+    load_data: ClassVar[Callable]
     num_sums = 2
     unit = "tokens"
     has_logits_at_each_token = True
@@ -63,7 +67,9 @@ class Task:
 
     def read_all(self, train_config) -> "Task":
         """Returns the task with all data to train on, and none held out."""
-        raise NotImplementedError
+        return type(self)(
+            self.load_data(train_config, 0, self.data.tokenizer, self._source)
+        )
 
     def complete(self, model_config) -> configs.ModelConfig:
         """Fills in the settings of the architecture that depend on the data.
@@ -80,8 +86,8 @@ class Task:
         return None
 
     def record(self) -> dict:
-        """Returns JSON values about the data, for the record of the run."""
-        return {"chosen": self.chosen.settings} if self.chosen else {}
+        """Returns JSON values that must not change when a run resumes."""
+        return {}
 
     def warn(self) -> None:
         """Prints warnings about the data on standard error."""

@@ -21,6 +21,7 @@ class ClassifierTask(base.Task):
     """
 
     name = "classifier"
+    load_data = staticmethod(datasets.load_classification_data)
     num_sums = 4
     unit = "texts"
     has_logits_at_each_token = False
@@ -36,17 +37,10 @@ class ClassifierTask(base.Task):
             )
         if chosen:
             (config,) = configs.replace_settings((config,), chosen.settings)
-        data = datasets.load_classification_data(
+        data = cls.load_data(
             config, model_config.vocabulary_size, start.tokenizer, labelled
         )
         return cls(data, chosen, labelled)
-
-    def read_all(self, train_config):
-        return type(self)(
-            datasets.load_classification_data(
-                train_config, 0, self.data.tokenizer, self._source
-            )
-        )
 
     def complete(self, model_config):
         config = super().complete(model_config)
@@ -64,7 +58,7 @@ class ClassifierTask(base.Task):
         return model.get_weights()
 
     def record(self):
-        return super().record() | {"labels": list(self.data.labels)}
+        return {"labels": list(self.data.labels)}
 
     def warn(self):
         super().warn()

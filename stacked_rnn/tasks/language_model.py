@@ -22,6 +22,7 @@ class LanguageModelTask(base.Task):
     """
 
     name = "language_model"
+    load_data = staticmethod(datasets.load_language_data)
     num_sums = 3
 
     @classmethod
@@ -36,7 +37,7 @@ class LanguageModelTask(base.Task):
             (config,) = configs.replace_settings((config,), chosen.settings)
             if chosen.settings.get("document_separator"):
                 corpus = corpus.as_lines()
-        data = datasets.load_language_data(
+        data = cls.load_data(
             config,
             model_config.vocabulary_size,
             start.tokenizer,
@@ -45,13 +46,6 @@ class LanguageModelTask(base.Task):
             widen=start.model is not None and config.widen_vocabulary,
         )
         return cls(data, chosen, corpus)
-
-    def read_all(self, train_config):
-        return type(self)(
-            datasets.load_language_data(
-                train_config, 0, self.data.tokenizer, self._source
-            )
-        )
 
     def complete(self, model_config):
         config = dataclasses.replace(
@@ -70,7 +64,7 @@ class LanguageModelTask(base.Task):
         return model.get_weights()
 
     def record(self):
-        return super().record() | {
+        return {
             "held_out": self.data.held_out,
             "vocabulary_limit": self.data.vocabulary_limit,
         }

@@ -12,9 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import metrics
+from stacked_rnn.configs import UserError
 from stacked_rnn.utils import terminal
 
 _EPSILON = 2e-5  # as in Krause's program
+_WINDOW = 500  # tokens per call where the model learns nothing
 _STATISTICS_WINDOWS = 500  # stretches of a text to measure gradients on
 
 
@@ -27,6 +29,9 @@ class AdaptiveScorer:
         training_ids: int32 [tokens], a text like those of the training, on
             which the size of the gradients is measured; needed if
             `config.dynamic_rate` is set.
+
+    Raises:
+        UserError: `training_ids` are too few.
     """
 
     def __init__(self, model, config, training_ids=None):
@@ -38,6 +43,11 @@ class AdaptiveScorer:
             self._score_and_learn, autograph=False
         )
         if self._learns:
+            if len(training_ids) < 2:
+                raise UserError(
+                    f"--training_text={config.training_text}: gradients need "
+                    "two tokens or more"
+                )
             self._scales = self._measure_gradients(training_ids)
 
     def token_nats(self, token_ids):
@@ -71,7 +81,7 @@ class AdaptiveScorer:
 
         A target of -1 is none; `count` targets are not.
         """
-        window = self._config.dynamic_window
+        window = self._config.dynamic_window if self._learns else _WINDOW
         token_ids = np.asarray(token_ids, np.int32)
         for first in range(0, len(token_ids) - 1, window):
             part = token_ids[first : first + window + 1]
@@ -183,5 +193,5 @@ class _Cache:
         share = np.where(is_seen.any(axis=1), config.cache_weight, 0.0)
         self._states = all_states[-config.cache_size :]
         self._tokens = all_tokens[-config.cache_size :]
-        mixed = (1 - share) * np.exp(-nats) + share * in_cache
+        mixed = (1 - share) * np.exp(-nats.astype(float)) + share * in_cache
         return -np.log(mixed).astype(np.float32)

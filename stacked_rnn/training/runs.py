@@ -167,6 +167,10 @@ def open_run(
         "corpus": train_config.corpus,
         "init_from": train_config.init_from,
         "digest": digest,
+        "length": {
+            name: getattr(train_config, name)
+            for name in ("epochs", "max_minutes")
+        },
         "settings": {
             name: value
             for name, value in train_config.to_dict().items()

@@ -1,7 +1,7 @@
 """Settings that fit a text, a machine and the time, where the user gives none.
 
-The numbers come from experiments/quality.py on texts of 180 kB to 20 MB, each
-scored on a part of its training text.
+The numbers come from the trainings in docs/quality.md, each scored on a part of
+its training text; those for a GPU are guesses.
 """
 
 import dataclasses
@@ -144,7 +144,7 @@ def for_classifier(texts, given, past) -> Choice | None:
         "tokenizer" in given
         or length > _SHORT[0]
         or words > _SHORT[1]
-        or (past and "chosen" not in past)
+        or (past and "length" not in past)
     ):
         return None
     if "max_minutes" in given:
@@ -164,12 +164,10 @@ def for_classifier(texts, given, past) -> Choice | None:
 
 def _recalled(past) -> dict:
     """Returns the settings of an earlier run."""
-    if "chosen" in past:
-        return past["model"] | past["settings"] | past["chosen"]
-    # Of a version that chose nothing: its defaults.
-    return {"epochs": 4, "max_minutes": 0.0, "validation": "end"} | (
-        past["model"] | past["settings"]
-    )
+    # Those of a version that chose nothing were these.
+    length = past.get("length", {"epochs": 4, "max_minutes": 0.0})
+    settings = {"validation": "end"} | past["model"] | past.get("settings", {})
+    return settings | length
 
 
 def _vocabulary_size(model_config, train_config) -> int:
