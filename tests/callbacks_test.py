@@ -18,7 +18,7 @@ def show(task="language_model", verbose=2, epochs=12, step=262, minutes=0.0):
     """Prints the second epoch, of 131 steps, up to a step of the run."""
     shown = tasks.TASKS[task](data=None)
     trainer = types.SimpleNamespace(
-        task=shown, step=step, seconds=75.0,
+        task=shown, epoch=1, step=step, seconds=75.0,
         config=types.SimpleNamespace(max_minutes=minutes),
     )  # fmt: skip
     lines = callbacks.EpochLines(trainer, verbose)

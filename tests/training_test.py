@@ -1079,6 +1079,37 @@ def test_a_timed_run_ends_with_its_schedule(
     assert rates[0] > 0.004 and rates[-1] < 0.0004
 
 
+@pytest.mark.parametrize(
+    ("tokens_per_scored", "steps"),
+    [(11, [120, 152]), (1, [31, 62, 93, 120, 152])],
+)
+def test_a_long_epoch_is_validated_within(
+    tokens_per_scored, steps, monkeypatch, a_second_a_step
+):
+    """A run of 150 seconds, whose epoch has 120 steps; training goes on."""
+    monkeypatch.setattr(
+        training.trainer, "_TOKENS_PER_SCORED", tokens_per_scored
+    )
+    trainer = make_trainer(
+        load_data(carry_state=True, batch_size=1), epochs=0, max_minutes=2.5
+    )
+    a_second_a_step(trainer)
+    history = History()
+    trainer.fit([history], verbose=0)
+    rows = trainer.history
+    assert [row["step"] for row in rows] == pytest.approx(steps, abs=1)
+    assert [row["epoch"] for row in rows][-2:] == [0, 1]
+    assert len(history.epochs) == len(rows)
+    # The loss of a row is that since the row before.
+    losses = [logs["loss"] for logs in history.steps]
+    assert rows[-1]["loss"] == pytest.approx(losses[-1])
+    plain = make_trainer(
+        load_data(carry_state=True, batch_size=1), epochs=2
+    )
+    plain.fit([CtrlC(plain, trainer.step - 1)], verbose=0)
+    assert_weights_equal(trainer, plain, atol=1e-6)
+
+
 def test_a_timed_run_resumes_by_epochs_and_back(tmp_path, a_second_a_step):
     run = tmp_path / "run"
     for settings, step in (

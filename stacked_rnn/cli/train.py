@@ -165,7 +165,10 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
         print("The same command learns the rest of the held-out text.")
     print(f"\n{descriptions.describe_best(trainer)}")
     curves = model_dir / "curves.png"
-    if trainer.history and not plots.draw_curves(trainer.history, curves):
+    steps_per_epoch = task.data.training.steps_per_epoch
+    if trainer.history and not plots.draw_curves(
+        trainer.history, steps_per_epoch, curves
+    ):
         curves = "not drawn, matplotlib is missing: pip install matplotlib"
     if trainer.history:
         print(f"Curves: {curves}")

@@ -5,11 +5,12 @@ import math
 from stacked_rnn.utils import files
 
 
-def draw_curves(history, path) -> bool:
+def draw_curves(history, steps_per_epoch, path) -> bool:
     """Plots losses, metrics, learning rate and gradient norm by epoch.
 
     Args:
-        history: list with a dict of results per epoch, as in history.csv.
+        history: list with a dict of results per validation, as in history.csv.
+        steps_per_epoch: number of steps.
         path: path of the PNG.
 
     Returns:
@@ -35,7 +36,10 @@ def draw_curves(history, path) -> bool:
         for title, curves in panels.items()
         if not curves.keys().isdisjoint(history[0])
     }
-    epochs = [row["epoch"] + 1 for row in history]
+    epochs = [  # the rows of earlier versions have no step
+        row["step"] / steps_per_epoch if "step" in row else row["epoch"] + 1
+        for row in history
+    ]
     for axes, (title, curves) in zip(
         picture.subplots(1, len(panels)), panels.items()
     ):

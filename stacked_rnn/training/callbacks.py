@@ -13,7 +13,7 @@ _REPAINT_SECONDS = 0.1
 
 
 class EpochLines(keras.callbacks.Callback):
-    """Prints a line after each epoch, and a progress bar within it.
+    """Prints a line after each validation, and a progress bar before it.
 
     All other results are in history.csv and in TensorBoard.
 
@@ -31,7 +31,7 @@ class EpochLines(keras.callbacks.Callback):
         self._painted = 0  # characters of the bar that are on the screen
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._started = epoch, time.monotonic()
+        self._epoch, self._started = self._trainer.epoch, time.monotonic()
         self._next_paint = 0.0
 
     def on_train_batch_end(self, batch, logs=None):

@@ -56,7 +56,7 @@ def describe_best(trainer) -> str:
     best = trainer.best_row
     if best is None:
         return "The weights are the last ones: there are no validation texts."
-    epoch, epochs = best["epoch"] + 1, len(trainer.history)
+    epoch, epochs = best["epoch"] + 1, trainer.history[-1]["epoch"] + 1
     text = (
         f"The weights are those of epoch {epoch} of {epochs}, "
         f"val_loss {best['val_loss']:.4f}"

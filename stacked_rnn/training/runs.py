@@ -85,7 +85,7 @@ class Progress(tf.train.experimental.PythonState):
         learning_rate, gradient_norm: results of the last step.
         best_cost: lowest cost of a validation so far.
         best_epoch: value of `epoch` after the epoch with `best_cost`.
-        history: number and results of each epoch, as in history.csv.
+        history: epoch, step and results of each validation, as in history.csv.
         states: carried states, NumPy arrays states[layer][part], each
             [batch, units]; None: zeros.
     """
@@ -262,7 +262,7 @@ def write_json(path, values) -> None:
 
 
 def write_history(model_dir, history) -> None:
-    """Writes history.csv, one line per epoch, whole or not at all."""
+    """Writes history.csv, one line per validation, whole or not at all."""
     names = dict.fromkeys(name for row in history for name in row)
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, names, lineterminator="\n")

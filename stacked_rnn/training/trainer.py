@@ -30,6 +30,11 @@ _OPTIMIZERS = {
     "sgd": keras.optimizers.SGD,
 }
 
+_CHECK_INTERVAL = 0.2  # of the time limit, from validation to validation
+# Tokens to train on for each token to validate on. Validation takes about a
+# third of the time of training per token: 3 % of the time.
+_TOKENS_PER_SCORED = 11
+
 
 class Trainer:
     """Trains a model of a task.
@@ -167,6 +172,11 @@ class Trainer:
         return self._progress.step
 
     @property
+    def epoch(self) -> int:
+        """Number of epochs done, with their validation."""
+        return self._progress.epoch
+
+    @property
     def seconds(self) -> float:
         """Seconds of `--max_minutes` that are over; 0 unless `is_timed`."""
         return self._progress.seconds
@@ -184,7 +194,7 @@ class Trainer:
 
     @property
     def history(self) -> list[dict]:
-        """Results of each epoch, as in history.csv."""
+        """Results of each validation, as in history.csv."""
         return self._progress.history
 
     @property
@@ -288,13 +298,14 @@ class Trainer:
             self.interrupted = interrupts > 0
             if self.interrupted or stops:
                 break
-            epoch = self._progress.epoch
-            callbacks.on_epoch_begin(epoch)
+            # For the callbacks, each stretch up to a validation is an epoch.
+            index = len(self._rows_to_keep())
+            callbacks.on_epoch_begin(index)
             logs = self._train_epoch(callbacks)
             if not self.interrupted:  # else the epoch continues later
                 logs |= self._end_epoch(logs)
                 self._set_time_share(self._workers.largest(self._clock.share()))
-                callbacks.on_epoch_end(epoch, logs)
+                callbacks.on_epoch_end(index, logs)
             self._save()
 
     def _stop_flags(self, next_save) -> list[float]:
@@ -337,12 +348,13 @@ class Trainer:
         return self.step >= (self._progress.epoch + 1) * steps_per_epoch
 
     def _train_epoch(self, callbacks) -> dict:
-        """Trains to the end of the current epoch, or until a stop."""
+        """Trains to the end of the current epoch, a check or a stop."""
         progress, windows = self._progress, self.data.training
         steps_per_epoch = windows.steps_per_epoch
         if self.step == progress.epoch * steps_per_epoch:
             progress.sums = [0.0] * self.task.num_sums
             progress.states = None
+        last_check = self.step, self.seconds
         zeros = self._steps.scatter(windows)
         states = self._steps.scatter(windows, progress.states)
         page = None
@@ -386,6 +398,8 @@ class Trainer:
             self.interrupted = interrupts > 0 and not self._is_over()
             if self.interrupted or stops or self._is_over():
                 break
+            if self._must_check(*last_check):
+                break
             if saves:
                 progress.states = self._steps.gather(states)
                 self._save()
@@ -393,6 +407,28 @@ class Trainer:
         if done:
             progress.states = self._steps.gather(states)
         return self._logs(done / (time.perf_counter() - started))
+
+    def _must_check(self, first_step, first_seconds) -> bool:
+        """Whether to validate now, in the midst of a long epoch.
+
+        A run that the time ends validates each fifth of the time, but not
+        shortly before the end of an epoch, nor so often that validation takes
+        more than 3 % of the time. All processes decide the same.
+
+        Args:
+            first_step, first_seconds: `step` and `seconds` of the last
+                validation.
+        """
+        training, validation = self.data.training, self.data.validation
+        steps, seconds = self.step - first_step, self.seconds - first_seconds
+        tokens = training.num_tokens * steps / training.steps_per_epoch
+        to_score = validation.num_tokens if validation else 0
+        return (
+            self.is_timed
+            and seconds >= _CHECK_INTERVAL * self._clock.seconds
+            and tokens >= _TOKENS_PER_SCORED * to_score
+            and -self.step % training.steps_per_epoch >= steps / 2
+        )
 
     def _guess_validation(self, seconds) -> float:
         """Guesses the seconds of the first validation.
@@ -425,9 +461,10 @@ class Trainer:
         }
 
     def _end_epoch(self, logs) -> dict:
-        """Validates, and records the results of the epoch.
+        """Validates, and records the results since the last validation.
 
-        An epoch that the time limit cuts is continued later, and ends again.
+        An epoch that the time limit cuts is continued later, and ends again:
+        if the time does not end the run, with one row of results.
         """
         progress, scores = self._progress, {}
         if self.data.validation:
@@ -436,10 +473,12 @@ class Trainer:
                 scores = self.evaluate(self.data.validation).logs("val_")
             self._clock.validation = time.monotonic() - started
             self._check_finite("validation loss", scores["val_loss"])
-        row = {"epoch": progress.epoch} | logs | scores
+        row = {"epoch": progress.epoch, "step": self.step} | logs | scores
         # Without the speed, the same run has the same history.
         del row[f"{self.task.unit}_per_second"]
-        progress.history[progress.epoch :] = [row]
+        progress.history = [*self._rows_to_keep(), row]
+        if self.is_timed:
+            progress.sums = [0.0] * self.task.num_sums
         cost = self.task.cost(scores) if scores else math.inf
         is_best = cost < progress.best_cost
         if self._is_epoch_full():
@@ -454,6 +493,14 @@ class Trainer:
         if self._average and progress.epoch - progress.best_epoch >= patience:
             self._average.start()
         return scores
+
+    def _rows_to_keep(self) -> list[dict]:
+        """Returns the rows of `history` that the next one does not replace."""
+        return [
+            row
+            for row in self.history
+            if self.is_timed or row["epoch"] < self.epoch
+        ]
 
     @contextlib.contextmanager
     def _weights_applied(self):
