@@ -1079,6 +1079,34 @@ def test_a_timed_run_ends_with_its_schedule(
     assert rates[0] > 0.004 and rates[-1] < 0.0004
 
 
+def test_the_softmax_temperature_of_the_validation_text_is_found(finished):
+    task = finished.task
+    exported = task.exported(finished.best_model())
+    readout = exported.model.readout
+    weights = readout.get_weights()
+
+    def found_at(temperature):
+        readout.set_weights([weight / temperature for weight in weights])
+        return task.calibrate(exported)["softmax_temperature"]
+
+    # Repeated, steps of Newton's method end where the loss is the lowest.
+    best, tokens = 1.0, finished.evaluate(task.data.validation).tokens
+    for _ in range(4):
+        found = found_at(best)
+        best *= found["temperature"]
+        assert found["tokens"] == tokens
+    assert found["temperature"] == pytest.approx(1.0, abs=0.002)
+    lowest = found_at(best)["loss_at_1"]
+    assert lowest < min(
+        found_at(best * 0.9)["loss_at_1"], found_at(best * 1.1)["loss_at_1"]
+    )
+    found = found_at(best * 1.1)
+    assert found["loss"] == pytest.approx(lowest, abs=1e-3)
+    assert found_at(1.0)["loss_at_1"] == pytest.approx(
+        finished.evaluate(task.data.validation).nats_per_token
+    )
+
+
 @pytest.mark.parametrize(
     ("tokens_per_scored", "steps"),
     [(11, [120, 152]), (1, [31, 62, 93, 120, 152])],

@@ -151,9 +151,12 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
     )
     weights = _learn_all(trainer, start, task, strategy, model_dir, last_pass)
 
-    exported.model.set_weights(weights or trainer.best_model().get_weights())
-    task.finish(exported)
-    summary = trainer.summary() | {"learned_all": bool(weights)}
+    exported.model.set_weights(trainer.best_model().get_weights())
+    found = task.calibrate(exported)
+    if weights:
+        exported.model.set_weights(weights)
+    task.finish(exported, **found)
+    summary = trainer.summary() | {"learned_all": bool(weights)} | found
     version = exported.save(export_dir, summary)
     training.note_export(model_dir, _stage(trainer, bool(weights)), version)
     if not weights:  # else it would be on texts that the model has learned

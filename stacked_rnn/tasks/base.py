@@ -150,8 +150,17 @@ class Task:
         """Returns Keras callbacks of the task."""
         return []
 
-    def finish(self, exported) -> None:
-        """Prepares the best model for its export."""
+    def calibrate(self, exported) -> dict:
+        """Finds what suits the validation texts best, with the best weights.
+
+        Returns:
+            Arguments for `finish`, JSON values, which the card of the exported
+            model has too.
+        """
+        return {}
+
+    def finish(self, exported, **found) -> None:
+        """Prepares the model for its export, whatever its weights are."""
 
     def report(self, version, model_dir) -> None:
         """Prints and draws validation results of the exported model."""

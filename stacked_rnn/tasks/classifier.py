@@ -137,18 +137,22 @@ class ClassifierTask(base.Task):
             model, self.data.tokenizer, self.data.labels, self.data.max_tokens
         )
 
-    def finish(self, exported):
-        """Calibrates the probabilities on the validation texts."""
+    def calibrate(self, exported):
+        """Finds the temperature of the probabilities."""
         texts = self.data.validation_texts
         if texts is None:
-            return
-        exported.model.apply_temperature(
-            metrics.best_temperature(
+            return {}
+        return {
+            "temperature": metrics.best_temperature(
                 compute_scores(exported.serving_default, texts.texts),
                 label_matrix(texts, self.data.labels),
                 self.data.multi_label,
             )
-        )
+        }
+
+    def finish(self, exported, temperature=1.0):
+        """Calibrates the probabilities."""
+        exported.model.apply_temperature(temperature)
 
     def report(self, version, model_dir):
         texts = self.data.validation_texts

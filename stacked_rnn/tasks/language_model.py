@@ -13,6 +13,8 @@ from stacked_rnn.configs import unescaped
 from stacked_rnn.tasks import base
 from stacked_rnn.training import sizing
 
+_TOKENS_TO_CALIBRATE = 2**14
+
 
 class LanguageModelTask(base.Task):
     """Continues texts.
@@ -118,6 +120,30 @@ class LanguageModelTask(base.Task):
     def exported(self, model):
         return export.TextGenerator(model, self.data.tokenizer)
 
+    def calibrate(self, exported):
+        """Finds the softmax temperature that suits the validation text best.
+
+        The card of the model tells it; the model does not use it.
+        """
+        windows = self.data.validation
+        if not windows:
+            return {}
+        plain = _temperature_sums(exported.model, windows, 1.0)
+        nats, tokens, slope, curvature = plain
+        # One step of Newton's method for the inverse of the temperature.
+        temperature = round(1 / (1 - slope / max(curvature, 1e-9)), 3)
+        if not 0.5 < temperature < 2:
+            return {}
+        best, *_ = _temperature_sums(exported.model, windows, temperature)
+        return {
+            "softmax_temperature": {
+                "temperature": temperature,
+                "loss": best / tokens,
+                "loss_at_1": nats / tokens,
+                "tokens": int(tokens),
+            }
+        }
+
     def callbacks(self, trainer, exported):
         """Prints a short text by the model after each epoch."""
 
@@ -141,3 +167,43 @@ class LanguageModelTask(base.Task):
             base.command("generate", version, start),
             base.command("evaluate", version, "--text=FILE"),
         ]
+
+
+def _temperature_sums(model, windows, temperature) -> list[float]:
+    """Sums what tells whether another softmax temperature suits a text better.
+
+    Args:
+        model: a `LanguageModel`.
+        windows: the text, of which `_TOKENS_TO_CALIBRATE` are read.
+        temperature: what the logits are divided by.
+
+    Returns:
+        The nats of the tokens, their number, and the first and the second
+        derivative of the nats by the inverse of the temperature, where that is
+        measured from `temperature`.
+    """
+
+    @tf.function(autograph=False)
+    def add(sums, token_ids, targets, states):
+        new = model.step({"token_ids": token_ids, "states": states})
+        logits = tf.cast(new["logits"], tf.float32) / temperature
+        nats = metrics.token_nats(logits, targets)
+        log_p = tf.nn.log_softmax(logits)
+        p, is_target = tf.exp(log_p), tf.cast(targets >= 0, tf.float32)
+        # With b the inverse: d nats / db = E[z] - z_target, and
+        # d^2 nats / db^2 = E[z^2] - E[z]^2; both are the same for log p as z.
+        mean = tf.reduce_sum(p * log_p, axis=-1)
+        square = tf.reduce_sum(p * log_p**2, axis=-1)
+        values = tf.stack([nats, is_target, mean + nats, square - mean**2])
+        new_sums = sums + tf.reduce_sum(values * is_target, axis=[1, 2])
+        return new_sums, new["states"]
+
+    sums = tf.zeros(4)
+    states = zeros = model.initial_states(windows.batch_size)
+    count = -(-_TOKENS_TO_CALIBRATE // windows.sequence_length)
+    count = min(windows.steps_per_epoch, -(-count // windows.batch_size))
+    for token_ids, targets in windows.dataset().take(count):
+        sums, states = add(sums, token_ids, targets, states)
+        if not windows.carries_state:
+            states = zeros
+    return sums.numpy().tolist()
