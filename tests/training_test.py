@@ -1131,9 +1131,7 @@ def test_a_long_epoch_is_validated_within(
     # The loss of a row is that since the row before.
     losses = [logs["loss"] for logs in history.steps]
     assert rows[-1]["loss"] == pytest.approx(losses[-1])
-    plain = make_trainer(
-        load_data(carry_state=True, batch_size=1), epochs=2
-    )
+    plain = make_trainer(load_data(carry_state=True, batch_size=1), epochs=2)
     plain.fit([CtrlC(plain, trainer.step - 1)], verbose=0)
     assert_weights_equal(trainer, plain, atol=1e-6)
 
@@ -1171,7 +1169,7 @@ def test_cosine_schedule_warms_up_and_decays():
     np.testing.assert_allclose(rates, [0, 0.5, 1, 0.505, 0.01], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon", "rmsprop", "sgd"])
 def test_every_optimizer_learns(name):
     trainer = make_trainer(
         optimizer=name, learning_rate=0.3 if name == "sgd" else 0.01

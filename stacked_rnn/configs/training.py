@@ -185,8 +185,10 @@ class TrainConfig(Config):
     )
     optimizer: str = setting(
         "adam",
-        "Optimizer of the weights.",
-        choices=("adam", "adamw", "rmsprop", "sgd"),
+        "Optimizer of the weights. Muon makes the updates of matrices "
+        "orthogonal, which takes a quarter more time on a CPU and learns much "
+        "more in each step.",
+        choices=("adam", "adamw", "muon", "rmsprop", "sgd"),
     )
     learning_rate: float = setting(
         0.004, "Peak learning rate of the optimizer.", minimum=0.0

@@ -17,18 +17,18 @@ import tensorflow as tf
 
 from stacked_rnn import layers
 from stacked_rnn.configs import UserError
-from stacked_rnn.training import plan, runs, schedules, steps, strategies
+from stacked_rnn.training import (
+    optimizers,
+    plan,
+    runs,
+    schedules,
+    steps,
+    strategies,
+)
 from stacked_rnn.training.averaging import WeightAverage
 from stacked_rnn.training.callbacks import EpochLines
 from stacked_rnn.training.checkpoints import Checkpoints, describe
 from stacked_rnn.utils import devices
-
-_OPTIMIZERS = {
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
-    "rmsprop": keras.optimizers.RMSprop,
-    "sgd": keras.optimizers.SGD,
-}
 
 _CHECK_INTERVAL = 0.2  # of the time limit, from validation to validation
 # Tokens to train on for each token to validate on. Validation takes about a
@@ -122,12 +122,12 @@ class Trainer:
             self._time_share = None  # of --max_minutes, for the schedule
             if self.is_timed:
                 self._time_share = tf.Variable(0.0, trainable=False)
-            self.optimizer = _make_optimizer(
+            self.optimizer = optimizers.make_optimizer(
                 train_config,
                 schedules.learning_rate(
                     train_config, self.total_steps, self._time_share
                 ),
-                self.model.trainable_variables,
+                self.model,
             )
             self._use_loss_scaling = dtype_policy == "mixed_float16"
             if self._use_loss_scaling:
@@ -594,19 +594,6 @@ class Trainer:
                 self.model_dir / "checkpoints" / "best", 1, model=model
             ).restore()
         return model
-
-
-def _make_optimizer(config, learning_rate, variables):
-    """Makes the optimizer, whose weight decay spares vectors such as biases."""
-    options = {}
-    if config.weight_decay:
-        options["weight_decay"] = config.weight_decay
-    optimizer = _OPTIMIZERS[config.optimizer](learning_rate, **options)
-    if optimizer.weight_decay:
-        optimizer.exclude_from_weight_decay(
-            [variable for variable in variables if len(variable.shape) < 2]
-        )
-    return optimizer
 
 
 def _as_tensors(values):
