@@ -45,7 +45,7 @@ class Muon(keras.optimizers.Muon):
             name="muon",
         )
         self._kernel_width, self._gates = gates * units, gates
-        # The dtype of the products; three steps do not add up rounding errors.
+        # In the few steps, rounding errors do not add up.
         self._product_dtype = tf.as_dtype(
             keras.config.dtype_policy().compute_dtype
         )
