@@ -2,7 +2,7 @@
 
   python experiments/d2l_deep_rnn.py --corpus=timemachine
 
-Trains with recipes/timemachine.flags for each cell and seed, and prints a
+Trains with recipes/d2l.flags for each cell and seed, and prints a
 Markdown table. The measure is exp of the mean nats over all validation windows
 (characters 10,000 to 15,032), each from a state of zeros, after the last epoch.
 """
@@ -18,7 +18,7 @@ from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, setting
 
-RECIPE = pathlib.Path(__file__).parents[1] / "recipes" / "timemachine.flags"
+RECIPE = pathlib.Path(__file__).parents[1] / "recipes" / "d2l.flags"
 
 # Mean of three seeds of the book's own PyTorch code (d2l-en commit 23d7a5a, d2l
 # 1.0.3, torch 2.13.0), measured in the same way: training, validation.

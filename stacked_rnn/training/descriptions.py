@@ -64,8 +64,11 @@ def describe_best(trainer) -> str:
     worse = epochs - epoch
     if worse < _EPOCHS_OF_A_HINT:
         return text + "."
+    dropout = trainer.model.config.dropout
+    advice = f"--dropout={min(0.5, dropout + 0.2):g}"
+    if dropout >= 0.5:
+        advice = f"--units={trainer.model.config.units // 2}"
     return (
-        f"{text}: the {worse} epochs after it were worse. --dropout=0.2 or "
-        "more may help, and a larger text may help more; --early_stopping=3 "
-        "saves the time."
+        f"{text}: the {worse} epochs after it were worse. {advice} may help, "
+        "and a larger text may help more; --early_stopping=3 saves the time."
     )
