@@ -37,6 +37,9 @@ def test_a_larger_text_gets_a_wider_model_and_more_time():
     assert units == sorted(units) and len({*units}) == 3
     assert 0.5 <= minutes[0] < minutes[1] == 2 < minutes[2]
     assert chosen[0]["dropout"] >= chosen[2]["dropout"]
+    # Validating takes the same small share of the time, however long an epoch.
+    fractions = [settings["validation_fraction"] for settings in chosen]
+    assert fractions[0] == 0.1 and fractions[1] == 0.05 > 2 * fractions[2]
 
 
 def test_more_minutes_and_a_faster_machine_widen_the_model(monkeypatch):

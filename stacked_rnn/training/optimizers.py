@@ -60,13 +60,15 @@ class Muon(keras.optimizers.Muon):
         Returns:
             The same shape; the root mean square of the values is about 1.
         """
-        inputs, outputs = x.shape
-        gates = self._gates if outputs == self._kernel_width else 1
-        x = tf.reshape(x, [inputs, gates, outputs // gates])
-        x = tf.transpose(x, [1, 0, 2])
-        x = x / (tf.norm(x, axis=[1, 2], keepdims=True) + 1e-7)
-        x = tf.cast(x, self._product_dtype)
-        is_tall = x.shape[1] > x.shape[2]
+        is_kernel = x.shape[1] == self._kernel_width
+        matrices = tf.split(x, self._gates if is_kernel else 1, axis=1)
+        return tf.concat(
+            [self._orthogonal(matrix, steps) for matrix in matrices], axis=1
+        )
+
+    def _orthogonal(self, matrix, steps):
+        x = tf.cast(matrix / (tf.norm(matrix) + 1e-7), self._product_dtype)
+        is_tall = x.shape[0] > x.shape[1]
         for _ in range(steps):
             # a x + b (x x') x + c (x x')^2 x, with the smaller of x x' and x' x
             square = tf.matmul(
@@ -74,8 +76,7 @@ class Muon(keras.optimizers.Muon):
             )
             square = self.muon_b * square + self.muon_c * (square @ square)
             x = self.muon_a * x + (x @ square if is_tall else square @ x)
-        x = tf.cast(x, tf.float32) * max(x.shape[1:]) ** 0.5
-        return tf.reshape(tf.transpose(x, [1, 0, 2]), [inputs, outputs])
+        return tf.cast(x, tf.float32) * max(x.shape) ** 0.5
 
     def lr_adjust(self, x):
         """Scales an update."""
