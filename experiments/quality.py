@@ -26,6 +26,7 @@ import time
 import study
 from study import common
 
+from stacked_rnn import saved_models
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError, setting
 
@@ -115,6 +116,7 @@ def measure(recipe, seed, learned, new, directory, dynamic_rate):
     result = {
         "recipe": recipe, "seed": seed, "minutes": seconds / 60,
         "nats": score(), "curve": curve(output),
+        "at temperature": score(f"--temperature={temperature(model)}"),
     }  # fmt: skip
     if dynamic_rate:
         result["dynamic"] = score(
@@ -122,6 +124,13 @@ def measure(recipe, seed, learned, new, directory, dynamic_rate):
         )
     print(result, file=sys.stderr, flush=True)
     return result
+
+
+def temperature(model):
+    """The softmax temperature that suits the validation text of a model."""
+    description = saved_models.find_description(str(model))
+    found = description.training.get("softmax_temperature", {})
+    return found.get("temperature", 1.0)
 
 
 def curve(output):
@@ -159,7 +168,10 @@ def plot(results, report):
 
 def report_lines(config, results, rate):
     """The lines of the report."""
-    columns = {"recipe": "", "minutes": ".1f", "nats": ".4f", "seeds": ""}
+    columns = {
+        "recipe": "", "minutes": ".1f", "nats": ".4f", "seeds": "",
+        "at temperature": ".4f",
+    }  # fmt: skip
     if config.dynamic_rate:
         columns["dynamic evaluation"] = ".4f"
     rows = []
@@ -170,6 +182,7 @@ def report_lines(config, results, rate):
             statistics.mean(result["minutes"] for result in group),
             statistics.mean(result["nats"] for result in group),
             ", ".join(f"{result['nats']:.4f}" for result in group),
+            statistics.mean(result["at temperature"] for result in group),
         ]
         if config.dynamic_rate:
             row.append(statistics.mean(result["dynamic"] for result in group))
@@ -180,7 +193,8 @@ def report_lines(config, results, rate):
         f"{rate[0] / 1e9:.0f} and {rate[1] / 1e9:.0f} GFLOP/s at the start.\n",
         *common.table(columns, rows),
         "\n![nats per character by minutes](quality.png)\n",
-        "Points: the last tenth. Lines: the validation text of the runs, "
+        "At temperature: the logits divided by what suited the validation text "
+        "best. Points: the last tenth. Lines: the validation text of the runs, "
         "blocks from all over the training text, which is easier.",
     ]
 

@@ -14,6 +14,7 @@ from stacked_rnn.tasks import base
 from stacked_rnn.training import sizing
 
 _TOKENS_TO_CALIBRATE = 2**14
+_GAIN_TO_NAME = 0.002  # nats per token
 
 
 class LanguageModelTask(base.Task):
@@ -123,7 +124,7 @@ class LanguageModelTask(base.Task):
     def calibrate(self, exported):
         """Finds the softmax temperature that suits the validation text best.
 
-        The card of the model tells it; the model does not use it.
+        The model does not use it.
         """
         windows = self.data.validation
         if not windows:
@@ -143,6 +144,18 @@ class LanguageModelTask(base.Task):
                 "tokens": int(tokens),
             }
         }
+
+    def finish(self, exported, softmax_temperature=None):
+        """Names the softmax temperature, if it makes a difference."""
+        if not softmax_temperature:
+            return
+        gain = softmax_temperature["loss_at_1"] - softmax_temperature["loss"]
+        if gain >= _GAIN_TO_NAME:
+            print(
+                f"With evaluate.py --temperature="
+                f"{softmax_temperature['temperature']:g}, the validation loss "
+                f"is {gain:.4f} lower."
+            )
 
     def callbacks(self, trainer, exported):
         """Prints a short text by the model after each epoch."""
