@@ -5,6 +5,8 @@ saved_models/NAME/VERSION/
     assets/tokenizer.json            the tokenizer
     assets.extra/config.json         the architecture, the default options, and
                                      how the model was trained
+    assets.extra/chat_template.jinja  how a chat becomes a text; optional, and
+                                     never written by this project
     assets.extra/tf_serving_warmup_requests  see `export.warmup_requests`
 """
 
@@ -23,6 +25,7 @@ from stacked_rnn.configs import TASKS, ModelConfig, TaskInfo, UserError
 TOKENIZER_FILE = "assets/tokenizer.json"
 CONFIG_FILE = "assets.extra/config.json"
 GRAPH_FILE = "saved_model.pb"
+CHAT_TEMPLATE_FILE = "assets.extra/chat_template.jinja"
 
 
 @dataclasses.dataclass(frozen=True)

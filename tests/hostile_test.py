@@ -90,17 +90,20 @@ def post(path, body=None, headers="", **values):
     ("body", "message"),
     [
         ({"stop": "a" * 900_000}, "stop: expected a string of 1 to 1,000"),
-        ({"stop": ["a"] * 150_000}, "a list of at most 4"),
+        ({"stop": ["a"] * 150_000}, "a list of at most 16"),
         ({"prompt": [None] * 150_000}, "prompt: expected a string"),
         ({"prompt": ["a"] * 150_000}, "prompt: expected a string"),
         ({"prompt": [1] * 300_000 + [None]}, "prompt: expected a string"),
         ({"prompt": [[1]] * 10_000 + [[]]}, "prompt: expected a string"),
         ({"prompt": [[]] * 200_000}, "lists and objects"),
         ({"prompt": [10**9] * 80_000, "n": 128}, "there is no token id"),
-        ({str(number): 1 for number in range(60_000)}, "no such field"),
         (
-            {"stream_options": dict.fromkeys(map(str, range(60_000)))},
-            "stream_options.0: there is no such field",
+            {str(number): 1 for number in range(60_000)} | {"n": 0},
+            "n: expected a number from 1 to 128",
+        ),
+        (
+            {"stream_options": dict.fromkeys(map(str, range(60_000))), "n": 0},
+            "n: expected a number from 1 to 128",
         ),
         (
             {"logit_bias": dict.fromkeys(map(str, range(60_000)))},

@@ -20,6 +20,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stacked_rnn
 from stacked_rnn import configs, reference
 from stacked_rnn.serving import openai_stream, server
 from tests.helpers import ROOT
@@ -246,8 +247,8 @@ def test_models_are_listed_with_their_cards(client, running):
         ({"n": 0}, 400, "n"),
         ({"n": 100, "prompt": ["a", "b"]}, 400, "n"),
         ({"seed": -(2**63) - 1}, 400, "seed"),
-        ({"seed": 2**63}, 400, "seed"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, 400, "stop"),
+        ({"seed": 2**64}, 400, "seed"),
+        ({"stop": ["a"] * 17}, 400, "stop"),
         ({"stop": ""}, 400, "stop"),
         ({"prompt": []}, 400, "prompt"),
         ({"prompt": [1, "a"]}, 400, "prompt"),
@@ -259,7 +260,12 @@ def test_models_are_listed_with_their_cards(client, running):
         ({"logit_bias": {"1": 5}}, 400, "logit_bias"),
         ({"suffix": "x"}, 400, "suffix"),
         ({"presence_penalty": 0.5}, 400, "presence_penalty"),
-        ({"best": 1}, 400, "best"),
+        ({"min_p": 0.1}, 400, "min_p"),
+        (
+            {"stream_options": {"include_usage": 2}},
+            400,
+            "stream_options.include_usage",
+        ),
     ],
 )
 def test_unsupported_values_are_refused_by_name(running, values, status, param):
@@ -267,6 +273,107 @@ def test_unsupported_values_are_refused_by_name(running, values, status, param):
     assert got == status and answer["error"]["param"] == param
     assert answer["error"]["type"] == "invalid_request_error"
     assert param in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"best_of": 1, "suffix": "", "logit_bias": {}, "min_p": 0},
+        {"presence_penalty": 0, "frequency_penalty": 0.0, "min_tokens": 0},
+        {"stop_token_ids": [], "ignore_eos": True, "logprobs": False},
+        {"top_k": -1, "max_tokens": 1.6e1, "n": 1.0, "seed": 5.0},
+        {"seed": 5 + 2**63, "stop": [f"no {n}" for n in range(16)]},
+        {"metadata": {}, "store": False, "service_tier": "auto"},
+        {"stream_options": {"include_obfuscation": False, "other": 1}},
+    ],
+)
+def test_what_other_servers_know_changes_nothing(running, values):
+    """Where it is neutral, or no option of theirs that changes a text."""
+    status, plain = completion(running, seed=5)
+    assert status == 200
+    status, answer = completion(running, **{"seed": 5} | values)
+    assert status == 200, answer
+    assert answer["choices"] == plain["choices"]
+    assert answer["system_fingerprint"] == plain["system_fingerprint"] != ""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ignored_fields_are_named(running, stream):
+    body = {"model": "letters", "prompt": "abc", "stream": stream, "user": "me"}
+    unknown = {
+        "metadata": {}, "line\r\nbreak": 1, "\N{GREEK SMALL LETTER PI}": 2,
+        "stream_options": {"include_usage": True, "other": 1},
+    }  # fmt: skip
+    status, headers, _ = request(
+        running, "POST", "/v1/completions", body | unknown
+    )
+    assert status == 200
+    ignored = "metadata, line??break, ?, stream_options.other"
+    assert headers["x-ignored-fields"] == ignored
+    _, headers, _ = request(running, "POST", "/v1/completions", body)
+    assert "x-ignored-fields" not in headers
+
+
+def test_as_many_tokens_as_the_server_allows(running):
+    status, answer = completion(running, max_tokens=-1)
+    assert status == 200 and answer["usage"]["completion_tokens"] == 4096
+
+
+def test_best_of_may_equal_n(client):
+    answer = client.completions.create(
+        model="letters", prompt="abc", n=3, best_of=3
+    )
+    assert len(answer.choices) == 3
+
+
+def test_the_stop_string_that_ended_a_text_is_named(running):
+    _, answer = completion(running, temperature=0, max_tokens=40)
+    text = answer["choices"][0]["text"]
+    assert answer["choices"][0]["stop_reason"] is None
+    stops = ["nowhere", text[20:25], text[10:13]]
+    _, answer = completion(running, temperature=0, max_tokens=40, stop=stops)
+    [choice] = answer["choices"]
+    assert choice["finish_reason"] == "stop"
+    first = min(stops[1:], key=text.index)
+    assert choice["stop_reason"] == first
+    assert choice["text"] == text[: text.index(first)]
+
+
+def test_each_part_of_a_stream_may_have_the_usage(client):
+    stream = client.completions.create(
+        model="letters", prompt="abc", max_tokens=300, stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"stream_options": {
+            "include_usage": True, "continuous_usage_stats": True,
+        }},
+    )  # fmt: skip
+    counts = [event.usage.completion_tokens for event in stream]
+    assert counts == sorted(counts) and counts[-1] == 300
+    assert len({*counts}) > 2
+
+
+def test_apis_that_are_not_there_are_refused_in_words(running):
+    for path, words in (
+        ("responses", "POST /v1/completions"),
+        ("embeddings", "signature_name embed"),
+    ):
+        status, _, content = request(running, "POST", f"/v1/{path}", {})
+        message = json.loads(content)["error"]["message"]
+        assert status == 404 and words in message
+
+
+def test_the_same_is_found_under_the_names_of_other_servers(running):
+    for path, other in (
+        ("/healthz", "/health"),
+        ("/metrics", "/monitoring/prometheus/metrics"),
+    ):
+        _, headers, content = request(running, "GET", path)
+        status, other_headers, other_content = request(running, "GET", other)
+        assert status == 200
+        assert other_headers["content-type"] == headers["content-type"]
+        assert other_content[:20] == content[:20]
+    _, _, content = request(running, "GET", "/version")
+    assert json.loads(content) == {"version": stacked_rnn.__version__}
 
 
 def test_null_means_the_default(running):

@@ -28,6 +28,7 @@ from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.utils import terminal, text_files
 
+_RESERVE = 2.0  # seconds
 _LAST_PASS = 0.1  # share of the time limit that --learn_all takes
 _LAST_RATE = 0.2  # of the learning rate
 _ENDINGS = (".gz", ".txt", ".text", ".md", ".tsv", ".csv", ".jsonl")
@@ -105,8 +106,8 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
         strategy,
         initial_weights=task.initial_weights(start, model_config),
     )
-    # The export takes about as long as the start.
-    reserve = time.monotonic() - flags.STARTED
+    # The export takes about as long as the start, and a little more.
+    reserve = time.monotonic() - flags.STARTED + _RESERVE
     last_pass = 0.0
     if start.train_config.learn_all and trainer.is_timed:
         last_pass = _LAST_PASS * start.train_config.max_minutes

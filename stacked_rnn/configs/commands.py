@@ -331,6 +331,12 @@ class ServeConfig(Config):
         "File with one API key per line; # begins a comment. Requests under "
         "/v1 then need a key, as Authorization: Bearer KEY (empty: no keys).",
     )
+    chat_template: str = setting(
+        "",
+        "File with a Jinja template, as Hugging Face has them, that makes a "
+        "text of the messages of a chat, for models without a template of "
+        "their own (empty: the last message of the user is continued).",
+    )
     max_concurrent_per_key: int = setting(
         0,
         "Maximum number of requests per API key at the same time; further ones "

@@ -23,13 +23,14 @@ class Continuation:
             up to the token in which a stop string begins.
         log_probs: log p of each token, in nats.
         stopped: whether a stop string or an end-of-text token ended it.
+        stop_string: the stop string that ended it, or None.
     """
 
     def __init__(self, prompt, seed, stop=()):
         self.prompt, self.seed = prompt, seed
         self.tokens, self.log_probs = [], array.array("f")
-        self.stopped = False
-        self._stops = [_Search(string.encode()) for string in stop]
+        self.stopped, self.stop_string = False, None
+        self._stop, self._stops = stop, [_Search(one.encode()) for one in stop]
         self._content = bytearray()
         self._shown = 0  # bytes
         self._shown_tokens, self._end_of_shown_tokens = 0, 0
@@ -67,6 +68,7 @@ class Continuation:
         end = min((end for end in ends if end is not None), default=None)
         if end is None:
             return
+        self.stop_string = self._stop[ends.index(end)]
         end += before
         self.stopped = True
         del self._content[end:]

@@ -12,7 +12,10 @@ import urllib.parse
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving.errors import ApiError
 
-_PATHS_WITHOUT_KEY = ("/", "/healthz", "/readyz", "/metrics")
+PATHS_WITHOUT_KEY = (
+    "/", "/healthz", "/health", "/readyz", "/version", "/metrics",
+    "/monitoring/prometheus/metrics",
+)  # fmt: skip
 _MIN_KEY_LENGTH = 8  # characters
 
 
@@ -100,7 +103,7 @@ class Access:
         self._check_host(host)
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             self._check_origin(headers.get(b"origin"), host)
-        if not self._usages or scope["path"] in _PATHS_WITHOUT_KEY:
+        if not self._usages or scope["path"] in PATHS_WITHOUT_KEY:
             yield
             return
         usage = self._usage(headers.get(b"authorization", b""))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import time
 
 import fastapi
@@ -10,10 +11,12 @@ from fastapi import responses
 from fastapi.middleware import cors
 from starlette.exceptions import HTTPException
 
+import stacked_rnn
 from stacked_rnn.serving import (
     access,
     bodies,
     guard,
+    openai_chat,
     openai_completions,
     openai_stream,
     openapi,
@@ -31,9 +34,13 @@ _MOST_BEAMS = 100  # per row; a beam takes as much memory as a row
 _MOST_ROWS = 1_024  # per `:predict`; a row holds a float per vocabulary entry
 _MOST_NUMBERS = 2**21  # in the answer to a `:predict`
 _MOST_PREDICTIONS = 64  # waiting for a thread
+_MOST_FIELDS = 100  # that the log says are ignored
+_log = logging.getLogger(__name__)
 
 
-def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
+def create_app(
+    repository, config, api_keys=(), chat_template=None
+) -> fastapi.FastAPI:
     """Makes the web application of a `Repository`.
 
     Long computations run in threads, so that probes and metrics are answered at
@@ -43,6 +50,8 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
         repository: a `Repository` made with `openai_stream.deliver`.
         config: a `ServeConfig`.
         api_keys: the keys for /v1; if empty, no key is needed.
+        chat_template: the template of chats with models that have none of their
+            own, or None.
     """
     app = fastapi.FastAPI(
         title="stacked_rnn",
@@ -66,12 +75,22 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
         numbers=_MOST_NUMBERS,
     )
 
+    known_to_be_ignored: set[str] = set()
+
+    def warn_of_ignored(fields):
+        """Logs fields that clients send in vain, each once."""
+        new = [field for field in fields if field not in known_to_be_ignored]
+        if new and len(known_to_be_ignored) < _MOST_FIELDS:
+            known_to_be_ignored.update(new)
+            _log.warning("fields are ignored: %s", ", ".join(new))
+
     @app.get("/", include_in_schema=False)
     async def playground_page():
         return responses.HTMLResponse(
             page, headers={"content-security-policy": policy}
         )
 
+    @app.get("/health")  # the name that vLLM's clients ask for
     @app.get("/healthz")
     async def is_alive():
         return {"status": "ok"}
@@ -84,6 +103,11 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
             )
         return {"status": "ready"}
 
+    @app.get("/version")
+    async def show_version():
+        return {"version": stacked_rnn.__version__}
+
+    @app.get("/monitoring/prometheus/metrics")  # TensorFlow Serving's name
     @app.get("/metrics")
     async def show_metrics(request: fastapi.Request):
         body, kind = await asyncio.to_thread(
@@ -96,22 +120,50 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
         listed = [*map(_model_object, repository.listed())]
         return {"object": "list", "data": listed}
 
-    @app.post("/v1/completions")
-    async def complete(request: fastapi.Request):
-        body = openai_completions.parse(await request.body())
+    async def parsed(request, kind):
+        """Parses a body; returns it, and headers for the answer."""
+        body, ignored = openai_completions.parse(await request.body(), kind)
         if body.model in repository:
             request.state.model_name = body.model
+        if not ignored:
+            return body, {}
+        warn_of_ignored(ignored)
+        return body, {"x-ignored-fields": ", ".join(ignored)}
+
+    async def answered(body, headers, answer_class):
+        """Answers a `CompletionRequest`."""
         stream = openai_stream.Stream(
-            body, repository, readers, config, metrics
+            body, repository, readers, config, metrics, answer_class
         )
         await stream.start()
         if body.stream:
-            return _Events(stream)
+            return _Events(stream, headers)
         try:
             content = await stream.whole()
         finally:
             stream.leave()
-        return responses.Response(content, media_type="application/json")
+        return responses.Response(
+            content, headers=headers, media_type="application/json"
+        )
+
+    @app.post("/v1/completions")
+    async def complete(request: fastapi.Request):
+        body, headers = await parsed(
+            request, openai_completions.CompletionRequest
+        )
+        return await answered(body, headers, openai_completions.Answer)
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: fastapi.Request):
+        body, headers = await parsed(request, openai_chat.ChatRequest)
+        served = await openai_stream.find_writer(
+            repository, body.model, config.request_seconds
+        )
+        template = served.chat_template
+        if template is None:
+            template = chat_template
+        body = body.completion(body.prompt(template))
+        return await answered(body, headers, openai_chat.ChatAnswer)
 
     @app.api_route(
         "/v1/models/{path:path}", methods=["GET", "POST"],
@@ -153,6 +205,9 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
 
     @app.exception_handler(HTTPException)
     async def http_error(request, error):
+        if error.status_code == 404:
+            message = _ELSEWHERE.get(request.url.path, error.detail)
+            return guard.error_response(ApiError(404, message))
         return guard.error_response(ApiError(error.status_code, error.detail))
 
     app.add_middleware(
@@ -170,7 +225,7 @@ def create_app(repository, config, api_keys=()) -> fastapi.FastAPI:
             allow_origins=config.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],  # OpenAI's client sends a dozen own headers
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", "x-ignored-fields"],
         )
     return app
 
@@ -180,9 +235,9 @@ class _Events(responses.Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, stream):
+    def __init__(self, stream, headers):
         # Tells proxies (nginx) to pass each event on at once.
-        super().__init__(headers={"x-accel-buffering": "no"})
+        super().__init__(headers=headers | {"x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._stream = stream
 
@@ -209,6 +264,15 @@ class _Events(responses.Response):
             self._stream.leave()
 
 
+_CONTINUES = (
+    "This server continues texts: POST /v1/completions "
+    "(client.completions.create)"
+)
+_ELSEWHERE = {  # paths that clients ask for -> the message
+    "/v1/responses": f"{_CONTINUES}; it has no responses API",
+    "/v1/embeddings": "This server has no embeddings in OpenAI's form: POST "
+    "/v1/models/NAME:predict with the signature_name embed",
+}
 _PATHS = {  # `tf_serving.Target.action` -> the label `path` in metrics
     "status": "/v1/models/{model}",
     "metadata": "/v1/models/{model}/metadata",

@@ -1,12 +1,16 @@
 """OpenAI's completions API without HTTP: checking requests, building answers.
 
-OpenAI's options that this server lacks are refused, never ignored. A request is
-refused at its first error, so that refusing a huge invalid one is fast.
+What clients send beside the options that this server has, is ignored, and named
+in the answer; an option of OpenAI's or vLLM's that would change the text is
+refused unless it has its neutral value. A request is refused at its first
+error, so that refusing a huge invalid one is fast.
 """
 
 import codecs
 import dataclasses
+import itertools
 import json
+import re
 import secrets
 import time
 import uuid
@@ -21,8 +25,10 @@ from stacked_rnn.serving import top_logprobs
 from stacked_rnn.serving.errors import ApiError
 
 MAX_SEQUENCES = 128  # per request: prompts times n
-MAX_STOPS = 4
+MAX_STOPS = 16
 MAX_STOP_LENGTH = 1_000  # characters
+_MOST_NAMED = 20  # ignored fields of an object
+_OUT_OF_RANGE = ("greater_than_equal", "less_than_equal", "less_than")
 _PROMPT = (
     "a string, a list of token ids, or a list of at most "
     f"{MAX_SEQUENCES} strings or lists of token ids; no empty list"
@@ -34,28 +40,35 @@ _STOP = (
 
 
 class _Object(pydantic.BaseModel):
-    """A JSON object in which null stands for the default."""
+    """A JSON object in which null stands for the default.
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    Integers may be written as floats, such as 1e2; unknown fields are ignored.
+    """
+
+    model_config = pydantic.ConfigDict(extra="ignore", strict=True)
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _drop_nulls(cls, values):
+    def _clean(cls, values):
         if not isinstance(values, dict):
             return values
-        fields = cls.model_fields
-        present = {name: values[name] for name in fields if name in values}
-        # Only the first unknown field: each one would be an error of its own.
-        unknown = next((name for name in values if name not in fields), None)
         return {
-            name: value for name, value in present.items() if value is not None
-        } | ({} if unknown is None else {unknown: None})
+            name: int(value)
+            if isinstance(value, float) and value.is_integer()
+            else value
+            for name in cls.model_fields
+            if (value := values.get(name)) is not None
+        }
 
 
 class StreamOptions(_Object):
     """Options of a stream."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = Field(
+        False, description="The usage is in each part, not in the last alone."
+    )
+    include_obfuscation: bool = Field(False, description="Has no effect.")
 
 
 def _is_unicode(text) -> bool:
@@ -111,12 +124,57 @@ _SOME = Field(min_length=1, max_length=MAX_SEQUENCES)
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
-class CompletionRequest(_Object):
-    """The body of POST /v1/completions; null stands for a default."""
+class Options(_Object):
+    """What the bodies of all requests for texts have."""
 
     model: str
-    # Validating a union gives an error per member and element. So `prompt` and
-    # `stop` are checked by functions first, which raise a single one.
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, ge=0, le=1)
+    n: int = Field(1, ge=1, le=MAX_SEQUENCES)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    # Validating a union gives an error per member and element. So `stop`, and
+    # `prompt` below, are checked by functions first, which raise a single one.
+    stop: Annotated[
+        _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)],
+        pydantic.BeforeValidator(_checked_stop),
+    ] = []
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    user: str = ""
+    # Not in OpenAI's API:
+    top_k: int = Field(0, ge=-1, lt=2**31, description="0 or -1: all.")
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
+    ignore_eos: bool = Field(
+        False, description="Has no effect on models whose texts have no end, "
+        "and is refused for others.",
+    )  # fmt: skip
+    # Anything but the default is refused:
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = {}
+    min_p: Annotated[float, Field(ge=0, le=0)] = 0.0
+    min_tokens: Literal[0] = 0
+    stop_token_ids: Annotated[list[int], Field(max_length=0)] = []
+
+    @pydantic.field_validator(
+        "frequency_penalty", "presence_penalty", "logit_bias", "min_p",
+        "min_tokens", "stop_token_ids", mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _check_default(cls, value, info):
+        if value != cls.model_fields[info.field_name].default:
+            raise PydanticCustomError("off", "not supported by this server")
+        return value
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+class CompletionRequest(Options):
+    """The body of POST /v1/completions; null stands for a default."""
+
     prompt: Annotated[
         str
         | TokenIds
@@ -124,12 +182,9 @@ class CompletionRequest(_Object):
         | Annotated[list[TokenIds], _SOME],
         pydantic.BeforeValidator(_checked_prompt),
     ] = ""
-    max_tokens: int = Field(16, ge=0)
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, ge=0, le=1)
-    n: int = Field(1, ge=1, le=MAX_SEQUENCES)
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
+    max_tokens: int = Field(
+        16, ge=-1, description="-1: as many as this server allows."
+    )
     logprobs: int | None = Field(
         None,
         ge=0,
@@ -139,31 +194,30 @@ class CompletionRequest(_Object):
         f"{top_logprobs.MOST_READ:,} tokens in all.",
     )
     echo: bool = False
-    stop: Annotated[
-        _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)],
-        pydantic.BeforeValidator(_checked_stop),
-    ] = []
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    user: str = ""
-    # Not in OpenAI's API:
-    top_k: int = Field(0, ge=0, lt=2**31)
-    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
-    # In OpenAI's API; anything but the default is refused:
-    best_of: Literal[1] = 1
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = {}
+    best_of: int = Field(1, description="1, or equal to n.")
+    # Anything but the default is refused:
     suffix: Literal[""] = ""
 
-    @pydantic.field_validator(
-        "best_of", "frequency_penalty", "presence_penalty", "logit_bias",
-        "suffix", mode="before",
-    )  # fmt: skip
+    @pydantic.field_validator("suffix", mode="before")
     @classmethod
-    def _check_default(cls, value, info):
-        if value != cls.model_fields[info.field_name].default:
+    def _check_suffix(cls, value):
+        if value:
             raise PydanticCustomError("off", "not supported by this server")
         return value
+
+    @pydantic.field_validator("best_of")
+    @classmethod
+    def _check_best_of(cls, value, info):
+        if value not in (1, info.data.get("n")):
+            raise PydanticCustomError(
+                "off", "not supported by this server, unless it equals n"
+            )
+        return value
+
+    @pydantic.field_validator("logprobs", mode="before")
+    @classmethod
+    def _check_logprobs(cls, value):
+        return None if value is False else value
 
     @property
     def prompts(self) -> list:
@@ -173,18 +227,13 @@ class CompletionRequest(_Object):
             return [prompt]
         return [*prompt]
 
-    @property
-    def stops(self) -> list[str]:
-        """The stop strings."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop
-
     def samplings(self) -> list[SamplingConfig]:
         """The options of the `n` continuations of a prompt: seeds count up."""
         seed = secrets.randbelow(2**63) if self.seed is None else self.seed
         first = SamplingConfig(
             max_new_tokens=self.max_tokens,
             temperature=self.temperature,
-            top_k=self.top_k,
+            top_k=max(self.top_k, 0),
             top_p=max(self.top_p, 1e-9),
             repetition_penalty=self.repetition_penalty,
             seed=seed % 2**63,
@@ -195,11 +244,16 @@ class CompletionRequest(_Object):
         ]
 
 
-def parse(body) -> CompletionRequest:
+def parse(body, kind=CompletionRequest) -> tuple[Options, list[str]]:
     """Parses and checks the body of a request.
 
     Args:
         body: JSON, bytes.
+        kind: the class of the request.
+
+    Returns:
+        The request, of that class, and the names of fields that are ignored,
+        as ASCII.
 
     Raises:
         ApiError: the first error in it.
@@ -216,16 +270,44 @@ def parse(body) -> CompletionRequest:
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The body is not JSON: {error}") from None
     try:
-        return CompletionRequest.model_validate(values)
+        request = kind.model_validate(values)
     except pydantic.ValidationError as error:
         [first, *_] = error.errors(include_url=False)
         name = ".".join(map(str, first["loc"]))[:100] or None
-        message = {
-            "model_type": "expected a JSON object",
-            "extra_forbidden": "there is no such field",
-            "string_unicode": "not Unicode: a lone surrogate",
-        }.get(first["type"], first["msg"])
+        message = first["msg"]
+        if first["type"] == "model_type":
+            message = "expected a JSON object"
+        elif first["type"] == "string_unicode":
+            message = "not Unicode: a lone surrogate"
+        elif first["type"] in _OUT_OF_RANGE:
+            message = f"expected {_range(kind.model_fields[name].metadata)}"
         raise ApiError(400, f"{name or 'The body'}: {message}", name) from None
+    return request, [
+        *_unknown_fields(kind, values),
+        *_unknown_fields(
+            StreamOptions, values.get("stream_options") or {}, "stream_options."
+        ),
+    ]
+
+
+def _unknown_fields(kind, values, prefix="") -> list[str]:
+    """Names the first fields that an object does not have, as ASCII."""
+    unknown = (name for name in values if name not in kind.model_fields)
+    return [
+        prefix + re.sub(r"[^\w.-]", "?", name[:50], flags=re.ASCII)
+        for name in itertools.islice(unknown, _MOST_NAMED)
+    ]
+
+
+def _range(rules) -> str:
+    """Describes the numbers that pass the rules of a field."""
+    low, high, below = (
+        next((getattr(rule, name) for rule in rules if hasattr(rule, name)), "")
+        for name in ("ge", "le", "lt")
+    )
+    if below:
+        return f"a number from {low} to below {below}"
+    return f"a number from {low} to {high}" if high != "" else f"at least {low}"
 
 
 class Answer:
@@ -233,18 +315,22 @@ class Answer:
 
     Args:
         request: a `CompletionRequest`.
+        fingerprint: names the version of the model.
         prompts: for `echoes`, a tuple (text, tokens, log_probs, likeliest) per
             prompt, see `piece`. The first token of a prompt has None in place
             of its log p and of its likeliest tokens.
     """
 
-    def __init__(self, request, prompts):
+    _PREFIX, _OBJECT = "cmpl", "text_completion"
+
+    def __init__(self, request, prompts, fingerprint):
         self._request = request
         self._head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
+            "id": f"{self._PREFIX}-{uuid.uuid4().hex}",
+            "object": self._OBJECT,
             "created": int(time.time()),
             "model": request.model,
+            "system_fingerprint": fingerprint,
         }
         self._prompts = prompts
         count = len(request.prompts) * request.n
@@ -255,7 +341,14 @@ class Answer:
         self._num_tokens = 0
 
     def piece(
-        self, index, text, tokens, log_probs, likeliest, finish_reason
+        self,
+        index,
+        text,
+        tokens,
+        log_probs,
+        likeliest,
+        finish_reason,
+        stop_reason=None,
     ) -> dict:
         """Builds a choice of a stream: the new part of one sequence.
 
@@ -268,17 +361,21 @@ class Answer:
                 tokens at its position, the best first. Empty if `logprobs` is
                 0 or null.
             finish_reason: "stop", "length" or None.
+            stop_reason: the stop string that ended the sequence, or None.
         """
         self._num_tokens += len(tokens)
         logprobs = None
         if self._request.logprobs is not None:
             logprobs = self._logprobs(index, tokens, log_probs, likeliest)
-        return {
+        piece = {
             "index": index,
             "text": text,
             "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
+        if finish_reason:
+            piece["stop_reason"] = stop_reason
+        return piece
 
     def echoes(self) -> list[dict]:
         """Builds the prompt as the first piece of each sequence."""
@@ -328,6 +425,7 @@ class Answer:
             "text": "".join(piece["text"] for piece in pieces),
             "logprobs": logprobs,
             "finish_reason": pieces[-1]["finish_reason"],
+            "stop_reason": pieces[-1]["stop_reason"],
         }
 
     def usage(self, prompt_tokens) -> dict:
@@ -370,3 +468,10 @@ def _token_name(token) -> str:
         return token.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
+
+
+def token_bytes(name) -> bytes:
+    """The bytes of a token that `_token_name` has named."""
+    if re.fullmatch(r"bytes:(\\x[0-9a-f]{2})+", name):
+        return bytes.fromhex(name.removeprefix("bytes:").replace("\\x", ""))
+    return name.encode()

@@ -74,6 +74,26 @@ async def find(repository, name, seconds):
         await asyncio.sleep(0.05)
 
 
+async def find_writer(repository, name, seconds):
+    """Looks up a model that continues texts; see `find`.
+
+    Raises:
+        ApiError: there is no such model, or it is not ready.
+    """
+    try:
+        served = await find(repository, name, seconds)
+    except KeyError:
+        raise no_model(name) from None
+    except NotReadyError as error:
+        raise ApiError(503, str(error)) from None
+    if not served.scheduler:
+        raise ApiError(
+            400, f"The model {name!r} ({served.task}) does not continue texts: "
+            f"POST /v1/models/{name}:predict", "model",
+        )  # fmt: skip
+    return served
+
+
 class Stream:
     """The sequences of one completion request, and the answer to it.
 
@@ -85,15 +105,26 @@ class Stream:
         readers: a `pools.Pool` for reading long prompts.
         config: a `ServeConfig`.
         metrics: a `Metrics`.
+        answer_class: `openai_completions.Answer` or a subclass.
 
     Attributes:
         loop: the event loop of the request.
     """
 
-    def __init__(self, body, repository, readers, config, metrics):
+    def __init__(
+        self,
+        body,
+        repository,
+        readers,
+        config,
+        metrics,
+        answer_class=openai_completions.Answer,
+    ):
+        if body.max_tokens < 0:
+            body = body.model_copy(update={"max_tokens": config.max_tokens})
         self._body, self._repository = body, repository
         self._readers, self._config = readers, config
-        self._metrics = metrics
+        self._metrics, self._answer_class = metrics, answer_class
         self._start_time = time.monotonic()
         self.loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
         self._sequences, self._unfinished = [], set()
@@ -118,14 +149,14 @@ class Stream:
         self._check_limits()
         for _ in range(2):  # again if the version has just been replaced
             try:
-                served = await find(
+                served = await find_writer(
                     self._repository, body.model, self._config.request_seconds
                 )
-                if not served.scheduler:
+                has_end = served.model.tokenizer.end_id is not None
+                if body.ignore_eos and has_end:
                     raise ApiError(
-                        400, f"The model {body.model!r} ({served.task}) does "
-                        "not continue texts: POST "
-                        f"/v1/models/{body.model}:predict", "model",
+                        400, "ignore_eos: not supported for this model, whose "
+                        "texts have an end", "ignore_eos",
                     )  # fmt: skip
                 if self._reads_prompts:
                     prompts = await self._readers.run(self._read, served)
@@ -135,10 +166,6 @@ class Stream:
                 for index, sequence in enumerate(self._sequences):
                     sequence.stream, sequence.index = self, index
                 served.scheduler.submit(self._sequences)
-            except KeyError:
-                raise no_model(body.model) from None
-            except NotReadyError as error:
-                raise ApiError(503, str(error)) from None
             except UserError as error:
                 raise ApiError(400, f"prompt: {error}", "prompt") from None
             except (scheduler.BusyError, pools.BusyError):
@@ -147,7 +174,9 @@ class Stream:
                 ) from None
             except scheduler.ClosedError:
                 continue
-            self._answer = openai_completions.Answer(body, prompts)
+            self._answer = self._answer_class(
+                body, prompts, f"version-{served.version}"
+            )
             self._counts = self._metrics.of(served.name)
             self._unfinished = {*self._sequences}
             return
@@ -237,11 +266,14 @@ class Stream:
         body, answer = self._body, self._answer
         try:
             if body.echo:
-                yield _event(answer.event(answer.echoes()))
+                yield _event(answer.event(answer.echoes(), self._usage()))
             async with contextlib.aclosing(self._pieces()) as arriving:
                 async for pieces in arriving:
+                    usage = self._usage()
                     yield (
-                        b"".join(_event(answer.event([one])) for one in pieces)
+                        b"".join(
+                            _event(answer.event([one], usage)) for one in pieces
+                        )
                         or b": nothing new\n\n"
                     )
         except ApiError as error:
@@ -252,6 +284,12 @@ class Stream:
                 answer.event([], answer.usage(self._num_prompt_tokens))
             )
         yield b"data: [DONE]\n\n"
+
+    def _usage(self):
+        """The usage so far, if each part of a stream is to have it."""
+        if self._body.stream_options.continuous_usage_stats:
+            return self._answer.usage(self._num_prompt_tokens)
+        return None
 
     async def whole(self) -> bytes:
         """Waits for the whole answer and returns its JSON.
@@ -305,6 +343,7 @@ class Stream:
                         update.log_probs,
                         await self._likeliest(sequence, update),
                         update.finish_reason,
+                        sequence.continuation.stop_string,
                     )
                 )  # fmt: skip
             yield pieces

@@ -6,7 +6,7 @@
 from pydantic import json_schema
 
 import stacked_rnn
-from stacked_rnn.serving import openai_completions, schemas
+from stacked_rnn.serving import openai_chat, openai_completions, schemas
 
 _ABOUT = """\
 Recurrent language models, classifiers and seq2seq models: OpenAI's completions
@@ -25,6 +25,9 @@ _BODIES = (
     openai_completions.CompletionRequest,
     schemas.Completion,
     schemas.StreamEvent,
+    openai_chat.ChatRequest,
+    schemas.ChatCompletion,
+    schemas.ChatEvent,
     schemas.ModelList,
     schemas.ModelStatus,
     schemas.VersionStates,
@@ -35,6 +38,7 @@ _BODIES = (
     schemas.Error,
     schemas.PredictError,
     schemas.Status,
+    schemas.Version,
 )
 
 # Statuses of errors, by kind of route.
@@ -70,6 +74,25 @@ _COMPLETION_EXAMPLES = {
         "max_tokens": 0,
         "echo": True,
         "logprobs": 0,
+    },
+}
+_CHAT_EXAMPLES = {
+    "a chat": {
+        "model": "pydoc",
+        "messages": [{"role": "user", "content": "The "}],
+        "max_tokens": 50,
+        "seed": 1,
+    },
+    "a message to continue": {
+        "model": "pydoc",
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "How?"}]},
+            {"role": "assistant", "content": "Like "},
+        ],
+        "continue_final_message": True,
+        "max_tokens": 20,
+        "logprobs": True,
+        "top_logprobs": 2,
     },
 }
 _PREDICT_EXAMPLES = {
@@ -155,6 +178,16 @@ def _open_paths() -> dict:
             "Whether the server is alive.",
             _response("It is alive", {_JSON: _ref("Status")}),
         ),
+        "/health": get(
+            "is_healthy",
+            "The same as /healthz.",
+            _response("It is alive", {_JSON: _ref("Status")}),
+        ),
+        "/version": get(
+            "show_version",
+            "The version of the server.",
+            _response("The version", {_JSON: _ref("Version")}),
+        ),
         "/readyz": get(
             "is_ready",
             "Whether the server accepts requests.",
@@ -163,6 +196,11 @@ def _open_paths() -> dict:
         "/metrics": get(
             "show_metrics",
             "Metrics for Prometheus.",
+            _response("Prometheus' text format", {"text/plain": text}),
+        ),
+        "/monitoring/prometheus/metrics": get(
+            "show_metrics_as_tensorflow_serving",
+            "The same as /metrics.",
             _response("Prometheus' text format", {"text/plain": text}),
         ),
     }
@@ -203,9 +241,29 @@ def _v1_paths(needs_key) -> dict:
                         _JSON: _ref("Completion"),
                         "text/event-stream": _ref("StreamEvent"),
                     },
+                    ["x-ignored-fields"],
                 ),
                 _OF_BODIES,
                 requestBody=_request("CompletionRequest", _COMPLETION_EXAMPLES),
+            )
+        },
+        "/v1/chat/completions": {
+            "post": operation(
+                "create_chat_completion",
+                "completions",
+                "Continues the text that a template makes of messages, as "
+                "OpenAI's chat API does.",
+                _response(
+                    "The whole answers; with `stream`, events with their "
+                    "parts, of which the schema describes one",
+                    {
+                        _JSON: _ref("ChatCompletion"),
+                        "text/event-stream": _ref("ChatEvent"),
+                    },
+                    ["x-ignored-fields"],
+                ),
+                _OF_BODIES,
+                requestBody=_request("ChatRequest", _CHAT_EXAMPLES),
             )
         },
     }
@@ -320,15 +378,23 @@ def _schemas(config) -> dict:
         ref_template="#/components/schemas/{model}",
     )
     found = definitions["$defs"]
-    request = found["CompletionRequest"]
-    properties = request["properties"]
-    properties["max_tokens"]["maximum"] = config.max_tokens
-    properties["n"]["maximum"] = min(
-        openai_completions.MAX_SEQUENCES, config.max_waiting
-    )
-    for name in properties.keys() - set(request["required"]):
-        properties[name] = _or_null(properties[name])
+    most = min(openai_completions.MAX_SEQUENCES, config.max_waiting)
+    for name in ("CompletionRequest", "ChatRequest"):
+        request = found[name]
+        properties = request["properties"]
+        properties["n"]["maximum"] = most
+        for kind in ("max_tokens", "max_completion_tokens"):
+            for schema in _numbers(properties.get(kind, {})):
+                schema["maximum"] = config.max_tokens
+        for field in properties.keys() - set(request["required"]):
+            properties[field] = _or_null(properties[field])
     return found
+
+
+def _numbers(schema) -> list[dict]:
+    """The schemas of integers in a schema."""
+    kinds = [schema, *schema.get("anyOf", ())]
+    return [kind for kind in kinds if kind.get("type") == "integer"]
 
 
 def _or_null(schema) -> dict:
@@ -382,11 +448,13 @@ def _headers() -> dict:
         "x-request-id": "Identifies the request in the server's log.",
         "retry-after": "Seconds to wait before trying again.",
         "www-authenticate": "`Bearer`: the scheme for sending a key.",
+        "x-ignored-fields": "Fields of the body that this server does not "
+        "know, separated by commas, where there are any.",
     }
     return {
         name: {
             "description": text,
-            "required": True,
+            "required": name != "x-ignored-fields",
             "schema": {"type": "string"},
         }
         for name, text in descriptions.items()

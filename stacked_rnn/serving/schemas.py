@@ -33,6 +33,12 @@ class Status(BaseModel):
     status: str
 
 
+class Version(BaseModel):
+    """The version of the server."""
+
+    version: str
+
+
 # OpenAI's ---------------------------------------------------------------------
 
 
@@ -59,6 +65,11 @@ class ChunkChoice(BaseModel):
     finish_reason: FinishReason | None = Field(
         description="null: the text continues."
     )
+    stop_reason: str | None = Field(
+        None,
+        description="In the last part of a text: the stop string that ended "
+        "it; null if none did.",
+    )
 
 
 class Choice(ChunkChoice):
@@ -82,11 +93,12 @@ class CompletionChunk(BaseModel):
     object: Literal["text_completion"]
     created: Time
     model: str
+    system_fingerprint: str = Field(description="The version of the model.")
     choices: list[ChunkChoice]
     usage: Usage | None = Field(
         None,
         description="With `include_usage`: the totals in the last part, which "
-        "has no choices; null before.",
+        "has no choices; null before, unless `continuous_usage_stats`.",
     )
 
 
@@ -94,6 +106,91 @@ class Completion(CompletionChunk):
     """The texts of a request: `n` per prompt, in the order of the prompts."""
 
     choices: list[Choice]  # type: ignore[assignment]
+    usage: Usage
+
+
+class TokenLogprob(BaseModel):
+    """A token, its log probability and its bytes."""
+
+    token: str
+    logprob: float
+    bytes: list[NonNegativeInt]
+
+
+class ChatToken(TokenLogprob):
+    """A token of an answer."""
+
+    top_logprobs: list[TokenLogprob] = Field(
+        description="The most likely tokens at its position, and the token "
+        "itself; empty where `top_logprobs` is 0."
+    )
+
+
+class ChatLogprobs(BaseModel):
+    """The tokens of an answer."""
+
+    content: list[ChatToken]
+    refusal: None
+
+
+class Delta(BaseModel):
+    """The new part of an answer."""
+
+    role: Literal["assistant"] | None = Field(
+        None, description="In the first part of an answer."
+    )
+    content: str
+
+
+class ChatChunkChoice(BaseModel):
+    """The new part of an answer, and its end."""
+
+    index: NonNegativeInt
+    delta: Delta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+    stop_reason: str | None = None
+
+
+class ChatMessage(BaseModel):
+    """An answer."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(BaseModel):
+    """An answer, and how it ended."""
+
+    index: NonNegativeInt
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+    stop_reason: str | None
+
+
+class ChatChunk(BaseModel):
+    """A part of a stream: the new parts of one or more answers."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: Time
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
+class ChatCompletion(BaseModel):
+    """The answers to a chat."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: Time
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
     usage: Usage
 
 
@@ -118,6 +215,12 @@ class StreamEvent(BaseModel):
     """An event of a stream: a part of it, or the error that ends it."""
 
     data: Json[CompletionChunk | Error] | Literal["[DONE]"]
+
+
+class ChatEvent(BaseModel):
+    """An event of a stream: a part of it, or the error that ends it."""
+
+    data: Json[ChatChunk | Error] | Literal["[DONE]"]
 
 
 class Model(BaseModel):

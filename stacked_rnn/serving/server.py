@@ -15,6 +15,7 @@ from stacked_rnn.serving import (
     app,
     connections,
     guard,
+    openai_chat,
     openai_stream,
     repository,
 )
@@ -51,6 +52,14 @@ class Server:
             content = terminal.read_file("api_keys_file", config.api_keys_file)
             keys = access.read_keys(content, config.api_keys_file)
             _log.info("/v1 needs one of %d API key(s)", len(keys))
+        template = None
+        if config.chat_template:
+            template = terminal.read_file(
+                "chat_template", config.chat_template
+            ).decode("utf-8-sig", "replace")
+            openai_chat.check_template(
+                template, "chat_template", config.chat_template
+            )
         self._repository = repository.Repository(
             config.saved_model,
             config.model_name,
@@ -62,7 +71,7 @@ class Server:
         _allow_many_connections()
         self._sockets = _listen(config.host, config.port)
         self.port = self._sockets[0].getsockname()[1]
-        self._app = app.create_app(self._repository, config, keys)
+        self._app = app.create_app(self._repository, config, keys, template)
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 self._app,

@@ -129,13 +129,13 @@ class LanguageModelTask(base.Task):
         windows = self.data.validation
         if not windows:
             return {}
-        plain = _temperature_sums(exported.model, windows, 1.0)
-        nats, tokens, slope, curvature = plain
+        sums = _temperature_sums(exported.model, windows)
+        nats, tokens, slope, curvature = sums(1.0)
         # One step of Newton's method for the inverse of the temperature.
         temperature = round(1 / (1 - slope / max(curvature, 1e-9)), 3)
         if not 0.5 < temperature < 2:
             return {}
-        best, *_ = _temperature_sums(exported.model, windows, temperature)
+        best, *_ = sums(temperature)
         return {
             "softmax_temperature": {
                 "temperature": temperature,
@@ -182,22 +182,22 @@ class LanguageModelTask(base.Task):
         ]
 
 
-def _temperature_sums(model, windows, temperature) -> list[float]:
-    """Sums what tells whether another softmax temperature suits a text better.
+def _temperature_sums(model, windows):
+    """Makes a function that tells how well a softmax temperature suits a text.
 
     Args:
         model: a `LanguageModel`.
         windows: the text, of which `_TOKENS_TO_CALIBRATE` are read.
-        temperature: what the logits are divided by.
 
     Returns:
-        The nats of the tokens, their number, and the first and the second
+        A function of the temperature, which divides the logits. It returns the
+        nats of the tokens, their number, and the first and the second
         derivative of the nats by the inverse of the temperature, where that is
-        measured from `temperature`.
+        measured from the given one.
     """
 
     @tf.function(autograph=False)
-    def add(sums, token_ids, targets, states):
+    def add(sums, token_ids, targets, states, temperature):
         new = model.step({"token_ids": token_ids, "states": states})
         logits = tf.cast(new["logits"], tf.float32) / temperature
         nats = metrics.token_nats(logits, targets)
@@ -211,12 +211,17 @@ def _temperature_sums(model, windows, temperature) -> list[float]:
         new_sums = sums + tf.reduce_sum(values * is_target, axis=[1, 2])
         return new_sums, new["states"]
 
-    sums = tf.zeros(4)
-    states = zeros = model.initial_states(windows.batch_size)
     count = -(-_TOKENS_TO_CALIBRATE // windows.sequence_length)
     count = min(windows.steps_per_epoch, -(-count // windows.batch_size))
-    for token_ids, targets in windows.dataset().take(count):
-        sums, states = add(sums, token_ids, targets, states)
-        if not windows.carries_state:
-            states = zeros
-    return sums.numpy().tolist()
+    batches = [*windows.dataset().take(count)]
+
+    def sums_at(temperature):
+        sums, temperature = tf.zeros(4), tf.constant(temperature)
+        states = zeros = model.initial_states(windows.batch_size)
+        for token_ids, targets in batches:
+            sums, states = add(sums, token_ids, targets, states, temperature)
+            if not windows.carries_state:
+                states = zeros
+        return sums.numpy().tolist()
+
+    return sums_at

@@ -1,0 +1,225 @@
+"""OpenAI's chat API without HTTP: checking requests, building answers.
+
+A chat is a text that a template makes of the messages, and its continuation.
+Templates are those of Hugging Face: Jinja, with the variables `messages` and
+`add_generation_prompt`.
+"""
+
+import functools
+from typing import Annotated, Literal
+
+import jinja2
+import jinja2.sandbox
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from stacked_rnn.configs import UserError
+from stacked_rnn.serving import openai_completions, top_logprobs
+from stacked_rnn.serving.errors import ApiError
+
+MAX_MESSAGES = 1_000
+DEFAULT_TOKENS = 300  # where the request says nothing
+_MESSAGES = (
+    f"a list of 1 to {MAX_MESSAGES:,} messages, objects with a role and a "
+    "content, which is a string or a list of parts of the type text"
+)
+
+
+class TextPart(BaseModel):
+    """A part of a message."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """A message of a chat."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: str
+    content: str | list[TextPart]
+
+
+def _checked_messages(value, _):
+    """Returns the messages, dicts with their contents as strings."""
+    messages = []
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
+        raise PydanticCustomError("messages", f"expected {_MESSAGES}")
+    try:
+        for message in value:
+            role, content = message["role"], message["content"]
+            if isinstance(content, list):
+                content = "".join(
+                    {"text": part["text"]}[part["type"]] for part in content
+                )
+            if not isinstance(role, str) or not isinstance(content, str):
+                raise TypeError
+            (role + content).encode()  # JSON allows lone surrogates
+            messages.append(message | {"content": content})
+    except (KeyError, TypeError, UnicodeEncodeError):
+        raise PydanticCustomError(
+            "messages", f"expected {_MESSAGES}; message {len(messages)} is none"
+        ) from None
+    return messages
+
+
+class ChatRequest(openai_completions.Options):
+    """The body of POST /v1/chat/completions; null stands for a default."""
+
+    # Checked by a function, as `prompt` is; the type is for the document.
+    messages: Annotated[
+        list[Message],
+        Field(min_length=1, max_length=MAX_MESSAGES),
+        pydantic.WrapValidator(_checked_messages),
+    ]
+    max_tokens: int | None = Field(
+        None, ge=-1, description=f"{DEFAULT_TOKENS} by default; -1: as many as "
+        "this server allows.",
+    )  # fmt: skip
+    max_completion_tokens: int | None = Field(
+        None, ge=-1, description="The newer name of max_tokens."
+    )
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=top_logprobs.MOST)
+    continue_final_message: bool = Field(
+        False, description="Continue the last message, instead of answering it."
+    )
+    add_generation_prompt: bool | None = Field(
+        None,
+        description="What the template gets; by default, the opposite of "
+        "continue_final_message.",
+    )
+
+    def completion(self, prompt) -> openai_completions.CompletionRequest:
+        """Returns the request for the continuation of a prompt."""
+        most = self.max_tokens
+        if self.max_completion_tokens is not None:
+            most = self.max_completion_tokens
+        return openai_completions.CompletionRequest(
+            prompt=prompt,
+            max_tokens=DEFAULT_TOKENS if most is None else most,
+            logprobs=self.top_logprobs if self.logprobs else None,
+            **{
+                name: getattr(self, name)
+                for name in openai_completions.Options.model_fields
+            },
+        )
+
+    def prompt(self, template) -> str:
+        """Makes the text to continue.
+
+        Without a template, it is the last message, if it is to be continued,
+        and otherwise the last message of the user.
+
+        Args:
+            template: a template as a string, or None.
+
+        Raises:
+            ApiError: there is no such message, or the template refuses them.
+        """
+        if template is not None:
+            begins_answer = self.add_generation_prompt
+            if begins_answer is None:
+                begins_answer = not self.continue_final_message
+            try:
+                return compiled(template).render(
+                    messages=self.messages, add_generation_prompt=begins_answer
+                )
+            except Exception as error:  # whatever a template may raise
+                raise ApiError(
+                    400, "messages: the template of the model refuses them: "
+                    f"{error}", "messages",
+                ) from None  # fmt: skip
+        if self.continue_final_message:
+            return self.messages[-1]["content"]
+        for message in reversed(self.messages):
+            if message["role"] == "user":
+                return message["content"]
+        raise ApiError(400, "messages: none is the user's", "messages")
+
+
+@functools.lru_cache(16)
+def compiled(template) -> jinja2.Template:
+    """Compiles a template, which can do nothing but make a text.
+
+    Raises:
+        jinja2.TemplateError: it is not valid.
+    """
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["raise_exception"] = _refuse
+    return environment.from_string(template)
+
+
+def _refuse(message):
+    raise jinja2.TemplateError(message)
+
+
+def check_template(template, flag, path) -> None:
+    """Raises a `UserError` if a template is not valid.
+
+    Args:
+        template: a string.
+        flag, path: the flag that names its file, and the file.
+    """
+    try:
+        compiled(template)
+    except jinja2.TemplateError as error:
+        raise UserError(f"--{flag}={path}: {error}") from error
+
+
+class ChatAnswer(openai_completions.Answer):
+    """Builds the answer to a chat request; see `Answer`."""
+
+    _PREFIX, _OBJECT = "chatcmpl", "chat.completion"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._begun = set()  # indexes of sequences
+
+    def event(self, choices, usage=None):
+        event = super().event([*map(self._delta, choices)], usage)
+        return event | {"object": "chat.completion.chunk"}
+
+    def _delta(self, piece):
+        delta = {"content": piece["text"]}
+        if piece["index"] not in self._begun:
+            self._begun.add(piece["index"])
+            delta = {"role": "assistant"} | delta
+        rest = {key: piece[key] for key in piece if key != "text"}
+        return rest | {"delta": delta, "logprobs": _logprobs(rest["logprobs"])}
+
+    def _choice(self, index, pieces):
+        choice = super()._choice(index, pieces)
+        message = {"role": "assistant", "content": choice.pop("text")}
+        return choice | {
+            "message": message | {"refusal": None},
+            "logprobs": _logprobs(choice["logprobs"]),
+        }
+
+
+def _logprobs(logprobs) -> dict | None:
+    """Converts the logprobs of a completion to those of a chat."""
+    if logprobs is None:
+        return None
+    tops = logprobs["top_logprobs"] or [{}] * len(logprobs["tokens"])
+    return {
+        "content": [
+            _entry(token, log_prob)
+            | {"top_logprobs": [_entry(*one) for one in top.items()]}
+            for token, log_prob, top in zip(
+                logprobs["tokens"], logprobs["token_logprobs"], tops
+            )
+        ],
+        "refusal": None,
+    }
+
+
+def _entry(token, log_prob) -> dict:
+    content = openai_completions.token_bytes(token)
+    return {"token": token, "logprob": log_prob, "bytes": [*content]}
