@@ -13,7 +13,7 @@ from tests.helpers.live_server import openai_client, request, serving
 TEMPLATE = """\
 {% for message in messages %}
 {% if message.role == "cat" %}{{ raise_exception("no cats") }}{% endif %}
-{{ message.role[0] }}{{ message.content }}
+{{ message.role[0] }}{{ message.content }}{{ message.name }}
 {% endfor %}
 {% if add_generation_prompt %}a{% endif %}"""
 MESSAGES = [
@@ -145,6 +145,9 @@ def test_the_logprobs_are_those_of_the_completion(running):
         ({"messages": [{"role": "system", "content": "a"}]}, "none is the us"),
         ({"model": "letters", "messages": [{"role": "cat", "content": "a"}]},
          "refuses them: no cats"),
+        ({"model": "letters", "messages": [
+            {"role": "user", "content": "a", "name": "\ud83d"}
+        ]}, "refuses them: 'utf-8' codec"),
         ({"max_tokens": 5000}, "max_tokens: at most 4096"),
         ({"top_logprobs": 9}, "top_logprobs: expected a number from 0 to 5"),
         ({"model": "none"}, "does not exist"),

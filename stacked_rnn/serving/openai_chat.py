@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 import jinja2
 import jinja2.sandbox
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict  # pydantic wants it before 3.12
 
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import openai_completions, top_logprobs
@@ -26,19 +27,15 @@ _MESSAGES = (
 )
 
 
-class TextPart(BaseModel):
+class TextPart(TypedDict):
     """A part of a message."""
-
-    model_config = ConfigDict(extra="ignore")
 
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
+class Message(TypedDict):
     """A message of a chat."""
-
-    model_config = ConfigDict(extra="ignore")
 
     role: str
     content: str | list[TextPart]
@@ -126,19 +123,21 @@ class ChatRequest(openai_completions.Options):
             if begins_answer is None:
                 begins_answer = not self.continue_final_message
             try:
-                return compiled(template).render(
+                text = compiled(template).render(
                     messages=self.messages, add_generation_prompt=begins_answer
                 )
+                text.encode()  # JSON allows lone surrogates
+                return text
             except Exception as error:  # whatever a template may raise
                 raise ApiError(
                     400, "messages: the template of the model refuses them: "
                     f"{error}", "messages",
                 ) from None  # fmt: skip
         if self.continue_final_message:
-            return self.messages[-1]["content"]
+            return str(self.messages[-1]["content"])
         for message in reversed(self.messages):
             if message["role"] == "user":
-                return message["content"]
+                return str(message["content"])
         raise ApiError(400, "messages: none is the user's", "messages")
 
 
