@@ -305,7 +305,7 @@ def test_each_example_works(running):
                 value = value | {"model": "letters"}
             assert ask(running, method, concrete(path), value)[0] == 200, name
             names.add(name)
-    assert len(names) == 8
+    assert len(names) == 11
 
 
 def test_unknown_paths_and_methods_are_answered_as_documented(running):

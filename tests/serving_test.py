@@ -352,14 +352,10 @@ def test_each_part_of_a_stream_may_have_the_usage(client):
     assert len({*counts}) > 2
 
 
-def test_apis_that_are_not_there_are_refused_in_words(running):
-    for path, words in (
-        ("responses", "POST /v1/completions"),
-        ("embeddings", "signature_name embed"),
-    ):
-        status, _, content = request(running, "POST", f"/v1/{path}", {})
-        message = json.loads(content)["error"]["message"]
-        assert status == 404 and words in message
+def test_an_api_that_is_not_there_is_refused_in_words(running):
+    status, _, content = request(running, "POST", "/v1/responses", {})
+    message = json.loads(content)["error"]["message"]
+    assert status == 404 and "POST /v1/completions" in message
 
 
 def test_the_same_is_found_under_the_names_of_other_servers(running):

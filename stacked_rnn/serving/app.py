@@ -18,12 +18,15 @@ from stacked_rnn.serving import (
     guard,
     openai_chat,
     openai_completions,
+    openai_embeddings,
     openai_stream,
     openapi,
     playground,
     pools,
+    request_bodies,
     scheduler,
     tf_serving,
+    tokenization,
 )
 from stacked_rnn.serving.errors import ApiError
 from stacked_rnn.serving.metrics import Metrics
@@ -122,7 +125,7 @@ def create_app(
 
     async def parsed(request, kind):
         """Parses a body; returns it, and headers for the answer."""
-        body, ignored = openai_completions.parse(await request.body(), kind)
+        body, ignored = request_bodies.parse(await request.body(), kind)
         if body.model in repository:
             request.state.model_name = body.model
         if not ignored:
@@ -159,11 +162,74 @@ def create_app(
         served = await openai_stream.find_writer(
             repository, body.model, config.request_seconds
         )
-        template = served.chat_template
-        if template is None:
-            template = chat_template
+        template = served.chat_template or chat_template
         body = body.completion(body.prompt(template))
         return await answered(body, headers, openai_chat.ChatAnswer)
+
+    async def computed(pool, function, *arguments):
+        """Calls a function in a thread; returns its JSON as a response."""
+        try:
+            async with asyncio.timeout(config.request_seconds):
+                return await pool.run(function, *arguments)
+        except pools.BusyError:
+            raise ApiError(
+                429, "Too many calls are waiting: try again later"
+            ) from None
+        except TimeoutError:
+            raise ApiError(
+                503, "The request took longer than this server allows"
+            ) from None
+
+    async def language_model(name):
+        """Looks up a language model; without a name, the only one."""
+        if not name:
+            names = [listed.name for listed in repository.listed()]
+            if len(names) != 1:
+                raise ApiError(
+                    400, f"model: name one of {', '.join(sorted(names))}",
+                    "model",
+                )  # fmt: skip
+            [name] = names
+        return await openai_stream.find_writer(
+            repository, name, config.request_seconds
+        )
+
+    @app.post("/v1/embeddings")
+    async def embed(request: fastapi.Request):
+        body, headers = await parsed(
+            request, openai_embeddings.EmbeddingRequest
+        )
+        served = await language_model(body.model)
+        answer = await computed(
+            predictors, openai_embeddings.embed, served.model, body, limits
+        )
+        return responses.JSONResponse(answer, headers=headers)
+
+    @app.post("/tokenize")
+    async def tokenize(request: fastapi.Request):
+        body, headers = await parsed(request, tokenization.TokenizeRequest)
+        served = await language_model(body.model)
+        answer = await computed(
+            readers, tokenization.tokenize, served.model, body
+        )
+        return responses.JSONResponse(answer, headers=headers)
+
+    @app.post("/detokenize")
+    async def detokenize(request: fastapi.Request):
+        body, headers = await parsed(request, tokenization.DetokenizeRequest)
+        served = await language_model(body.model)
+        answer = await computed(
+            readers, tokenization.detokenize, served.model, body
+        )
+        return responses.JSONResponse(answer, headers=headers)
+
+    @app.get("/tokenizer_info")
+    async def describe_tokenizer(model: str = ""):
+        served = await language_model(model)
+        template = served.chat_template or chat_template
+        return await computed(
+            readers, tokenization.tokenizer_info, served.model, template
+        )
 
     @app.api_route(
         "/v1/models/{path:path}", methods=["GET", "POST"],
@@ -269,9 +335,7 @@ _CONTINUES = (
     "(client.completions.create)"
 )
 _ELSEWHERE = {  # paths that clients ask for -> the message
-    "/v1/responses": f"{_CONTINUES}; it has no responses API",
-    "/v1/embeddings": "This server has no embeddings in OpenAI's form: POST "
-    "/v1/models/NAME:predict with the signature_name embed",
+    "/v1/responses": f"{_CONTINUES}; it has no responses API"
 }
 _PATHS = {  # `tf_serving.Target.action` -> the label `path` in metrics
     "status": "/v1/models/{model}",

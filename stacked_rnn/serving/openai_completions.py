@@ -1,14 +1,11 @@
 """OpenAI's completions API without HTTP: checking requests, building answers.
 
-What clients send beside the options that this server has, is ignored, and named
-in the answer; an option of OpenAI's or vLLM's that would change the text is
-refused unless it has its neutral value. A request is refused at its first
-error, so that refusing a huge invalid one is fast.
+An option of OpenAI's or vLLM's that this server lacks and that would change the
+text is refused unless it has its neutral value.
 """
 
 import codecs
 import dataclasses
-import itertools
 import json
 import re
 import secrets
@@ -21,47 +18,19 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from stacked_rnn.configs import SamplingConfig
-from stacked_rnn.serving import top_logprobs
-from stacked_rnn.serving.errors import ApiError
+from stacked_rnn.serving import request_bodies, top_logprobs
+from stacked_rnn.serving.request_bodies import TokenIds
 
 MAX_SEQUENCES = 128  # per request: prompts times n
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1_000  # characters
-_MOST_NAMED = 20  # ignored fields of an object
-_OUT_OF_RANGE = ("greater_than_equal", "less_than_equal", "less_than")
-_PROMPT = (
-    "a string, a list of token ids, or a list of at most "
-    f"{MAX_SEQUENCES} strings or lists of token ids; no empty list"
-)
 _STOP = (
     f"a string of 1 to {MAX_STOP_LENGTH:,} characters, or a list of at most "
     f"{MAX_STOPS} of them"
 )
 
 
-class _Object(pydantic.BaseModel):
-    """A JSON object in which null stands for the default.
-
-    Integers may be written as floats, such as 1e2; unknown fields are ignored.
-    """
-
-    model_config = pydantic.ConfigDict(extra="ignore", strict=True)
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _clean(cls, values):
-        if not isinstance(values, dict):
-            return values
-        return {
-            name: int(value)
-            if isinstance(value, float) and value.is_integer()
-            else value
-            for name in cls.model_fields
-            if (value := values.get(name)) is not None
-        }
-
-
-class StreamOptions(_Object):
+class StreamOptions(request_bodies.Body):
     """Options of a stream."""
 
     include_usage: bool = False
@@ -69,38 +38,6 @@ class StreamOptions(_Object):
         False, description="The usage is in each part, not in the last alone."
     )
     include_obfuscation: bool = Field(False, description="Has no effect.")
-
-
-def _is_unicode(text) -> bool:
-    """Whether UTF-8 can encode a string: JSON allows lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _are_token_ids(value) -> bool:
-    return {*map(type, value)} == {int} and min(value) >= 0
-
-
-def _are_prompts(value) -> bool:
-    """Whether a list consists of strings, or of lists of token ids."""
-    if len(value) > MAX_SEQUENCES:
-        return False
-    kinds = {*map(type, value)}
-    return (kinds == {str} and all(map(_is_unicode, value))) or (
-        kinds == {list} and all(map(_are_token_ids, value))
-    )
-
-
-def _checked_prompt(value):
-    is_valid = isinstance(value, str) and _is_unicode(value)
-    if isinstance(value, list):
-        is_valid = _are_token_ids(value) or _are_prompts(value)
-    if not is_valid:
-        raise PydanticCustomError("prompt", f"expected {_PROMPT}")
-    return value
 
 
 def _checked_stop(value):
@@ -111,7 +48,7 @@ def _checked_stop(value):
         or not all(
             isinstance(stop, str)
             and 1 <= len(stop) <= MAX_STOP_LENGTH
-            and _is_unicode(stop)
+            and request_bodies.is_unicode(stop)
             for stop in stops
         )
     ):
@@ -119,12 +56,11 @@ def _checked_stop(value):
     return value
 
 
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 _SOME = Field(min_length=1, max_length=MAX_SEQUENCES)
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
-class Options(_Object):
+class Options(request_bodies.Body):
     """What the bodies of all requests for texts have."""
 
     model: str
@@ -133,12 +69,10 @@ class Options(_Object):
     n: int = Field(1, ge=1, le=MAX_SEQUENCES)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    # Validating a union gives an error per member and element. So `stop`, and
-    # `prompt` below, are checked by functions first, which raise a single one.
     stop: Annotated[
         _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)],
         pydantic.BeforeValidator(_checked_stop),
-    ] = []
+    ] = Field([])
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     user: str = ""
     # Not in OpenAI's API:
@@ -151,10 +85,10 @@ class Options(_Object):
     # Anything but the default is refused:
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
     presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = {}
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = Field({})
     min_p: Annotated[float, Field(ge=0, le=0)] = 0.0
     min_tokens: Literal[0] = 0
-    stop_token_ids: Annotated[list[int], Field(max_length=0)] = []
+    stop_token_ids: Annotated[list[int], Field(max_length=0)] = Field([])
 
     @pydantic.field_validator(
         "frequency_penalty", "presence_penalty", "logit_bias", "min_p",
@@ -180,7 +114,7 @@ class CompletionRequest(Options):
         | TokenIds
         | Annotated[list[str], _SOME]
         | Annotated[list[TokenIds], _SOME],
-        pydantic.BeforeValidator(_checked_prompt),
+        request_bodies.text_check(MAX_SEQUENCES),
     ] = ""
     max_tokens: int = Field(
         16, ge=-1, description="-1: as many as this server allows."
@@ -222,10 +156,7 @@ class CompletionRequest(Options):
     @property
     def prompts(self) -> list:
         """The prompts: strings, or lists of token ids."""
-        prompt = self.prompt
-        if isinstance(prompt, str) or isinstance(prompt[0], int):
-            return [prompt]
-        return [*prompt]
+        return request_bodies.as_list(self.prompt)
 
     def samplings(self) -> list[SamplingConfig]:
         """The options of the `n` continuations of a prompt: seeds count up."""
@@ -242,72 +173,6 @@ class CompletionRequest(Options):
             dataclasses.replace(first, seed=(seed + index) % 2**63)
             for index in range(self.n)
         ]
-
-
-def parse(body, kind=CompletionRequest) -> tuple[Options, list[str]]:
-    """Parses and checks the body of a request.
-
-    Args:
-        body: JSON, bytes.
-        kind: the class of the request.
-
-    Returns:
-        The request, of that class, and the names of fields that are ignored,
-        as ASCII.
-
-    Raises:
-        ApiError: the first error in it.
-    """
-    try:
-        values = json.loads(body.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise ApiError(400, "The body is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        reason = (
-            f"{error.msg}, character {error.pos}" if body else "it is empty"
-        )
-        raise ApiError(400, f"The body is not JSON: {reason}") from None
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"The body is not JSON: {error}") from None
-    try:
-        request = kind.model_validate(values)
-    except pydantic.ValidationError as error:
-        [first, *_] = error.errors(include_url=False)
-        name = ".".join(map(str, first["loc"]))[:100] or None
-        message = first["msg"]
-        if first["type"] == "model_type":
-            message = "expected a JSON object"
-        elif first["type"] == "string_unicode":
-            message = "not Unicode: a lone surrogate"
-        elif first["type"] in _OUT_OF_RANGE:
-            message = f"expected {_range(kind.model_fields[name].metadata)}"
-        raise ApiError(400, f"{name or 'The body'}: {message}", name) from None
-    return request, [
-        *_unknown_fields(kind, values),
-        *_unknown_fields(
-            StreamOptions, values.get("stream_options") or {}, "stream_options."
-        ),
-    ]
-
-
-def _unknown_fields(kind, values, prefix="") -> list[str]:
-    """Names the first fields that an object does not have, as ASCII."""
-    unknown = (name for name in values if name not in kind.model_fields)
-    return [
-        prefix + re.sub(r"[^\w.-]", "?", name[:50], flags=re.ASCII)
-        for name in itertools.islice(unknown, _MOST_NAMED)
-    ]
-
-
-def _range(rules) -> str:
-    """Describes the numbers that pass the rules of a field."""
-    low, high, below = (
-        next((getattr(rule, name) for rule in rules if hasattr(rule, name)), "")
-        for name in ("ge", "le", "lt")
-    )
-    if below:
-        return f"a number from {low} to below {below}"
-    return f"a number from {low} to {high}" if high != "" else f"at least {low}"
 
 
 class Answer:

@@ -6,7 +6,13 @@
 from pydantic import json_schema
 
 import stacked_rnn
-from stacked_rnn.serving import openai_chat, openai_completions, schemas
+from stacked_rnn.serving import (
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    schemas,
+    tokenization,
+)
 
 _ABOUT = """\
 Recurrent language models, classifiers and seq2seq models: OpenAI's completions
@@ -28,6 +34,13 @@ _BODIES = (
     openai_chat.ChatRequest,
     schemas.ChatCompletion,
     schemas.ChatEvent,
+    openai_embeddings.EmbeddingRequest,
+    schemas.Embeddings,
+    tokenization.TokenizeRequest,
+    schemas.Tokenized,
+    tokenization.DetokenizeRequest,
+    schemas.Detokenized,
+    schemas.TokenizerInfo,
     schemas.ModelList,
     schemas.ModelStatus,
     schemas.VersionStates,
@@ -95,6 +108,11 @@ _CHAT_EXAMPLES = {
         "top_logprobs": 2,
     },
 }
+_EMBEDDING_EXAMPLES = {
+    "embeddings": {"model": "pydoc", "input": ["one text", "another"]}
+}
+_TOKENIZE_EXAMPLES = {"a text": {"model": "pydoc", "prompt": "The "}}
+_DETOKENIZE_EXAMPLES = {"tokens": {"model": "pydoc", "tokens": [3, 4, 5]}}
 _PREDICT_EXAMPLES = {
     "rows": {"instances": ["The ", "A "]},
     "columns": {
@@ -266,6 +284,68 @@ def _v1_paths(needs_key) -> dict:
                 requestBody=_request("ChatRequest", _CHAT_EXAMPLES),
             )
         },
+        "/v1/embeddings": {
+            "post": operation(
+                "create_embeddings",
+                "completions",
+                "The state of the top layer after each text; of longer texts, "
+                f"its mean over chunks of {openai_embeddings.CHUNK:,} "
+                "characters.",
+                _response(
+                    "The embeddings",
+                    {_JSON: _ref("Embeddings")},
+                    ["x-ignored-fields"],
+                ),
+                _OF_BODIES,
+                requestBody=_request("EmbeddingRequest", _EMBEDDING_EXAMPLES),
+            )
+        },
+        "/tokenize": {
+            "post": operation(
+                "tokenize",
+                "tokens",
+                "The tokens of a text, as vLLM returns them.",
+                _response(
+                    "The tokens",
+                    {_JSON: _ref("Tokenized")},
+                    ["x-ignored-fields"],
+                ),
+                _OF_BODIES,
+                requestBody=_request("TokenizeRequest", _TOKENIZE_EXAMPLES),
+            )
+        },
+        "/detokenize": {
+            "post": operation(
+                "detokenize",
+                "tokens",
+                "The text of tokens.",
+                _response(
+                    "The text",
+                    {_JSON: _ref("Detokenized")},
+                    ["x-ignored-fields"],
+                ),
+                _OF_BODIES,
+                requestBody=_request("DetokenizeRequest", _DETOKENIZE_EXAMPLES),
+            )
+        },
+        "/tokenizer_info": {
+            "get": operation(
+                "describe_tokenizer",
+                "tokens",
+                "The tokenizer of a model.",
+                _response("The tokenizer", {_JSON: _ref("TokenizerInfo")}),
+                _OF_MODELS,
+                parameters=[
+                    {
+                        "name": "model",
+                        "in": "query",
+                        "required": False,
+                        "description": "May be left out where there is one.",
+                        "schema": {"type": "string"},
+                    }
+                ],
+            )
+        },
     }
     for path, suffix, names in (
         ("/v1/models/{model}", "", ["model"]),
@@ -379,10 +459,14 @@ def _schemas(config) -> dict:
     )
     found = definitions["$defs"]
     most = min(openai_completions.MAX_SEQUENCES, config.max_waiting)
-    for name in ("CompletionRequest", "ChatRequest"):
+    for name in (
+        "CompletionRequest", "ChatRequest", "EmbeddingRequest",
+        "TokenizeRequest", "DetokenizeRequest",
+    ):  # fmt: skip
         request = found[name]
         properties = request["properties"]
-        properties["n"]["maximum"] = most
+        if "n" in properties:
+            properties["n"]["maximum"] = most
         for kind in ("max_tokens", "max_completion_tokens"):
             for schema in _numbers(properties.get(kind, {})):
                 schema["maximum"] = config.max_tokens

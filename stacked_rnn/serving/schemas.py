@@ -194,6 +194,63 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class Embedding(BaseModel):
+    """The embedding of a text."""
+
+    object: Literal["embedding"]
+    index: NonNegativeInt
+    embedding: list[float] | str = Field(
+        description="Numbers; with `base64`, their bytes as float32."
+    )
+
+
+class EmbeddingUsage(BaseModel):
+    """Numbers of tokens."""
+
+    prompt_tokens: NonNegativeInt
+    total_tokens: NonNegativeInt
+
+
+class Embeddings(BaseModel):
+    """The embeddings of texts, in their order."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+class Tokenized(BaseModel):
+    """The tokens of a text."""
+
+    count: NonNegativeInt
+    max_model_len: NonNegativeInt
+    tokens: list[NonNegativeInt]
+    token_strs: list[str] | None
+
+
+class Detokenized(BaseModel):
+    """The text of tokens."""
+
+    prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """A tokenizer, in the terms of Hugging Face's."""
+
+    tokenizer_class: str
+    vocab_size: NonNegativeInt
+    model_max_length: NonNegativeInt
+    bos_token: None
+    eos_token: str = Field(
+        description="What ends a document; in a model whose texts have no end, "
+        "a token that no text has."
+    )
+    unk_token: str | None
+    pad_token: None
+    chat_template: str | None
+
+
 class ErrorDetails(BaseModel):
     """The details of an error."""
 
