@@ -1,7 +1,7 @@
 """Nats per character of the recipes, beside other programs.
 
   python experiments/quality.py --corpus=shakespeare --recipes=default
-  python experiments/quality.py --seeds=0,1,2
+  python experiments/quality.py --seeds=1,2,3
 
 Trains each recipe with train.py, in a process of its own, on the first nine
 tenths of a text, and scores the last tenth with evaluate.py: one pass from its
@@ -188,8 +188,9 @@ def report_lines(config, results, rate):
             row.append(statistics.mean(result["dynamic"] for result in group))
         rows.append(row)
     return [
-        f"{config.corpus}: nats per character of the last tenth, and the time "
-        "of the whole command. Matmuls in float32 and bfloat16 took "
+        f"{pathlib.Path(config.corpus).name}: nats per character of the last "
+        "tenth, and the time of the whole command. Matmuls in float32 and "
+        "bfloat16 took "
         f"{rate[0] / 1e9:.0f} and {rate[1] / 1e9:.0f} GFLOP/s at the start.\n",
         *common.table(columns, rows),
         "\n![nats per character by minutes](quality.png)\n",

@@ -2,6 +2,7 @@
 
 saved_models/NAME/VERSION/
     saved_model.pb, variables/       the graph and the weights
+    README.md                        a model card
     assets/tokenizer.json            the tokenizer
     assets.extra/config.json         the architecture, the default options, and
                                      how the model was trained

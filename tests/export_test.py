@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -557,6 +558,15 @@ def test_a_version_taken_at_the_last_moment_is_skipped(tmp_path, monkeypatch):
         tmp_path / "m" / "export.partial", tmp_path / "m"
     )
     assert path.name == "2"
+
+
+def test_the_program_on_the_card_runs(letters, monkeypatch, capsys):
+    [program] = re.findall(
+        r"```python\n(.*?)```", (letters / "README.md").read_text(), re.DOTALL
+    )
+    monkeypatch.chdir(letters)
+    exec(program, {})
+    assert "'texts'" in capsys.readouterr().out
 
 
 def test_the_configuration_is_part_of_the_export(letters, loaded, generator):

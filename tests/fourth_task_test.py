@@ -25,6 +25,7 @@ from tests.helpers import ROOT
 INFO = configs.TaskInfo(
     title="a regression",
     use="Python predicts numbers with it",
+    pipeline_tag="tabular-regression",
     loaded_class=f"{__name__}:SavedRegression",
     quality="rmse",
     quality_format="rmse {:.3f}",

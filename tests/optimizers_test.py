@@ -6,7 +6,8 @@ import pytest
 
 from stacked_rnn import configs, models
 from stacked_rnn.training import optimizers
-from tests.helpers.small_models import small_config
+from tests.helpers.small_models import mirrored, small_config
+from tests.helpers.small_tasks import CtrlC, make_trainer
 
 LEARNING_RATE = 0.01
 TALL, WIDE = (7, 4), (3, 4)  # inputs and units
@@ -78,3 +79,43 @@ def test_muon_leaves_embedding_readout_and_biases_to_adam(cell):
         ("recurrent_kernel", False),
         ("bias", True),
     }
+
+
+def weights_after(trainer, callbacks=()):
+    trainer.fit(callbacks, verbose=0)
+    return trainer.model.get_weights()
+
+
+def test_muon_trains_on_two_replicas_and_resumes(tmp_path):
+    task = "language_model"
+    options = {"optimizer": "muon", "jit_compile": False}
+    expected = weights_after(make_trainer(task, tmp_path, **options))
+    trainer = make_trainer(task, tmp_path, strategy=mirrored(), **options)
+    for value, other in zip(weights_after(trainer), expected, strict=True):
+        np.testing.assert_allclose(value, other, atol=1e-4)
+    run = tmp_path / "run"
+    stopped = make_trainer(task, tmp_path, run, **options)
+    weights_after(stopped, [CtrlC(stopped, 1)])
+    assert stopped.interrupted
+    resumed = make_trainer(task, tmp_path, run, **options)
+    for value, other in zip(weights_after(resumed), expected, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_muon_in_bfloat16_moves_the_weights_as_in_float32(tmp_path):
+    """But for the rounding of three products, which are bounded by one."""
+    before, *after = (
+        make_trainer("language_model", tmp_path).model.get_weights(),
+        *(
+            weights_after(
+                make_trainer(
+                    "language_model", tmp_path, optimizer="muon",
+                    mixed_precision=mixed,
+                )
+            )
+            for mixed in (False, True)
+        ),
+    )  # fmt: skip
+    for start, plain, mixed in zip(before, *after, strict=True):
+        moved = np.abs(plain - start).mean()
+        assert np.abs(mixed - plain).mean() < 0.2 * moved

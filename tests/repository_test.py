@@ -16,15 +16,9 @@ import weakref
 
 import pytest
 
-from stacked_rnn import configs, saved_models
+from stacked_rnn import configs, model_cards, saved_models
 from stacked_rnn.configs import UserError
-from stacked_rnn.serving import (
-    memory,
-    model_directory,
-    model_listing,
-    repository,
-    server,
-)
+from stacked_rnn.serving import memory, model_directory, repository, server
 from tests.helpers.processes import Script
 from tests.helpers.waiting import wait_until
 
@@ -425,8 +419,32 @@ def test_an_unknown_training_record_shortens_the_card(letters, training, count):
     description = dataclasses.replace(
         saved_models.read_description(letters), training=training
     )
-    card = model_listing.model_card(description, 5)
+    card = model_cards.sentences(description, 5)
     assert len(card) == count and "5 parameters" in card[0]
+
+
+def test_the_card_of_an_export_says_the_same(letters):
+    card = (letters / "README.md").read_text()
+    assert card.startswith(
+        "---\nlibrary_name: stacked_rnn\npipeline_tag: text-g"
+    )
+    description = saved_models.read_description(letters)
+    count = saved_models.num_parameters(letters)
+    assert "\n".join(model_cards.sentences(description, count)) in card
+    assert "\n# letters\n" in card
+
+
+def test_a_snapshot_of_the_hub_is_called_by_its_repository(letters, tmp_path):
+    snapshot = tmp_path / "models--me--tiny-cats/snapshots/0123abc"
+    shutil.copytree(letters, snapshot)
+    found = model_directory.ModelDirectory(str(snapshot), "")
+    assert found.versions == {"tiny-cats": [snapshot]}
+    shutil.move(snapshot, tmp_path / "1")
+    shutil.copytree(tmp_path / "1", snapshot / "1")
+    found = model_directory.ModelDirectory(str(snapshot), "")
+    assert found.versions == {"tiny-cats": [snapshot / "1"]}
+    found = model_directory.ModelDirectory(str(snapshot), "mine")
+    assert [*found.versions] == ["mine"]
 
 
 def test_parameters_are_counted_from_the_files(letters, generator):

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import stacked_rnn
 from stacked_rnn import configs, reference
-from stacked_rnn.serving import openai_stream, server
+from stacked_rnn.serving import openai_completions, openai_stream, server
 from tests.helpers import ROOT
 from tests.helpers.live_server import (
     active,
@@ -146,6 +146,39 @@ def likeliest(model, text):
         names = [token.decode() for token in model.token_bytes.tolist()]
         places.append(dict(zip(names, log_probs)))
     return places
+
+
+@pytest.mark.parametrize(
+    ("prompt", "offsets"),
+    [
+        ("abcab", [0, 1, 2, 3, 4]),
+        ("aXc\N{SNOWMAN}ab", [0, 1, 2, 3, 4, 5]),  # unknown characters
+        ("XX", [0, 1]),
+    ],
+)
+def test_echo_returns_the_prompt_as_it_was_sent(client, prompt, offsets):
+    answer = client.completions.create(
+        model="letters", prompt=prompt, max_tokens=2, echo=True, logprobs=0,
+        temperature=0,
+    )  # fmt: skip
+    [choice] = answer.choices
+    alone = client.completions.create(
+        model="letters", prompt=prompt, max_tokens=2, temperature=0
+    )
+    assert choice.text == prompt + alone.choices[0].text
+    expected = [*offsets, len(prompt), len(prompt) + 1]
+    assert choice.logprobs.text_offset == expected
+
+
+def test_offsets_skip_what_the_tokens_lack():
+    offsets = openai_completions._offsets_in
+    assert offsets("cleo\nanna", [b"c", b"l", b"e", b"o", b"", b"a"]) == [
+        0, 1, 2, 3, 4, 5,
+    ]  # fmt: skip
+    tokens = [b"<unk>", b" ", b"sat", b"<unk>", b" ", b"sat"]
+    assert offsets("zebra sat; sat", tokens) == [0, 5, 6, 9, 10, 11]
+    euro = "\N{EURO SIGN}".encode()
+    assert offsets("\N{EURO SIGN}a", [euro[:1], euro[1:], b"a"]) == [0, 0, 1]
 
 
 @pytest.mark.parametrize("stream", [False, True])

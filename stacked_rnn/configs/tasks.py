@@ -18,6 +18,7 @@ class TaskInfo:
     Attributes:
         title: name of a model of the task, with an article.
         use: the command to use such a model with, and what it does.
+        pipeline_tag: the name of the task on the Hugging Face Hub.
         loaded_class: "module:class" of a loaded SavedModel.
         entries: keys in the config.json of its SavedModels, besides those that
             all tasks have, and what makes a value of the JSON value of each.
@@ -40,6 +41,7 @@ class TaskInfo:
 
     title: str
     use: str
+    pipeline_tag: str
     loaded_class: str
     quality: str
     quality_format: str
@@ -83,6 +85,7 @@ TASKS = {
     "language_model": TaskInfo(
         title="a language model",
         use="generate.py continues texts with it",
+        pipeline_tag="text-generation",
         loaded_class="stacked_rnn.inference.language_model:SavedLanguageModel",
         quality="bits_per_character",
         quality_format="{:.3f} bits/char",
@@ -96,6 +99,7 @@ TASKS = {
     "classifier": TaskInfo(
         title="a classifier",
         use="predict.py labels texts with it",
+        pipeline_tag="text-classification",
         loaded_class="stacked_rnn.inference.classifier:SavedClassifier",
         quality="accuracy",
         quality_format="accuracy {:.3f}",
@@ -130,6 +134,7 @@ TASKS = {
     "seq2seq": TaskInfo(
         title="a seq2seq model",
         use="predict.py rewrites texts with it",
+        pipeline_tag="text2text-generation",
         loaded_class="stacked_rnn.inference.seq2seq:SavedSeq2Seq",
         quality="exact_match",
         quality_format="{:.1%} exact",

@@ -8,7 +8,7 @@ import types
 
 import tensorflow as tf
 
-from stacked_rnn import saved_models
+from stacked_rnn import model_cards, saved_models
 from stacked_rnn.configs import UserError
 from stacked_rnn.export import warmup_requests
 
@@ -74,7 +74,7 @@ class ExportedModel(tf.Module):
             tempfile.mkdtemp(".partial", "export-", export_dir)
         )
         try:
-            self._write(partial, training)
+            self._write(partial, training, export_dir.resolve().name)
             partial.chmod(0o755)
             return _take_next_number(partial, export_dir)
         except BaseException as error:
@@ -87,7 +87,7 @@ class ExportedModel(tf.Module):
                 ) from error
             raise
 
-    def _write(self, directory, training):
+    def _write(self, directory, training, name):
         with tempfile.TemporaryDirectory() as scratch:
             tokenizer_json = pathlib.Path(
                 scratch, pathlib.Path(saved_models.TOKENIZER_FILE).name
@@ -112,6 +112,12 @@ class ExportedModel(tf.Module):
             json.dumps(config, indent=2) + "\n", encoding="utf-8"
         )
         warmup_requests.write(directory / warmup_requests.FILE, self.warmup())
+        card = model_cards.readme(
+            name,
+            saved_models.read_description(directory),
+            self.model.count_params(),
+        )
+        (directory / "README.md").write_text(card, encoding="utf-8")
 
 
 def _take_next_number(partial, export_dir) -> pathlib.Path:

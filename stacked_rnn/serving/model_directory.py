@@ -94,7 +94,7 @@ class ModelDirectory:
                 saved_models.version_number(self._root) is not None
             )
             directory = pathlib.Path(os.path.abspath(self._root))
-            name = (directory.parent if is_version else directory).name
+            name = _name_of(directory.parent if is_version else directory)
             return {self._model_name or name: paths}
         found = {}
         for directory in sorted(self._root.iterdir()):
@@ -124,6 +124,18 @@ class ModelDirectory:
             if str(error) != self._logged.get(path):
                 _log.warning("%s: %s", path, error)
         self._logged = {path: str(error) for path, error in errors.items()}
+
+
+def _name_of(directory) -> str:
+    """The name of a model's directory.
+
+    A snapshot of the Hugging Face Hub, models--OWNER--NAME/snapshots/COMMIT, is
+    called NAME.
+    """
+    snapshots, repository = directory.parent, directory.parent.parent.name
+    if snapshots.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return directory.name
 
 
 def version_of(path) -> int:

@@ -24,6 +24,7 @@ from stacked_rnn.serving.request_bodies import TokenIds
 MAX_SEQUENCES = 128  # per request: prompts times n
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1_000  # characters
+_NEAR = 1_000  # characters that a prompt may have between two of its tokens
 _STOP = (
     f"a string of 1 to {MAX_STOP_LENGTH:,} characters, or a list of at most "
     f"{MAX_STOPS} of them"
@@ -246,9 +247,14 @@ class Answer:
         """Builds the prompt as the first piece of each sequence."""
         pieces = []
         for index in range(len(self._offsets)):
-            prompt = self._prompts[index // self._request.n]
-            pieces.append(self.piece(index, *prompt, None))
-            self._num_tokens -= len(prompt[1])
+            text, tokens, *others = self._prompts[index // self._request.n]
+            piece = self.piece(index, text, tokens, *others, None)
+            if piece["logprobs"]:
+                piece["logprobs"]["text_offset"] = _offsets_in(text, tokens)
+            self._offsets[index] = len(text)
+            self._decoders[index].reset()
+            self._num_tokens -= len(tokens)
+            pieces.append(piece)
         return pieces
 
     def event(self, choices, usage=None) -> dict:
@@ -325,6 +331,27 @@ class Answer:
             "top_logprobs": top,
             "text_offset": offsets,
         }
+
+
+def _offsets_in(text, tokens) -> list[int]:
+    """Finds where in a text its tokens begin, in characters.
+
+    The tokens may lack parts of the text, such as separators of documents, and
+    have a name of its own in place of an unknown part.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    is_whole = b"".join(tokens) == text.encode()
+    offsets, position = [], 0
+    for token in tokens:
+        if is_whole:  # a token may be a part of a character
+            offsets.append(position)
+            position += len(decoder.decode(token))
+            continue
+        name = token.decode("utf-8", "replace")
+        found = text.find(name, position, position + len(name) + _NEAR)
+        offsets.append(position if found < 0 else found)
+        position = offsets[-1] + (1 if found < 0 else len(name))
+    return offsets
 
 
 def _token_name(token) -> str:

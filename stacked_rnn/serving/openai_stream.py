@@ -237,16 +237,20 @@ class Stream:
                 f"at most {_MOST_ECHOED} tokens, times n, if echo is true"
             )
         is_scored = body.echo and body.logprobs is not None
-        for sequence in sequences:
+        for prompt, sequence in zip(body.prompts, sequences, strict=True):
             prompt_ids, likeliest = sequence.prompt_ids, []
             if body.logprobs:
                 ranking = top_logprobs.TopLogprobs(served.model, served.rank)
                 likeliest = ranking.read(prompt_ids.tolist())
                 self._rankings += [copy.copy(ranking) for _ in range(body.n)]
+            # As it was sent: the tokens may lack what the model does not know.
+            text = prompt
+            if not isinstance(prompt, str):
+                text = sequence.prompt.decode("utf-8", "replace")
             prompts.append(
-                (*served.echo(prompt_ids, is_scored), likeliest)
+                (text, *served.echo(prompt_ids, is_scored), likeliest)
                 if sequence.num_prompt_tokens
-                else ("", [], [], [])
+                else (text, [], [], [])
             )
             self._sequences += [sequence, *map(sequence.fork, others)]
         return prompts

@@ -63,8 +63,8 @@ class ServedModel(ListedModel):
             is_scored: whether to compute log p.
 
         Returns:
-            (text, bytes of the tokens, log p of each token in nats). The latter
-            is None for the first token, and for all if not `is_scored`.
+            (bytes of the tokens, log p of each token in nats). The latter is
+            None for the first token, and for all if not `is_scored`.
         """
         tokens = self.model.token_bytes[token_ids].tolist()
         log_probs = [None] * len(tokens)
@@ -78,7 +78,7 @@ class ServedModel(ListedModel):
                     progress=lambda done: None,
                 )
             ).tolist()
-        return b"".join(tokens).decode("utf-8", "replace"), tokens, log_probs
+        return tokens, log_probs
 
 
 def warm_up(functions) -> None:
