@@ -194,34 +194,40 @@ def create_app(
             repository, name, config.request_seconds
         )
 
+    async def asked(request, kind, pool, function, *arguments):
+        """Answers a request by a function of a language model and a body."""
+        body, headers = await parsed(request, kind)
+        served = await language_model(body.model)
+        answer = await computed(pool, function, served.model, body, *arguments)
+        return responses.JSONResponse(answer, headers=headers)
+
     @app.post("/v1/embeddings")
     async def embed(request: fastapi.Request):
-        body, headers = await parsed(
-            request, openai_embeddings.EmbeddingRequest
+        return await asked(
+            request,
+            openai_embeddings.EmbeddingRequest,
+            predictors,
+            openai_embeddings.embed,
+            limits,
         )
-        served = await language_model(body.model)
-        answer = await computed(
-            predictors, openai_embeddings.embed, served.model, body, limits
-        )
-        return responses.JSONResponse(answer, headers=headers)
 
     @app.post("/tokenize")
     async def tokenize(request: fastapi.Request):
-        body, headers = await parsed(request, tokenization.TokenizeRequest)
-        served = await language_model(body.model)
-        answer = await computed(
-            readers, tokenization.tokenize, served.model, body
+        return await asked(
+            request,
+            tokenization.TokenizeRequest,
+            readers,
+            tokenization.tokenize,
         )
-        return responses.JSONResponse(answer, headers=headers)
 
     @app.post("/detokenize")
     async def detokenize(request: fastapi.Request):
-        body, headers = await parsed(request, tokenization.DetokenizeRequest)
-        served = await language_model(body.model)
-        answer = await computed(
-            readers, tokenization.detokenize, served.model, body
+        return await asked(
+            request,
+            tokenization.DetokenizeRequest,
+            readers,
+            tokenization.detokenize,
         )
-        return responses.JSONResponse(answer, headers=headers)
 
     @app.get("/tokenizer_info")
     async def describe_tokenizer(model: str = ""):
