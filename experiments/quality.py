@@ -26,7 +26,6 @@ import time
 import study
 from study import common
 
-from stacked_rnn import saved_models
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError, setting
 
@@ -128,6 +127,8 @@ def measure(recipe, seed, learned, new, directory, dynamic_rate):
 
 def temperature(model):
     """The softmax temperature that suits the validation text of a model."""
+    from stacked_rnn import saved_models
+
     description = saved_models.find_description(str(model))
     found = description.training.get("softmax_temperature", {})
     return found.get("temperature", 1.0)
@@ -146,20 +147,28 @@ def plot(results, report):
     """Draws the loss by minutes: the runs' validation, and the others."""
     with report.plot(8, 5) as figure:
         axes = figure.subplots()
-        for index, result in enumerate(results):
-            if points := result["curve"]:
-                axes.plot(*zip(*points), color=f"C{index}", alpha=0.6)
+        recipes = [*dict.fromkeys(result["recipe"] for result in results)]
+        for index, recipe in enumerate(recipes):
+            runs = [one for one in results if one["recipe"] == recipe]
+            for result in runs:
+                axes.plot(
+                    *zip(*result["curve"]), color=f"C{index}", alpha=0.5,
+                    linewidth=0.7,
+                )  # fmt: skip
             axes.plot(
-                result["minutes"], result["nats"], "o", color=f"C{index}",
-                label=f"{result['recipe']}, seed {result['seed']}",
+                [result["minutes"] for result in runs],
+                [result["nats"] for result in runs],
+                "o", color=f"C{index}", label=recipe,
             )  # fmt: skip
+        axes.plot([], [], color="C0", alpha=0.5, linewidth=0.7,
+                  label="their validation text, which is easier")  # fmt: skip
         for (name, points), style in zip(OTHERS.items(), (":", "--", "-.")):
             axes.plot(
                 points.keys(), points.values(), style, color="gray", label=name
             )
         axes.set(
-            xscale="log", xlabel="minutes", ylabel="nats per character",
-            ylim=(1.2, 2.1),
+            xscale="log", xlabel="minutes on two CPU cores",
+            ylabel="nats per character", ylim=(1.2, 2.1),
         )  # fmt: skip
         axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(which="both", alpha=0.3)
@@ -195,8 +204,9 @@ def report_lines(config, results, rate):
         *common.table(columns, rows),
         "\n![nats per character by minutes](quality.png)\n",
         "At temperature: the logits divided by what suited the validation text "
-        "best. Points: the last tenth. Lines: the validation text of the runs, "
-        "blocks from all over the training text, which is easier.",
+        "best. Points, and the gray lines of others: the last tenth. Thin "
+        "lines: the validation text of the runs, blocks from all over the "
+        "training text, which is easier.",
     ]
 
 

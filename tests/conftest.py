@@ -72,18 +72,6 @@ def no_process_outlives_its_test(monkeypatch):
         fork.kill()
 
 
-@pytest.fixture(autouse=True)
-def collections_are_short(monkeypatch, request):
-    """Lets the program collect new garbage only.
-
-    Among all objects of the tests before, it takes seconds. A test that is
-    marked collects_garbage does without.
-    """
-    if not request.node.get_closest_marker("collects_garbage"):
-        collect = gc.collect
-        monkeypatch.setattr(gc, "collect", lambda: collect(1))
-
-
 @pytest.fixture
 def rng():
     return np.random.default_rng(1)

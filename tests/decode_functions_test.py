@@ -141,7 +141,6 @@ def test_equal_steps_may_make_different_loops(models, arguments):
     run(other, arguments)
 
 
-@pytest.mark.collects_garbage
 def test_a_deleted_model_frees_its_weights(paths, models, arguments):
     first, (_, second) = inference.load(str(paths[0])), models
     function = loop(second, arguments)

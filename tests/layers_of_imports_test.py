@@ -12,7 +12,7 @@ import pathlib
 import pytest
 
 LAYERS = (
-    {"configs", "rnn_ops", "reference", "metrics"},
+    {"configs", "rnn_ops", "reference", "metrics", "model_cards"},
     {"utils", "tokenizers", "layers", "decoding"},
     {"saved_models", "datasets", "models", "reports"},
     {"inference", "version_changes", "export", "training"},

@@ -657,7 +657,6 @@ def test_a_model_that_cannot_be_loaded_is_not_waited_for(
     models.close(0)
 
 
-@pytest.mark.collects_garbage
 def test_an_unloaded_model_frees_its_memory(letters, tmp_path, monkeypatch):
     monkeypatch.setattr(repository, "_STAY_SECONDS", 0.0)
     for name in "ab":

@@ -43,7 +43,7 @@ class ServedModel(ListedModel):
     def chat_template(self) -> str | None:
         """The template of chats in the directory of the version, or None."""
         path = self.description.path / saved_models.CHAT_TEMPLATE_FILE
-        return path.read_text("utf-8-sig") if path.is_file() else None
+        return path.read_text(encoding="utf-8-sig") if path.is_file() else None
 
     def close(self, seconds=None) -> None:
         """Accepts no more sequences; see `Scheduler.close`."""
