@@ -28,7 +28,7 @@ from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.utils import terminal, text_files
 
-_RESERVE = 2.0  # seconds
+_RESERVE = 5.0  # seconds
 _LAST_PASS = 0.1  # share of the time limit that --learn_all takes
 _LAST_RATE = 0.2  # of the learning rate
 _ENDINGS = (".gz", ".txt", ".text", ".md", ".tsv", ".csv", ".jsonl")
