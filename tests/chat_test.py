@@ -169,13 +169,21 @@ def test_without_a_limit_an_answer_has_300_tokens(running):
 def test_a_template_of_the_server_is_for_models_without_one(letters, tmp_path):
     path = tmp_path / "template.jinja"
     path.write_text("{{ messages[0].content }}c")
-    with serving(letters, model_name="m", chat_template=str(path)) as running:
+    with serving(
+        letters, model_name="m", chat_template=str(path), max_tokens=40
+    ) as running:
         status, answer = post(
             running, "chat/completions", model="m", messages=MESSAGES, **OPTIONS
         )
         assert status == 200, answer
         [expected] = continuation(running, "hic", "m")
         assert answer["choices"][0]["message"]["content"] == expected["text"]
+        # Without a limit of its own, a request has that of the server.
+        status, answer = post(
+            running, "chat/completions", model="m", messages=MESSAGES
+        )
+        assert status == 200, answer
+        assert answer["usage"]["completion_tokens"] == 40
 
 
 def test_a_damaged_template_stops_the_server_with_its_name(tmp_path):

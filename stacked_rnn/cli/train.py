@@ -241,7 +241,7 @@ def _how_to_continue(trainer) -> str:
         )
     if not config.epochs:
         return f"--max_minutes={2 * config.max_minutes:g}"
-    return f"--epochs={2 * max(config.epochs, len(trainer.history))}"
+    return f"--epochs={2 * max(config.epochs, trainer.epoch)}"
 
 
 def run():

@@ -186,8 +186,8 @@ class TrainConfig(Config):
     optimizer: str = setting(
         "adam",
         "Optimizer of the weights. Muon makes the updates of matrices "
-        "orthogonal, which takes a quarter more time on a CPU and learns much "
-        "more in each step.",
+        "orthogonal, which takes a sixth to two fifths more time on a CPU and "
+        "learns much more in each step.",
         choices=("adam", "adamw", "muon", "rmsprop", "sgd"),
     )
     learning_rate: float = setting(

@@ -163,28 +163,20 @@ def create_app(
             repository, body.model, config.request_seconds
         )
         template = served.chat_template or chat_template
-        body = body.completion(body.prompt(template))
+        body = body.completion(body.prompt(template), config.max_tokens)
         return await answered(body, headers, openai_chat.ChatAnswer)
 
     async def computed(pool, function, *arguments):
-        """Calls a function in a thread; returns its JSON as a response."""
-        try:
-            async with asyncio.timeout(config.request_seconds):
-                return await pool.run(function, *arguments)
-        except pools.BusyError:
-            raise ApiError(
-                429, "Too many calls are waiting: try again later"
-            ) from None
-        except TimeoutError:
-            raise ApiError(
-                503, "The request took longer than this server allows"
-            ) from None
+        """Calls a function in a thread; its errors have OpenAI's form."""
+        return await _computed(config, pool, ApiError, function, *arguments)
 
     async def language_model(name):
         """Looks up a language model; without a name, the only one."""
         if not name:
             names = [listed.name for listed in repository.listed()]
-            if len(names) != 1:
+            if not names:
+                raise ApiError(503, "No model is ready yet: try again later")
+            if len(names) > 1:
                 raise ApiError(
                     400, f"model: name one of {', '.join(sorted(names))}",
                     "model",
@@ -253,14 +245,17 @@ def create_app(
         served = await _find(repository, target, config.request_seconds)
         if target.action == "metadata":
             version = served.model.path, served.name, served.version
-            return await _computed(config, readers, _metadata, *version)
+            content = await _computed(
+                config, readers, _serving_error, _metadata, *version
+            )
+            return responses.Response(content, media_type="application/json")
         arguments = served.model.functions, await request.body(), limits
         start = time.monotonic()
-        answer = await _computed(
-            config, predictors, tf_serving.predict, *arguments
+        content = await _computed(
+            config, predictors, _serving_error, tf_serving.predict, *arguments
         )
         metrics.of(name).predicted(time.monotonic() - start)
-        return answer
+        return responses.Response(content, media_type="application/json")
 
     @app.exception_handler(ApiError)
     async def api_error(request, error):
@@ -336,12 +331,9 @@ class _Events(responses.Response):
             self._stream.leave()
 
 
-_CONTINUES = (
-    "This server continues texts: POST /v1/completions "
-    "(client.completions.create)"
-)
 _ELSEWHERE = {  # paths that clients ask for -> the message
-    "/v1/responses": f"{_CONTINUES}; it has no responses API"
+    "/v1/responses": "This server has no responses API: POST /v1/completions "
+    "or /v1/chat/completions"
 }
 _PATHS = {  # `tf_serving.Target.action` -> the label `path` in metrics
     "status": "/v1/models/{model}",
@@ -403,20 +395,30 @@ def _missing(target) -> tf_serving.ServingError:
     )
 
 
-async def _computed(config, pool, function, *arguments):
-    """Calls a function in a thread; returns its JSON as a response."""
+async def _computed(config, pool, make_error, function, *arguments):
+    """Calls a function in a thread.
+
+    Args:
+        config: a `ServeConfig`.
+        pool: a `pools.Pool`.
+        make_error: (status, message) -> the error to raise where it cannot run.
+        function, *arguments: what to call.
+    """
     try:
         async with asyncio.timeout(config.request_seconds):
-            content = await pool.run(function, *arguments)
+            return await pool.run(function, *arguments)
     except pools.BusyError:
-        raise tf_serving.ServingError(
-            "Too many calls are waiting: try again later", 429
+        raise make_error(
+            429, "Too many calls are waiting: try again later"
         ) from None
     except TimeoutError:
-        raise tf_serving.ServingError(
-            "The request took longer than this server allows", 503
+        raise make_error(
+            503, "The request took longer than this server allows"
         ) from None
-    return responses.Response(content, media_type="application/json")
+
+
+def _serving_error(status, message) -> tf_serving.ServingError:
+    return tf_serving.ServingError(message, status)
 
 
 _metadata = functools.lru_cache(64)(tf_serving.metadata)

@@ -91,14 +91,21 @@ class ChatRequest(openai_completions.Options):
         "continue_final_message.",
     )
 
-    def completion(self, prompt) -> openai_completions.CompletionRequest:
-        """Returns the request for the continuation of a prompt."""
-        most = self.max_tokens
-        if self.max_completion_tokens is not None:
-            most = self.max_completion_tokens
+    def completion(self, prompt, most) -> openai_completions.CompletionRequest:
+        """Returns the request for the continuation of a prompt.
+
+        Args:
+            prompt: the text to continue.
+            most: the most tokens that the server allows.
+        """
+        max_tokens = self.max_completion_tokens
+        if max_tokens is None:
+            max_tokens = self.max_tokens
+        if max_tokens is None:
+            max_tokens = min(DEFAULT_TOKENS, most)
         return openai_completions.CompletionRequest(
             prompt=prompt,
-            max_tokens=DEFAULT_TOKENS if most is None else most,
+            max_tokens=max_tokens,
             logprobs=self.top_logprobs if self.logprobs else None,
             **{
                 name: getattr(self, name)

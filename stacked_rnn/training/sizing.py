@@ -240,7 +240,7 @@ def _tokens_per_second(units, parameters, rates) -> float:
     is_mixed = _use_bfloat16(units, rates)
     # Narrow layers spend their time elsewhere.
     share = 0.55 if is_mixed else min(0.8, 0.5 + 0.3 * units / 256)
-    optimizer = 1 + units / 1100
+    optimizer = 1 + units / 1100  # Muon takes this times Adam's time
     return share * rates[is_mixed] / (6 * parameters * optimizer)
 
 
