@@ -11,8 +11,8 @@ framework turns it on by default: in TensorFlow for all products, in PyTorch for
 cuDNN's alone. There is no trial of settings. README.md says how the contenders
 take turns. Without PyTorch the others are measured.
 
-Takes about five minutes on an H100. Writes gpu.md, .json and .png to
---output_dir as it goes, and prints the first.
+Takes about seven minutes on an H200, most of them for XLA to compile. Writes
+gpu.md, .json and .png to --output_dir as it goes, and prints the first.
 """
 
 import contextlib
@@ -107,42 +107,6 @@ def pytorch(work, cell, dtype):
     return training_speed.pytorch(work, cell, "cuda", dtype == "bfloat16")
 
 
-def cudnn_alone(work, cell, dtype):
-    """The part of a step in `rnn_ops.cudnn`, forward and backward."""
-    import tensorflow as tf
-
-    from stacked_rnn import rnn_ops
-
-    work, gates = Work(*work), {"gru": 3, "lstm": 4}[cell]
-    columns = gates * work.units
-    bias = (2, columns) if cell == "gru" else (columns,)
-    shapes = ((work.units, columns),) * 2 + (bias,)
-    weights = [
-        [tf.random.normal(shape, stddev=0.03) for shape in shapes]
-        for _ in range(work.num_layers)
-    ]
-    x = tf.random.normal((work.batch_size, work.time, work.units))
-    zeros = tf.zeros((work.batch_size, work.units))
-    states = [(zeros,) * (1 + (cell == "lstm"))] * work.num_layers
-
-    @tf.function(autograph=False)
-    def step():
-        with tf.GradientTape() as tape:
-            tape.watch([x, weights])
-            outputs, _ = rnn_ops.cudnn.stack(cell, x, states, weights)
-        gradients = tape.gradient(outputs, [x, weights])
-        return tf.add_n(
-            [tf.reshape(g, [-1])[0] for g in tf.nest.flatten(gradients)]
-        )
-
-    def run(steps):
-        for _ in range(steps):
-            result = step()
-        float(result)
-
-    return run
-
-
 def this_project_generates(batch_size, compiles, directory):
     """`SavedModel.generate`, as generate.py calls it."""
     path = pathlib.Path(directory, "1")
@@ -204,19 +168,12 @@ def train(contenders, work, cell, dtype, config):
         config.steps,
         config.repetitions,
     )
-    decided = contenders[OURS].last_words()
-    result = {
+    return {
         "tokens_per_second": {
             name: work.tokens / value for name, value in seconds.items()
         },
-        "decided": decided,
+        "decided": contenders[OURS].last_words(),
     }
-    if OURS in seconds and decided.endswith("cuDNN"):
-        makers = {OURS: cudnn_alone}
-        alone = in_turn(contenders, makers, arguments, config.steps)
-        if OURS in alone:
-            result["outside_cudnn"] = 1 - alone[OURS] / seconds[OURS]
-    return result
 
 
 def generate(contenders, batch_size, directory):
@@ -253,14 +210,12 @@ def report_lines(gpu, peaks, trained, generated):
     if trained:
         rows = []
         for name, result in trained.items():
-            speeds, share = result["tokens_per_second"], "outside_cudnn"
+            speeds = result["tokens_per_second"]
             rows.append(
                 [
                     name,
                     *(speed(speeds, n) for n in (OURS, KERAS, PYTORCH)),
                     *(ratio(speeds, OURS, rival) for rival in (KERAS, PYTORCH)),
-                    "cuDNN" if share in result else "XLA",
-                    f"{result[share]:.0%}" if share in result else "",
                 ]
             )
         lines += [
@@ -268,8 +223,7 @@ def report_lines(gpu, peaks, trained, generated):
             f"backward, clipping, Adam), windows of {TIME}.\n",
             *table(
                 [
-                    "model", OURS, KERAS, PYTORCH, "to Keras", "to PyTorch",
-                    "how", "outside cuDNN",
+                    "model", OURS, KERAS, PYTORCH, "to Keras", "to PyTorch"
                 ],
                 rows,
             ),

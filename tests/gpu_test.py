@@ -76,6 +76,10 @@ def assert_same_run(one, other, atol=1e-3):
          {"carry_state": True, "gradient_clip_norm": 0.1}),
         ("language_model", True, {"cell": "lstm", "residual": True},
          {"accumulate_steps": 2, "carry_state": True}),
+        # Long enough for XLA.
+        ("language_model", False, {"cell": "gru"}, {"epochs": 10**6}),
+        ("language_model", False, {"cell": "lstm"},
+         {"epochs": 10**6, "carry_state": True, "optimizer": "muon"}),
         ("language_model", False, {"cell": "simple_rnn"}, {}),
         ("language_model", False, {"cell": "gru"},
          {"document_separator": "\\n", "carry_state": True}),

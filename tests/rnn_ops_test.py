@@ -168,25 +168,30 @@ def test_values_and_all_gradients_equal_a_plain_loop(
 
 
 @kinds
-@pytest.mark.parametrize("way", ["graph", "xla_loops", "xla"])
+@pytest.mark.parametrize(
+    "way", ["graph", "xla_loops", "few_kernels", "xla", "xla_few_kernels"]
+)
 def test_graph_and_xla_equal_eager(kind, way, rng):
     tensors, mask, drop = arguments(kind, rng, masked=True, dropped=False)
-    scan = functools.partial(
-        fast_scan,
-        kind,
-        jit_compile=way == "xla_loops",
-        mask=mask,
-        drop=drop,
-        state_mask="cut",
-    )
 
-    def run(tensors):
+    def run(tensors, **options):
+        scan = functools.partial(
+            fast_scan, kind, mask=mask, drop=drop, state_mask="cut", **options
+        )
         return values_and_gradients(
             lambda *args: scan(*args[:-2]), tensors, None, None
         )
 
-    got = tf.function(run, jit_compile=way == "xla", autograph=False)(tensors)
-    assert_all_close(got, run(tensors))
+    compiled = tf.function(
+        functools.partial(
+            run,
+            jit_compile=way == "xla_loops",
+            few_kernels="few_kernels" in way,
+        ),
+        jit_compile=way in ("xla", "xla_few_kernels"),
+        autograph=False,
+    )
+    assert_all_close(compiled(tensors), run(tensors))
 
 
 @kinds
@@ -255,6 +260,25 @@ def test_shapes_may_be_unknown_when_the_graph_is_built(kind, rng):
     got = run(*tf.nest.flatten(tensors), mask)
     expected = values_and_gradients(functools.partial(fast_scan, kind), *case)
     assert_all_close(got, expected)
+
+
+@pytest.mark.parametrize("few_kernels", [False, True])
+@kinds
+def test_xla_knows_the_number_of_iterations(kind, few_kernels, rng):
+    """A GPU would ask the CPU after each iteration whether to go on."""
+    tensors, mask, drop = arguments(kind, rng, masked=False, dropped=False)
+
+    def run(tensors):
+        return values_and_gradients(
+            functools.partial(fast_scan, kind, few_kernels=few_kernels),
+            tensors, mask, drop,
+        )  # fmt: skip
+
+    compiled = tf.function(run, jit_compile=True, autograph=False)
+    hlo = compiled.experimental_get_compiler_ir(tensors)("optimized_hlo")
+    loops = [line for line in hlo.splitlines() if " while(" in line]
+    assert few_kernels or len(loops) == 2
+    assert all("known_trip_count" in line for line in loops)
 
 
 def test_a_recurrent_bias_needs_reset_after(rng):

@@ -202,6 +202,32 @@ def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
     assert_weights_equal(*trainers, 1e-4)
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_few_kernels_change_nothing(cell, monkeypatch):
+    """Windows of 12 steps take two iterations of six."""
+    make_plan, trainers = plan.make_plan, []
+    for few_kernels in (False, True):
+        monkeypatch.setattr(
+            plan,
+            "make_plan",
+            lambda *args, value=few_kernels: dataclasses.replace(
+                make_plan(*args), few_kernels=value
+            ),
+        )
+        trainer = make_trainer(
+            load_data(
+                windows=lambda tokens, _, rows: datasets.Streams(
+                    tokens, 12, rows
+                )
+            ),
+            model={"cell": cell},
+            epochs=1,
+        )
+        trainer.fit(verbose=0)
+        trainers.append(trainer)
+    assert_weights_equal(*trainers, 1e-5)
+
+
 @pytest.mark.parametrize(
     "windows, replicas, parts",
     [(datasets.RandomWindows, 2, 1), (datasets.Streams, 1, 2)],
@@ -287,10 +313,10 @@ H100, A100, T4 = (
 @pytest.mark.parametrize(
     "model, train, gpus, expected",
     [
-        ({"cell": "gru"}, {}, [H100], ("float32", True, "nothing")),
-        ({"cell": "lstm", "dropout": 0.1}, {}, [H100],
+        ({"cell": "gru"}, {}, [H100], ("float32", False, "shards")),
+        ({"cell": "lstm", "dropout": 0.1}, {"jit_compile": False}, [H100],
          ("float32", True, "nothing")),
-        # What cuDNN lacks is computed by scans under XLA.
+        # What cuDNN lacks is computed by scans.
         ({"cell": "simple_rnn"}, {}, [H100], ("float32", False, "shards")),
         ({"recurrent_dropout": 0.1}, {}, [H100], ("float32", False, "shards")),
         ({"end_of_text": True}, {}, [H100], ("float32", False, "shards")),
@@ -323,6 +349,13 @@ def test_precision_cudnn_and_xla_depend_on_the_devices(
     assert decided.steps_per_call == (10 if gpus else 1)
     several = plan.make_plan(*settings, 64, 2, 2, tuple(gpus))
     assert not several.use_xla_for_update and several.steps_per_call == 1
+    # XLA would compile for each shape.
+    varied = plan.make_plan(*settings, 64, 1, 1, tuple(gpus), 0)
+    can_use_cudnn = bool(gpus) and plan._can_use_cudnn(
+        settings[0], decided.dtype_policy
+    )
+    assert varied.use_cudnn == can_use_cudnn
+    assert decided.few_kernels == (bool(gpus) and decided.xla == "shards")
 
 
 @pytest.mark.parametrize(
@@ -330,7 +363,7 @@ def test_precision_cudnn_and_xla_depend_on_the_devices(
     [
         (False, (), "the CPU (no GPU), float32, compiled by XLA"),
         (True, (), "the CPU (no GPU), matmuls in bfloat16, compiled by XLA"),
-        (False, (H100,), "H100, float32, cuDNN"),
+        (False, (H100,), "H100, float32, compiled"),
         (True, (H100, A100), "H100, A100, matmuls in bfloat16, compiled"),
         (True, (T4, T4), "T4, matmuls in float16, cuDNN"),
     ],
@@ -355,7 +388,7 @@ def test_float16_with_loss_scaling_trains_like_float32(monkeypatch):
     losses = []
     for policy in ("float32", "mixed_float16"):
         decided = plan.ExecutionPlan(
-            (), policy, False, "nothing",
+            (), policy, False, "nothing", few_kernels=False,
             use_xla_for_update=False, use_xla_for_masks=False,
             shards=1, steps_per_call=1,
         )  # fmt: skip

@@ -270,8 +270,8 @@ class TrainConfig(Config):
     jit_compile: bool = setting(
         True,
         "Compile with XLA the parts that it makes faster: on a CPU the loops "
-        "over time, on a GPU the layers that cuDNN does not compute, and the "
-        "optimizer.",
+        "over time, on a GPU the whole step (cuDNN is used where compiling "
+        "does not pay).",
     )
     init_from: str = setting(
         "",

@@ -12,12 +12,15 @@ Where a batch stands between two tokens is a value, the carry: a dictionary of
 So a text may be generated in pieces of any length and come out the same.
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
 from stacked_rnn.decoding import samplers
 
 CHUNK = 256  # most tokens per call of a compiled loop
+_DRAWS = 16  # of an iteration of a compiled loop
 
 
 def start(token_ids, states, seen, seeds):
@@ -144,6 +147,25 @@ def generate(
             log_probs.write(step, tf.where(finished, 0.0, log_prob)),
         )
 
+    def draw_if_due(step, carry, *arrays):
+        next_step, new_carry, *arrays = draw(step, carry, *arrays)
+        new_carry = tf.nest.map_structure(
+            lambda new, old: tf.where(step < max_steps, new, old),
+            new_carry,
+            carry,
+        )
+        return next_step, new_carry, *arrays
+
+    def draw_several(*loop):
+        # XLA knows this number, so that a GPU need not ask the CPU after each
+        # draw whether to go on, which takes as long as some draws.
+        return tf.while_loop(
+            lambda *_: True,
+            draw_if_due,
+            loop,
+            maximum_iterations=math.gcd(_DRAWS, padded_length),
+        )
+
     carry = carry | {"finished": carry["finished"] | (before >= limits)}
     _, carry, drawn, log_probs = tf.while_loop(
         lambda step, carry, *_: (
@@ -151,7 +173,7 @@ def generate(
             (step == 0)
             | ((step < max_steps) & ~tf.reduce_all(carry["finished"]))
         ),
-        draw,
+        draw_several if is_compiled else draw,
         (
             tf.constant(0),
             carry,
@@ -159,9 +181,15 @@ def generate(
             tf.TensorArray(tf.float32, width, element_shape=before.shape),
         ),
     )
+    is_due = tf.range(width) < max_steps
+
+    def rows(array):
+        values = tf.transpose(array.stack())
+        return tf.where(is_due, values, tf.zeros_like(values))
+
     return {
-        "token_ids": tf.transpose(drawn.stack()),
-        "log_probs": tf.transpose(log_probs.stack()),
+        "token_ids": rows(drawn),
+        "log_probs": rows(log_probs),
         "lengths": carry["positions"] - before,
         "carry": carry,
     }

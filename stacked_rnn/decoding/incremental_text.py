@@ -37,6 +37,11 @@ class Continuation:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     @property
+    def has_stops(self) -> bool:
+        """Whether there are stop strings."""
+        return bool(self._stops)
+
+    @property
     def text(self) -> str:
         """The continuation alone."""
         return self._content.decode("utf-8", "replace")
@@ -64,6 +69,8 @@ class Continuation:
         self.tokens += tokens
         self.log_probs.frombytes(np.asarray(log_probs, np.float32).tobytes())
         self.stopped |= ended
+        if not self._stops:
+            return
         ends = [stop.find(new) for stop in self._stops]
         end = min((end for end in ends if end is not None), default=None)
         if end is None:

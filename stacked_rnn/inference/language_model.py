@@ -144,7 +144,11 @@ class SavedLanguageModel(base.LoadedModel):
             tf.constant([row.prompt for row in rows]),
             tf.constant([row.seed for row in rows], tf.int64),
         )
-        collections.deque(self.decode(carry, rows, sampling, use_xla), 0)
+        # Only stop strings, which TensorFlow does not know, end it sooner.
+        has_stops = any(row.has_stops for row in rows)
+        first_chunk = 16 if has_stops else generation.CHUNK
+        chunks = self.decode(carry, rows, sampling, use_xla, first_chunk)
+        collections.deque(chunks, 0)
 
     def beam_search(
         self,
@@ -227,7 +231,7 @@ class SavedLanguageModel(base.LoadedModel):
                 for row in group:
                     yield from row.found
 
-    def decode(self, carry, rows, sampling, use_xla=False):
+    def decode(self, carry, rows, sampling, use_xla=False, first_chunk=16):
         """Generates until all rows are finished, a chunk of tokens at a time.
 
         Args:
@@ -236,10 +240,12 @@ class SavedLanguageModel(base.LoadedModel):
             rows: the `Continuation` of each row; receives the tokens.
             sampling: a `SamplingConfig`.
             use_xla: whether to run the loop that XLA compiles.
+            first_chunk: number of tokens in the first chunk. Each is twice as
+                long as the one before it, up to `generation.CHUNK`: a reader
+                soon sees some text.
 
         Yields:
-            The carry after each chunk. The first chunks are short, so that a
-            reader soon sees some text.
+            The carry after each chunk.
         """
 
         def stopped():
@@ -257,25 +263,26 @@ class SavedLanguageModel(base.LoadedModel):
                 names, chunk = options.PLAIN, plain_chunk
         values = options.tensors([sampling] * len(rows), names)
         values["max_new_tokens"] = limits
-        count, left = 16, sampling.max_new_tokens
+        count, left = first_chunk, sampling.max_new_tokens
         while left > 0 and not all(row.stopped for row in rows):
-            drawn = chunk(carry, values, tf.constant(min(count, left)))
-            left -= count
+            steps = min(count, left)
+            drawn = chunk(carry, values, tf.constant(steps))
+            left -= steps
             count = min(2 * count, generation.CHUNK)
             carry = drawn["carry"]
             ended = carry["finished"] & (carry["positions"] < limits)
-            for row, token_ids, log_probs, length, row_ended in zip(
+            for row, tokens, log_probs, length, row_ended in zip(
                 rows,
-                drawn["token_ids"].numpy(),
+                self.token_bytes[
+                    drawn["token_ids"].numpy()[:, :steps]
+                ].tolist(),
                 drawn["log_probs"].numpy(),
                 drawn["lengths"].numpy(),
                 ended.numpy(),
             ):
                 if not row.stopped:
                     row.add(
-                        self.token_bytes[token_ids[:length]].tolist(),
-                        log_probs[:length],
-                        bool(row_ended),
+                        tokens[:length], log_probs[:length], bool(row_ended)
                     )
             carry["finished"] |= stopped()
             yield carry

@@ -28,6 +28,7 @@ class _ScanMixin:
 
     Attributes:
         jit_compile: whether XLA may compile the loops in training.
+        few_kernels: see `rnn_ops.loops.scan`.
         use_cudnn: whether cuDNN replaces the scan (`rnn_ops.cudnn`). Masks must
             then be right-padded: True for the first steps of a row, then False.
         weight_dropout: fraction of the recurrent kernel that is dropped in
@@ -41,6 +42,7 @@ class _ScanMixin:
     """
 
     jit_compile = True
+    few_kernels = False
     use_cudnn = False
     weight_dropout = 0.0
     jit_compile_masks = True
@@ -157,6 +159,7 @@ class _ScanMixin:
                 and not tf.executing_eagerly()
                 and x.shape[:2].is_fully_defined()
             ),
+            few_kernels=self.few_kernels,
             custom_gradient=bool(training),
         )
         if padding:

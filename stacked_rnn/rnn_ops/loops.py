@@ -4,6 +4,8 @@ import functools
 
 import tensorflow as tf
 
+_MOST_STEPS = 8  # of an iteration, with `few_kernels`
+
 
 def with_gradient(custom):
     """Returns a decorator for a function that returns (results, gradient).
@@ -73,7 +75,15 @@ def compiled_if(jit_compile, forward, backward):
     return forward, backward
 
 
-def scan(step, states, sequences, like, state_mask=None, backward=False):
+def scan(
+    step,
+    states,
+    sequences,
+    like,
+    state_mask=None,
+    backward=False,
+    few_kernels=False,
+):
     """Calls a function for each time step, passing the states on.
 
     Args:
@@ -81,19 +91,26 @@ def scan(step, states, sequences, like, state_mask=None, backward=False):
             time step of each sequence.
         states: tuple of tensors, the states before the first step.
         sequences: list of tensors [time, ...].
-        like: tuple with a tensor for each output of a step, of the same shape
-            and dtype.
+        like: tuple with a tensor for each output of a step, [batch, columns],
+            of the same shape and dtype.
         state_mask: None, or [time, batch, 1]: the factor of the states before
             each step. In a backward scan, where the states are gradients, the
             factor of those that a step returns.
         backward: whether to begin at the last time step.
+        few_kernels: whether an iteration takes several time steps, and writes
+            the outputs of each as one tensor. XLA makes fewer kernels of it,
+            and on a GPU launching them takes most of the time.
 
     Returns:
         The final states, and a tuple of the outputs [time, ...].
     """
     time = sequences[0].shape[0]
+    steps = 1
     if time is None:
         time = tf.shape(sequences[0])[0]
+    elif few_kernels:
+        steps = max(n for n in range(1, _MOST_STEPS + 1) if time % n == 0)
+    columns = [tensor.shape[1] for tensor in like]
 
     def array(shape, dtype):
         return tf.TensorArray(
@@ -111,23 +128,34 @@ def scan(step, states, sequences, like, state_mask=None, backward=False):
             return states
         return tuple(state * factors.read(t) for state in states)
 
-    def body(count, states, arrays):
-        t = time - 1 - count if backward else count
-        if not backward:
-            states = scaled(states, t)
-        new_states, outputs = step(states, *(a.read(t) for a in inputs))
-        if backward:
-            new_states = scaled(new_states, t)
-        arrays = tuple(a.write(t, o) for a, o in zip(arrays, outputs))
-        return count + 1, new_states, arrays
+    def body(iteration, states, arrays):
+        for index in range(steps):
+            count = iteration * steps + index
+            t = time - 1 - count if backward else count
+            if not backward:
+                states = scaled(states, t)
+            states, outputs = step(states, *(a.read(t) for a in inputs))
+            if backward:
+                states = scaled(states, t)
+            if few_kernels:
+                outputs = (tf.concat(outputs, 1),)
+            arrays = tuple(a.write(t, o) for a, o in zip(arrays, outputs))
+        return iteration + 1, states, arrays
 
+    if few_kernels:
+        like = (tf.concat(like, 1),)
     _, states, arrays = tf.while_loop(
-        lambda count, *_: count < time,
+        # `maximum_iterations` alone ends it: XLA then knows the number, and
+        # a GPU need not ask the CPU after each iteration.
+        lambda *_: True,
         body,
         (0, states, tuple(array(t.shape, t.dtype) for t in like)),
-        maximum_iterations=time,
+        maximum_iterations=time if steps == 1 else time // steps,
     )
-    return states, tuple(a.stack() for a in arrays)
+    outputs = tuple(a.stack() for a in arrays)
+    if few_kernels:
+        outputs = tuple(tf.split(outputs[0], columns, axis=-1))
+    return states, outputs
 
 
 def recurrent_matmul(kernel, dropout_masks):

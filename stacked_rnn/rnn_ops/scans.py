@@ -13,6 +13,7 @@ def simple_rnn(
     state_mask=None,
     dropout_masks=None,
     jit_compile=False,
+    few_kernels=False,
     custom_gradient=True,
 ):
     """h' = tanh(x + h U): D2L equation 9.4.5 with tanh.
@@ -27,6 +28,7 @@ def simple_rnn(
             state is set to zero before a step, otherwise 1.
         dropout_masks: None, or a list with one mask [batch, units].
         jit_compile: whether XLA compiles the loops.
+        few_kernels: see `loops.scan`.
         custom_gradient: whether to use the hand-written gradient; False: to
             leave it to TensorFlow.
 
@@ -39,11 +41,26 @@ def simple_rnn(
         forward, backward = loops.compiled_if(
             jit_compile, _simple_rnn_forward, _simple_rnn_backward
         )
-        h, outputs = forward(x, h0, kernel, mask, state_mask, dropout_masks)
+        h, outputs = forward(
+            x,
+            h0,
+            kernel,
+            mask,
+            state_mask,
+            dropout_masks,
+            few_kernels=few_kernels,
+        )
 
         def gradient(d_outputs, d_h):
             d_h0, d_x = backward(
-                d_outputs, d_h, outputs, kernel, mask, state_mask, dropout_masks
+                d_outputs,
+                d_h,
+                outputs,
+                kernel,
+                mask,
+                state_mask,
+                dropout_masks,
+                few_kernels=few_kernels,
             )
             h_prev = loops.previous(h0, outputs, state_mask)
             d_kernel = loops.kernel_gradient(h_prev, d_x, kernel, dropout_masks)
@@ -65,6 +82,7 @@ def gru(
     state_mask=None,
     dropout_masks=None,
     jit_compile=False,
+    few_kernels=False,
     custom_gradient=True,
 ):
     """Gated recurrent unit, D2L section 10.2.
@@ -88,6 +106,7 @@ def gru(
             state is set to zero before a step, otherwise 1.
         dropout_masks: None, or a list of three masks [batch, units].
         jit_compile: whether XLA compiles the loops.
+        few_kernels: see `loops.scan`.
         custom_gradient: whether to use the hand-written gradient; False: to
             leave it to TensorFlow.
 
@@ -116,6 +135,7 @@ def gru(
             state_mask,
             dropout_masks,
             reset_after=reset_after,
+            few_kernels=few_kernels,
         )
 
         def gradient(d_outputs, d_h):
@@ -130,6 +150,7 @@ def gru(
                 state_mask,
                 dropout_masks,
                 reset_after=reset_after,
+                few_kernels=few_kernels,
             )
             if reset_after:
                 d_kernel = loops.kernel_gradient(
@@ -168,6 +189,7 @@ def lstm(
     dropout_masks=None,
     cap_input_gate=False,
     jit_compile=False,
+    few_kernels=False,
     custom_gradient=True,
 ):
     """Long short-term memory, D2L section 10.1.
@@ -192,6 +214,7 @@ def lstm(
             c and the candidate (Melis et al. 2018, "On the state of the art of
             evaluation in neural language models", section 3.1).
         jit_compile: whether XLA compiles the loops.
+        few_kernels: see `loops.scan`.
         custom_gradient: whether to use the hand-written gradient; False: to
             leave it to TensorFlow.
 
@@ -213,6 +236,7 @@ def lstm(
             state_mask,
             dropout_masks,
             cap_input_gate=cap_input_gate,
+            few_kernels=few_kernels,
         )
 
         def gradient(d_outputs, d_h, d_c):
@@ -227,6 +251,7 @@ def lstm(
                 state_mask,
                 dropout_masks,
                 cap_input_gate=cap_input_gate,
+                few_kernels=few_kernels,
             )
             h_prev = loops.previous(h0, outputs, state_mask)
             d_kernel = loops.kernel_gradient(h_prev, d_x, kernel, dropout_masks)
@@ -245,7 +270,9 @@ def lstm(
 # that the forward loop saved there do not matter.
 
 
-def _simple_rnn_forward(x, h0, kernel, mask, state_mask, dropout_masks):
+def _simple_rnn_forward(
+    x, h0, kernel, mask, state_mask, dropout_masks, few_kernels
+):
     matmul = loops.recurrent_matmul(kernel, dropout_masks)
 
     def step(states, x, *keep):
@@ -254,13 +281,25 @@ def _simple_rnn_forward(x, h0, kernel, mask, state_mask, dropout_masks):
         return (h,), (h,)
 
     (h,), (outputs,) = loops.scan(
-        step, (h0,), loops.not_none(x, mask), like=(h0,), state_mask=state_mask
+        step,
+        (h0,),
+        loops.not_none(x, mask),
+        like=(h0,),
+        state_mask=state_mask,
+        few_kernels=few_kernels,
     )
     return h, outputs
 
 
 def _simple_rnn_backward(
-    d_outputs, d_h, outputs, kernel, mask, state_mask, dropout_masks
+    d_outputs,
+    d_h,
+    outputs,
+    kernel,
+    mask,
+    state_mask,
+    dropout_masks,
+    few_kernels,
 ):
     matmul_gradient = loops.recurrent_matmul_gradient(kernel, dropout_masks)
 
@@ -277,12 +316,21 @@ def _simple_rnn_backward(
         like=(d_h,),
         state_mask=state_mask,
         backward=True,
+        few_kernels=few_kernels,
     )
     return d_h0, d_x
 
 
 def _gru_forward(
-    x, h0, kernel, bias, mask, state_mask, dropout_masks, reset_after
+    x,
+    h0,
+    kernel,
+    bias,
+    mask,
+    state_mask,
+    dropout_masks,
+    reset_after,
+    few_kernels,
 ):
     units = h0.shape[-1]
     zr_masks, c_masks = loops.split_masks(dropout_masks, 2)
@@ -313,6 +361,7 @@ def _gru_forward(
         loops.not_none(x, mask),
         like=(h0,) * 5,
         state_mask=state_mask,
+        few_kernels=few_kernels,
     )
     return h, saved
 
@@ -330,6 +379,7 @@ def _gru_backward(
     state_mask,
     dropout_masks,
     reset_after,
+    few_kernels,
 ):
     units = d_h.shape[-1]
     zr_masks, c_masks = loops.split_masks(dropout_masks, 2)
@@ -368,12 +418,21 @@ def _gru_backward(
         ),
         state_mask=state_mask,
         backward=True,
+        few_kernels=few_kernels,
     )
     return d_h0, d_x, d_recurrent
 
 
 def _lstm_forward(
-    x, h0, c0, kernel, mask, state_mask, dropout_masks, cap_input_gate
+    x,
+    h0,
+    c0,
+    kernel,
+    mask,
+    state_mask,
+    dropout_masks,
+    cap_input_gate,
+    few_kernels,
 ):
     matmul = loops.recurrent_matmul(kernel, dropout_masks)
 
@@ -394,6 +453,7 @@ def _lstm_forward(
         loops.not_none(x, mask),
         like=(h0,) * 6,
         state_mask=state_mask,
+        few_kernels=few_kernels,
     )
     return h, c, saved
 
@@ -413,6 +473,7 @@ def _lstm_backward(
     state_mask,
     dropout_masks,
     cap_input_gate,
+    few_kernels,
 ):
     matmul_gradient = loops.recurrent_matmul_gradient(kernel, dropout_masks)
 
@@ -447,5 +508,6 @@ def _lstm_backward(
         like=(tf.concat([d_h] * 4, axis=1),),
         state_mask=state_mask,
         backward=True,
+        few_kernels=few_kernels,
     )
     return d_h0, d_c0, d_x

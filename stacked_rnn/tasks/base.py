@@ -34,6 +34,7 @@ class Task:
             for `read_all`.
         has_logits_at_each_token: whether the model computes logits at each
             token, which takes memory.
+        shapes_vary: whether batches have different shapes.
     """
 
     name: ClassVar[str]
@@ -41,6 +42,7 @@ class Task:
     num_sums = 2
     unit = "tokens"
     has_logits_at_each_token = True
+    shapes_vary = True
 
     def __init__(self, data, chosen=None, source=None):
         self.data, self.chosen, self._source = data, chosen, source

@@ -27,6 +27,7 @@ class LanguageModelTask(base.Task):
     name = "language_model"
     load_data = staticmethod(datasets.load_language_data)
     num_sums = 3
+    shapes_vary = False
 
     @classmethod
     def read(cls, start):

@@ -1,9 +1,14 @@
 """Execution plan: precision, XLA and sharding for the available devices."""
 
 import dataclasses
+import math
 
 from stacked_rnn import rnn_ops
 from stacked_rnn.utils import devices
+
+# On a GPU, with this many steps or more, XLA saves more time beside cuDNN than
+# it takes to compile, some 20 seconds; see benchmarks/results/gpu.md.
+WORTH_COMPILING = 2_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +21,8 @@ class ExecutionPlan:
         use_cudnn: whether cuDNN computes the recurrent layers, not `rnn_ops`.
         xla: what XLA compiles: the whole pass of a shard, forward and backward
             ("shards"), the loops over time ("loops"), or neither ("nothing").
+        few_kernels: whether the loops over time make few kernels, see
+            `rnn_ops.loops.scan`.
         use_xla_for_update: whether XLA compiles the clipping and the optimizer.
         use_xla_for_masks: whether XLA compiles the drawing of dropout masks.
         shards: number of parts into which the rows of a replica are cut, one
@@ -29,6 +36,7 @@ class ExecutionPlan:
     dtype_policy: str
     use_cudnn: bool
     xla: str
+    few_kernels: bool
     use_xla_for_update: bool
     use_xla_for_masks: bool
     shards: int
@@ -56,7 +64,13 @@ def _describe(gpus) -> str:
 
 
 def make_plan(
-    model_config, train_config, rows, replicas, local_replicas, gpus
+    model_config,
+    train_config,
+    rows,
+    replicas,
+    local_replicas,
+    gpus,
+    steps=math.inf,
 ) -> ExecutionPlan:
     """Plans how to compute the training steps of a run.
 
@@ -66,6 +80,8 @@ def make_plan(
         replicas: number of replicas in all processes.
         local_replicas: number of replicas in this process.
         gpus: GPUs of this process, see `devices`.
+        steps: number of steps with batches of one shape; XLA compiles for
+            each shape.
     """
     use_xla = train_config.jit_compile
     dtype_policy = "float32"
@@ -76,7 +92,15 @@ def make_plan(
         is_old = gpus and min(g.compute_capability for g in gpus) < (8, 0)
         if gpus and (is_old or not use_xla):
             dtype_policy = "mixed_float16"
-    use_cudnn = bool(gpus) and _can_use_cudnn(model_config, dtype_policy)
+    # In float16, which old GPUs have, only cuDNN was tried.
+    prefers_xla = (
+        use_xla and steps >= WORTH_COMPILING and dtype_policy != "mixed_float16"
+    )
+    use_cudnn = (
+        bool(gpus)
+        and _can_use_cudnn(model_config, dtype_policy)
+        and not prefers_xla
+    )
     cores = max(1, devices.cores() // local_replicas)
     # The matmuls of wide layers occupy all cores without shards.
     needs_no_shards = gpus or model_config.units >= 512
@@ -93,6 +117,7 @@ def make_plan(
         dtype_policy,
         use_cudnn,
         xla,
+        few_kernels=bool(gpus) and xla == "shards",
         use_xla_for_update=is_one_gpu and use_xla,
         use_xla_for_masks=use_xla and not use_cudnn,
         shards=shards,

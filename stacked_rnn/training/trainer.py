@@ -107,6 +107,7 @@ class Trainer:
             replicas,
             len(self.strategy.extended.worker_devices),
             devices.gpus(),
+            0 if self.task.shapes_vary else self.total_steps,
         )
         dtype_policy = self.plan.dtype_policy
         with self.strategy.scope(), _dtype_policy(dtype_policy):
@@ -115,6 +116,7 @@ class Trainer:
                 self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:
                 layer.jit_compile = self.plan.xla == "loops"
+                layer.few_kernels = self.plan.few_kernels
                 layer.jit_compile_masks = self.plan.use_xla_for_masks
             for layer in self.model.layers:
                 if isinstance(layer, layers.Dropout | layers.TokenDropout):
