@@ -164,9 +164,7 @@ def test_a_second_scheduler_of_the_same_kind_needs_no_compilation(
         )
         one.compile()
         assert one.is_compiled.is_set()
-        functions.append(
-            scheduler._decode_function(one._model, one._empty, True)
-        )
+        functions.append(one._loops[False, True])
         one.close()
     assert functions[0].func is functions[1].func
     assert functions[0].func.function_type  # one trace, concrete

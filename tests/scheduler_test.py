@@ -1,6 +1,5 @@
 """Sequences that share a batch get the texts that they get alone."""
 
-import queue
 import threading
 import time
 
@@ -9,52 +8,9 @@ import pytest
 
 from stacked_rnn import configs, inference, tokenizers
 from stacked_rnn.serving import scheduler
+from tests.helpers.schedulers import Harness, alone
 from tests.helpers.small_models import build_generator
 from tests.helpers.waiting import wait_until
-
-
-class Harness:
-    """A `Scheduler`, and what it delivered: sequence -> list of updates."""
-
-    def __init__(self, model, **options):
-        self.updates = {}
-        self.ended = queue.Queue()
-        self.scheduler = scheduler.Scheduler(
-            model, self._deliver, **{"jit_compile": False} | options
-        )
-
-    def _deliver(self, updates):
-        for sequence, update in updates:
-            self.updates.setdefault(sequence, []).append(
-                (time.monotonic(), update)
-            )
-            if update.finish_reason:
-                self.ended.put(sequence)
-
-    def submit(self, prompts, stop=(), deadline=np.inf, **options):
-        settings = {"max_new_tokens": 50} | options
-        sequences = [
-            self.scheduler.sequence(
-                prompt, configs.SamplingConfig(**settings), stop, deadline
-            )
-            for prompt in prompts
-        ]
-        self.scheduler.submit(sequences)
-        return sequences
-
-    def wait(self, count=1):
-        return [self.ended.get(timeout=60) for _ in range(count)]
-
-    def result(self, sequence):
-        """(text, tokens, log p, finish reason) of all its updates together."""
-        updates = [update for _, update in self.updates[sequence]]
-        assert all(update.finish_reason is None for update in updates[:-1])
-        return (
-            "".join(update.text for update in updates),
-            [token for update in updates for token in update.tokens],
-            [value for update in updates for value in update.log_probs],
-            updates[-1].finish_reason,
-        )
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +18,6 @@ def harness(loaded):
     harness = Harness(loaded)
     yield harness
     harness.scheduler.close(20)
-
-
-def alone(model, prompt, stop=(), **options):
-    settings = {"max_new_tokens": 50} | options
-    sampling = configs.SamplingConfig(**settings)
-    [continuation] = model.generate([prompt], sampling, stop)
-    return continuation
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -99,6 +48,48 @@ def test_a_sequence_gets_the_text_of_generate(
         assert shown == expected.text and tokens == expected.tokens
         np.testing.assert_allclose(log_probs, expected.log_probs, atol=1e-5)
         assert reason == "length"
+
+
+def texts(harness, prompts, **options):
+    sequences = harness.submit(prompts, **options)
+    harness.wait(len(prompts))
+    return sequences, [harness.result(sequence)[0] for sequence in sequences]
+
+
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.5}])
+def test_a_prompt_is_read_from_where_a_known_one_ends(loaded, options):
+    harness = Harness(loaded)
+    shared = "a b\nc d e f " * 100
+    prompts = [shared, shared + "abc", shared + "f", "b" + shared, shared[:700]]
+    expected = [alone(loaded, one, **options).text for one in prompts]
+    num_tokens = len(alone(loaded, shared).prompt)
+    for turn in range(2):
+        for prompt, text in zip(prompts, expected):
+            (sequence,), got = texts(harness, [prompt], **options)
+            assert got == [text]
+            is_known = turn or prompt not in (shared, "b" + shared)
+            least = num_tokens - 64 if prompt != shared[:700] else 700 - 128
+            assert (sequence.num_cached >= least) == bool(is_known)
+            assert sequence.num_cached < len(sequence.prompt_ids)
+    harness.scheduler.close(20)
+
+
+def test_the_next_turn_reads_its_end_only(loaded):
+    harness = Harness(loaded)
+    prompt = "a b\nc d e f " * 10
+    _, [answer] = texts(harness, [prompt], max_new_tokens=300)
+    (sequence,), [text] = texts(harness, [prompt + answer + "abc"])
+    assert sequence.num_cached >= len(prompt) + 300 - 65
+    assert text == alone(loaded, prompt + answer + "abc").text
+    harness.scheduler.close(20)
+
+
+def test_without_a_cache_all_is_read(loaded):
+    harness = Harness(loaded, cache_bytes=0)
+    for _ in range(2):
+        (sequence,), _ = texts(harness, ["a b\nc d e f " * 100])
+        assert not sequence.num_cached
+    harness.scheduler.close(20)
 
 
 def test_more_sequences_than_slots(harness, loaded):

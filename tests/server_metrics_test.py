@@ -203,7 +203,7 @@ def test_finish_reasons_are_exposed_from_the_start():
 def test_the_format_follows_the_accept_header(accept, is_open):
     server = metrics.Metrics([])
     own = server.of("letters")
-    own.prompt(3)
+    own.prompt(3, 1)
     own.first_token(0.2)
     own.between(0.001)
     own.predicted(0.5)

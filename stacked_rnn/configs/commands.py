@@ -394,6 +394,13 @@ class ServeConfig(Config):
         "limit).",
         minimum=0,
     )
+    prefix_cache_mib: int = setting(
+        64,
+        "Maximum memory per model, in MiB, for the states after beginnings of "
+        "texts, so that a prompt that begins like one before is read from "
+        "there on (0: none).",
+        minimum=0,
+    )
     jit_compile: bool = setting(
         True,
         "Compile each model with XLA after it is loaded, which takes one core "

@@ -56,7 +56,8 @@ def generate(
         carry: where the rows stand, see above.
         options: the sampling options, see `options`; `max_new_tokens` is over
             all calls, 0 draws nothing. Those not in `options.PLAIN` may be
-            missing: without effect then, and less work.
+            missing: without effect then, and less work. There may be those of
+            `samplers.adjust`, and the carry then has `counts`.
         max_steps: int32 scalar.
         padded_length: None, or, for XLA, a constant of at least `max_steps`:
             the width of the results. XLA compiles once per width, whatever
@@ -73,7 +74,7 @@ def generate(
 
         token_ids: int32 [batch, width], read or drawn; 0 beyond.
         log_probs: float32 [batch, width], the model's own log p(token),
-            before temperature, penalty and truncation.
+            before temperature, penalty and truncation; that of `end_id`, too.
         lengths: int32 [batch], how many tokens each row drew.
         carry: where the rows stand now.
     """
@@ -89,7 +90,7 @@ def generate(
     bans = np.zeros(vocabulary_size, np.float32)
     if banned_id is not None:
         bans[banned_id] = -np.inf
-    penalty = options.get("repetition_penalty")
+    penalty, adjusts = options.get("repetition_penalty"), "ends" in options
 
     def if_penalized(change, value):
         if penalty is None:
@@ -107,6 +108,10 @@ def generate(
             ),
             logits,
         )
+        if adjusts:
+            penalized = samplers.adjust(
+                penalized, carry["counts"], carry["positions"], options
+            )
         token_ids = samplers.sample(
             penalized + bans, uniforms[step], options, sorts=not is_compiled
         )
@@ -129,7 +134,11 @@ def generate(
             token_ids, logits
         )
         finished = carry["finished"]
-        if end_id is not None:
+        if adjusts:
+            finished |= is_drawn & tf.gather(
+                options["ends"], token_ids, batch_dims=1
+            )
+        elif end_id is not None:
             finished |= is_drawn & (token_ids == end_id)
         positions = carry["positions"] + tf.cast(is_drawn & ~finished, tf.int32)
         new_carry = {
@@ -140,11 +149,15 @@ def generate(
             "finished": finished | (positions >= limits),
             "seeds": carry["seeds"],
         }
+        if adjusts:
+            new_carry["counts"] = carry["counts"] + tf.one_hot(
+                tf.where(is_drawn, token_ids, -1), vocabulary_size
+            )
         return (
             step + 1,
             new_carry,
             drawn.write(step, tf.where(finished, 0, token_ids)),
-            log_probs.write(step, tf.where(finished, 0.0, log_prob)),
+            log_probs.write(step, tf.where(carry["finished"], 0.0, log_prob)),
         )
 
     def draw_if_due(step, carry, *arrays):

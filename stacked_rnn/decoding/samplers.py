@@ -71,6 +71,36 @@ def penalize_repetition(logits, seen, penalty):
     return tf.where(seen, penalized, logits)
 
 
+def adjust(logits, counts, positions, options):
+    """Changes logits by more than the sampling options.
+
+        logits + bias - presence_penalty * [counts > 0]
+               - frequency_penalty * counts
+
+    as in OpenAI's API, and minus infinity for what would end a row too soon.
+
+    Args:
+        logits: float32 [batch, vocabulary].
+        counts: float32 [batch, vocabulary], how often each was drawn.
+        positions: int32 [batch], how many tokens each row has drawn.
+        options: a dictionary of
+
+            bias: float32 [batch, vocabulary].
+            presence_penalty, frequency_penalty: float32 [batch].
+            ends: bool [batch, vocabulary], the tokens that end a row.
+            min_tokens: int32 [batch], how many tokens a row draws before one
+                may end it.
+    """
+    adjusted = (
+        logits
+        + options["bias"]
+        - options["presence_penalty"][:, None] * tf.cast(counts > 0, tf.float32)
+        - options["frequency_penalty"][:, None] * counts
+    )
+    is_early = positions < options["min_tokens"]
+    return tf.where(is_early[:, None] & options["ends"], -np.inf, adjusted)
+
+
 def truncate(logits, top_k, top_p, sorts=True):
     """Minus infinity for the tokens that top-k, then top-p, leave out.
 
@@ -154,7 +184,9 @@ def sample(logits, uniform, options, sorts=True):
         logits: float32 [batch, vocabulary].
         uniform: float32 [batch], numbers in [0, 1).
         options: [batch] each: temperature, where 0 takes the likeliest token;
-            top_k and top_p, or neither. (`penalize_repetition` comes before.)
+            top_k and top_p, or neither; min_p, the least probability of a
+            token, as a fraction of that of the likeliest, or not.
+            (`penalize_repetition` and `adjust` come before.)
         sorts: see `truncate`.
 
     Returns:
@@ -164,6 +196,10 @@ def sample(logits, uniform, options, sorts=True):
     # The least divisor is one with which no logit becomes infinite.
     divisor = tf.where(greedy, 1.0, tf.maximum(options["temperature"], 1e-30))
     scaled = logits / divisor[:, None]
+    if "min_p" in options:
+        least = tf.math.log(options["min_p"])[:, None]
+        highest = tf.reduce_max(scaled, axis=-1, keepdims=True)
+        scaled = tf.where(scaled >= highest + least, scaled, -np.inf)
     if "top_k" in options:
         top_k, top_p = options["top_k"], options["top_p"]
         truncates = (top_k > 0) | (top_p < 1.0)

@@ -178,7 +178,8 @@ class TextGenerator(base.ExportedModel):
             Returns:
                 texts: string [batch], the continuations alone, valid UTF-8.
                 token_ids: int32 [batch, longest], 0 beyond a row's length.
-                log_probs: float32 [batch, longest], log p of each token.
+                log_probs: float32 [batch, longest], log p of each token, 0
+                    beyond a row's length.
                 lengths: int32 [batch], tokens generated in each row.
             """
             return self._generate(
@@ -257,12 +258,14 @@ class TextGenerator(base.ExportedModel):
         texts = self.tokenizer.detokenize(
             tf.RaggedTensor.from_tensor(token_ids, lengths=drawn["lengths"])
         )
+        log_probs = drawn["log_probs"][:, :longest]
+        is_drawn = tf.range(longest) < drawn["lengths"][:, None]
         return {
             "texts": tf.strings.unicode_transcode(
                 texts, "UTF-8", "UTF-8", errors="replace"
             ),
             "token_ids": token_ids,
-            "log_probs": drawn["log_probs"][:, :longest],
+            "log_probs": tf.where(is_drawn, log_probs, 0.0),
             "lengths": drawn["lengths"],
         }
 

@@ -24,6 +24,7 @@ _GAUGES = {  # name -> help; `_StateCollector` has their values in this order
     "--max_waiting.",
     "texts_active": "Sequences that have a slot.",
     "max_texts_active": "Slots.",
+    "prefix_cache_bytes": "Bytes of tokens and states in the prefix cache.",
     "is_compiled": "1 once XLA has compiled the model: it then has full speed.",
 }
 _FINISH_REASONS = ("stop", "length", "cancelled", "timeout", "error")
@@ -70,6 +71,10 @@ class Metrics:
         )
         self.prompt_tokens = self._counter(
             "prompt_tokens", "Tokens in prompts."
+        )
+        self.cached_tokens = self._counter(
+            "cached_prompt_tokens",
+            "Tokens in prompts that the prefix cache spared reading.",
         )
         self.generated_tokens = self._counter(
             "generated_tokens", "Tokens generated."
@@ -158,9 +163,10 @@ class ModelMetrics:
         for reason in _FINISH_REASONS:  # so that each series begins at 0
             metrics.texts_finished.labels(model_name, reason)
 
-    def prompt(self, num_tokens) -> None:
-        """Counts the tokens of a prompt."""
+    def prompt(self, num_tokens, num_cached) -> None:
+        """Counts the tokens of a prompt, and those not read of them."""
         self._metrics.prompt_tokens.labels(self._name).inc(num_tokens)
+        self._metrics.cached_tokens.labels(self._name).inc(num_cached)
 
     def generated(self, num_tokens) -> None:
         """Counts tokens that a client receives."""
@@ -240,6 +246,7 @@ class _StateCollector:
                 values = (
                     scheduler.num_waiting, scheduler.max_waiting,
                     scheduler.num_active, NUM_SLOTS,
+                    scheduler.prefixes.num_bytes,
                     scheduler.is_compiled.is_set(),
                 )  # fmt: skip
                 for gauge, value in zip(gauges, values):

@@ -19,11 +19,14 @@ from pydantic_core import PydanticCustomError
 
 from stacked_rnn.configs import SamplingConfig
 from stacked_rnn.serving import request_bodies, top_logprobs
+from stacked_rnn.serving.adjustments import Adjustment
 from stacked_rnn.serving.request_bodies import TokenIds
 
 MAX_SEQUENCES = 128  # per request: prompts times n
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1_000  # characters
+MAX_BIASES = 1_024  # tokens
+END_OF_TEXT = b"<|endoftext|>"  # in logprobs, where a token ended the text
 _NEAR = 1_000  # characters that a prompt may have between two of its tokens
 _STOP = (
     f"a string of 1 to {MAX_STOP_LENGTH:,} characters, or a list of at most "
@@ -57,6 +60,26 @@ def _checked_stop(value):
     return value
 
 
+def _checked_bias(value):
+    """Checks a logit bias; its keys become integers."""
+    expected = PydanticCustomError(
+        "bias",
+        f"expected an object of at most {MAX_BIASES} token ids, each with a "
+        "number from -100 to 100",
+    )
+    if not isinstance(value, dict) or len(value) > MAX_BIASES:
+        raise expected
+    for key, bias in value.items():
+        if not (
+            re.fullmatch(r"[0-9]{1,9}", key) and type(bias) in (int, float)
+        ):
+            raise expected
+        if not -100 <= bias <= 100:
+            raise expected
+    return value
+
+
+_TokenId = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
 _SOME = Field(min_length=1, max_length=MAX_SEQUENCES)
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
@@ -79,32 +102,48 @@ class Options(request_bodies.Body):
     # Not in OpenAI's API:
     top_k: int = Field(0, ge=-1, lt=2**31, description="0 or -1: all.")
     repetition_penalty: float = Field(1.0, ge=0.01, le=100)
+    min_p: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Draw from tokens of at least this fraction of the "
+        "probability of the likeliest.",
+    )
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: Annotated[
+        dict[_TokenId, Annotated[float, Field(ge=-100, le=100)]],
+        pydantic.BeforeValidator(_checked_bias),
+        Field(max_length=MAX_BIASES),
+    ] = Field({})
+    min_tokens: int = Field(
+        0, ge=0, description="No token ends the text before this many."
+    )
+    stop_token_ids: Annotated[
+        list[Annotated[int, Field(ge=0)]],
+        pydantic.BeforeValidator(request_bodies.checked_token_ids),
+        Field(max_length=MAX_BIASES),
+    ] = Field([])
     ignore_eos: bool = Field(
-        False, description="Has no effect on models whose texts have no end, "
-        "and is refused for others.",
-    )  # fmt: skip
-    # Anything but the default is refused:
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = Field({})
-    min_p: Annotated[float, Field(ge=0, le=0)] = 0.0
-    min_tokens: Literal[0] = 0
-    stop_token_ids: Annotated[list[int], Field(max_length=0)] = Field([])
-
-    @pydantic.field_validator(
-        "frequency_penalty", "presence_penalty", "logit_bias", "min_p",
-        "min_tokens", "stop_token_ids", mode="before",
-    )  # fmt: skip
-    @classmethod
-    def _check_default(cls, value, info):
-        if value != cls.model_fields[info.field_name].default:
-            raise PydanticCustomError("off", "not supported by this server")
-        return value
+        False, description="The token that ends a text is never drawn."
+    )
 
     @property
     def stops(self) -> list[str]:
         """The stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    def adjustment(self) -> Adjustment:
+        """What changes the distribution beside the `SamplingConfig`."""
+        return Adjustment(
+            logit_bias={int(key): b for key, b in self.logit_bias.items()},
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            min_p=self.min_p,
+            min_tokens=min(self.min_tokens, 2**31 - 1),
+            end_ids=tuple(self.stop_token_ids),
+            ignores_end=self.ignore_eos,
+        )
 
 
 class CompletionRequest(Options):
@@ -215,6 +254,7 @@ class Answer:
         likeliest,
         finish_reason,
         stop_reason=None,
+        end_log_prob=None,
     ) -> dict:
         """Builds a choice of a stream: the new part of one sequence.
 
@@ -228,9 +268,14 @@ class Answer:
                 0 or null.
             finish_reason: "stop", "length" or None.
             stop_reason: the stop string that ended the sequence, or None.
+            end_log_prob: log p of the token that ended it, which is an entry
+                of the logprobs alone, or None. `likeliest` has one more then.
         """
         self._num_tokens += len(tokens)
         logprobs = None
+        if end_log_prob is not None:
+            tokens = [*tokens, END_OF_TEXT]
+            log_probs = [*log_probs, end_log_prob]
         if self._request.logprobs is not None:
             logprobs = self._logprobs(index, tokens, log_probs, likeliest)
         piece = {
@@ -264,20 +309,21 @@ class Answer:
             event["usage"] = usage
         return event
 
-    def whole(self, pieces, prompt_tokens):
+    def whole(self, pieces, prompt_tokens, cached_tokens):
         """Yields the whole answer as parts of its JSON.
 
         Args:
             pieces: all `piece`s, those of each sequence in order.
-            prompt_tokens: number of tokens in the prompts.
+            prompt_tokens, cached_tokens: see `usage`.
         """
+        usage = self.usage(prompt_tokens, cached_tokens)
         by_index = [[] for _ in self._offsets]
         for piece in pieces:
             by_index[piece["index"]].append(piece)
         yield json.dumps(self._head)[:-1] + ', "choices": ['
         for index, own in enumerate(by_index):
             yield ", " * (index > 0) + json.dumps(self._choice(index, own))
-        yield f'], "usage": {json.dumps(self.usage(prompt_tokens))}}}'
+        yield f'], "usage": {json.dumps(usage)}}}'
 
     def _choice(self, index, pieces):
         logprobs = None
@@ -299,12 +345,19 @@ class Answer:
             "stop_reason": pieces[-1]["stop_reason"],
         }
 
-    def usage(self, prompt_tokens) -> dict:
-        """Builds the token counts of the answer."""
+    def usage(self, prompt_tokens, cached_tokens) -> dict:
+        """Builds the token counts of the answer.
+
+        Args:
+            prompt_tokens: number of tokens in the prompts.
+            cached_tokens: how many of them were not read, because the states
+                after them were known.
+        """
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": self._num_tokens,
             "total_tokens": prompt_tokens + self._num_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
 
     def _logprobs(self, index, tokens, log_probs, likeliest):

@@ -11,6 +11,7 @@ from stacked_rnn.serving import (
     openai_completions,
     pools,
     scheduler,
+    tokenization,
     top_logprobs,
 )
 from stacked_rnn.serving.errors import ApiError
@@ -152,12 +153,7 @@ class Stream:
                 served = await find_writer(
                     self._repository, body.model, self._config.request_seconds
                 )
-                has_end = served.model.tokenizer.end_id is not None
-                if body.ignore_eos and has_end:
-                    raise ApiError(
-                        400, "ignore_eos: not supported for this model, whose "
-                        "texts have an end", "ignore_eos",
-                    )  # fmt: skip
+                self._check_token_ids(served.model)
                 if self._reads_prompts:
                     prompts = await self._readers.run(self._read, served)
                 else:
@@ -199,6 +195,11 @@ class Stream:
                 f"than {most:,} tokens at once", "n",
             )  # fmt: skip
 
+    def _check_token_ids(self, model):
+        for name in ("logit_bias", "stop_token_ids"):
+            token_ids = [*map(int, getattr(self._body, name))]
+            tokenization.check_token_ids(model, token_ids, name)
+
     @property
     def _reads_prompts(self):
         """Whether prompts are tokenized here, before they wait for a slot."""
@@ -209,8 +210,9 @@ class Stream:
         """Makes a sequence per prompt and sampling."""
         make, stops = served.scheduler.sequence, self._body.stops
         deadline = self._start_time + self._config.request_seconds
+        adjustment = self._body.adjustment()
         return [
-            make(prompt, sampling, stops, deadline)
+            make(prompt, sampling, stops, deadline, adjustment)
             for prompt in self._body.prompts
             for sampling in samplings
         ]
@@ -256,10 +258,13 @@ class Stream:
         return prompts
 
     @property
-    def _num_prompt_tokens(self):
-        """Tokens of the prompts that have been tokenized so far."""
+    def _prompt_tokens(self):
+        """Tokens of the prompts so far: tokenized, and in the prefix cache."""
         firsts = self._sequences[:: self._body.n]
-        return sum(sequence.num_prompt_tokens for sequence in firsts)
+        return (
+            sum(sequence.num_prompt_tokens for sequence in firsts),
+            sum(sequence.num_cached for sequence in firsts),
+        )
 
     async def events(self):
         """Yields the answer as server-sent events, bytes.
@@ -284,15 +289,13 @@ class Stream:
             yield _event(error.body)
             return
         if body.stream_options.include_usage:
-            yield _event(
-                answer.event([], answer.usage(self._num_prompt_tokens))
-            )
+            yield _event(answer.event([], answer.usage(*self._prompt_tokens)))
         yield b"data: [DONE]\n\n"
 
     def _usage(self):
         """The usage so far, if each part of a stream is to have it."""
         if self._body.stream_options.continuous_usage_stats:
-            return self._answer.usage(self._num_prompt_tokens)
+            return self._answer.usage(*self._prompt_tokens)
         return None
 
     async def whole(self) -> bytes:
@@ -306,7 +309,7 @@ class Stream:
             async for more in arriving:
                 pieces += more
         parts = []
-        for part in self._answer.whole(pieces, self._num_prompt_tokens):
+        for part in self._answer.whole(pieces, *self._prompt_tokens):
             parts.append(part)
             await asyncio.sleep(0)  # lets other requests run
         return "".join(parts).encode()
@@ -348,6 +351,7 @@ class Stream:
                         await self._likeliest(sequence, update),
                         update.finish_reason,
                         sequence.continuation.stop_string,
+                        update.end_log_prob,
                     )
                 )  # fmt: skip
             yield pieces
@@ -357,8 +361,12 @@ class Stream:
         if not self._rankings:
             return ()
         try:
+            token_ids = update.token_ids
+            if update.end_log_prob is not None:
+                # Any token: what is likely at its place does not depend on it.
+                token_ids = [*token_ids, 0]
             return await self._readers.run(
-                self._rankings[sequence.index].read, update.token_ids
+                self._rankings[sequence.index].read, token_ids
             )
         except pools.BusyError:
             raise ApiError(
@@ -369,7 +377,7 @@ class Stream:
         """Cancels unfinished sequences. It may be called more than once."""
         if not self._has_left:
             self._has_left = True
-            self._counts.prompt(self._num_prompt_tokens)
+            self._counts.prompt(*self._prompt_tokens)
         self._cancel()
         for sequence in self._unfinished:
             self._counts.finished(sequence, "cancelled")

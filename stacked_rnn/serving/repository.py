@@ -67,7 +67,7 @@ class Repository:
 
     Args:
         saved_model, model_name: see `ModelDirectory`.
-        deliver, max_waiting, jit_compile: see `Scheduler`.
+        deliver, max_waiting, jit_compile, cache_bytes: see `Scheduler`.
         max_loaded: most models in memory at a time; 0: all. Another model is
             loaded when it is requested, and replaces the one requested least
             recently. A new version is loaded beside the one that it replaces.
@@ -88,10 +88,11 @@ class Repository:
         max_waiting,
         jit_compile,
         max_loaded=0,
+        cache_bytes=0,
     ):
         self._directory = ModelDirectory(saved_model, model_name)
         self._deliver, self._max_waiting = deliver, max_waiting
-        self._jit_compile = jit_compile
+        self._jit_compile, self._cache_bytes = jit_compile, cache_bytes
         self._max_loaded = max_loaded or math.inf
         self.is_settled = False
         self._listed = {}  # directory -> ListedModel
@@ -481,7 +482,11 @@ class Repository:
             served_model.warm_up(model.functions)
         else:
             sequences = scheduler.Scheduler(
-                model, self._deliver, self._max_waiting, jit_compile=False
+                model,
+                self._deliver,
+                self._max_waiting,
+                jit_compile=False,
+                cache_bytes=self._cache_bytes,
             )
             if self._jit_compile and name in self._served:
                 self._unserved.add(sequences)

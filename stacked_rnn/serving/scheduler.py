@@ -27,11 +27,14 @@ import tensorflow as tf
 from stacked_rnn.configs import SamplingConfig, UserError
 from stacked_rnn.decoding import generation, options
 from stacked_rnn.decoding.incremental_text import Continuation
-from stacked_rnn.serving import decode_functions
+from stacked_rnn.serving import adjustments, decode_functions, prefix_cache
 
 BATCH_SIZES = (1, 4, 8, 16, 64)
 NUM_SLOTS = BATCH_SIZES[-1]
 CHUNK = 64  # most steps per call
+# Tokens: the states after a shorter beginning are not kept; up to the second
+# number they are kept after each call that reads it.
+_LEAST_KEPT, _DENSELY_KEPT = 32, 8192
 # Seconds that a call should take. Short calls show new tokens sooner; long
 # ones, for more than _FEW sequences, give more tokens per second.
 _FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.01, 0.03
@@ -55,6 +58,8 @@ class Update:
             their ids, and log p of each, in nats.
         finish_reason: "stop" or "length" (see `Continuation`), "cancelled",
             "timeout" or "error"; None while the sequence continues.
+        end_log_prob: log p of the token that ended the sequence, in nats;
+            None if none did.
     """
 
     text: str = ""
@@ -62,6 +67,7 @@ class Update:
     token_ids: abc.Sequence[int] = ()
     log_probs: abc.Sequence[float] = ()
     finish_reason: str | None = None
+    end_log_prob: float | None = None
 
 
 class Sequence:
@@ -74,11 +80,15 @@ class Sequence:
         sampling: a `SamplingConfig`.
         stop: strings that end the sequence, themselves left out.
         deadline: the `time.monotonic()` at which the sequence is cut off.
+        adjustment: an `Adjustment`.
 
     Attributes:
         prompt_ids: int32 [tokens]; the start token where the prompt is empty.
         num_prompt_tokens: length of the prompt; 0 if it is empty.
-        num_read: how many of `prompt_ids` were read.
+        num_cached: how many of `prompt_ids` were not read, because the states
+            after them were known.
+        num_read: how many of `prompt_ids` were read or are in the carry (see
+            `generation`), those not read included.
         token_ids: list of the ids drawn.
         continuation: a `Continuation`; None until the prompt is tokenized.
         is_cancelled: set it to end the sequence after the current call.
@@ -87,20 +97,33 @@ class Sequence:
             None before.
     """
 
-    def __init__(self, prompt, prompt_ids, sampling, stop=(), deadline=np.inf):
+    def __init__(
+        self,
+        prompt,
+        prompt_ids,
+        sampling,
+        stop=(),
+        deadline=np.inf,
+        adjustment=adjustments.NONE,
+    ):
         self.prompt, self.prompt_ids = prompt, prompt_ids
-        self.num_prompt_tokens = 0
+        self.num_prompt_tokens, self.adjustment = 0, adjustment
         self.sampling, self.stop, self.deadline = sampling, stop, deadline
         self.is_cancelled = False
         self.arrival_time = self.slot_time = self.first_token_time = None
-        self.num_read = 1  # the carry begins with the first, see `generation`
+        self.num_cached, self.num_read = 0, 1
         self.token_ids = []
         self.continuation = None
 
     def fork(self, sampling) -> "Sequence":
         """Copies this sequence, tokenized, with another `SamplingConfig`."""
         fork = Sequence(
-            self.prompt, self.prompt_ids, sampling, self.stop, self.deadline
+            self.prompt,
+            self.prompt_ids,
+            sampling,
+            self.stop,
+            self.deadline,
+            self.adjustment,
         )
         fork.num_prompt_tokens = self.num_prompt_tokens
         # Xor takes the old seed out: the hash of the prompt remains.
@@ -120,14 +143,20 @@ class Scheduler:
         jit_compile: whether to compile with XLA: that takes about twenty
             seconds, during which sequences are continued already, and makes
             everything after it faster.
+        cache_bytes: see `prefixes`.
 
     Attributes:
+        prefixes: a `PrefixCache` of `cache_bytes`: the states after beginnings
+            of texts.
         is_compiled: an event, set once XLA has finished.
         max_waiting: see above.
     """
 
-    def __init__(self, model, deliver, max_waiting=1024, jit_compile=True):
+    def __init__(
+        self, model, deliver, max_waiting=1024, jit_compile=True, cache_bytes=0
+    ):
         self._model, self._deliver = model, deliver
+        self.prefixes = prefix_cache.PrefixCache(cache_bytes)
         self.max_waiting = max_waiting
         self._waiting = collections.deque()  # one deque per `submit`
         self._changed = threading.Condition()
@@ -136,13 +165,14 @@ class Scheduler:
         start_ids = [model.tokenizer.start_id]
         self._padding = self.sequence(start_ids, SamplingConfig())
         self.tokenize([self._padding])
-        self._empty = _Batch([], self._initial_carry([self._padding]))
+        self._empty = self._make_batch([], self._initial_carry([self._padding]))
         self._batch, self._admitted = self._empty, []
-        uncompiled = _decode_function(model, self._empty, jit_compile=False)
-        self._decode_functions = {
-            size: self._fastest([uncompiled], size) for size in BATCH_SIZES
-        }
+        self._loops = {}  # (adjusts, jit_compile) -> function
+        self._decode_functions = {}  # (batch size, adjusts) -> _DecodeFunction
+        for size in BATCH_SIZES:
+            self._find_function(size, adjusts=False, jit_compile=False)
         self.is_compiled = threading.Event()
+        self._compiles_adjusting = False
         self._threads = [threading.Thread(target=self._run, daemon=True)]
         if jit_compile:
             self._threads.append(
@@ -151,12 +181,19 @@ class Scheduler:
         for thread in self._threads:
             thread.start()
 
-    def sequence(self, prompt, sampling, stop=(), deadline=np.inf) -> Sequence:
+    def sequence(
+        self,
+        prompt,
+        sampling,
+        stop=(),
+        deadline=np.inf,
+        adjustment=adjustments.NONE,
+    ) -> Sequence:
         """Makes a `Sequence`.
 
         Args:
             prompt: a string, or a list of token ids.
-            sampling, stop, deadline: see `Sequence`.
+            sampling, stop, deadline, adjustment: see `Sequence`.
 
         Raises:
             UserError: a token id is not in the vocabulary.
@@ -168,7 +205,9 @@ class Scheduler:
                 raise UserError(f"there is no token id {max(prompt)}")
             prompt_ids = np.array(prompt, np.int32)
             prompt = b"".join(self._model.token_bytes[prompt_ids].tolist())
-        return Sequence(prompt, prompt_ids, sampling, stop, deadline)
+        return Sequence(
+            prompt, prompt_ids, sampling, stop, deadline, adjustment
+        )
 
     def tokenize(self, sequences) -> None:
         """Tokenizes the prompts of sequences, in the caller's thread.
@@ -240,7 +279,7 @@ class Scheduler:
             self._changed.notify()
         self._threads[0].join(seconds)
         self._is_over = True
-        for thread in self._threads:
+        for thread in list(self._threads):
             thread.join()
 
     # In the thread ------------------------------------------------------------
@@ -282,7 +321,7 @@ class Scheduler:
             for sequence in admitted:
                 sequence.slot_time = now
             self.tokenize(admitted)
-            new = _Batch(admitted, self._initial_carry(admitted))
+            new = self._make_batch(admitted, self._initial_carry(admitted))
             self._batch = self._merge_rows(self._batch, new)
             self._admitted = []
 
@@ -315,7 +354,7 @@ class Scheduler:
     def _decode(self):
         """Takes all rows of the batch some steps further, in one call."""
         batch = self._batch
-        decode = self._decode_functions[batch.size]
+        decode = self._decode_function(batch)
         is_few = len(batch.sequences) <= _FEW
         budget = _FEW_SECONDS if is_few else _MANY_SECONDS
         max_steps = max(
@@ -333,13 +372,15 @@ class Scheduler:
             sequence.num_read += len(part)
             starts.append(len(part))
         start_time = time.monotonic()
+        carry_before = batch.carry
         drawn = decode.function(
-            tf.nest.map_structure(tf.constant, batch.carry),
+            tf.nest.map_structure(tf.constant, batch.full_carry()),
             batch.options,
             tf.constant(forced_ids),
             tf.constant(max_steps),
         )
         batch.carry = drawn.pop("carry")
+        batch.carry.pop("counts", None)
         drawn = tf.nest.map_structure(np.asarray, drawn)
         is_finished, positions = (
             batch.carry[name].numpy() for name in ("finished", "positions")
@@ -355,18 +396,27 @@ class Scheduler:
                 # The steps of a call take the same time each.
                 share = (start + 1) / num_steps
                 sequence.first_token_time = start_time + seconds * share
+            num_before = sequence.num_read - start + len(sequence.token_ids)
             sequence.token_ids += token_ids.tolist()
             continuation = sequence.continuation
+            ended = finished and position < sequence.sampling.max_new_tokens
             continuation.add(
                 self._model.token_bytes[token_ids].tolist(),
                 drawn["log_probs"][own],
-                finished and position < sequence.sampling.max_new_tokens,
+                ended,
             )
+            end_log_prob = None
+            if ended and not continuation.stop_string:
+                end = start + drawn["lengths"][row]
+                end_log_prob = float(drawn["log_probs"][row, end])
             reason = self._early_finish_reason(sequence)
             if continuation.stopped:
                 reason = "stop"
             elif finished:
                 reason = "length"
+            if start or reason:
+                states = carry_before["states"]
+                self._keep_states(sequence, num_before - 1, states, row)
             shown = continuation.show(last=reason is not None)
             new = continuation.show_tokens()
             update = Update(
@@ -375,6 +425,7 @@ class Scheduler:
                 sequence.token_ids[new],
                 continuation.log_probs[new].tolist(),
                 reason,
+                end_log_prob,
             )
             if shown or update.tokens or reason:
                 updates.append((sequence, update))
@@ -383,18 +434,75 @@ class Scheduler:
         if not all(is_running):
             self._batch = self._merge_rows(batch, self._empty, is_running)
 
+    def _decode_function(self, batch):
+        """Returns the `_DecodeFunction` for a batch.
+
+        The first batch with adjustments waits until theirs is traced; XLA
+        compiles it meanwhile, if it has compiled the other.
+        """
+        has_compiled = self.is_compiled.is_set()
+        if batch.adjusts and has_compiled and not self._compiles_adjusting:
+            self._compiles_adjusting = True
+            thread = threading.Thread(
+                target=self.compile, args=[True], daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+        key = batch.size, batch.adjusts
+        if key not in self._decode_functions:
+            self._find_function(*key, jit_compile=False)
+        return self._decode_functions[key]
+
+    def _keep_states(self, sequence, length, states, row):
+        """Keeps the states after a beginning of a text, if they are worth it.
+
+        Args:
+            sequence: a `Sequence`.
+            length: number of tokens of the beginning.
+            states: the states of a batch.
+            row: where the sequence was in the batch.
+        """
+        # Of a long text, fewer the further it is.
+        is_rare = length // CHUNK % (1 + length // _DENSELY_KEPT) == 0
+        is_read = sequence.num_read == len(sequence.prompt_ids)
+        if length < max(_LEAST_KEPT, sequence.num_cached + 1) or not (
+            is_rare or is_read
+        ):
+            return
+        text = sequence.prompt_ids
+        if length > len(text):
+            text = np.append(text, np.array(sequence.token_ids, np.int32))
+        self.prefixes.add(
+            text[:length],
+            {
+                name: np.array(np.asarray(state)[row])
+                for name, state in states.items()
+            },
+        )
+
     # Rows ---------------------------------------------------------------------
 
     def _initial_carry(self, sequences):
-        """The carry (see `generation`) before anything of a prompt is read."""
+        """The carry (see `generation`) of sequences that begin.
+
+        It stands at the end of the longest beginning whose states are known.
+        """
+        states = self._model.initial_states(len(sequences))
+        for row, sequence in enumerate(sequences):
+            length, known = self.prefixes.find(sequence.prompt_ids)
+            sequence.num_cached, sequence.num_read = length, length + 1
+            for name, state in known.items():
+                states[name][row] = state
         seen = np.zeros(
             (len(sequences), self._model.tokenizer.vocabulary_size()), bool
         )
         for row, sequence in enumerate(sequences):
             seen[row, sequence.prompt_ids] = True
         carry = generation.start(
-            np.array([one.prompt_ids[0] for one in sequences], np.int32),
-            self._model.initial_states(len(sequences)),
+            np.array(
+                [one.prompt_ids[one.num_cached] for one in sequences], np.int32
+            ),
+            states,
             seen,
             np.array([one.continuation.seed for one in sequences], np.int64),
         )
@@ -419,37 +527,70 @@ class Scheduler:
         carry = tf.nest.map_structure(
             lambda *both: np.concatenate(both)[rows], first.carry, second.carry
         )
-        return _Batch(sequences, carry)
+        return self._make_batch(sequences, carry)
 
-    def compile(self) -> None:
+    def _make_batch(self, sequences, carry, adjusts=False):
+        return _Batch(sequences, carry, self._model.tokenizer.end_id, adjusts)
+
+    def compile(self, adjusts=False) -> None:
         """Compiles with XLA, and switches to the result where it is faster.
 
         `close` ends it after the batch size that is being compiled.
+
+        Args:
+            adjusts: whether to compile the loop of batches with adjustments.
         """
         try:
-            compiled = _decode_function(self._model, self._empty, True)
             for size in BATCH_SIZES:
                 if self._is_closing:
                     return
-                self._decode_functions[size] = self._fastest(
-                    [self._decode_functions[size].function, compiled], size
-                )
+                self._find_function(size, adjusts, jit_compile=True)
         except tf.errors.OpError:
             logging.exception("XLA cannot compile the model: serving without")
         finally:
             self.is_compiled.set()
 
-    def _fastest(self, functions, size):
-        """Chooses the fastest function for a batch size, by measuring.
+    def _loop(self, batch, jit_compile):
+        """Returns the `decode_loop` of batches like one."""
+        key = batch.adjusts, jit_compile
+        if key not in self._loops:
+            model = self._model
+            self._loops[key] = decode_functions.decode_loop(
+                # This signature is all that it needs of the model.
+                model.functions.signatures["decode_step"],
+                model.functions.weights,
+                (
+                    batch.full_carry(),
+                    batch.options,
+                    np.zeros([1, CHUNK], np.int32),
+                ),
+                length=CHUNK,
+                jit_compile=jit_compile,
+                banned_id=model.tokenizer.unknown_id,
+                end_id=model.tokenizer.end_id,
+            )
+        return self._loops[key]
 
-        All of them are traced or compiled for that size then. The best of four
-        runs counts, because other threads work meanwhile.
+    def _find_function(self, size, adjusts, jit_compile):
+        """Finds the fastest decode function of a batch size, by measuring.
 
-        Returns:
-            A `_DecodeFunction`.
+        Both are traced or compiled for that size then. The best of four runs
+        counts, because other threads work meanwhile.
+
+        Args:
+            size: the batch size.
+            adjusts: whether the batch has adjustments.
+            jit_compile: whether XLA may compile it.
         """
         sequences = [self._padding] * size
-        batch = _Batch(sequences, self._initial_carry(sequences))
+        batch = self._make_batch(
+            sequences, self._initial_carry(sequences), adjusts
+        )
+        carry = batch.full_carry()
+        functions = [
+            self._loop(batch, compiles)
+            for compiles in (False, True)[: 1 + jit_compile]
+        ]
         forced_ids = np.full([size, CHUNK], -1, np.int32)
         best = collections.defaultdict(lambda: np.inf)
         few, many = 1, 17
@@ -457,7 +598,7 @@ class Scheduler:
             range(4), functions, (few, many)
         ):
             arguments = tf.nest.map_structure(
-                tf.constant, (batch.carry, batch.options, forced_ids, max_steps)
+                tf.constant, (carry, batch.options, forced_ids, max_steps)
             )
             start = time.perf_counter()
             function(*arguments)
@@ -468,7 +609,9 @@ class Scheduler:
             seconds = best[function, many] - best[function, few]
             seconds_per_step = max(seconds / (many - few), 1e-6)
             measured.append(_DecodeFunction(function, seconds_per_step))
-        return min(measured, key=lambda decode: decode.seconds_per_step)
+        self._decode_functions[size, adjusts] = min(
+            measured, key=lambda decode: decode.seconds_per_step
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -484,19 +627,39 @@ class _Batch:
 
     A carry that is put together from others consists of NumPy arrays, which are
     faster to index and concatenate; one that a call returns stays as it is.
+
+    Args:
+        sequences, carry: see above.
+        end_id: the token that ends each row, or None.
+        adjusts: whether it has adjustments, although no sequence has.
     """
 
-    def __init__(self, sequences, carry):
+    def __init__(self, sequences, carry, end_id, adjusts=False):
         self.sequences, self.size = sequences, len(carry["token_ids"])
         samplings = [sequence.sampling for sequence in sequences]
+        changes = [sequence.adjustment for sequence in sequences]
         num_padding = self.size - len(sequences)
         samplings += [SamplingConfig(max_new_tokens=0)] * num_padding
+        changes += [adjustments.NONE] * num_padding
         self.options = options.tensors(samplings)
+        self._vocabulary_size = carry["seen"].shape[1]
+        self.adjusts = adjusts or any(
+            change != adjustments.NONE for change in changes
+        )
+        if self.adjusts:
+            self.options |= adjustments.tensors(
+                changes, self._vocabulary_size, end_id
+            )
         is_padding = np.arange(self.size) >= len(sequences)
         self.carry = carry | {"finished": is_padding}
 
-
-# Concrete functions: calling a `tf.function` takes half a millisecond longer.
+    def full_carry(self):
+        """The carry that the decode function takes."""
+        if not self.adjusts:
+            return self.carry
+        drawn = [sequence.token_ids for sequence in self.sequences]
+        counts = adjustments.counts(drawn, self.size, self._vocabulary_size)
+        return self.carry | {"counts": counts}
 
 
 def _tokenize_function(model):
@@ -517,20 +680,5 @@ def _tokenize_function(model):
         token_ids = model.functions.tokenize(prompts)
         return token_ids.flat_values, token_ids.row_lengths(), hashes
 
+    # Calling a `tf.function` itself takes half a millisecond longer.
     return tokenize_prompts.get_concrete_function()
-
-
-def _decode_function(model, batch, jit_compile):
-    """Makes (carry, options, forced ids, max steps) -> see `generation`.
-
-    The signature `decode_step` is all that it needs of the model.
-    """
-    return decode_functions.decode_loop(
-        model.functions.signatures["decode_step"],
-        model.functions.weights,
-        (batch.carry, batch.options, np.zeros([1, CHUNK], np.int32)),
-        length=CHUNK,
-        jit_compile=jit_compile,
-        banned_id=model.tokenizer.unknown_id,
-        end_id=model.tokenizer.end_id,
-    )

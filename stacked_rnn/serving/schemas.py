@@ -78,12 +78,22 @@ class Choice(ChunkChoice):
     finish_reason: FinishReason
 
 
+class PromptTokensDetails(BaseModel):
+    """How the tokens of a prompt were read."""
+
+    cached_tokens: NonNegativeInt = Field(
+        description="Not read: the states after them were known from another "
+        "text with this beginning."
+    )
+
+
 class Usage(BaseModel):
     """Numbers of tokens."""
 
     prompt_tokens: NonNegativeInt
     completion_tokens: NonNegativeInt
     total_tokens: NonNegativeInt
+    prompt_tokens_details: PromptTokensDetails
 
 
 class CompletionChunk(BaseModel):

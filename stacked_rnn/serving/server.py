@@ -67,6 +67,7 @@ class Server:
             config.max_waiting,
             config.jit_compile,
             config.max_loaded,
+            config.prefix_cache_mib * 2**20,
         )
         _allow_many_connections()
         self._sockets = _listen(config.host, config.port)

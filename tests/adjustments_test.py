@@ -1,0 +1,147 @@
+"""Adjusted sequences equal a plain loop of NumPy, whatever is beside them."""
+
+import numpy as np
+import pytest
+
+from stacked_rnn import configs
+from stacked_rnn.decoding import samplers
+from stacked_rnn.serving import scheduler
+from stacked_rnn.serving.adjustments import NONE, Adjustment
+from tests.helpers.sampler_inputs import uniforms
+from tests.helpers.schedulers import Harness, alone
+
+
+def plain(model, prompt, adjustment, seed, count):
+    """Draws tokens as `Adjustment` and OpenAI's documentation define them."""
+    step = model.functions.signatures["decode_step"]
+    states = model.initial_states(1)
+    token_ids = model.tokenizer.tokenize([prompt]).flat_values.numpy()
+    size, end_id = model.tokenizer.vocabulary_size(), model.tokenizer.end_id
+    bias = np.zeros(size)
+    for token_id, value in adjustment.logit_bias.items():
+        bias[token_id] = value
+    ends = {*adjustment.end_ids} | ({end_id} - {None})
+    if model.tokenizer.unknown_id is not None:
+        bias[model.tokenizer.unknown_id] = -np.inf
+    if adjustment.ignores_end and end_id is not None:
+        bias[end_id] = -np.inf
+        ends -= {end_id}
+    numbers = uniforms([seed], count).numpy()[:, 0]
+    drawn = []
+    for token_id in token_ids:
+        new = step(token_ids=np.array([token_id], np.int32), **states)
+        states = {name: new[name] for name in states}
+    while len(drawn) < count:
+        logits = new["logits"].numpy()[0].astype(np.float64) + bias
+        for token_id in {*drawn}:
+            logits[token_id] -= adjustment.presence_penalty
+            logits[token_id] -= adjustment.frequency_penalty * drawn.count(
+                token_id
+            )
+        if len(drawn) < adjustment.min_tokens:
+            logits[[*ends]] = -np.inf
+        p = np.exp(logits - logits.max())
+        p[p < adjustment.min_p] = 0
+        cumulative = np.cumsum(p / p.sum())
+        token_id = int((cumulative <= numbers[len(drawn)]).sum())
+        if token_id in ends:
+            return drawn, True
+        drawn.append(token_id)
+        new = step(token_ids=np.array([token_id], np.int32), **states)
+        states = {name: new[name] for name in states}
+    return drawn, False
+
+
+CASES = [
+    Adjustment(logit_bias={3: 2.5, 5: -100.0}),
+    Adjustment(presence_penalty=1.5),
+    Adjustment(frequency_penalty=1.2),
+    Adjustment(frequency_penalty=-0.3, presence_penalty=-0.5),
+    Adjustment(min_p=0.3),
+    Adjustment(end_ids=(4, 6)),
+    Adjustment(end_ids=(4, 6), min_tokens=25),
+    Adjustment(min_tokens=20),
+    Adjustment(ignores_end=True),
+    Adjustment(ignores_end=True, end_ids=(4,), min_tokens=9, min_p=0.05,
+               logit_bias={4: -1.0}, frequency_penalty=0.2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("fixture", ["loaded", "loaded_lines"])
+def test_adjusted_sequences_equal_a_plain_loop(
+    fixture, jit_compile, request, monkeypatch
+):
+    """Beside plain ones, which get the texts that they get alone."""
+    monkeypatch.setattr(scheduler, "BATCH_SIZES", (1, 64))
+    model = request.getfixturevalue(fixture)
+    harness = Harness(model, jit_compile=jit_compile)
+    if jit_compile:
+        assert harness.scheduler.is_compiled.wait(120)
+        harness.scheduler.compile(adjusts=True)
+    prompt = "a b" if fixture == "loaded" else "abc"
+    sequences = []
+    for seed, adjustment in enumerate([NONE, *CASES, NONE]):
+        one = harness.scheduler.sequence(
+            prompt,
+            configs.SamplingConfig(
+                max_new_tokens=80, temperature=1.0, seed=seed
+            ),
+            adjustment=adjustment,
+        )
+        harness.scheduler.submit([one])
+        sequences.append(one)
+    harness.wait(len(sequences))
+    ended = set()
+    for sequence in sequences:
+        _, tokens, _, reason = harness.result(sequence)
+        expected, ends = plain(
+            model, prompt, sequence.adjustment, sequence.continuation.seed, 80
+        )
+        assert tokens == model.token_bytes[expected].tolist()
+        assert (reason == "stop") == ends
+        ended.add(ends)
+        if sequence.adjustment == NONE:
+            text = alone(
+                model, prompt, max_new_tokens=80, temperature=1.0,
+                seed=sequence.sampling.seed,
+            ).text  # fmt: skip
+            assert b"".join(tokens).decode() == text
+    assert ended == {True, False}
+    harness.scheduler.close(20)
+
+
+def test_the_end_has_its_log_probability(loaded_lines):
+    """That of the step at which the text ended, from `generate`'s equation."""
+    harness = Harness(loaded_lines)
+    step = loaded_lines.functions.signatures["decode_step"]
+    checked = 0
+    for seed in range(8):
+        [sequence] = harness.submit(["ab"], seed=seed, temperature=1.0)
+        harness.wait()
+        update = harness.updates[sequence][-1][1]
+        if update.finish_reason == "length":
+            assert update.end_log_prob is None
+            continue
+        states = loaded_lines.initial_states(1)
+        for token_id in [*sequence.prompt_ids, *sequence.token_ids]:
+            new = step(token_ids=np.array([token_id], np.int32), **states)
+            states = {name: new[name] for name in states}
+        logits = new["logits"].numpy()[0].astype(np.float64)
+        expected = logits[loaded_lines.tokenizer.end_id] - np.log(
+            np.exp(logits).sum()
+        )
+        assert update.end_log_prob == pytest.approx(expected, abs=1e-5)
+        checked += 1
+    assert checked
+    harness.scheduler.close(20)
+
+
+def test_min_p_of_one_is_greedy():
+    logits = np.log([[0.5, 0.3, 0.2]] * 50).astype("float32")
+    uniform = np.arange(50, dtype="float32") / 50
+    ones = np.ones(50, "float32")
+    drawn = samplers.sample(
+        logits, uniform, {"temperature": ones, "min_p": ones}
+    )
+    assert {*drawn.numpy()} == {0}

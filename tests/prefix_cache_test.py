@@ -1,0 +1,73 @@
+"""The prefix cache finds the longest beginning, and keeps to its bytes."""
+
+import numpy as np
+import pytest
+
+from stacked_rnn.serving import prefix_cache
+
+STATE_BYTES = 8
+
+
+def ids(text):
+    return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+
+def states(number):
+    return {"state_0_h": np.full(2, number, np.float32)}
+
+
+@pytest.fixture
+def cache():
+    return prefix_cache.PrefixCache(10_000)
+
+
+def found(cache, text):
+    length, known = cache.find(ids(text))
+    return length, known and known["state_0_h"][0]
+
+
+def test_the_longest_beginning_is_found(cache):
+    assert cache.find(ids("The cat sat")) == (0, {})
+    for number, text in enumerate(["The", "The cat", "The dog", "A"]):
+        cache.add(ids(text), states(number))
+    assert found(cache, "The cat sat") == (7, 1)
+    assert found(cache, "The dogs") == (7, 2)
+    assert found(cache, "The cow") == (3, 0)
+    assert cache.find(ids("Th")) == cache.find(ids("")) == (0, {})
+
+
+def test_one_token_is_left_to_read(cache):
+    cache.add(ids("The"), states(0))
+    cache.add(ids("The cat"), states(1))
+    assert found(cache, "The cat") == (3, 0)
+
+
+def test_equal_hashes_are_told_apart(cache, monkeypatch):
+    monkeypatch.setattr(
+        prefix_cache, "_powers", lambda n: np.ones(n, np.uint64)
+    )
+    cache.add(ids("abc"), states(0))
+    assert cache.find(ids("cba.")) == (0, {})
+    assert found(cache, "abc.") == (3, 0)
+
+
+def test_the_least_used_go_first():
+    cache = prefix_cache.PrefixCache(2 * (4 * 3 + STATE_BYTES))
+    cache.add(ids("abc"), states(0))
+    cache.add(ids("def"), states(1))
+    assert found(cache, "abc.") == (3, 0)
+    cache.add(ids("ghi"), states(2))
+    assert found(cache, "abc.") == (3, 0)
+    assert cache.find(ids("def.")) == (0, {})
+    assert cache.num_bytes == 2 * (4 * 3 + STATE_BYTES)
+    cache.add(ids("ghi"), states(3))
+    assert found(cache, "ghi.") == (3, 3)
+    assert cache.num_bytes == 2 * (4 * 3 + STATE_BYTES)
+
+
+def test_what_is_too_large_is_not_kept():
+    for most in (0, 4 * 3 + STATE_BYTES - 1):
+        cache = prefix_cache.PrefixCache(most)
+        cache.add(ids("abc"), states(0))
+        assert cache.find(ids("abc.")) == (0, {})
+        assert not cache.num_bytes
