@@ -2,6 +2,7 @@
 # make test    set up, run the tests
 # make drill   longer tests: 20 kills, 4 processes, hosts cut off (as root)
 # make soak    test a server under load for an hour
+# make clients install other people's clients of the server, test them
 # make lint    set up, check style, types and docs/commands.md
 # make format  set up, fix style and format, write docs/commands.md
 # make bench   set up, compare training with stock Keras and PyTorch
@@ -9,9 +10,10 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CLIENTS ?= .venv-clients
 BIN := $(VENV)/bin
 
-.PHONY: demo test drill soak lint format bench clean
+.PHONY: demo test drill soak clients lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py
@@ -29,6 +31,13 @@ drill: $(VENV)/.installed-test
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
 
+clients: $(VENV)/.installed-test
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --upgrade \
+	    -r tests/clients/requirements.txt
+	-npm install --no-audit --no-fund --no-package-lock --prefix tests/clients
+	CLIENTS=$(CLIENTS) $(BIN)/python -m pytest tests/clients_test.py
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,7 +53,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/training_speed.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) tests/clients/node_modules build *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit( \

@@ -47,6 +47,8 @@ PROMPT = "It was the best of tests, it was the worst of tests, it was new."
 NEW_TOKENS = 256
 CLIENTS = (1, 8, 64, 256)
 TURNS_OF_HARM = 3
+LONG_PROMPT, LONG_PROMPTS = 4_000, 24  # characters, how many
+TURNS_OF_CHAT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,7 @@ def _post(path, body, headers="", cut=None):
 
 
 _ASK, _PREDICT = "/v1/completions", "/v1/models/model:predict"
+_CHAT = "/v1/chat/completions"
 HARM = (  # hostile requests
     _post(_ASK, {"model": "model", "prompt": [None] * 150_000}),
     _post(_ASK, {"model": "model", "stop": "a" * 900_000}),
@@ -191,20 +194,24 @@ class Client:
     def _connect(self):
         return asyncio.open_connection("127.0.0.1", self._port)
 
-    async def ask(self, seed, patience=np.inf, **options) -> None:
+    async def ask(self, seed, patience=np.inf, chats=False, **options) -> None:
         """Sends one request for a streamed text.
 
         Args:
             seed: of its text.
             patience: events after which the client leaves.
+            chats: whether the request is one of a chat.
             **options: of the request.
         """
         body = {
             "model": "model", "prompt": PROMPT, "seed": seed,
             "max_tokens": NEW_TOKENS, "stream": True, **options,
         }  # fmt: skip
+        if chats:
+            content = body.pop("prompt")
+            body["messages"] = [{"role": "user", "content": content}]
         headers = "connection: close\r\ncontent-type: application/json\r\n"
-        request = _post(_ASK, body, headers)
+        request = _post(_CHAT if chats else _ASK, body, headers)
         before = time.perf_counter()
         reader, writer = await self._connect()
         writer.write(request)
@@ -229,7 +236,10 @@ class Client:
         choices = [json.loads(line[6:])["choices"][0] for line in events[:-1]]
         if choices[-1]["finish_reason"] not in ("length", "stop"):
             self.failures.append((status, events[-2:]))
-        self.texts[seed] = "".join(choice["text"] for choice in choices)
+        self.texts[seed] = "".join(
+            choice["delta"]["content"] if chats else choice["text"]
+            for choice in choices
+        )
 
     async def predict(self) -> None:
         """Sends one request of TensorFlow Serving's API."""
@@ -249,7 +259,9 @@ class Client:
                 await reader.read(1)
         writer.close()
 
-    async def closed_loop(self, clients, requests, harm_every=0) -> float:
+    async def closed_loop(
+        self, clients, requests, harm_every=0, chats=False, prompts=(PROMPT,)
+    ) -> float:
         """Several clients, each with one request at a time.
 
         Args:
@@ -257,6 +269,8 @@ class Client:
             requests: of all of them.
             harm_every: one hostile request more for this many requests (0:
                 none).
+            chats: whether the requests are those of a chat.
+            prompts: of the requests in turn.
 
         Returns:
             Tokens per second.
@@ -268,7 +282,8 @@ class Client:
                 if harm_every and seed % harm_every == 0:
                     message = HARM[seed // harm_every % len(HARM)]
                     harms.append(asyncio.create_task(self.harm(message)))
-                await self.ask(seed)
+                prompt = prompts[seed % len(prompts)]
+                await self.ask(seed, chats=chats, prompt=prompt)
 
         start = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
@@ -319,11 +334,11 @@ class Server:
         port: that it listens on.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, *flags):
         self._process = subprocess.Popen(
             [
                 sys.executable, SERVE, f"--saved_model={directory}", "--port=0",
-                "--noaccess_log",
+                "--noaccess_log", *flags,
             ],
             stderr=subprocess.PIPE, text=True,
             env=os.environ | {"PYTHONPATH": str(SERVE.parent)},
@@ -395,11 +410,74 @@ def measure(directory, path, config, pool):
                 raw, naive, rate * NEW_TOKENS, *client.times(),
             ]  # fmt: skip
         harm = measure_harm(server, rows["64 clients"][2], config, pool)
+        chats = measure_chats(server, rows["64 clients"][2], config)
+        prefixes = measure_prefixes(directory, server)
     wrong = pool.submit(wrong_texts, path, texts).result()
     return {
         "rows": rows, "texts": len(texts), "wrong": wrong,
-        "failures": failures, "harm": harm,
+        "failures": failures, "harm": harm, "chats": chats,
+        "prefixes": prefixes,
     }  # fmt: skip
+
+
+def measure_chats(server, speed, config):
+    """The speed of chats, divided by that of completions, in several turns."""
+    requests, shares = max(200, int(config.seconds * speed / NEW_TOKENS)), []
+    for _ in range(TURNS_OF_CHAT):
+        plain, chats = (
+            asyncio.run(
+                Client(server.port).closed_loop(64, requests, chats=chats)
+            )
+            for chats in (False, True)
+        )
+        shares.append(chats / plain)
+    return shares
+
+
+def measure_prefixes(directory, server):
+    """What the prefix cache brings and costs, with prompts of `LONG_PROMPT`.
+
+    Returns:
+        "first": what was asked -> ms to the first token, the median; "cost":
+        tokens per second of 8 clients whose prompts never repeat, divided by
+        those of a server without a cache, in several turns.
+    """
+    numbers = random.Random(0)
+
+    def texts(count):
+        return [
+            "".join(numbers.choices("abcdefgh ", k=LONG_PROMPT))
+            for _ in range(count)
+        ]
+
+    def first(prompts):
+        client = Client(server.port)
+        for seed, prompt in enumerate(prompts):
+            asyncio.run(client.ask(seed, prompt=prompt))
+        return client.times()[0]
+
+    new = texts(LONG_PROMPTS)
+    times = {
+        "an empty prompt": first([""] * LONG_PROMPTS),
+        "new": first(new),
+        "the same again": first(new),
+        "the same with another end": first([f"{one} And?" for one in new]),
+        "an empty prompt again": first([""] * LONG_PROMPTS),
+    }
+    costs = []
+    with Server(directory, "--prefix_cache_mib=0") as other:
+        other.wait_for_xla()
+        for _ in range(TURNS_OF_CHAT):
+            with_cache, without = (
+                asyncio.run(
+                    Client(one.port).closed_loop(
+                        8, LONG_PROMPTS, prompts=texts(LONG_PROMPTS)
+                    )
+                )
+                for one in (server, other)
+            )
+            costs.append(with_cache / without)
+    return {"first": times, "cost": costs}
 
 
 def measure_harm(server, speed, config, pool):
@@ -475,6 +553,18 @@ def model_lines(name, results):
             },
             [[*shares, harm["failures"], *harm["gaps"], len(probes), *slow]],
         ),
+        "\nChats of 64 clients: "
+        + ", ".join(f"{share:.2f}" for share in results["chats"])
+        + " of the speed of completions.\n",
+        f"ms to the first token of one client, prompts of {LONG_PROMPT:,} "
+        "characters:\n",
+        *table(
+            dict.fromkeys(results["prefixes"]["first"], ".1f"),
+            [[*results["prefixes"]["first"].values()]],
+        ),
+        "\nPrompts that never repeat, 8 clients: "
+        + ", ".join(f"{share:.2f}" for share in results["prefixes"]["cost"])
+        + " of the speed without a prefix cache.",
     ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from stacked_rnn.configs import TASKS, ModelConfig, TaskInfo, UserError
 TOKENIZER_FILE = "assets/tokenizer.json"
 CONFIG_FILE = "assets.extra/config.json"
 GRAPH_FILE = "saved_model.pb"
-CHAT_TEMPLATE_FILE = "assets.extra/chat_template.jinja"
+_CHAT_TEMPLATE_FILE = "assets.extra/chat_template.jinja"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +124,24 @@ def find_description(saved_model, *tasks) -> Description:
             "and evaluate.py scores it"
         )
     return description
+
+
+def chat_template(path) -> str | None:
+    """Reads the template of chats of a version, or returns None.
+
+    Args:
+        path: the directory of the version.
+    """
+    file = pathlib.Path(path, _CHAT_TEMPLATE_FILE)
+    if not file.is_file():
+        return None
+    return file.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def write_chat_template(path, template) -> None:
+    """Writes what `chat_template` reads."""
+    file = pathlib.Path(path, _CHAT_TEMPLATE_FILE)
+    file.write_text(template, encoding="utf-8")
 
 
 def load_functions(path):

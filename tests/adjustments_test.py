@@ -1,5 +1,7 @@
 """Adjusted sequences equal a plain loop of NumPy, whatever is beside them."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from stacked_rnn import configs
 from stacked_rnn.decoding import samplers
 from stacked_rnn.serving import scheduler
 from stacked_rnn.serving.adjustments import NONE, Adjustment
+from tests.helpers.live_server import completion, serving
 from tests.helpers.sampler_inputs import uniforms
 from tests.helpers.schedulers import Harness, alone
 
@@ -111,10 +114,20 @@ def test_adjusted_sequences_equal_a_plain_loop(
     harness.scheduler.close(20)
 
 
+def log_probs_after(model, token_ids):
+    """Log p of each token of the vocabulary after each of a text."""
+    step = model.functions.signatures["decode_step"]
+    states, rows = model.initial_states(1), []
+    for token_id in token_ids:
+        new = step(token_ids=np.array([token_id], np.int32), **states)
+        states = {name: new[name] for name in states}
+        logits = new["logits"].numpy()[0].astype(np.float64)
+        rows.append(logits - np.log(np.exp(logits).sum()))
+    return np.array(rows)
+
+
 def test_the_end_has_its_log_probability(loaded_lines):
-    """That of the step at which the text ended, from `generate`'s equation."""
     harness = Harness(loaded_lines)
-    step = loaded_lines.functions.signatures["decode_step"]
     checked = 0
     for seed in range(8):
         [sequence] = harness.submit(["ab"], seed=seed, temperature=1.0)
@@ -123,18 +136,47 @@ def test_the_end_has_its_log_probability(loaded_lines):
         if update.finish_reason == "length":
             assert update.end_log_prob is None
             continue
-        states = loaded_lines.initial_states(1)
-        for token_id in [*sequence.prompt_ids, *sequence.token_ids]:
-            new = step(token_ids=np.array([token_id], np.int32), **states)
-            states = {name: new[name] for name in states}
-        logits = new["logits"].numpy()[0].astype(np.float64)
-        expected = logits[loaded_lines.tokenizer.end_id] - np.log(
-            np.exp(logits).sum()
-        )
+        last = log_probs_after(
+            loaded_lines, [*sequence.prompt_ids, *sequence.token_ids]
+        )[-1]
+        expected = last[loaded_lines.tokenizer.end_id]
         assert update.end_log_prob == pytest.approx(expected, abs=1e-5)
         checked += 1
     assert checked
     harness.scheduler.close(20)
+
+
+def test_the_score_of_a_text_as_harnesses_ask_for_it(loaded_lines):
+    """Language model evaluation harnesses echo a text, and cut one token off.
+
+    It is the one that they have to ask for, and may be the end.
+    """
+    reasons = set()
+    with serving(loaded_lines.path, model_name="letters") as running:
+        texts = itertools.product(range(1, 9), repeat=2)
+        for seed, text in enumerate(texts):
+            token_ids = [3, *text, 5]
+            status, answer = completion(
+                running, prompt=token_ids, max_tokens=1, temperature=1,
+                logprobs=1, echo=True, seed=seed,
+            )  # fmt: skip
+            assert status == 200
+            [choice] = answer["choices"]
+            reasons.add(choice["finish_reason"])
+            rows = log_probs_after(loaded_lines, token_ids)
+            expected = [
+                row[token_id] for row, token_id in zip(rows, token_ids[1:])
+            ]
+            got = choice["logprobs"]["token_logprobs"][1:-1]
+            assert got == pytest.approx(expected, abs=1e-4)
+            likeliest = choice["logprobs"]["top_logprobs"][-1]
+            assert max(likeliest.values()) == pytest.approx(
+                np.delete(
+                    rows[-1], loaded_lines.tokenizer.unknown_id or []
+                ).max(),
+                abs=1e-4,
+            )
+    assert reasons == {"stop", "length"}
 
 
 def test_min_p_of_one_is_greedy():

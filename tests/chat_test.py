@@ -30,9 +30,7 @@ def running(letters, tmp_path_factory):
     directory = tmp_path_factory.mktemp("saved_models")
     for name in ("letters", "plain"):
         shutil.copytree(letters, directory / name / "1")
-    (directory / "letters/1" / directories.CHAT_TEMPLATE_FILE).write_text(
-        TEMPLATE
-    )
+    directories.write_chat_template(directory / "letters/1", TEMPLATE)
     with serving(directory) as running:
         yield running
 

@@ -15,7 +15,7 @@ import threading
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs
+from stacked_rnn import configs, saved_models
 from stacked_rnn.cli import train
 from stacked_rnn.training import runs
 from tests.helpers import ROOT, pages
@@ -179,6 +179,38 @@ def test_another_learning_rate_begins_another_run(finished_copy):
         r"delete saved_models/cats/2; .*\n",
         other.stderr,
     )
+
+
+def test_a_chat_template_becomes_part_of_the_model(finished_copy):
+    """Of a new version, if the run has ended; once more changes nothing."""
+    (finished_copy / "chat.jinja").write_bytes(b"{{ messages }}\r\nA: ")
+    flags = (*SMALL, "--chat_template=chat.jinja")
+    ran = run(finished_copy, "train.py", *flags)
+    assert ran.returncode == 0, ran.stderr
+    assert "Exported saved_models/cats/2" in ran.stdout
+    version = finished_copy / "saved_models/cats/2"
+    assert saved_models.chat_template(version) == "{{ messages }}\nA: "
+    again = run(finished_copy, "train.py", *flags)
+    assert "Nothing is left to do" in again.stdout
+    without = run(finished_copy, "train.py", *SMALL)
+    assert "Exported saved_models/cats/3" in without.stdout
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--chat_template=no.jinja",), "--chat_template=no.jinja: No such"),
+        (("--chat_template=latin1",), "--chat_template=latin1: not UTF-8"),
+        (
+            ("--chat_template=cats.txt", "--task=classifier"),
+            "only language models have chats",
+        ),
+    ],
+)
+def test_a_wrong_chat_template_is_refused(flags, words, tmp_path):
+    (tmp_path / "cats.txt").write_text("a\tb\n" * 40)
+    (tmp_path / "latin1").write_bytes(b"\xe9")
+    assert_fails(run(tmp_path, "train.py", *SMALL, *flags), words)
 
 
 def test_a_second_process_in_the_same_directory_is_refused(tmp_path):

@@ -208,6 +208,15 @@ class Page:
         self[id].clear()
         self[id].send_keys(text)
 
+    def choose(self, model):
+        """Chooses a model as a program does, which sends one event alone."""
+        self.driver.execute_script(
+            "const menu = document.getElementById('model');"
+            "menu.value = arguments[0];"
+            "menu.dispatchEvent(new Event('change'));",
+            model,
+        )
+
     def ended(self):
         """Waits for the end; returns the text."""
         self.wait(lambda: "ended by" in self["status"].text)
@@ -216,6 +225,10 @@ class Page:
     def generate(self):
         self["generate"].click()
         return self.ended()
+
+    def others(self):
+        """The buttons of the tokens that could stand in a place."""
+        return self["others"].find_elements("tag name", "button")
 
     def tokens(self):
         """Lists (text, nats with one digit, background) of the tokens."""
@@ -311,6 +324,150 @@ def test_streamed_text_is_whole_wherever_it_is_cut(page, server):
     assert float(page["rate"].text.replace(",", "")) > 0
 
 
+def likeliest(tokens):
+    """The answer to a request for what could stand in a place."""
+    logprobs = {"top_logprobs": [tokens]}
+    return [json.dumps({"choices": [{"logprobs": logprobs}]}).encode()]
+
+
+def test_pointing_at_a_token_shows_the_others(page, server):
+    server.streams(by_token([("a", -0.5), ("b", -3.0), ("c", -1.0)]))
+    page.type("prompt", "Say ")
+    page.generate()
+    server.chunks = likeliest({"x": -0.25, " ": -1.5})
+    spans = page.driver.find_elements("css selector", "#text [data-nats]")
+    ActionChains(page.driver).move_to_element(spans[1]).perform()
+    page.wait(lambda: page["others"].is_displayed())
+    asked = server.bodies[-1]
+    assert asked["prompt"] == "Say a"
+    assert (asked["max_tokens"], asked["logprobs"]) == (1, 5)
+    shown = [button.text.split() for button in page.others()]
+    assert shown == [["x", "77.9", "%"], ["\u2423", "22.3", "%"],
+                     ["b", "5.0", "%"]]  # fmt: skip
+    page.keys(Keys.ESCAPE)
+    assert not page["others"].is_displayed()
+    # Asked once; a click goes on from there.
+    count = len(server.bodies)
+    spans[1].click()
+    page.wait(lambda: page["others"].is_displayed())
+    assert len(server.bodies) == count
+    server.streams(by_token([("y", -1.0)]))
+    page.others()[0].click()
+    assert page.ended() == "Say axy"
+    assert server.bodies[-1]["prompt"] == "Say ax"
+    assert not page["others"].is_displayed()
+    page["back"].click()
+    assert page["prompt"].get_property("value") == "Say "
+    assert not page["back"].is_displayed()
+
+
+def test_tokens_are_reached_by_keys(page, server):
+    server.streams(by_token([("a", -0.5), ("b", -3.0)]))
+    page.type("prompt", "")
+    page.generate()
+    server.chunks = likeliest({"x": -0.25})
+    page.script("document.getElementById('text').focus()")
+    for expected in ("", "a", "a"):
+        page.keys(Keys.ARROW_RIGHT)
+        page.wait(lambda: page["others"].is_displayed())
+        assert server.bodies[-1]["prompt"] == expected
+    page.keys(Keys.ARROW_LEFT)
+    current = page.driver.find_elements("css selector", "#text .current")
+    assert [span.text for span in current] == ["a"]
+
+
+def test_a_refusal_stands_in_place_of_the_others(page, server):
+    server.streams(by_token([("a", -0.5)]))
+    page.generate()
+    server.status = 400
+    server.chunks = [b'{"error": {"message": "The prompt is too long"}}']
+    page.driver.find_element("css selector", "#text [data-nats]").click()
+    page.wait(lambda: "The prompt is too long" in page["others"].text)
+    assert page["error"].text == ""
+
+
+@pytest.mark.parametrize(
+    "pieces, spans",
+    [
+        (["e", "\u0301", "a"], ["e\u0301", "a"]),
+        (["\U0001f469", "\u200d", "\U0001f4bb", "b"],
+         ["\U0001f469\u200d\U0001f4bb", "b"]),
+        (["\U0001f44d", "\U0001f3fd"], ["\U0001f44d\U0001f3fd"]),
+        (["\u0644", "\u0627"], ["\u0644", "\u0627"]),
+    ],
+)  # fmt: skip
+def test_a_character_is_never_cut(pieces, spans, page, server):
+    """Of several code points: the tokens share one colour, their sum."""
+    server.streams(by_token([(piece, -1.0) for piece in pieces]))
+    page.type("prompt", "")
+    assert page.generate() == "".join(pieces)
+    tokens = page.tokens()
+    assert [text for text, *_ in tokens] == spans
+    assert sum(float(nats) for _, nats, _ in tokens) == len(pieces)
+
+
+def test_the_address_has_the_prompt_and_the_changed_settings(page, server):
+    page.type("prompt", "a & b")
+    page.type("temperature", "0.5")
+    page.wait(lambda: "temperature=0.5" in page.driver.current_url)
+    address = page.driver.current_url
+    assert address.endswith("#temperature=0.5&prompt=a+%26+b")
+    page.driver.get("about:blank")
+    page.driver.execute_cdp_cmd(
+        "Storage.clearDataForOrigin",
+        {"origin": server.origin, "storageTypes": "local_storage"},
+    )
+    page.driver.get(address)
+    page.wait(lambda: "language model" in page["card"].text)
+    assert page["prompt"].get_property("value") == "a & b"
+    server.streams(by_token([("x", -1.0)]))
+    page.generate()
+    assert server.bodies[-1]["temperature"] == 0.5
+    assert not server.paths[-1].count("#")
+
+
+def chat_stream(tokens):
+    for token, log_prob in tokens:
+        content = [{"token": token, "logprob": log_prob}]
+        yield {
+            "choices": [
+                {"delta": {"content": token}, "logprobs": {"content": content}}
+            ]
+        }
+    yield {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]}
+    yield {"choices": [], "usage": {"completion_tokens": len(tokens)}}
+    yield "[DONE]"
+
+
+def test_a_chat_sends_all_messages(page, server):
+    assert not page["modes"].is_displayed()
+    server.models = [{"id": "pydoc", "card": CARD, "chat": True}]
+    page.driver.refresh()
+    page.wait(lambda: page["modes"].is_displayed())
+    page.driver.find_element("css selector", "[value=chat]").click()
+    assert page["generate"].text == "Send"
+    messages = []
+    for number, reply in enumerate(["Hi", "Yes"]):
+        server.streams(chat_stream([(reply, -0.5), ("!", -2.0)]))
+        page.type("prompt", f"Question {number}")
+        page.generate()
+        assert server.paths[-1] == "/v1/chat/completions"
+        messages.append({"role": "user", "content": f"Question {number}"})
+        assert server.bodies[-1]["messages"] == messages
+        assert "prompt" not in server.bodies[-1]
+        messages.append({"role": "assistant", "content": f"{reply}!"})
+    assert page["text"].text.split("\n") == [
+        "You", "Question 0", "pydoc", "Hi!", "You", "Question 1", "pydoc",
+        "Yes!",
+    ]  # fmt: skip
+    assert [text for text, *_ in page.tokens()] == ["Hi", "!", "Yes", "!"]
+    assert "chat.completions" in page.script(
+        "document.getElementById('python').textContent"
+    )
+    page["clear"].click()
+    assert page["text"].text == "" == page["status"].text
+
+
 def test_events_may_be_separated_by_crlf(page, server):
     stream = b"".join(encoded(by_token([("a", -1.0), ("b", -1.0)])))
     server.chunks = [stream.replace(b"\n", b"\r\n")]
@@ -325,7 +482,8 @@ def test_surprise_is_shown_as_colour_line_and_number(page, server):
     assert (low, high) == ("0.0", "9.0")
     assert pale != dark
     spans = page.driver.find_elements("css selector", "#text [data-nats]")
-    assert spans[1].get_attribute("title") == "9.00 nats, probability 0.00012"
+    about = spans[1].get_attribute("data-about")
+    assert about == "9.00 nats, probability 0.00012"
 
     def background():
         return page.script(
@@ -463,10 +621,12 @@ def test_a_key_is_asked_for_and_sent(driver, page, server):
     server.key = "my-key"
     server.streams(by_token([("a", -1.0)]))
     driver.get(server.origin)
-    page.wait(lambda: "missing API key (401" in page["error"].text)
+    page.wait(lambda: "asks for an API key" in page["card"].text)
+    assert page["error"].text == ""
     assert driver.switch_to.active_element == page["key"]
     page.keys("wrong", Keys.TAB)
-    page.wait(lambda: server.paths.count("/v1/models") == 3)
+    page.wait(lambda: "missing API key (401" in page["error"].text)
+    assert server.paths.count("/v1/models") == 3
     page.type("key", "my-key")
     page.keys(Keys.TAB)
     page.wait(lambda: "language model" in page["card"].text)
@@ -630,7 +790,7 @@ def test_shown_api_calls_match_the_form(page, server, monkeypatch, capsys):
 def test_the_keyboard_reaches_everything(page):
     controls = page.script(
         "[...document.querySelectorAll('button, input, select, textarea, "
-        "summary')].filter(e => e.checkVisibility() && (e.type !== 'radio' "
+        "summary, #text')].filter(e => e.checkVisibility() && (e.type !== 'radio' "
         "|| e.checked)).map(e => e.id || e.localName)"
     )
     reached = []
@@ -809,7 +969,9 @@ def labels(page, server):
         labels="good", scores=[0.125, 0.875], classes=["bad", "good"]
     )
     page.driver.refresh()
-    page.wait(lambda: "A classifier." in page["card"].text)
+    page.wait(lambda: "language model" in page["card"].text)
+    page.choose("films")
+    assert page["card"].text == "A classifier."
     return page
 
 
@@ -874,7 +1036,9 @@ def rewrites(page, server):
         output_tokens=["b", " ", "c", ""],
     )
     page.driver.refresh()
-    page.wait(lambda: "A translator." in page["card"].text)
+    page.wait(lambda: "language model" in page["card"].text)
+    page.choose("dates")
+    assert page["card"].text == "A translator."
     return page
 
 

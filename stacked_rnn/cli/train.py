@@ -75,12 +75,37 @@ def train(model_config, train_config, strategy):
     if task.chosen:
         start = start.with_settings(task.chosen.settings)
     model_config = task.complete(start.model_config)
+    chat_template = _read_template(train_config)
     terminal.writable_directory("export_dir", export_dir)
     model_dir = terminal.writable_directory("model_dir", model_dir)
     with contextlib.ExitStack() as stack:
         if training.Workers(strategy).is_chief:
             stack.enter_context(training.lock_run(model_dir))
-        _train(start, task, model_config, strategy, model_dir, export_dir)
+        _train(
+            start,
+            task,
+            model_config,
+            strategy,
+            model_dir,
+            export_dir,
+            chat_template,
+        )
+
+
+def _read_template(train_config) -> str | None:
+    """Reads the file of --chat_template, if there is one."""
+    path = train_config.chat_template
+    if not path:
+        return None
+    if train_config.task != "language_model":
+        raise configs.UserError(
+            "--chat_template: only language models have chats"
+        )
+    try:
+        text = terminal.read_file("chat_template", path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise configs.UserError(f"--chat_template={path}: not UTF-8") from error
+    return text.replace("\r\n", "\n")
 
 
 def name_of(corpus) -> str:
@@ -91,10 +116,12 @@ def name_of(corpus) -> str:
     return path.name.strip("-*?[]. ") or "corpus"
 
 
-def _train(start, task, model_config, strategy, model_dir, export_dir):
+def _train(
+    start, task, model_config, strategy, model_dir, export_dir, chat_template
+):
     import keras
 
-    from stacked_rnn import training, version_changes
+    from stacked_rnn import saved_models, training, version_changes
     from stacked_rnn.reports import plots
     from stacked_rnn.training import descriptions
 
@@ -120,7 +147,11 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
     version = training.find_export(
         model_dir, _stage(trainer, learns_all), export_dir
     )
-    if trainer.is_finished and version:
+    if (
+        trainer.is_finished
+        and version
+        and saved_models.chat_template(version) == chat_template
+    ):
         print(
             f"Nothing is left to do: the run in {model_dir} ended with step "
             f"{trainer.step}, and {version} holds its best model.\n"
@@ -158,7 +189,7 @@ def _train(start, task, model_config, strategy, model_dir, export_dir):
         exported.model.set_weights(weights)
     task.finish(exported, **found)
     summary = trainer.summary() | {"learned_all": bool(weights)} | found
-    version = exported.save(export_dir, summary)
+    version = exported.save(export_dir, summary, chat_template)
     training.note_export(model_dir, _stage(trainer, bool(weights)), version)
     if not weights:  # else it would be on texts that the model has learned
         task.report(version, model_dir)

@@ -297,6 +297,12 @@ class TrainConfig(Config):
         "Directory of the SavedModels; each run adds a version, 1, 2, 3 ... "
         "(empty: saved_models/CORPUS).",
     )
+    chat_template: str = setting(
+        "",
+        "File with a Jinja template, as Hugging Face has them, that makes a "
+        "text of the messages of a chat; it becomes part of the SavedModel, "
+        "for serve.py. Language models only.",
+    )
     checkpoint_minutes: float = setting(
         10.0,
         "Minutes between checkpoints within an epoch, besides the one at its "

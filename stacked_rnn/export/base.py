@@ -53,13 +53,17 @@ class ExportedModel(tf.Module):
         """Requests that warm a server up: (signature, inputs) each."""
         raise NotImplementedError
 
-    def save(self, export_dir, training=None) -> pathlib.Path:
+    def save(
+        self, export_dir, training=None, chat_template=None
+    ) -> pathlib.Path:
         """Writes the next version of the SavedModel, whole or not at all.
 
         Args:
             export_dir: the directory of the versions.
             training: how the model was trained (`Trainer.summary`), JSON
                 values, or None.
+            chat_template: a Jinja template that makes a text of the messages
+                of a chat, or None.
 
         Returns:
             The directory of the version, export_dir/VERSION.
@@ -75,6 +79,8 @@ class ExportedModel(tf.Module):
         )
         try:
             self._write(partial, training, export_dir.resolve().name)
+            if chat_template is not None:
+                saved_models.write_chat_template(partial, chat_template)
             partial.chmod(0o755)
             return _take_next_number(partial, export_dir)
         except BaseException as error:

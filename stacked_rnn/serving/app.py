@@ -120,7 +120,9 @@ def create_app(
 
     @app.get("/v1/models")
     async def list_models():
-        listed = [*map(_model_object, repository.listed())]
+        listed = [
+            _model_object(one, chat_template) for one in repository.listed()
+        ]
         return {"object": "list", "data": listed}
 
     async def parsed(request, kind):
@@ -241,7 +243,7 @@ def create_app(
         if name in repository:
             request.state.model_name = name
         if target.action == "status":
-            return _status(repository, target)
+            return _status(repository, target, chat_template)
         served = await _find(repository, target, config.request_seconds)
         if target.action == "metadata":
             version = served.model.path, served.name, served.version
@@ -361,7 +363,7 @@ async def _find(repository, target, seconds):
     return served
 
 
-def _status(repository, target) -> dict:
+def _status(repository, target, chat_template) -> dict:
     """Returns the states of a model's versions, and its OpenAI object.
 
     The latter's fields are left out while no version is ready or listed.
@@ -378,7 +380,9 @@ def _status(repository, target) -> dict:
     if target.label or not states:
         raise _missing(target)
     try:
-        described = _model_object(repository.describe(target.model_name))
+        described = _model_object(
+            repository.describe(target.model_name), chat_template
+        )
     except (KeyError, NotReadyError):
         described = {}
     return described | tf_serving.status(states)
@@ -424,13 +428,20 @@ def _serving_error(status, message) -> tf_serving.ServingError:
 _metadata = functools.lru_cache(64)(tf_serving.metadata)
 
 
-def _model_object(served) -> dict:
-    """A `ListedModel` as OpenAI lists models, plus its task and its card."""
+def _model_object(listed, chat_template) -> dict:
+    """A `ListedModel` as OpenAI lists models, and more of it.
+
+    Args:
+        listed: a `ListedModel`.
+        chat_template: see `create_app`.
+    """
+    template = listed.chat_template or chat_template
     return {
-        "id": served.name,
+        "id": listed.name,
         "object": "model",
-        "created": served.created,
+        "created": listed.created,
         "owned_by": "stacked_rnn",
-        "task": served.task,
-        "card": served.card,
+        "task": listed.task,
+        "card": listed.card,
+        "chat": listed.task == "language_model" and template is not None,
     }

@@ -14,6 +14,7 @@ class ListedModel:
         task: a name in `configs.TASKS`.
         created: modification time of its graph, in seconds since 1970.
         card: sentences that describe it.
+        chat_template: the template of chats in its directory, or None.
     """
 
     name: str
@@ -21,6 +22,7 @@ class ListedModel:
     task: str
     created: int
     card: list[str]
+    chat_template: str | None
 
     @classmethod
     def from_description(cls, name, version, description, *others):
@@ -40,5 +42,6 @@ class ListedModel:
             model_cards.sentences(
                 description, saved_models.num_parameters(path)
             ),
+            saved_models.chat_template(path),
             *others,
         )

@@ -26,7 +26,6 @@ MAX_SEQUENCES = 128  # per request: prompts times n
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1_000  # characters
 MAX_BIASES = 1_024  # tokens
-END_OF_TEXT = b"<|endoftext|>"  # in logprobs, where a token ended the text
 _NEAR = 1_000  # characters that a prompt may have between two of its tokens
 _STOP = (
     f"a string of 1 to {MAX_STOP_LENGTH:,} characters, or a list of at most "
@@ -274,7 +273,7 @@ class Answer:
         self._num_tokens += len(tokens)
         logprobs = None
         if end_log_prob is not None:
-            tokens = [*tokens, END_OF_TEXT]
+            tokens = [*tokens, top_logprobs.END_OF_TEXT]
             log_probs = [*log_probs, end_log_prob]
         if self._request.logprobs is not None:
             logprobs = self._logprobs(index, tokens, log_probs, likeliest)

@@ -299,6 +299,9 @@ class Model(BaseModel):
     owned_by: Literal["stacked_rnn"]
     task: str = Field(json_schema_extra={"enum": [*TASKS]})
     card: list[str] = Field(description="Sentences that describe the model.")
+    chat: bool = Field(
+        description="Whether a template makes a text of the messages of a chat."
+    )
 
 
 class ModelList(BaseModel):

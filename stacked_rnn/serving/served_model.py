@@ -39,12 +39,6 @@ class ServedModel(ListedModel):
         """Whether XLA has finished, or has nothing to compile."""
         return not self.scheduler or self.scheduler.is_compiled.is_set()
 
-    @functools.cached_property
-    def chat_template(self) -> str | None:
-        """The template of chats in the directory of the version, or None."""
-        path = self.description.path / saved_models.CHAT_TEMPLATE_FILE
-        return path.read_text(encoding="utf-8-sig") if path.is_file() else None
-
     def close(self, seconds=None) -> None:
         """Accepts no more sequences; see `Scheduler.close`."""
         if self.scheduler:

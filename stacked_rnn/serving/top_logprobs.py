@@ -9,6 +9,7 @@ import functools
 
 import tensorflow as tf
 
+END_OF_TEXT = b"<|endoftext|>"  # stands for the token that ends a text
 MOST = 5  # tokens per position
 MOST_READ = 10_000  # tokens in all prompts of a request
 
@@ -62,6 +63,9 @@ class TopLogprobs:
 
     def __init__(self, model, rank):
         self._token_bytes = model.token_bytes
+        if model.tokenizer.end_id is not None:
+            self._token_bytes = self._token_bytes.copy()
+            self._token_bytes[model.tokenizer.end_id] = END_OF_TEXT
         self._rank, self._states = rank, model.initial_states(1)
         self._last = []  # the token that was read last, if any
 

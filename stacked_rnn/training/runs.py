@@ -27,7 +27,7 @@ MAY_CHANGE = frozenset(
         "corpus", "cache_dir", "skip_bad_files", "epochs", "max_minutes",
         "early_stopping", "checkpoint_minutes", "accumulate_steps", "strategy",
         "wait_minutes", "jit_compile", "deterministic", "model_dir",
-        "export_dir", "resume", "learn_all",
+        "export_dir", "resume", "learn_all", "chat_template",
     )
 )  # fmt: skip
 
