@@ -411,6 +411,26 @@ def test_the_same_is_found_under_the_names_of_other_servers(running):
     assert json.loads(content) == {"version": stacked_rnn.__version__}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_that_were_not_read_are_counted(running, client, stream):
+    prompt = f"{stream} a b c d e f g h ".lower() * 20
+
+    def usage(prompt, n=1):
+        options = {"model": "letters", "prompt": prompt, "n": n}
+        if not stream:
+            return client.completions.create(**options).usage
+        options |= {"stream": True, "stream_options": {"include_usage": True}}
+        *_, last = client.completions.create(**options)
+        return last.usage
+
+    first, again = usage(prompt), usage([prompt, prompt + "abc"], n=2)
+    assert first.prompt_tokens == len(prompt)
+    assert first.prompt_tokens_details.cached_tokens == 0
+    assert again.prompt_tokens == 2 * len(prompt) + 3
+    cached = again.prompt_tokens_details.cached_tokens
+    assert 2 * (len(prompt) - 65) < cached < 2 * len(prompt)
+
+
 def test_null_means_the_default(running):
     nulls = dict.fromkeys(
         ("max_tokens", "temperature", "stop", "n", "logit_bias", "suffix")

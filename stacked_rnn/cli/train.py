@@ -61,6 +61,7 @@ def train(model_config, train_config, strategy):
     from stacked_rnn import tasks, training
     from stacked_rnn.training import warm_start
 
+    chat_template = _read_template(train_config)
     name = name_of(train_config.corpus)
     model_dir = train_config.model_dir or f"runs/{name}"
     export_dir = train_config.export_dir or f"saved_models/{name}"
@@ -75,7 +76,6 @@ def train(model_config, train_config, strategy):
     if task.chosen:
         start = start.with_settings(task.chosen.settings)
     model_config = task.complete(start.model_config)
-    chat_template = _read_template(train_config)
     terminal.writable_directory("export_dir", export_dir)
     model_dir = terminal.writable_directory("model_dir", model_dir)
     with contextlib.ExitStack() as stack:
