@@ -790,8 +790,8 @@ def test_shown_api_calls_match_the_form(page, server, monkeypatch, capsys):
 def test_the_keyboard_reaches_everything(page):
     controls = page.script(
         "[...document.querySelectorAll('button, input, select, textarea, "
-        "summary, #text')].filter(e => e.checkVisibility() && (e.type !== 'radio' "
-        "|| e.checked)).map(e => e.id || e.localName)"
+        "summary, #text')].filter(e => e.checkVisibility() "
+        "&& (e.type !== 'radio' || e.checked)).map(e => e.id || e.localName)"
     )
     reached = []
     for _ in range(len(controls)):
