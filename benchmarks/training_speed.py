@@ -7,8 +7,9 @@ A step is forward, backward, clipping by the global norm and Adam, on random
 tokens. This project runs as in train.py, by `Trainer.fit`. Its rivals run at
 the fastest of their settings, found for each size by a short trial: stock Keras
 with cells in an RNN layer or with the layer of that name, with XLA or without,
-on one thread or all; PyTorch on one thread or all, which spin or sleep while
-they wait. README.md says how the contenders take turns. Without PyTorch the
+on one thread or all; PyTorch with torch.compile or without, on one thread or
+all, which spin or sleep while they wait. In bfloat16 PyTorch runs under
+autocast. README.md says how the contenders take turns. Without PyTorch the
 others are measured.
 
 Takes about 20 minutes on two cores. Writes training_speed.md, .json and .png
@@ -68,6 +69,7 @@ GROWTH = {
 GROWTH_FROM = Work(128, 2, 32, 50)
 OURS, OURS_BFLOAT16 = "stacked_rnn", "stacked_rnn bfloat16"
 KERAS, PYTORCH = "stock Keras", "PyTorch"
+PYTORCH_BFLOAT16 = "PyTorch bfloat16"
 KERAS_LAYER = "stock Keras, layer"
 MATMUL_SIZE = 2048
 
@@ -175,8 +177,11 @@ def stock_keras(work, cell, kind, jit_compile):
     return common.keras_steps(model, loss, inputs, targets, jit_compile)
 
 
-def pytorch(work, cell, device="cpu", bfloat16=False):
-    """`nn.GRU` or `nn.LSTM` between an embedding and a linear layer."""
+def pytorch(work, cell, device="cpu", bfloat16=False, compiles=False):
+    """`nn.GRU` or `nn.LSTM` between an embedding and a linear layer.
+
+    `torch.compile` leaves the recurrent layer as it is, and compiles the rest.
+    """
     import torch
 
     work = Work(*work)
@@ -200,14 +205,20 @@ def pytorch(work, cell, device="cpu", bfloat16=False):
         work.vocabulary_size, (work.batch_size, work.time + 1)
     ).to(device)
 
+    def loss_of(tokens):
+        logits = readout(recurrent(embedding(tokens[:, :-1]))[0])
+        return torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), tokens[:, 1:].flatten()
+        )
+
+    if compiles:
+        loss_of = torch.compile(loss_of)
+
     def run(steps):
         for _ in range(steps):
             optimizer.zero_grad()
             with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-                logits = readout(recurrent(embedding(tokens[:, :-1]))[0])
-                loss = torch.nn.functional.cross_entropy(
-                    logits.flatten(0, 1), tokens[:, 1:].flatten()
-                )
+                loss = loss_of(tokens)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -231,12 +242,26 @@ def keras_entries(work, cell):
     }
 
 
-def pytorch_entries(work, cell):
+def pytorch_entries(work, cell, bfloat16=False):
     """The settings of PyTorch for a trial: name -> `Entry`."""
     return {
-        name: Entry("torch", pytorch, {"work": work, "cell": cell}, setting)
+        f"{'compiled, ' * compiles}{name}": Entry(
+            "torch",
+            pytorch,
+            {
+                "work": work, "cell": cell, "bfloat16": bfloat16,
+                "compiles": compiles,
+            },
+            setting,
+        )
         for name, setting in settings("torch").items()
-    }
+        for compiles in (False, True)
+    }  # fmt: skip
+
+
+def pytorch_bfloat16_entries(work, cell):
+    """The same in bfloat16."""
+    return pytorch_entries(work, cell, bfloat16=True)
 
 
 # Measuring --------------------------------------------------------------------
@@ -349,6 +374,7 @@ def speed_table(results):
                 common.percentages(result["spread"].get(n) for n in measured),
                 of_peak,
                 ratio(speeds, OURS_BFLOAT16, OURS),
+                ratio(speeds, OURS_BFLOAT16, PYTORCH_BFLOAT16),
             ]
         )
     return table(
@@ -356,6 +382,7 @@ def speed_table(results):
             "work", OURS, KERAS, PYTORCH, "ratio to Keras", "ratio to PyTorch",
             "setting of Keras", "setting of PyTorch", "spread",
             "of the matmul peak", "bfloat16 to float32",
+            "bfloat16 to PyTorch's",
         ],
         rows,
     )  # fmt: skip
@@ -392,6 +419,7 @@ def main(config):
     rivals = {KERAS: keras_entries}
     if contenders.has_pytorch():
         rivals[PYTORCH] = pytorch_entries
+        rivals[PYTORCH_BFLOAT16] = pytorch_bfloat16_entries
 
     results, rows = {}, []
     for name in works:
@@ -399,7 +427,7 @@ def main(config):
             label = f"{cell.upper()} {name}"
             results[label] = compare(WORKS[name], cell, config, rivals)
             print(speed_table({label: results[label]})[-1], flush=True)
-    names = (PYTORCH, KERAS, OURS, OURS_BFLOAT16)
+    names = (PYTORCH, PYTORCH_BFLOAT16, KERAS, OURS, OURS_BFLOAT16)
     lines = [
         "Tokens per second of a full training step (forward, backward, "
         f"clipping, Adam) in float32; medians of {config.repetitions} turns of "
