@@ -332,7 +332,8 @@ def growth(cell, config, rivals):
             }
             if PYTORCH in rivals:
                 for name, entry in pytorch_entries(work, cell).items():
-                    entries[work, PYTORCH, name] = entry
+                    if not entry.arguments["compiles"]:  # takes minutes each
+                        entries[work, PYTORCH, name] = entry
         results = contenders.in_turn(
             entries,
             max(3, config.repetitions // 2),

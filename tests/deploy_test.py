@@ -18,7 +18,7 @@ from prometheus_client import parser
 
 from stacked_rnn import configs
 from stacked_rnn.decoding import incremental_text
-from stacked_rnn.serving import metrics, scheduler
+from stacked_rnn.serving import metrics, prefix_cache, scheduler
 from tests.helpers import ROOT
 from tests.helpers.processes import assert_flags_are_parsed
 from tests.helpers.workers import FLAGS, TEXT
@@ -414,6 +414,7 @@ def exposed():
 
     class Scheduler:
         num_waiting = num_active = max_waiting = 0
+        prefixes = prefix_cache.PrefixCache(0)
         is_compiled = threading.Event()
 
     class Served:
@@ -427,8 +428,8 @@ def exposed():
     sequence.first_token_time = time.monotonic()
     sequence.token_ids = [1, 2]
     own.finished(sequence, "length")
-    for note in (own.prompt, own.generated, own.first_token, own.between,
-                 own.predicted):  # fmt: skip
+    own.prompt(2, 1)
+    for note in (own.generated, own.first_token, own.between, own.predicted):
         note(1)
     made.requests.labels("/", 200, "letters").inc()
     made.seconds.labels("/").observe(1)

@@ -51,7 +51,7 @@ def break_graph(version, content=b"broken"):
 class Scheduler:
     """Stands for `scheduler.Scheduler`."""
 
-    def __init__(self, *_, jit_compile):
+    def __init__(self, *_, jit_compile, cache_bytes):
         self.num_waiting = self.num_active = 0
         self.is_compiled = threading.Event()
         self.ended, self.closed = threading.Event(), []

@@ -97,7 +97,7 @@ def _read_template(train_config) -> str | None:
     path = train_config.chat_template
     if not path:
         return None
-    if train_config.task != "language_model":
+    if not configs.TASKS[train_config.task].continues_texts:
         raise configs.UserError(
             "--chat_template: only language models have chats"
         )

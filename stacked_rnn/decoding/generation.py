@@ -74,7 +74,9 @@ def generate(
 
         token_ids: int32 [batch, width], read or drawn; 0 beyond.
         log_probs: float32 [batch, width], the model's own log p(token),
-            before temperature, penalty and truncation; that of `end_id`, too.
+            before temperature, penalty and truncation; 0 beyond.
+        end_log_probs: float32 [batch], the same of the token that ended a row,
+            which is not in the result; without meaning for other rows.
         lengths: int32 [batch], how many tokens each row drew.
         carry: where the rows stand now.
     """
@@ -194,15 +196,21 @@ def generate(
             tf.TensorArray(tf.float32, width, element_shape=before.shape),
         ),
     )
+    lengths = carry["positions"] - before
     is_due = tf.range(width) < max_steps
-
-    def rows(array):
-        values = tf.transpose(array.stack())
-        return tf.where(is_due, values, tf.zeros_like(values))
-
+    end = lengths  # column behind the last token of each row
+    if forced_ids is not None:
+        is_read = is_forced & (tf.range(tf.shape(is_forced)[1]) < max_steps)
+        end += tf.reduce_sum(tf.cast(is_read, tf.int32), axis=1)
+    log_probs = tf.transpose(log_probs.stack())
     return {
-        "token_ids": rows(drawn),
-        "log_probs": rows(log_probs),
-        "lengths": carry["positions"] - before,
+        "token_ids": tf.where(is_due, tf.transpose(drawn.stack()), 0),
+        "log_probs": tf.where(
+            tf.range(width) < end[:, None], log_probs, tf.zeros_like(log_probs)
+        ),
+        "end_log_probs": tf.gather(
+            log_probs, tf.minimum(end, width - 1), batch_dims=1
+        ),
+        "lengths": lengths,
         "carry": carry,
     }

@@ -258,14 +258,12 @@ class TextGenerator(base.ExportedModel):
         texts = self.tokenizer.detokenize(
             tf.RaggedTensor.from_tensor(token_ids, lengths=drawn["lengths"])
         )
-        log_probs = drawn["log_probs"][:, :longest]
-        is_drawn = tf.range(longest) < drawn["lengths"][:, None]
         return {
             "texts": tf.strings.unicode_transcode(
                 texts, "UTF-8", "UTF-8", errors="replace"
             ),
             "token_ids": token_ids,
-            "log_probs": tf.where(is_drawn, log_probs, 0.0),
+            "log_probs": drawn["log_probs"][:, :longest],
             "lengths": drawn["lengths"],
         }
 

@@ -12,6 +12,7 @@ from fastapi.middleware import cors
 from starlette.exceptions import HTTPException
 
 import stacked_rnn
+from stacked_rnn.configs import TASKS
 from stacked_rnn.serving import (
     access,
     bodies,
@@ -443,5 +444,5 @@ def _model_object(listed, chat_template) -> dict:
         "owned_by": "stacked_rnn",
         "task": listed.task,
         "card": listed.card,
-        "chat": listed.task == "language_model" and template is not None,
+        "chat": TASKS[listed.task].continues_texts and template is not None,
     }

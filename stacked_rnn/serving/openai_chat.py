@@ -103,7 +103,8 @@ class ChatRequest(openai_completions.Options):
             max_tokens = self.max_tokens
         if max_tokens is None:
             max_tokens = min(DEFAULT_TOKENS, most)
-        return openai_completions.CompletionRequest(
+        # All has been checked: to check it again takes as long as the rest.
+        return openai_completions.CompletionRequest.model_construct(
             prompt=prompt,
             max_tokens=max_tokens,
             logprobs=self.top_logprobs if self.logprobs else None,

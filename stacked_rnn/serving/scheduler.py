@@ -407,8 +407,7 @@ class Scheduler:
             )
             end_log_prob = None
             if ended and not continuation.stop_string:
-                end = start + drawn["lengths"][row]
-                end_log_prob = float(drawn["log_probs"][row, end])
+                end_log_prob = float(drawn["end_log_probs"][row])
             reason = self._early_finish_reason(sequence)
             if continuation.stopped:
                 reason = "stop"
