@@ -70,6 +70,25 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "adjustment, end_id, expected",
+    [
+        # What load generators send to every model.
+        (Adjustment(ignores_end=True, min_tokens=9), None, NONE),
+        (Adjustment(logit_bias={3: 0.0}), None, NONE),
+        (Adjustment(min_tokens=9), 1, Adjustment(min_tokens=9)),
+        (Adjustment(ignores_end=True, min_tokens=9), 1,
+         Adjustment(ignores_end=True)),
+        (Adjustment(ignores_end=True, min_tokens=9, end_ids=(4,)), None,
+         Adjustment(min_tokens=9, end_ids=(4,))),
+    ],
+)  # fmt: skip
+def test_what_has_no_effect_needs_no_loop_of_its_own(
+    adjustment, end_id, expected
+):
+    assert adjustment.for_model(end_id) == expected
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("fixture", ["loaded", "loaded_lines"])
 def test_adjusted_sequences_equal_a_plain_loop(

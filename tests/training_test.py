@@ -68,6 +68,16 @@ def make_trainer(
     )
 
 
+def change_plan(monkeypatch, **changes):
+    """Changes how each later trainer computes its steps."""
+    make_plan = plan.make_plan
+    monkeypatch.setattr(
+        plan,
+        "make_plan",
+        lambda *args: dataclasses.replace(make_plan(*args), **changes),
+    )
+
+
 def weights(trainer):
     return [weight.numpy() for weight in trainer.model.weights]
 
@@ -182,15 +192,9 @@ def test_empty_rows_change_neither_loss_nor_gradient():
 )
 def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
     """Three shards of a batch with carried state train as one does."""
-    make_plan, trainers = plan.make_plan, []
+    trainers = []
     for shards in (1, 3):
-        monkeypatch.setattr(
-            plan,
-            "make_plan",
-            lambda *args, n=shards: dataclasses.replace(
-                make_plan(*args), shards=n
-            ),
-        )
+        change_plan(monkeypatch, shards=shards)
         trainer = make_trainer(
             load_data(carry_state=True),
             model={"cell": cell, "units": 300 if how == "loops" else 6},
@@ -205,15 +209,9 @@ def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_few_kernels_change_nothing(cell, monkeypatch):
     """Windows of 12 steps take two iterations of six."""
-    make_plan, trainers = plan.make_plan, []
+    trainers = []
     for few_kernels in (False, True):
-        monkeypatch.setattr(
-            plan,
-            "make_plan",
-            lambda *args, value=few_kernels: dataclasses.replace(
-                make_plan(*args), few_kernels=value
-            ),
-        )
+        change_plan(monkeypatch, few_kernels=few_kernels)
         trainer = make_trainer(
             load_data(
                 windows=lambda tokens, _, rows: datasets.Streams(
@@ -238,15 +236,9 @@ def test_several_steps_per_call_equal_single_steps(
     """Up to the end of a page, of an epoch, and of the run."""
     monkeypatch.setattr(datasets.windows, "PAGE", 200)
     monkeypatch.setattr(datasets.windows, "_BLOCKS", 2)
-    make_plan, trainers, calls = plan.make_plan, [], []
+    trainers, calls = [], []
     for steps in (1, 4):
-        monkeypatch.setattr(
-            plan,
-            "make_plan",
-            lambda *args, n=steps: dataclasses.replace(
-                make_plan(*args), steps_per_call=n
-            ),
-        )
+        change_plan(monkeypatch, steps_per_call=steps)
         trainer = make_trainer(
             load_data(windows=windows),
             strategy=mirrored() if replicas == 2 else None,
@@ -1072,15 +1064,10 @@ def test_a_timed_run_ends_with_its_schedule(
     replicas, steps_of_a_call, tmp_path, monkeypatch, a_second_a_step
 ):
     """75 seconds are 2.5 epochs, even if the run is interrupted."""
-    make_plan = plan.make_plan
-    monkeypatch.setattr(
-        plan,
-        "make_plan",
-        lambda *args: dataclasses.replace(
-            make_plan(*args),
-            steps_per_call=steps_of_a_call,
-            use_xla_for_update=steps_of_a_call > 1,  # as on a GPU
-        ),
+    change_plan(
+        monkeypatch,
+        steps_per_call=steps_of_a_call,
+        use_xla_for_update=steps_of_a_call > 1,  # as on a GPU
     )
 
     def make(minutes):

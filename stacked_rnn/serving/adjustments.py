@@ -35,6 +35,21 @@ class Adjustment:
     end_ids: tuple[int, ...] = ()
     ignores_end: bool = False
 
+    def for_model(self, end_id) -> "Adjustment":
+        """Leaves out what has no effect, so that it equals `NONE` if all has.
+
+        Args:
+            end_id: the token that ends the texts of the model, or None.
+        """
+        ignores_end = self.ignores_end and end_id is not None
+        has_end = self.end_ids or (end_id is not None and not ignores_end)
+        return dataclasses.replace(
+            self,
+            logit_bias={key: b for key, b in self.logit_bias.items() if b},
+            min_tokens=self.min_tokens if has_end else 0,
+            ignores_end=ignores_end,
+        )
+
 
 NONE = Adjustment()
 

@@ -60,7 +60,7 @@ def _checked_stop(value):
 
 
 def _checked_bias(value):
-    """Checks a logit bias; its keys become integers."""
+    """Checks a logit bias, with one error for all of it."""
     expected = PydanticCustomError(
         "bias",
         f"expected an object of at most {MAX_BIASES} token ids, each with a "

@@ -206,7 +206,12 @@ class Scheduler:
             prompt_ids = np.array(prompt, np.int32)
             prompt = b"".join(self._model.token_bytes[prompt_ids].tolist())
         return Sequence(
-            prompt, prompt_ids, sampling, stop, deadline, adjustment
+            prompt,
+            prompt_ids,
+            sampling,
+            stop,
+            deadline,
+            adjustment.for_model(self._model.tokenizer.end_id),
         )
 
     def tokenize(self, sequences) -> None:
