@@ -1,5 +1,7 @@
 """Drawn sets and frequencies on logits made by hand; eager, graph, XLA."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,13 +15,25 @@ from tests.helpers.sampler_inputs import options, uniforms
 LOGITS = np.log([[0.5, 0.3, 0.15, 0.05]]).astype("float32")
 
 
-def drawn_set(sorts=True, **kwargs):
+WAYS = ("sorting", "pairs", "bits")  # to find the tokens of top-k and top-p
+
+
+@contextlib.contextmanager
+def finding_by(way):
+    """Gives `sorts`, with which `samplers.truncate` takes that way."""
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "bits":
+            patch.setattr(samplers, "_MOST_IN_PAIRS", 0)
+        yield way == "sorting"
+
+
+def drawn_set(way="sorting", **kwargs):
     """The ids that any random number draws from LOGITS."""
     uniform = np.arange(1000, dtype="float32") / 1000
     logits = np.repeat(LOGITS, 1000, axis=0)
-    return set(
-        samplers.sample(logits, uniform, options(1000, **kwargs), sorts).numpy()
-    )
+    values = options(1000, **kwargs)
+    with finding_by(way) as sorts:
+        return set(samplers.sample(logits, uniform, values, sorts).numpy())
 
 
 def test_threefry_known_answers():
@@ -99,15 +113,16 @@ def test_temperature_zero_is_greedy():
     assert drawn_set(temperature=0.0) == {0}
 
 
-@pytest.mark.parametrize("sorts", [True, False])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("top_k", [0, 2])
-def test_the_smallest_temperature_is_greedy(sorts, top_k):
-    drawn = samplers.sample(
-        tf.constant([[-np.inf, 20.0, 30.0, -40.0]]),
-        tf.constant([0.999]),
-        options(temperature=np.finfo(np.float32).tiny, top_k=top_k),
-        sorts,
-    )
+def test_the_smallest_temperature_is_greedy(way, top_k):
+    with finding_by(way) as sorts:
+        drawn = samplers.sample(
+            tf.constant([[-np.inf, 20.0, 30.0, -40.0]]),
+            tf.constant([0.999]),
+            options(temperature=np.finfo(np.float32).tiny, top_k=top_k),
+            sorts,
+        )
     assert drawn.numpy().tolist() == [2]
 
 
@@ -125,11 +140,9 @@ def test_the_smallest_temperature_is_greedy(sorts, top_k):
         (2, 0.6, {0}),
     ],
 )
-@pytest.mark.parametrize("sorts", [True, False])
-def test_top_k_and_top_p_keep_the_expected_tokens(
-    top_k, top_p, expected, sorts
-):
-    assert drawn_set(sorts, top_k=top_k, top_p=top_p) == expected
+@pytest.mark.parametrize("way", WAYS)
+def test_top_k_and_top_p_keep_the_expected_tokens(top_k, top_p, expected, way):
+    assert drawn_set(way, top_k=top_k, top_p=top_p) == expected
 
 
 @settings(max_examples=40, deadline=None)
@@ -142,14 +155,17 @@ def test_top_k_and_top_p_keep_the_expected_tokens(
     ),
     st.integers(0, 14),
 )
-def test_top_k_by_bits_equals_top_k_by_sorting(logits, top_k):
+def test_top_k_keeps_the_same_tokens_however_it_finds_them(logits, top_k):
     """Including ties, both zeros and minus infinities."""
     row = tf.constant([[*logits, 1.0]], tf.float32)
-    by_sorting, by_bits = (
-        samplers.truncate(row, tf.constant([top_k]), tf.ones(1), sorts)
-        for sorts in (True, False)
-    )
-    assert np.array_equal(by_sorting, by_bits)
+    found = []
+    for way in WAYS:
+        with finding_by(way) as sorts:
+            found.append(
+                samplers.truncate(row, tf.constant([top_k]), tf.ones(1), sorts)
+            )
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
 
 
 def test_repetition_penalty_pushes_seen_tokens_down():
@@ -177,17 +193,18 @@ def test_minus_infinity_is_never_drawn():
     st.sampled_from([0.0, 0.3, 1.0, 2.5]),
     st.integers(0, 12),
     st.sampled_from([0.05, 0.5, 0.9, 1.0]),
-    st.booleans(),
+    st.sampled_from(WAYS),
 )
-@example(2049, 0.0, 0.3, 0, 1.0, False)  # a first token of next to no mass
+@example(2049, 0.0, 0.3, 0, 1.0, "pairs")  # a first token of next to no mass
 def test_samples_equal_the_reference(
-    seed, uniform, temperature, top_k, top_p, sorts
+    seed, uniform, temperature, top_k, top_p, way
 ):
     logits = np.random.default_rng(seed).normal(0, 3, (1, 9)).astype("float32")
-    token_id = samplers.sample(
-        logits, tf.constant([uniform], tf.float32),
-        options(temperature=temperature, top_k=top_k, top_p=top_p), sorts,
-    )  # fmt: skip
+    values = options(temperature=temperature, top_k=top_k, top_p=top_p)
+    with finding_by(way) as sorts:
+        token_id = samplers.sample(
+            logits, tf.constant([uniform], tf.float32), values, sorts
+        )
     expected = reference.sample(
         logits[0].astype("float64"),
         np.float32(uniform),
@@ -198,11 +215,12 @@ def test_samples_equal_the_reference(
     assert int(token_id[0]) == expected
 
 
+@pytest.mark.parametrize("vocabulary_size", [40, 140])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_rows_have_their_own_options_and_do_not_affect_each_other(
-    jit_compile, rng
+    jit_compile, vocabulary_size, rng
 ):
-    logits = tf.constant(rng.normal(0, 2, (6, 40)), tf.float32)
+    logits = tf.constant(rng.normal(0, 2, (6, vocabulary_size)), tf.float32)
     uniform = tf.constant(rng.uniform(size=6), tf.float32)
     mixed = options(
         6,

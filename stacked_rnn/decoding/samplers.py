@@ -8,6 +8,12 @@ eagerly, in a graph and under XLA, with the same result.
 import numpy as np
 import tensorflow as tf
 
+# Up to so many tokens, comparing all pairs is faster than 62 passes over the
+# tokens: 1 row of 65 tokens 2.3 and 6.2 us, 32 rows 30 and 48 us, 32 rows of
+# 128 tokens 78 and 90 us, of 256 tokens 263 and 186 us (one core of an EPYC).
+_MOST_IN_PAIRS = 128
+_LEAST_TOP_P = 1e-9  # with which the likeliest token is always kept
+
 
 def uniforms(seeds, positions):
     """Random numbers in [0, 1), a pure function of a row's seed and position.
@@ -110,14 +116,41 @@ def truncate(logits, top_k, top_p, sorts=True):
     Args:
         logits: float32 [batch, vocabulary], divided by the temperature.
         top_k: int32 [batch]; top_p: float32 [batch].
-        sorts: how the thresholds are found: by sorting, or, four times faster
-            under XLA and four times slower without, bit by bit.
+        sorts: how the tokens are found: by sorting, or, at least four times
+            faster under XLA and four times slower without, by comparing pairs
+            of tokens or, in large vocabularies, bit by bit.
     """
     vocabulary_size = logits.shape[-1]
     k = tf.where(top_k > 0, tf.minimum(top_k, vocabulary_size), vocabulary_size)
+    if not sorts and vocabulary_size <= _MOST_IN_PAIRS:
+        return tf.where(_kept_by_pairs(logits, k, top_p), logits, -np.inf)
     find = _threshold_by_sorting if sorts else _threshold_by_bits
     threshold = find(logits, k, top_p)
     return tf.where(logits >= threshold[:, None], logits, -np.inf)
+
+
+def _kept_by_pairs(logits, k, top_p):
+    """Whether each token is kept, bool [batch, vocabulary].
+
+    One product sums up what is above each token: how many tokens, and their
+    probability. That is in two parts, since a GPU rounds factors to 11 bits.
+    """
+    probabilities = tf.nn.softmax(logits)
+    high = tf.cast(tf.cast(probabilities, tf.bfloat16), tf.float32)
+    summands = tf.stack(
+        [tf.ones_like(high), high, probabilities - high], axis=1
+    )
+    is_above = logits[:, :, None] > logits[:, None, :]
+    sums = tf.matmul(summands, tf.cast(is_above, tf.float32))
+    rank, mass = sums[:, 0], sums[:, 1] + sums[:, 2]
+    within_k = rank < tf.cast(k, tf.float32)[:, None]
+    kept_mass = tf.reduce_sum(
+        tf.where(within_k, probabilities, 0.0), axis=-1, keepdims=True
+    )
+    at_least = tf.maximum(top_p, _LEAST_TOP_P)[:, None]
+    in_nucleus = mass < at_least * kept_mass
+    # top_p = 1 keeps all: rounding must not cut a tail off.
+    return within_k & (in_nucleus | (top_p[:, None] >= 1.0))
 
 
 def _threshold_by_sorting(logits, k, top_p):
@@ -169,7 +202,7 @@ def _threshold_by_bits(logits, k, top_p):
         kept = tf.where(keys >= threshold[:, None], probabilities, 0.0)
         return tf.reduce_sum(kept, axis=-1)
 
-    at_least = tf.maximum(top_p, 1e-9)  # the likeliest, whatever top_p is
+    at_least = tf.maximum(top_p, _LEAST_TOP_P)
     nucleus = largest(
         lambda threshold: mass(keys, probabilities, threshold) >= at_least
     )
