@@ -13,7 +13,7 @@ from stacked_rnn import metrics
 from stacked_rnn.configs import ModelConfig, SamplingConfig, UserError
 from stacked_rnn.decoding import generation, options
 from stacked_rnn.decoding.incremental_text import Continuation
-from stacked_rnn.inference import base
+from stacked_rnn.inference import base, parallel_scores
 from stacked_rnn.utils import devices, terminal
 
 _BATCH_SIZE = 64  # most texts that a core generates together
@@ -313,11 +313,8 @@ class SavedLanguageModel(base.LoadedModel):
             # Without XLA, a GPU launches a kernel per op and time step.
             if devices.gpus() and len(token_ids) >= WORTH_COMPILING:
                 score_window = self._compiled_score_window
-            nats = metrics.nats_of_text(
-                score_window,
-                token_ids,
-                self.functions.initial_states(1),
-                progress=progress,
+            nats = parallel_scores.nats_of_text(
+                score_window, token_ids, self.functions.initial_states, progress
             )
         return token_ids, nats
 
