@@ -15,8 +15,7 @@ import threading
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, saved_models
-from stacked_rnn.cli import train
+from stacked_rnn import configs, pipeline, saved_models
 from stacked_rnn.training import runs
 from tests.helpers import ROOT, pages
 from tests.helpers.processes import Script, run, run_anew
@@ -286,7 +285,7 @@ def test_a_training_goes_on_under_nohup_and_without_a_reader(tmp_path):
     ],
 )
 def test_runs_are_named_after_the_corpus(corpus, name):
-    assert train.name_of(corpus) == name
+    assert pipeline.name_of(corpus) == name
 
 
 def test_suggested_commands_run_as_printed(tmp_path):

@@ -74,13 +74,13 @@ def test_differences_name_the_fields():
 
 
 def test_flags_file_holds_every_setting():
-    text = flags.to_flags(configs.ModelConfig(residual=True))
+    text = configs.to_flags(configs.ModelConfig(residual=True))
     assert "--residual\n" in text and "--nobidirectional\n" in text
     assert "--cell=gru\n" in text
     fields = dataclasses.fields(configs.ModelConfig)
     assert len(text.splitlines()) == len(fields) - 1
     assert "end_of_text" not in text  # which --document_separator sets
-    assert "resume" not in flags.to_flags(configs.TrainConfig())
+    assert "resume" not in configs.to_flags(configs.TrainConfig())
 
 
 def attributes_read(path):

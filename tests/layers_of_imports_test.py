@@ -17,6 +17,7 @@ LAYERS = (
     {"saved_models", "datasets", "models", "reports"},
     {"inference", "version_changes", "export", "training"},
     {"serving", "tasks"},
+    {"pipeline"},
     {"cli"},
 )
 PACKAGE = pathlib.Path(__file__).parents[1] / "stacked_rnn"

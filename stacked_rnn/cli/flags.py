@@ -5,20 +5,19 @@ mistyped flag answer at once.
 """
 
 import contextlib
-import dataclasses
 import errno
 import os
 import re
 import shutil
 import sys
-import tempfile
 import textwrap
 import time
 
 from absl import app, flags, logging
 
+from stacked_rnn import configs
 from stacked_rnn.configs import UserError
-from stacked_rnn.utils import terminal
+from stacked_rnn.utils import quiet_import, terminal
 
 STARTED = time.monotonic()  # when the command began, from which limits count
 # Flags without effect that earlier versions wrote to config.flags.
@@ -46,7 +45,7 @@ def run(main, *config_classes) -> None:
     description = main.__globals__["__doc__"] or ""
     sys.modules["__main__"].__doc__ = description  # for the --helpfull of absl
     for config_class in config_classes:
-        for field in _fields(config_class):
+        for field in configs.user_settings(config_class):
             _define_flag(field)
     for name in _RETIRED:
         flags.DEFINE_bool(name, False, "Ignored.")
@@ -69,7 +68,7 @@ def run(main, *config_classes) -> None:
                     f"{arguments[1]!r} is not a flag: write --name=value (see "
                     "--help)"
                 )
-            _import_tensorflow_quietly()
+            quiet_import.import_tensorflow()
             if not flags.FLAGS["verbosity"].present:  # absl says INFO
                 logging.set_verbosity(logging.WARNING)
             main(*values)
@@ -115,9 +114,9 @@ def _help(description, config_classes) -> str:
     lines = [description.strip()]
     for config_class in config_classes:
         lines += ["", wrapped(config_class.__doc__.split("\n\n")[0], "")]
-        for field in _fields(config_class):
+        for field in configs.user_settings(config_class):
             rules, default = field.metadata, field.default
-            if _is_switch(field):
+            if configs.is_switch(field):
                 name, shown = f"--[no]{field.name}", str(default).lower()
             else:
                 values = "|".join(rules["choices"] or ["..."])
@@ -149,25 +148,12 @@ def _reworded(error) -> str:
     return message
 
 
-def _fields(config_class) -> list[dataclasses.Field]:
-    """The fields that are flags."""
-    return [
-        field
-        for field in dataclasses.fields(config_class)
-        if not field.metadata["is_internal"]
-    ]
-
-
-def _is_switch(field) -> bool:
-    return field.type in (bool, bool | None)
-
-
 def _define_flag(field) -> None:
     """Defines the absl flag of a field."""
     name, default, rules = field.name, field.default, field.metadata
     if rules["choices"]:
         flags.DEFINE_enum(name, default, rules["choices"], rules["help"])
-    elif _is_switch(field):
+    elif configs.is_switch(field):
         flags.DEFINE_bool(name, default, rules["help"])
     elif field.type is int:
         flags.DEFINE_integer(name, default, rules["help"])
@@ -184,7 +170,10 @@ def _from_flags(config_class):
     """The configuration that the parsed flags describe."""
     values = flags.FLAGS.flag_values_dict()
     return config_class.from_dict(
-        {field.name: values[field.name] for field in _fields(config_class)}
+        {
+            field.name: values[field.name]
+            for field in configs.user_settings(config_class)
+        }
     )
 
 
@@ -202,54 +191,3 @@ def refuse_given(names, why) -> None:
     given = sorted(given_flags() & set(names))
     if given:
         raise UserError(", ".join(f"--{name}" for name in given) + f": {why}")
-
-
-def to_flags(*configs, names=None) -> str:
-    """Writes configurations as the text of a flag file: one flag per line.
-
-    Args:
-        *configs: the configurations.
-        names: names of the settings to write; None: all.
-    """
-    lines = []
-    for config in configs:
-        for field in _fields(config):
-            if names is not None and field.name not in names:
-                continue
-            value = getattr(config, field.name)
-            if isinstance(value, bool):
-                lines.append(
-                    f"--{field.name}" if value else f"--no{field.name}"
-                )
-            elif value is not None:
-                lines.append(f"--{field.name}={value}")
-    return "\n".join(lines) + "\n"
-
-
-def _import_tensorflow_quietly() -> None:
-    """Imports TensorFlow without its native start-up notices.
-
-    They are written before any log level takes effect; if the import fails,
-    they are shown. TensorFlow then takes only as much of a GPU's memory as it
-    needs, since another process may use the same GPU.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    # The account may have set Keras to another backend, for other work.
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.pop("TF_USE_LEGACY_KERAS", None)
-    with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
-        stderr = os.dup(2)
-        stack.callback(os.close, stderr)
-        os.dup2(notices.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()  # looks for a CUDA driver
-        except BaseException:
-            os.dup2(stderr, 2)
-            notices.seek(0)
-            sys.stderr.write(notices.read().decode("utf-8", "replace"))
-            raise
-        finally:
-            os.dup2(stderr, 2)

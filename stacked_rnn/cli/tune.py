@@ -18,7 +18,7 @@ import shlex
 import sys
 
 from stacked_rnn import configs
-from stacked_rnn.cli import flags, train
+from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError
 from stacked_rnn.utils import terminal
 
@@ -37,7 +37,7 @@ def main(config, model_config, train_config):
     """Searches, and reports what was found."""
     import keras
 
-    from stacked_rnn import training
+    from stacked_rnn import pipeline, training
     from stacked_rnn.reports import trials
     from stacked_rnn.utils import devices
 
@@ -62,7 +62,7 @@ def main(config, model_config, train_config):
         raise UserError(
             "a search needs a text to validate on: set --validation_fraction"
         )
-    name = train.name_of(base_config.corpus)
+    name = pipeline.name_of(base_config.corpus)
     directory = terminal.writable_directory(
         "tune_dir", directory or f"runs/tune-{name}"
     )
@@ -165,7 +165,7 @@ class _Trainers:
         """
         from stacked_rnn.training import sizing
 
-        return flags.to_flags(
+        return configs.to_flags(
             *self.with_values(values),
             names={"corpus", *sizing.OPEN_SETTINGS}
             | self._given

@@ -23,6 +23,7 @@ from stacked_rnn.configs.decoding import (
     BeamConfig,
     SamplingConfig,
 )
+from stacked_rnn.configs.flag_files import is_switch, to_flags, user_settings
 from stacked_rnn.configs.model import REGULARIZERS, ModelConfig
 from stacked_rnn.configs.search_space import SEARCHABLE, Dimension
 from stacked_rnn.configs.tasks import (

@@ -1,0 +1,35 @@
+"""Importing TensorFlow, for the backend of Keras, without its notices."""
+
+import contextlib
+import os
+import sys
+import tempfile
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without its native start-up notices.
+
+    They are written before any log level takes effect; if the import fails,
+    they are shown. TensorFlow then takes only as much of a GPU's memory as it
+    needs, since another process may use the same GPU.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    # The account may have set Keras to another backend, for other work.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
+        stderr = os.dup(2)
+        stack.callback(os.close, stderr)
+        os.dup2(notices.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()  # looks for a CUDA driver
+        except BaseException:
+            os.dup2(stderr, 2)
+            notices.seek(0)
+            sys.stderr.write(notices.read().decode("utf-8", "replace"))
+            raise
+        finally:
+            os.dup2(stderr, 2)
