@@ -100,7 +100,7 @@ def this_project(path, batch_size, compiles, **options):
         sampling = configs.SamplingConfig(
             **{"max_new_tokens": TOKENS * steps, "temperature": 1.0} | options
         )
-        samples = model.generate(["A"], sampling, num_samples=batch_size)
+        samples = model.continuations(["A"], sampling, num_samples=batch_size)
         assert all(len(s.tokens) == TOKENS * steps for s in samples)
 
     return run

@@ -122,7 +122,7 @@ def wrong_texts(path, texts):
     sampling = configs.SamplingConfig(
         max_new_tokens=NEW_TOKENS, temperature=1.0
     )
-    expected = inference.load(path).generate(
+    expected = inference.load(path).continuations(
         [PROMPT], sampling, num_samples=len(texts)
     )
     return sum(texts[text.seed] != text.text for text in expected)

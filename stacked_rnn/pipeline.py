@@ -13,7 +13,14 @@ import time
 import keras
 import tensorflow as tf
 
-from stacked_rnn import configs, saved_models, tasks, training, version_changes
+from stacked_rnn import (
+    chat_templates,
+    configs,
+    saved_models,
+    tasks,
+    training,
+    version_changes,
+)
 from stacked_rnn.reports import plots
 from stacked_rnn.training import descriptions, warm_start
 from stacked_rnn.utils import devices, terminal, text_files
@@ -140,7 +147,9 @@ def _read_template(train_config) -> str | None:
         text = terminal.read_file("chat_template", path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise configs.UserError(f"--chat_template={path}: not UTF-8") from error
-    return text.replace("\r\n", "\n")
+    template = text.replace("\r\n", "\n")
+    chat_templates.check(template, "chat_template", path)
+    return template
 
 
 def _train(run, model_config, started, callbacks) -> Outcome | None:

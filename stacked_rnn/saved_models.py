@@ -11,21 +11,28 @@ saved_models/NAME/VERSION/
     assets.extra/tf_serving_warmup_requests  see `export.warmup_requests`
 """
 
+import atexit
 import dataclasses
 import json
 import math
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
+import zipfile
+import zlib
 
 import tensorflow as tf
 
-from stacked_rnn import tokenizers
+from stacked_rnn import hub, tokenizers
 from stacked_rnn.configs import TASKS, ModelConfig, TaskInfo, UserError
 
 TOKENIZER_FILE = "assets/tokenizer.json"
 CONFIG_FILE = "assets.extra/config.json"
 GRAPH_FILE = "saved_model.pb"
+EXPORTED_FILE = "checkpoints/exported.json"  # of a run: what it exported last
+ARCHIVE = ".zip"  # how the name of a model in an archive ends
 _CHAT_TEMPLATE_FILE = "assets.extra/chat_template.jinja"
 
 
@@ -177,7 +184,9 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
 
     Args:
         saved_model: the directory of a version, or its parent, which stands for
-            its highest version. Empty: the newest model under saved_models/,
+            its highest version; the directory of a run, which stands for what
+            it exported; an archive (`LoadedModel.save`), or hf://USER/NAME on
+            the Hugging Face Hub. Empty: the newest model under saved_models/,
             whose name is printed to standard error.
         tasks: tasks among which to choose the newest model.
 
@@ -194,16 +203,44 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
             )
         print(f"the newest model: --saved_model={path}", file=sys.stderr)
         return path
-    path = pathlib.Path(saved_model)
+    path = _local(saved_model)
     if not os.path.isdir(path):
         raise UserError(f"--saved_model={path}: no such directory")
-    version = find_version(path)
+    version = _exported_version(path) or find_version(path)
     if version is None:
         raise UserError(
             f"--saved_model={path}: neither a SavedModel nor a directory of "
             "versions of one: no saved_model.pb found"
         )
     return version
+
+
+def _local(saved_model) -> pathlib.Path:
+    """The path of a model, which is downloaded or unpacked if need be."""
+    if saved_model.startswith(hub.PREFIX):
+        return hub.download(saved_model)
+    path = pathlib.Path(saved_model)
+    if path.suffix != ARCHIVE or not path.is_file():
+        return path
+    directory = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    try:
+        shutil.unpack_archive(path, directory)
+    except (shutil.ReadError, zipfile.BadZipFile, OSError, zlib.error) as error:
+        raise UserError(
+            f"--saved_model={path}: not an archive, or damaged ({error})"
+        ) from error
+    return pathlib.Path(directory)
+
+
+def _exported_version(run) -> pathlib.Path | None:
+    """The version that a run was exported as last, if it still exists."""
+    try:
+        noted = json.loads((run / EXPORTED_FILE).read_text(encoding="utf-8"))
+        version = pathlib.Path(noted["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return version if (version / GRAPH_FILE).is_file() else None
 
 
 def _newest(tasks) -> pathlib.Path | None:
@@ -290,6 +327,18 @@ def versions(export_dir) -> dict[int, pathlib.Path]:
         if number is not None:
             paths[number] = path
     return paths
+
+
+def take_next_number(partial, export_dir) -> pathlib.Path:
+    """Renames a directory to the next version; others may do so meanwhile."""
+    while True:
+        version = max(versions(export_dir), default=0) + 1
+        path = export_dir / str(version)
+        try:
+            return partial.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
 
 
 def version_number(path) -> int | None:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from stacked_rnn import chat_templates
 from stacked_rnn import saved_models as directories
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import openai_chat
@@ -186,7 +187,7 @@ def test_a_template_of_the_server_is_for_models_without_one(letters, tmp_path):
 
 def test_a_damaged_template_stops_the_server_with_its_name(tmp_path):
     with pytest.raises(UserError, match="^--chat_template=a.jinja: Expected"):
-        openai_chat.check_template("{% if %}", "chat_template", "a.jinja")
+        chat_templates.check("{% if %}", "chat_template", "a.jinja")
 
 
 def test_a_template_can_do_nothing_but_make_a_text():

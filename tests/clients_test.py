@@ -32,7 +32,7 @@ def text(loaded):
     sampling = configs.SamplingConfig(
         max_new_tokens=20, temperature=1.0, seed=7
     )
-    [continuation] = loaded.generate(["abc"], sampling)
+    [continuation] = loaded.continuations(["abc"], sampling)
     return continuation
 
 

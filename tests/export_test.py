@@ -20,7 +20,6 @@ from stacked_rnn import configs, inference, reference, tokenizers
 from stacked_rnn import saved_models as artifact
 from stacked_rnn.configs import UserError
 from stacked_rnn.decoding.options import DTYPES
-from stacked_rnn.export import base
 from tests.helpers.sampler_inputs import uniforms
 from tests.helpers.small_models import CELLS, build_generator, reference_logits
 
@@ -196,7 +195,7 @@ def test_the_end_of_text_token_ends_a_row(loaded_lines):
         assert not token_ids[length:].any()
         assert tokenizer.end_id not in token_ids[:length]
     samples = list(
-        loaded.generate(
+        loaded.continuations(
             [""], configs.SamplingConfig(temperature=1.0, max_new_tokens=40),
             num_samples=20,
         )
@@ -259,7 +258,7 @@ def test_every_tokenizer_is_part_of_the_export(
     score = loaded.functions.signatures["score"](texts=texts)
     for name, expected in generator.score(texts).items():
         np.testing.assert_allclose(score[name], expected, rtol=1e-6)
-    (sample,) = loaded.generate([text], configs.SamplingConfig())
+    (sample,) = loaded.continuations([text], configs.SamplingConfig())
     assert sample.text and "<unk>" not in sample.text
 
 
@@ -554,7 +553,7 @@ def test_a_version_taken_at_the_last_moment_is_skipped(tmp_path, monkeypatch):
     (tmp_path / "m" / "1" / "assets").mkdir(parents=True)
     (tmp_path / "m" / "export.partial").mkdir()
     monkeypatch.setattr(artifact, "versions", versions_before)
-    path = base._take_next_number(
+    path = artifact.take_next_number(
         tmp_path / "m" / "export.partial", tmp_path / "m"
     )
     assert path.name == "2"

@@ -354,6 +354,6 @@ def test_an_export_gives_the_same_text_anywhere(made_on, runs, monkeypatch):
     sampling = configs.SamplingConfig(max_new_tokens=60, temperature=0.0)
     for worth in (0, 10**9):  # with XLA, and without
         monkeypatch.setattr(inference.language_model, "WORTH_COMPILING", worth)
-        texts = [row.text for row in model.generate(PROMPTS, sampling)]
+        texts = [row.text for row in model.continuations(PROMPTS, sampling)]
         assert texts[1:] == cpu
         assert len(texts[0]) == 60

@@ -14,7 +14,7 @@ def sampling(**changes):
 
 def test_samples_have_consecutive_seeds(loaded):
     samples = list(
-        loaded.generate(["abc", ""], sampling(seed=3), num_samples=2)
+        loaded.continuations(["abc", ""], sampling(seed=3), num_samples=2)
     )
     assert [(s.prompt, s.seed) for s in samples] == [
         ("abc", 3), ("abc", 4), ("", 3), ("", 4),
@@ -23,7 +23,7 @@ def test_samples_have_consecutive_seeds(loaded):
         s.finish_reason == "length" and len(s.text) == 30 for s in samples
     )
     assert len({s.text for s in samples}) == 4
-    (alone,) = loaded.generate(["abc"], sampling(seed=4))
+    (alone,) = loaded.continuations(["abc"], sampling(seed=4))
     assert alone.text == samples[1].text
     assert alone.mean_log_prob == pytest.approx(
         samples[1].mean_log_prob, abs=1e-5
@@ -32,18 +32,18 @@ def test_samples_have_consecutive_seeds(loaded):
 
 def test_many_samples_are_split_into_batches(loaded):
     samples = list(
-        loaded.generate(["a"], sampling(max_new_tokens=2), num_samples=130)
+        loaded.continuations(["a"], sampling(max_new_tokens=2), num_samples=130)
     )
     assert [sample.seed for sample in samples] == [*range(130)]
     assert all(len(sample.tokens) == 2 for sample in samples)
-    (alone,) = loaded.generate(["a"], sampling(max_new_tokens=2, seed=129))
+    (alone,) = loaded.continuations(["a"], sampling(max_new_tokens=2, seed=129))
     assert alone.text == samples[-1].text
 
 
 def test_a_gpu_gets_one_large_batch(loaded, monkeypatch):
     """And XLA scores long texts; the results stay the same."""
     prompts = ["a", "", "abc"]
-    texts = loaded.generate(prompts, sampling(), num_samples=30)
+    texts = loaded.continuations(prompts, sampling(), num_samples=30)
     expected = [text.text for text in texts]
     score = loaded.evaluate(b"abcabca" * 40)
     simulated_gpu.plug_in(monkeypatch)
@@ -57,7 +57,7 @@ def test_a_gpu_gets_one_large_batch(loaded, monkeypatch):
             begin(prompts, seeds),
         )[1],
     )
-    texts = loaded.generate(prompts, sampling(), num_samples=30)
+    texts = loaded.continuations(prompts, sampling(), num_samples=30)
     assert [text.text for text in texts] == expected
     assert sizes == [90]
     compiled = loaded.evaluate(b"abcabca" * 40)
@@ -66,12 +66,14 @@ def test_a_gpu_gets_one_large_batch(loaded, monkeypatch):
 
 
 def test_stop_strings_end_the_text_and_are_left_out(loaded):
-    (whole,) = loaded.generate(["abc"], sampling())
+    (whole,) = loaded.continuations(["abc"], sampling())
     stop = whole.text[10:12]
-    (cut,) = loaded.generate(["abc"], sampling(), stop=("never there", stop))
+    (cut,) = loaded.continuations(
+        ["abc"], sampling(), stop=("never there", stop)
+    )
     assert cut.text == whole.text[: whole.text.index(stop)]
     assert cut.finish_reason == "stop"
-    (first,) = loaded.generate(["abc"], sampling(), stop=(whole.text[0],))
+    (first,) = loaded.continuations(["abc"], sampling(), stop=(whole.text[0],))
     assert first.text == "" and first.mean_log_prob is None
 
 
@@ -82,16 +84,16 @@ def test_prompts_are_read_lazily(loaded):
             yield "abc"[number % 3] * (number % 7)
 
     read = []
-    samples = loaded.generate(prompts(), sampling(max_new_tokens=1))
+    samples = loaded.continuations(prompts(), sampling(max_new_tokens=1))
     first = [next(samples) for _ in range(300)]
     assert [len(sample.prompt) for sample in first[:8]] == [*range(7), 0]
     assert len(read) < 2_000
 
 
 def test_rows_of_a_batch_may_stop_at_different_places(loaded):
-    wholes = list(loaded.generate(["abc"], sampling(), num_samples=6))
+    wholes = list(loaded.continuations(["abc"], sampling(), num_samples=6))
     cuts = list(
-        loaded.generate(["abc"], sampling(), stop=("a",), num_samples=6)
+        loaded.continuations(["abc"], sampling(), stop=("a",), num_samples=6)
     )
     for whole, cut in zip(wholes, cuts):
         assert cut.text == whole.text.split("a")[0]
@@ -103,7 +105,7 @@ def test_xla_gives_the_same_texts(loaded, monkeypatch):
     def texts():
         return [
             sample.text
-            for sample in loaded.generate(
+            for sample in loaded.continuations(
                 ["abc", "", "h"], sampling(top_k=6, max_new_tokens=50),
                 stop=("ab",), num_samples=3,
             )
@@ -124,7 +126,7 @@ def streamed(model, prompt, sampling, stop=()):
 def test_streamed_text_equals_the_unstreamed_one(loaded, loaded_bytes, stop):
     for model in (loaded, loaded_bytes):
         settings = sampling(max_new_tokens=150, seed=5)
-        (whole,) = model.generate(["abc"], settings, stop)
+        (whole,) = model.continuations(["abc"], settings, stop)
         pieces = streamed(model, "abc", settings, stop)
         assert "".join(pieces) == whole.text
         assert stop or len([piece for piece in pieces if piece]) >= 4
@@ -139,7 +141,7 @@ def test_a_conversation_continues_one_text(loaded):
         talk.read(line)
         so_far += line
         turn = "".join(talk.write())
-        (expected,) = loaded.generate([so_far], settings, stop=("e",))
+        (expected,) = loaded.continuations([so_far], settings, stop=("e",))
         assert turn == expected.text
         so_far += turn
 
@@ -153,7 +155,7 @@ def test_an_empty_turn_does_not_repeat_forever(loaded):
 
 
 def test_surprises_cover_prompt_and_continuation(loaded):
-    (sample,) = loaded.generate(["abc"], sampling(max_new_tokens=5))
+    (sample,) = loaded.continuations(["abc"], sampling(max_new_tokens=5))
     surprisals = loaded.surprisals(sample)
     assert [given for *_, given in surprisals] == [True] * 3 + [False] * 5
     text = b"".join(token for token, *_ in surprisals).decode()
@@ -162,13 +164,13 @@ def test_surprises_cover_prompt_and_continuation(loaded):
     assert nats[0] is None
     scored = loaded.functions.signatures["score"](texts=tf.constant([text]))
     assert sum(nats[1:]) == pytest.approx(float(scored["nats"][0]), rel=1e-4)
-    (nothing,) = loaded.generate([""], sampling(max_new_tokens=0))
+    (nothing,) = loaded.continuations([""], sampling(max_new_tokens=0))
     assert loaded.surprisals(nothing) == []
 
 
 def test_mean_log_prob_is_over_the_kept_tokens(loaded):
-    (cut,) = loaded.generate(["abc"], sampling(max_new_tokens=9))
-    (whole,) = loaded.generate(["abc"], sampling())
+    (cut,) = loaded.continuations(["abc"], sampling(max_new_tokens=9))
+    (whole,) = loaded.continuations(["abc"], sampling())
     assert whole.text.startswith(cut.text)
     scored = loaded.functions.signatures["score"](
         texts=tf.constant(["abc", "abc" + whole.text])
@@ -215,7 +217,7 @@ def test_evaluating_one_token_is_refused(loaded):
 def search(loaded, prompts, *, num_beams=3, length_penalty=1.0, **kwargs):
     values = sampling(max_new_tokens=kwargs.pop("max_new_tokens", 12), seed=5)
     return list(
-        loaded.beam_search(
+        loaded.likeliest_continuations(
             prompts, values, num_beams=num_beams,
             length_penalty=length_penalty, **kwargs,
         )

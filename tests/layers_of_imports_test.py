@@ -13,12 +13,12 @@ import pytest
 
 LAYERS = (
     {"configs", "rnn_ops", "reference", "metrics", "model_cards"},
-    {"utils", "tokenizers", "layers", "decoding"},
+    {"utils", "tokenizers", "layers", "decoding", "hub", "chat_templates"},
     {"saved_models", "datasets", "models", "reports"},
     {"inference", "version_changes", "export", "training"},
     {"serving", "tasks"},
     {"pipeline"},
-    {"cli"},
+    {"api", "cli"},
 )
 PACKAGE = pathlib.Path(__file__).parents[1] / "stacked_rnn"
 PATHS = {

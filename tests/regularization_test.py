@@ -413,7 +413,7 @@ def test_a_model_that_was_regularized_is_exported(tmp_path):
     loaded = inference.load(
         small_tasks.export_of(trainer).save(tmp_path / "exported")
     )
-    (sample,) = loaded.generate(["a"], configs.SamplingConfig(seed=1))
+    (sample,) = loaded.continuations(["a"], configs.SamplingConfig(seed=1))
     assert len(sample.text) > 20
     text = "abcdefgh" * 5
     nats = loaded.evaluate(text.encode())["nats_per_token"]

@@ -34,7 +34,7 @@ def test_a_language_model_generates_the_same_texts(unpacked):
 
     def texts(**options):
         sampling = SamplingConfig(max_new_tokens=40, **options)
-        return [found.text for found in model.generate(prompts, sampling)]
+        return [found.text for found in model.continuations(prompts, sampling)]
 
     assert texts(temperature=0.0) == [
         "sun to and to and to and to and to and t",

@@ -49,7 +49,7 @@ def alone(model, prompt, stop=(), num_samples=1, **options):
     sampling = configs.SamplingConfig(
         **{"max_new_tokens": 16, "temperature": 1.0} | options
     )
-    return list(model.generate([prompt], sampling, stop, num_samples))
+    return list(model.continuations([prompt], sampling, stop, num_samples))
 
 
 # OpenAI's API

@@ -118,7 +118,7 @@ def test_new_characters_are_learned_exported_and_generated(
         trainer.best_row["val_loss"], rel=1e-4
     )
     sampling = configs.SamplingConfig(temperature=0.0, max_new_tokens=17)
-    [continuation] = model.generate(["a bee"], sampling)
+    [continuation] = model.continuations(["a bee"], sampling)
     assert continuation.text.startswith(" \u00e9gg had a z\n")
 
 

@@ -52,7 +52,7 @@ def main(saved_model_config, config, sampling):
         show(conversation)
         return
     if config.use_beam_search:
-        continuations = model.beam_search(
+        continuations = model.likeliest_continuations(
             prompts,
             sampling,
             num_beams=config.num_beams,
@@ -61,7 +61,7 @@ def main(saved_model_config, config, sampling):
             num_samples=config.num_samples,
         )
     else:
-        continuations = model.generate(
+        continuations = model.continuations(
             prompts, sampling, stop, config.num_samples
         )
     if config.output == "html":

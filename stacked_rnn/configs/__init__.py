@@ -4,6 +4,7 @@ from stacked_rnn.configs.base import (
     Config,
     UserError,
     check_encodable,
+    check_names,
     escaped,
     setting,
     unescaped,

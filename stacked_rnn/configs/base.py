@@ -5,6 +5,7 @@ from the fields, so that each setting is written once.
 """
 
 import dataclasses
+import difflib
 import math
 import re
 
@@ -47,6 +48,20 @@ def check_encodable(name, text) -> None:
         raise UserError(
             f"--{name}={text!r}: not UTF-8: check the terminal's locale"
         ) from None
+
+
+def check_names(names, *config_classes) -> None:
+    """Raises a `UserError` for a name that no configuration has."""
+    known = [
+        field.name
+        for cls in config_classes
+        for field in dataclasses.fields(cls)
+    ]
+    for name in names:
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, 1)
+            advice = f": did you mean {similar[0]}?" if similar else ""
+            raise UserError(f"{name}: there is no such setting{advice}")
 
 
 def setting(

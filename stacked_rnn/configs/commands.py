@@ -66,8 +66,9 @@ class SavedModelConfig(Config):
     saved_model: str = setting(
         "",
         "Directory of an exported model: one version, or the parent of several "
-        "(the highest is used). Empty: the newest model under saved_models/ "
-        "that this command can use.",
+        "(the highest is used); or that of a run, a .zip archive of a model, "
+        "or hf://USER/NAME on the Hugging Face Hub. Empty: the newest model "
+        "under saved_models/ that this command can use.",
     )
 
 

@@ -82,7 +82,7 @@ class ExportedModel(tf.Module):
             if chat_template is not None:
                 saved_models.write_chat_template(partial, chat_template)
             partial.chmod(0o755)
-            return _take_next_number(partial, export_dir)
+            return saved_models.take_next_number(partial, export_dir)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
             if isinstance(error, OSError | tf.errors.OpError):
@@ -124,15 +124,3 @@ class ExportedModel(tf.Module):
             self.model.count_params(),
         )
         (directory / "README.md").write_text(card, encoding="utf-8")
-
-
-def _take_next_number(partial, export_dir) -> pathlib.Path:
-    """Renames a directory to the next version; others may do so meanwhile."""
-    while True:
-        version = max(saved_models.versions(export_dir), default=0) + 1
-        path = export_dir / str(version)
-        try:
-            return partial.rename(path)
-        except OSError:
-            if not path.exists():
-                raise

@@ -1,15 +1,14 @@
 """Loading exported models, to use them from Python.
 
-    from stacked_rnn import inference
     classifier = inference.load("saved_models/rt-polarity")
-    for prediction in classifier.predict(["a dull mess"]):
-        print(prediction.labels, prediction.scores)
+    print(classifier.predict("a dull mess").labels)
 
 A loaded model needs nothing but the directory of its version. This package
 imports neither `models` nor `training`.
 """
 
 import importlib
+import os
 
 from stacked_rnn import saved_models
 from stacked_rnn.inference.base import LoadedModel
@@ -27,8 +26,9 @@ def load(saved_model="", *tasks) -> LoadedModel:
 
     Args:
         saved_model: the directory of a version, such as saved_models/cats/3,
-            or its parent, which stands for its highest version. Empty: the
-            newest model under saved_models/.
+            or its parent, which stands for its highest version; the directory
+            of a run; a .zip archive of a model; or hf://USER/NAME on the
+            Hugging Face Hub. Empty: the newest model under saved_models/.
         *tasks: the tasks to accept, names in `configs.TASKS`; none: all tasks.
 
     Returns:
@@ -37,7 +37,9 @@ def load(saved_model="", *tasks) -> LoadedModel:
     Raises:
         UserError: the model does not exist, is damaged, or is for another task.
     """
-    return from_description(saved_models.find_description(saved_model, *tasks))
+    return from_description(
+        saved_models.find_description(os.fspath(saved_model), *tasks)
+    )
 
 
 def from_description(description) -> LoadedModel:

@@ -1,10 +1,17 @@
 """The base class of the loaded models."""
 
 import dataclasses
+import itertools
 import pathlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
 from typing import Any
 
-from stacked_rnn import saved_models, tokenizers
+from stacked_rnn import hub, model_cards, saved_models, tokenizers
+from stacked_rnn.configs import UserError
+from stacked_rnn.utils import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +37,58 @@ class LoadedModel:
         """The model's tokenizer, for use outside its graph."""
         return self.description.tokenizer
 
+    def summary(self) -> str:
+        """Describes the model: architecture, training, quality."""
+        count = saved_models.num_parameters(self.path)
+        return "\n".join(
+            [*model_cards.sentences(self.description, count), str(self.path)]
+        )
+
+    def save(self, path) -> pathlib.Path:
+        """Copies the SavedModel, whole or not at all.
+
+        Args:
+            path: a directory, of which the copy becomes the next version, or
+                the name of an archive that ends in .zip.
+
+        Returns:
+            The directory of the version, or the archive; `load` takes both.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        path = pathlib.Path(path)
+        try:
+            if path.suffix == saved_models.ARCHIVE:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with files.whole_file(path) as file:
+                    _write_archive(self.path, file)
+                return path
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(".partial", "save-", path) as part:
+                copy = shutil.copytree(self.path, pathlib.Path(part, "copy"))
+                return saved_models.take_next_number(copy, path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot write there: {error.strerror}"
+            ) from error
+
+    def push(self, name) -> str:
+        """Uploads the SavedModel to the Hugging Face Hub.
+
+        Args:
+            name: "hf://USER/NAME", which `load` takes. The repository is made
+                if it does not exist.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            UserError: the package huggingface_hub is missing, or the Hub
+                refuses.
+        """
+        return hub.upload(self.path, name)
+
     def evaluate_files(self, config, search) -> dict:
         """Evaluates the model on files, as evaluate.py does.
 
@@ -44,6 +103,38 @@ class LoadedModel:
             UserError: the files cannot be read, or do not suit the model.
         """
         raise NotImplementedError
+
+
+def _write_archive(directory, file):
+    """Writes the files of a directory as a zip archive, without its name."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(directory.rglob("*")):
+            archive.write(path, path.relative_to(directory))
+
+
+def batched(items, size):
+    """Yields lists of `size` items, the last one perhaps shorter."""
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+
+
+def results_for(texts, compute):
+    """Applies a function of texts to one text, a list, or a stream of them.
+
+    Args:
+        texts: a string, a list or tuple of strings, or another iterable.
+        compute: takes an iterable of strings, and yields a result for each.
+
+    Returns:
+        For a string its result, for a list or tuple a list of results, for
+        another iterable an iterator, which reads only what it needs.
+    """
+    if isinstance(texts, str):
+        (result,) = compute([texts])
+        return result
+    results = compute(texts)
+    return list(results) if isinstance(texts, Sequence) else results
 
 
 def encode(texts) -> list[bytes]:

@@ -48,9 +48,8 @@ class Prediction:
 class SavedClassifier(base.LoadedModel):
     """A loaded classifier, which predicts the labels of texts.
 
-    classifier = inference.load("saved_models/rt-polarity")
-    for prediction in classifier.predict(["a dull mess"]):
-        print(prediction.labels, prediction.scores)
+    classifier = stacked_rnn.load("saved_models/rt-polarity")
+    print(classifier.predict("a dull mess").labels)
     """
 
     @property
@@ -72,14 +71,17 @@ class SavedClassifier(base.LoadedModel):
         """Predicts the labels of texts, in batches.
 
         Args:
-            texts: iterable of strings, of any length; it is read only a batch
-                ahead of what is yielded.
+            texts: a string, a list of strings, or another iterable, which is
+                read only a batch ahead of what is returned.
 
-        Yields:
-            A `Prediction` per text, in order.
+        Returns:
+            The `Prediction` of a string; a list of a list's; an iterator over
+            those of another iterable.
         """
-        texts = iter(texts)
-        while batch := list(itertools.islice(texts, _BATCH_SIZE)):
+        return base.results_for(texts, self._predictions)
+
+    def _predictions(self, texts):
+        for batch in base.batched(texts, _BATCH_SIZE):
             scores = self._scores(batch)
             predicted = metrics.predicted_classes(scores, self.multi_label)
             for text, row, mask in zip(batch, scores.tolist(), predicted):

@@ -6,7 +6,6 @@ import dataclasses
 import tensorflow as tf
 
 from stacked_rnn.decoding.incremental_text import Continuation
-from stacked_rnn.inference import language_model
 
 
 class Conversation:
@@ -52,9 +51,7 @@ class Conversation:
             Strings, some of them empty.
         """
         before, turn = self._carry, Continuation("", 0, self._stop)
-        use_xla = (
-            self._sampling.max_new_tokens >= language_model.WORTH_COMPILING
-        )
+        use_xla = self._model.is_worth_compiling(self._sampling.max_new_tokens)
         for carry in self._model.decode(
             before, [turn], self._sampling, use_xla
         ):

@@ -9,11 +9,17 @@ from concurrent import futures
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import metrics
-from stacked_rnn.configs import ModelConfig, SamplingConfig, UserError
+from stacked_rnn import chat_templates, metrics, saved_models
+from stacked_rnn.configs import (
+    ModelConfig,
+    SamplingConfig,
+    UserError,
+    check_names,
+)
 from stacked_rnn.decoding import generation, options
 from stacked_rnn.decoding.incremental_text import Continuation
-from stacked_rnn.inference import base, parallel_scores
+from stacked_rnn.inference import base, conversation, parallel_scores
+from stacked_rnn.reports import surprisal_html
 from stacked_rnn.utils import devices, terminal
 
 _BATCH_SIZE = 64  # most texts that a core generates together
@@ -30,10 +36,12 @@ WORTH_COMPILING = 8_000
 class SavedLanguageModel(base.LoadedModel):
     """A loaded language model, which continues texts and scores them.
 
-        model = inference.load("saved_models/pydoc")
-        sampling = configs.SamplingConfig(max_new_tokens=100, temperature=0.7)
-        for continuation in model.generate(["The ", "A "], sampling):
-            print(continuation.prompt + continuation.text)
+        model = stacked_rnn.load("saved_models/pydoc")
+        print(model.generate("The ", max_new_tokens=100, temperature=0.7))
+        print(model.score("A text that it has not seen.").perplexity)
+
+    Where a method takes `**options`, they are the settings of
+    `configs.SamplingConfig`, and `defaults` has those that are left out.
 
     Raises:
         UserError: an older version of this project exported the model.
@@ -89,7 +97,137 @@ class SavedLanguageModel(base.LoadedModel):
             for name, spec in self.state_specs.items()
         }
 
-    def generate(self, prompts, sampling, stop=(), num_samples=1):
+    def generate(self, prompts, *, stop=(), num_samples=1, **options):
+        """Continues a text, or several.
+
+        Args:
+            prompts: a string, or a list of strings; "" begins a text.
+            stop: strings that end a continuation and are not part of it.
+            num_samples: number of continuations per prompt. The first has the
+                seed of the options, the second that plus one, and so on.
+            **options: the sampling options.
+
+        Returns:
+            The continuation of a string, without the prompt; a list of those,
+            if `num_samples` is above 1. Of a list of prompts, a list of these.
+
+        Raises:
+            UserError: there is no such option, or its value is out of range.
+        """
+        sampling = self._sampling(options)
+        return base.results_for(
+            prompts,
+            lambda prompts: _grouped(
+                self.continuations(prompts, sampling, stop, num_samples),
+                num_samples,
+            ),
+        )
+
+    def stream(self, prompt, *, stop=(), **options):
+        """Continues a text, yielding the continuation in pieces.
+
+        Args:
+            prompt: a string.
+            stop, **options: as of `generate`.
+
+        Yields:
+            Strings, as soon as they are generated.
+        """
+        turn = conversation.Conversation(self, self._sampling(options), stop)
+        turn.read(prompt)
+        return filter(None, turn.write())
+
+    def beam_search(
+        self, prompts, *, num_beams=4, length_penalty=0.0, stop=(), **options
+    ):
+        """Finds the most likely continuation of a text, or of several.
+
+        Args:
+            prompts: a string, or a list of strings.
+            num_beams, length_penalty, stop: see `likeliest_continuations`.
+            **options: the sampling options; only `max_new_tokens` counts.
+
+        Returns:
+            The continuation of a string; of a list, a list of those.
+        """
+        search = functools.partial(
+            self.likeliest_continuations,
+            sampling=self._sampling(options),
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            stop=stop,
+        )
+        return base.results_for(
+            prompts, lambda prompts: (found.text for found in search(prompts))
+        )
+
+    def chat(self, messages, *, stop=(), **options) -> str:
+        """Answers the last message of a chat.
+
+        Args:
+            messages: list of dicts, each with a "role" and a "content".
+            stop, **options: as of `generate`.
+
+        Raises:
+            UserError: the model has no chat template, see `--chat_template`.
+        """
+        template = saved_models.chat_template(self.path)
+        if template is None:
+            raise UserError(
+                f"{self.path}: has no chat template: train it with "
+                "--chat_template=FILE, or use generate"
+            )
+        prompt = chat_templates.render(template, messages)
+        return self.generate(prompt, stop=stop, **options)
+
+    def embed(self, texts) -> np.ndarray:
+        """Computes the state of the top layer after a text, or several.
+
+        Args:
+            texts: a string, or a list of strings.
+
+        Returns:
+            float32 [units]; of a list, [texts, units].
+        """
+        embed = self.functions.signatures["embed"]
+
+        def embeddings(texts):
+            for batch in base.batched(texts, _BATCH_SIZE):
+                texts = tf.constant(base.encode(batch))
+                yield from embed(texts=texts)["embeddings"].numpy()
+
+        return np.asarray(base.results_for(texts, embeddings))
+
+    def score(self, text) -> metrics.Score:
+        """Scores a text, the state carried from its beginning to its end.
+
+        Args:
+            text: a string, of two tokens at least.
+
+        Raises:
+            UserError: the text is shorter.
+        """
+        _, nats = self.token_nats(text)
+        return _score(nats, text)
+
+    def surprisal(self, text) -> "Surprisal":
+        """Computes how much each token of a text surprises the model.
+
+        Args:
+            text: a string.
+        """
+        return Surprisal(self._surprisals_of(text))
+
+    def is_worth_compiling(self, steps) -> bool:
+        """Whether XLA saves more time in so many steps than it takes."""
+        return steps >= WORTH_COMPILING
+
+    def _sampling(self, options) -> SamplingConfig:
+        """The options of a call, completed by the defaults."""
+        check_names(options, SamplingConfig)
+        return dataclasses.replace(self.defaults, **options)
+
+    def continuations(self, prompts, sampling, stop=(), num_samples=1):
         """Generates continuations of prompts, in batches.
 
         Each CPU core works on a batch of its own, unless the model is wide and
@@ -122,7 +260,9 @@ class SavedLanguageModel(base.LoadedModel):
                 rows, workers, max_size, min_size
             ):
                 rounds = -(-len(batches) // workers)
-                use_xla |= sampling.max_new_tokens * rounds >= WORTH_COMPILING
+                use_xla |= self.is_worth_compiling(
+                    sampling.max_new_tokens * rounds
+                )
                 generate_batch = functools.partial(
                     self._generate_batch,
                     sampling=sampling,
@@ -150,7 +290,7 @@ class SavedLanguageModel(base.LoadedModel):
         chunks = self.decode(carry, rows, sampling, use_xla, first_chunk)
         collections.deque(chunks, 0)
 
-    def beam_search(
+    def likeliest_continuations(
         self,
         prompts,
         sampling,
@@ -311,7 +451,7 @@ class SavedLanguageModel(base.LoadedModel):
         with terminal.progress_bar(len(token_ids) - 1, "token") as progress:
             score_window = self.functions.score_window
             # Without XLA, a GPU launches a kernel per op and time step.
-            if devices.gpus() and len(token_ids) >= WORTH_COMPILING:
+            if devices.gpus() and self.is_worth_compiling(len(token_ids)):
                 score_window = self._compiled_score_window
             nats = parallel_scores.nats_of_text(
                 score_window, token_ids, self.functions.initial_states, progress
@@ -328,12 +468,18 @@ class SavedLanguageModel(base.LoadedModel):
             A list of (token bytes, nats, is_prompt), as `surprisal_html.page`
             takes them; nats is None for the first token of the prompt.
         """
-        token_ids, nats = self.token_nats(continuation.prompt)
-        prompt = zip(self.token_bytes[token_ids], [None, *nats.tolist()])
         drawn = zip(continuation.tokens, continuation.log_probs)
         return [
-            *((token, nats, True) for token, nats in prompt),
+            *self._surprisals_of(continuation.prompt, is_prompt=True),
             *((token, -log_prob, False) for token, log_prob in drawn),
+        ]
+
+    def _surprisals_of(self, text, is_prompt=False) -> list:
+        token_ids, nats = self.token_nats(text)
+        tokens = self.token_bytes[token_ids].tolist()
+        return [
+            (token, nats, is_prompt)
+            for token, nats in zip(tokens, [None, *nats.tolist()])
         ]
 
     def evaluate_files(self, config, search, score=None) -> dict:
@@ -370,13 +516,7 @@ class SavedLanguageModel(base.LoadedModel):
         else:
             token_ids = self.tokenizer.tokenize([text]).flat_values.numpy()
             nats = score(token_ids) if len(token_ids) > 1 else token_ids[:0]
-        if not len(nats):
-            raise UserError("--text: the text is shorter than two tokens")
-        total = metrics.Score(
-            float(nats.sum(dtype=np.float64)),
-            len(nats),
-            len(text.decode("utf-8", "replace")),
-        )
+        total = _score(nats, text.decode("utf-8", "replace"))
         unknown_id = self.tokenizer.unknown_id
         unknown = 0
         if unknown_id is not None:
@@ -389,6 +529,53 @@ class SavedLanguageModel(base.LoadedModel):
             "characters": total.characters,
             "unknown_tokens": unknown,
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class Surprisal:
+    """How much each token of a text surprises a model.
+
+    A notebook shows the text in colours.
+
+    Attributes:
+        tokens: list of (token bytes, nats, False); nats is -log p, None for the
+            first token, which nothing predicts.
+    """
+
+    tokens: list
+
+    @property
+    def nats(self) -> np.ndarray:
+        """-log p of each token, float32 [tokens]; NaN for the first."""
+        return np.array([nats for _, nats, _ in self.tokens], np.float32)
+
+    def __str__(self):
+        return "\n".join(
+            f"{nats:8.3f}  {token.decode('utf-8', 'backslashreplace')!r}"
+            if nats is not None
+            else f"       -  {token.decode('utf-8', 'backslashreplace')!r}"
+            for token, nats, _ in self.tokens
+        )
+
+    def _repr_html_(self):
+        return surprisal_html.paragraph(self.tokens)
+
+
+def _grouped(continuations, num_samples):
+    """Yields the text of each prompt, or the list of its `num_samples`."""
+    texts = (continuation.text for continuation in continuations)
+    if num_samples == 1:
+        yield from texts
+    else:
+        yield from base.batched(texts, num_samples)
+
+
+def _score(nats, text) -> metrics.Score:
+    """The `Score` of a text whose tokens have these nats."""
+    if not len(nats):
+        raise UserError("--text: the text is shorter than two tokens")
+    total = float(nats.sum(dtype=np.float64))
+    return metrics.Score(total, len(nats), len(text))
 
 
 @dataclasses.dataclass(frozen=True)

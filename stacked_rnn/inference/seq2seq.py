@@ -1,7 +1,7 @@
 """A loaded seq2seq model, which rewrites texts."""
 
 import dataclasses
-import itertools
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -42,9 +42,8 @@ class Output:
 class SavedSeq2Seq(base.LoadedModel):
     """A loaded seq2seq model, which rewrites texts.
 
-    rewriter = inference.load("saved_models/dates_to_iso")
-    for result in rewriter.rewrite(["the 3rd of March, 2021"]):
-        print(result.text, "->", result.output)
+    rewriter = stacked_rnn.load("saved_models/dates_to_iso")
+    print(rewriter.rewrite("the 3rd of March, 2021").output)
     """
 
     @property
@@ -56,18 +55,23 @@ class SavedSeq2Seq(base.LoadedModel):
         """Rewrites texts with beam search, in batches.
 
         Args:
-            texts: iterable of strings, of any length; it is read only a batch
-                ahead of what is yielded.
+            texts: a string, a list of strings, or another iterable, which is
+                read only a batch ahead of what is returned.
             config: the search options. `max_new_tokens` of 0 stands for the
                 limit in `defaults`.
 
-        Yields:
-            An `Output` per text, in order.
+        Returns:
+            The `Output` of a string; a list of a list's; an iterator over
+            those of another iterable.
         """
-        texts = iter(texts)
+        return base.results_for(
+            texts, functools.partial(self._outputs, config=config)
+        )
+
+    def _outputs(self, texts, config):
         batch_size = max(1, _BATCH_SIZE // config.num_beams)
         max_new_tokens = config.max_new_tokens or self.defaults.max_new_tokens
-        while batch := list(itertools.islice(texts, batch_size)):
+        for batch in base.batched(texts, batch_size):
             found = self.functions.translate(
                 tf.constant(base.encode(batch)),
                 tf.constant(config.num_beams),

@@ -45,10 +45,26 @@ def page(texts) -> str:
     return _PAGE.format(
         legend=legend,
         texts="\n".join(
-            f'<p class="text">{"".join(map(_span, _characters(text)))}</p>'
-            for text in texts
+            f'<p class="text">{_spans(text)}</p>' for text in texts
         ),
     )
+
+
+def paragraph(text) -> str:
+    """Returns a paragraph to show within another page, such as a notebook.
+
+    Args:
+        text: a list as of `page`.
+    """
+    return (
+        '<p style="font: 15px/1.6 ui-monospace, monospace; color: #111; '
+        'white-space: pre-wrap; overflow-wrap: anywhere">'
+        f"{_spans(text)}</p>"
+    )
+
+
+def _spans(text) -> str:
+    return "".join(map(_span, _characters(text)))
 
 
 def _characters(tokens):

@@ -1,21 +1,17 @@
 """OpenAI's chat API without HTTP: checking requests, building answers.
 
-A chat is a text that a template makes of the messages, and its continuation.
-Templates are those of Hugging Face: Jinja, with the variables `messages` and
-`add_generation_prompt`.
+A chat is a text that a template makes of the messages (`chat_templates`), and
+its continuation.
 """
 
-import functools
 from typing import Annotated, Literal
 
-import jinja2
-import jinja2.sandbox
 import pydantic
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic wants it before 3.12
 
-from stacked_rnn.configs import UserError
+from stacked_rnn import chat_templates
 from stacked_rnn.serving import openai_completions, top_logprobs
 from stacked_rnn.serving.errors import ApiError
 
@@ -131,11 +127,9 @@ class ChatRequest(openai_completions.Options):
             if begins_answer is None:
                 begins_answer = not self.continue_final_message
             try:
-                text = compiled(template).render(
-                    messages=self.messages, add_generation_prompt=begins_answer
+                return chat_templates.render(
+                    template, self.messages, begins_answer
                 )
-                text.encode()  # JSON allows lone surrogates
-                return text
             except Exception as error:  # whatever a template may raise
                 raise ApiError(
                     400, "messages: the template of the model refuses them: "
@@ -147,37 +141,6 @@ class ChatRequest(openai_completions.Options):
             if message["role"] == "user":
                 return str(message["content"])
         raise ApiError(400, "messages: none is the user's", "messages")
-
-
-@functools.lru_cache(16)
-def compiled(template) -> jinja2.Template:
-    """Compiles a template, which can do nothing but make a text.
-
-    Raises:
-        jinja2.TemplateError: it is not valid.
-    """
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals["raise_exception"] = _refuse
-    return environment.from_string(template)
-
-
-def _refuse(message):
-    raise jinja2.TemplateError(message)
-
-
-def check_template(template, flag, path) -> None:
-    """Raises a `UserError` if a template is not valid.
-
-    Args:
-        template: a string.
-        flag, path: the flag that names its file, and the file.
-    """
-    try:
-        compiled(template)
-    except jinja2.TemplateError as error:
-        raise UserError(f"--{flag}={path}: {error}") from error
 
 
 class ChatAnswer(openai_completions.Answer):

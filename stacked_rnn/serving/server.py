@@ -9,13 +9,13 @@ import time
 
 import uvicorn
 
+from stacked_rnn import chat_templates
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import (
     access,
     app,
     connections,
     guard,
-    openai_chat,
     openai_stream,
     repository,
 )
@@ -57,7 +57,7 @@ class Server:
             template = terminal.read_file(
                 "chat_template", config.chat_template
             ).decode("utf-8-sig", "replace")
-            openai_chat.check_template(
+            chat_templates.check(
                 template, "chat_template", config.chat_template
             )
         self._repository = repository.Repository(

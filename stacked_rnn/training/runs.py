@@ -12,14 +12,12 @@ import threading
 import numpy as np
 import tensorflow as tf
 
+from stacked_rnn import saved_models
 from stacked_rnn.configs import ModelConfig, UserError
 from stacked_rnn.training import checkpoints
 from stacked_rnn.utils import files
 
-# In the directory of a run: what it trains, and its last exported version.
-RECORD = "checkpoints/model.json"
-_EXPORTED = "checkpoints/exported.json"
-
+RECORD = "checkpoints/model.json"  # in the directory of a run: what it trains
 # Settings that may change when a run resumes: how long, where, and how fast it
 # trains. The text may move: its digest is compared.
 MAY_CHANGE = frozenset(
@@ -209,7 +207,7 @@ def move_aside(kind, directory, reason) -> None:
 def note_export(model_dir, stage, version) -> None:
     """Records the stage at which a run was exported, and the version."""
     write_json(
-        model_dir / _EXPORTED,
+        model_dir / saved_models.EXPORTED_FILE,
         {"step": stage, "version": str(pathlib.Path(version).resolve())},
     )
 
@@ -221,7 +219,9 @@ def find_export(model_dir, stage, export_dir) -> pathlib.Path | None:
     version has been deleted.
     """
     try:
-        noted = json.loads((model_dir / _EXPORTED).read_text(encoding="utf-8"))
+        noted = json.loads(
+            (model_dir / saved_models.EXPORTED_FILE).read_text(encoding="utf-8")
+        )
         version = pathlib.Path(export_dir, pathlib.Path(noted["version"]).name)
         if noted == {"step": stage, "version": str(version.resolve())}:
             return version if version.is_dir() else None

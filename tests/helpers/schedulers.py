@@ -59,5 +59,5 @@ def alone(model, prompt, stop=(), **options):
     """The continuation that `generate` gives."""
     settings = {"max_new_tokens": 50} | options
     sampling = configs.SamplingConfig(**settings)
-    [continuation] = model.generate([prompt], sampling, stop)
+    [continuation] = model.continuations([prompt], sampling, stop)
     return continuation

@@ -1,0 +1,59 @@
+"""Training from Python: `stacked_rnn.train`."""
+
+import os
+import time
+
+from stacked_rnn import configs, inference, pipeline
+
+
+def train(corpus, *, minutes=None, callbacks=(), **settings):
+    """Trains a model on a text, exports it, and loads it.
+
+        model = stacked_rnn.train("mine.txt", minutes=2)
+        print(model.generate("Once ", max_new_tokens=200))
+
+    It does what train.py does, and prints what that prints: settings that are
+    left out fit the text, the machine and the time; the run is in runs/mine,
+    the model in saved_models/mine; an interrupted run resumes with the same
+    call.
+
+    Args:
+        corpus: path of a text file, or whatever `--corpus` takes.
+        minutes: how long to train, as `--max_minutes`.
+        callbacks: Keras callbacks. The learning rate is a variable that they
+            may set, `model.optimizer.learning_rate`. An error in a callback
+            ends the call; the run keeps its checkpoints.
+        **settings: the other settings of `configs.ModelConfig` and
+            `configs.TrainConfig`, by the names of their flags.
+
+    Returns:
+        The loaded model, see `load`.
+
+    Raises:
+        UserError: there is no such setting, or its value or the text cannot be
+            used.
+    """
+    started = time.monotonic()
+    config_classes = (configs.ModelConfig, configs.TrainConfig)
+    settings["corpus"] = os.fspath(corpus)
+    if minutes is not None:
+        settings["max_minutes"] = float(minutes)
+    configs.check_names(settings, *config_classes)
+    model_config, train_config = configs.replace_settings(
+        [config_class() for config_class in config_classes], settings
+    )
+    outcome = pipeline.train(
+        model_config,
+        train_config,
+        frozenset(settings),
+        started=started,
+        callbacks=callbacks,
+    )
+    if outcome is None:
+        raise configs.UserError(
+            "train: only the chief of several processes gets the model: use "
+            "train.py there"
+        )
+    if outcome.logs:
+        print(f"Exported {outcome.version}")
+    return inference.load(outcome.version)

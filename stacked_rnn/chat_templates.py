@@ -1,0 +1,72 @@
+"""Chat templates: how the messages of a chat become the text to continue.
+
+They are those of Hugging Face: Jinja, with the variables `messages` and
+`add_generation_prompt`.
+"""
+
+import functools
+
+from stacked_rnn.configs import UserError
+
+try:
+    import jinja2
+    import jinja2.sandbox
+except ImportError:  # an extra
+    jinja2 = None  # type: ignore[assignment]
+
+
+def render(template, messages, add_generation_prompt=True) -> str:
+    """Makes the text of a chat.
+
+    Args:
+        template: the template as a string.
+        messages: list of dicts, each with a role and a content.
+        add_generation_prompt: whether the text ends where an answer begins.
+
+    Raises:
+        UserError: the package jinja2 is missing.
+        Exception: whatever the template raises.
+    """
+    text = compiled(template).render(
+        messages=messages, add_generation_prompt=add_generation_prompt
+    )
+    text.encode()  # JSON allows lone surrogates
+    return text
+
+
+@functools.lru_cache(16)
+def compiled(template):
+    """Compiles a template, which can do nothing but make a text.
+
+    Raises:
+        UserError: the package jinja2 is missing.
+        jinja2.TemplateError: the template is not valid.
+    """
+    if jinja2 is None:
+        raise UserError("chats need jinja2: pip install jinja2")
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["raise_exception"] = _refuse
+    return environment.from_string(template)
+
+
+def _refuse(message):
+    raise jinja2.TemplateError(message)
+
+
+def check(template, flag, path) -> None:
+    """Raises a `UserError` if a template is not valid.
+
+    Does nothing without jinja2, which only chats need.
+
+    Args:
+        template: a string.
+        flag, path: the flag that names its file, and the file.
+    """
+    if jinja2 is None:
+        return
+    try:
+        compiled(template)
+    except jinja2.TemplateError as error:
+        raise UserError(f"--{flag}={path}: {error}") from error
