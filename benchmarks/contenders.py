@@ -96,6 +96,31 @@ def has(name, *packages):
     return not missing
 
 
+def check_mxnet(python):
+    """Checks that an interpreter has MXNet and what a contender needs.
+
+    Raises:
+        UserError: it does not, or cannot be started.
+    """
+    try:
+        subprocess.run(
+            [python, "-c", "import absl, mxnet"],
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+    except OSError as error:
+        reason = error.strerror
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.strip().rpartition("\n")[2]
+    else:
+        return
+    raise UserError(
+        f"--mxnet_python={python}: {reason}: benchmarks/README.md says how to "
+        "make its environment"
+    )
+
+
 class ContenderError(RuntimeError):
     """A contender raised an exception, or its process has ended."""
 

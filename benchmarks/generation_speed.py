@@ -18,7 +18,7 @@ The bound is the time that reading every weight once per token takes: NumPy's
 product of a matrix of that size and a vector, again and again, so that weights
 that fit the cache come from there.
 
-Takes about MINUTES minutes on two cores. Writes generation_speed.md and .json
+Takes about 25 minutes on two cores. Writes generation_speed.md and .json
 to --output_dir, and prints the tables.
 """
 

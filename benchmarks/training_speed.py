@@ -14,14 +14,13 @@ README.md says how the contenders take turns, and how to make the environment
 of MXNet for --mxnet_python. A rival that is not installed is named and left
 out.
 
-Takes about MINUTES minutes on two cores. Writes training_speed.md, .json and
+Takes about 40 minutes on two cores. Writes training_speed.md, .json and
 .png and training_growth.png to --output_dir, and prints the tables.
 """
 
 import dataclasses
 import functools
 import pathlib
-import subprocess
 import sys
 from typing import NamedTuple
 
@@ -500,21 +499,7 @@ def installed_rivals(mxnet_python):
     if not mxnet_python:
         contenders.leave_out(MXNET, "no --mxnet_python (benchmarks/README.md)")
         return rivals
-    try:
-        subprocess.run(
-            [mxnet_python, "-c", "import absl, mxnet"],
-            capture_output=True,
-            check=True,
-            text=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = str(error)
-        if isinstance(error, subprocess.CalledProcessError):
-            reason = error.stderr.strip().rpartition("\n")[2]
-        raise UserError(
-            f"--mxnet_python={mxnet_python}: {reason}: benchmarks/README.md "
-            "says how to make its environment"
-        ) from error
+    contenders.check_mxnet(mxnet_python)
     rivals[MXNET] = functools.partial(mxnet_entries, python=mxnet_python)
     return rivals
 
