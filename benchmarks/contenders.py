@@ -337,8 +337,8 @@ def settings_table(title, results, ours, rivals):
     Args:
         title: of the first column.
         results: name of a row -> a dict from `compare_at_best`.
-        ours: names that had no trial.
-        rivals: names that had one.
+        ours: the name of this project.
+        rivals: names of those that had a trial.
     """
     return table(
         [title, *rivals, "spread"],
@@ -346,7 +346,7 @@ def settings_table(title, results, ours, rivals):
             [
                 name,
                 *map(result["chosen"].get, rivals),
-                percentages(map(result["spread"].get, (*ours, *rivals))),
+                percentages(map(result["spread"].get, (ours, *rivals))),
             ]
             for name, result in results.items()
         ],

@@ -670,7 +670,7 @@ def main(config):
         "\n## Settings\n\nThe fastest of a trial; spread: the slowest turn "
         "minus the fastest, in % of the median, of "
         f"{', '.join((OURS, *RIVALS))}.\n",
-        *contenders.settings_table("work", results, (OURS,), RIVALS),
+        *contenders.settings_table("work", results, OURS, RIVALS),
     ]
     lines += report.plot_speeds(
         results, names, PYTORCH, "A training step on the CPU"

@@ -399,7 +399,7 @@ def training_rows(rivals):
     }
     return cells_of(training_speed.speed_table(results)), cells_of(
         contenders.settings_table(
-            "work", results, (training_speed.OURS,), training_speed.RIVALS
+            "work", results, training_speed.OURS, training_speed.RIVALS
         )
     )
 
@@ -484,7 +484,7 @@ def test_generation_report(measured, monkeypatch, with_pytorch):
     row = cells_of(generation_speed.speed_table({"GRU 8, 1": result}))
     chosen = cells_of(
         contenders.settings_table(
-            "model", {"": result}, ("with XLA",), generation_speed.RIVALS
+            "model", {"": result}, "with XLA", generation_speed.RIVALS
         )
     )
     assert row["with XLA"] == row["Keras from Python"] == "0.6k"
