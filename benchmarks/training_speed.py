@@ -652,8 +652,8 @@ def main(config):
     cells = common.choices("cells", config.cells, ("gru", "lstm"))
     if config.memory and not pathlib.Path("/proc/self/status").exists():
         raise UserError("--memory: only Linux tells it; add --nomemory")
-    report = common.Report(config, "training_speed", "Training speed")
     rivals = installed_rivals(config.mxnet_python)
+    report = common.Report(config, "training_speed", "Training speed")
 
     results, rows = {}, []
     for name in works:
