@@ -79,7 +79,9 @@ def trainer_steps(trainer):
 
 
 def keras_steps(model, loss, inputs, targets, jit_compile):
-    """A function that trains a stock Keras model; a step is a `tf.function`.
+    """A function that trains a stock Keras model and returns the last loss.
+
+    A step is a `tf.function`.
 
     Args:
         model: a `keras.Model`.
@@ -108,7 +110,7 @@ def keras_steps(model, loss, inputs, targets, jit_compile):
     def run(steps):
         for _ in range(steps):
             mean = step(inputs, targets)
-        float(mean)
+        return float(mean)
 
     return run
 
@@ -141,9 +143,12 @@ def machine():
                 name = line.split(":")[1].strip()
     versions = ", ".join(
         f"{package} {metadata.version(package)}"
-        for package in ("tensorflow", "keras", "torch")
+        for package in (
+            "tensorflow", "keras", "torch", "jax", "flax", "onnxruntime",
+            "ai_edge_litert",
+        )
         if importlib.util.find_spec(package)
-    )
+    )  # fmt: skip
     return (
         f"{os.cpu_count()} cores of {name}; {versions}, "
         f"Python {platform.python_version()}"

@@ -24,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-from common import steps_for, timed
+from common import percentages, steps_for, table, timed
 
 from stacked_rnn.configs import UserError
 
@@ -36,31 +36,40 @@ class Entry:
     """What a contender runs, and with which settings.
 
     Attributes:
-        library: "tensorflow" or "torch".
+        library: "tensorflow", "torch", "jax.numpy", "mxnet.ndarray" or "numpy".
         maker: a function in a module of this directory. It returns a function
             that runs a number of steps.
         arguments: of the maker; they travel as JSON.
         setting: environment variables; None removes one.
+        python: the interpreter of its process.
     """
 
     library: str
     maker: Callable
     arguments: dict
     setting: dict = dataclasses.field(default_factory=dict)
+    python: str = sys.executable
+
+
+def thread_counts():
+    """The numbers of threads that a trial tries, by name: 1, and all cores."""
+    return {
+        f"{count} thread" + "s" * (count > 1): count
+        for count in sorted({1, os.cpu_count() or 1})
+    }
 
 
 def settings(library):
     """The settings of a library that a trial tries: name -> variables.
 
-    One thread or one per core; for PyTorch, whose threads are OpenMP's, also
-    whether they spin while they wait.
+    One thread or one per core; for PyTorch and MXNet, whose threads are
+    OpenMP's, also whether they spin while they wait.
     """
-    counts = {
-        f"{count} thread" + "s" * (count > 1): str(count)
-        for count in sorted({1, os.cpu_count() or 1})
-    }
-    if library == "tensorflow":
-        return {n: {"TF_NUM_INTRAOP_THREADS": c} for n, c in counts.items()}
+    counts = {name: str(count) for name, count in thread_counts().items()}
+    # XLA asks NPROC, not the machine, for the number of cores.
+    variable = {"tensorflow": "TF_NUM_INTRAOP_THREADS", "jax.numpy": "NPROC"}
+    if library in variable:
+        return {n: {variable[library]: c} for n, c in counts.items()}
     return {
         f"{name}, {policy.lower()}": {
             "OMP_NUM_THREADS": count,
@@ -71,16 +80,45 @@ def settings(library):
     }
 
 
-def has_pytorch():
-    """Whether PyTorch is installed; prints a line where it is not."""
-    if importlib.util.find_spec("torch"):
-        return True
-    print(
-        "PyTorch is missing: measured without it "
-        "(pip install --editable '.[bench]')",
-        file=sys.stderr,
+def leave_out(name, reason):
+    """Prints that a rival is not measured, and why."""
+    print(f"{name} is left out: {reason}", file=sys.stderr)
+
+
+def has(name, *packages):
+    """Whether the packages of a rival are installed; prints what is missing."""
+    missing = [p for p in packages if not importlib.util.find_spec(p)]
+    if missing:
+        leave_out(
+            name,
+            f"{', '.join(missing)} missing (pip install --editable '.[bench]')",
+        )
+    return not missing
+
+
+def check_mxnet(python):
+    """Checks that an interpreter has MXNet and what a contender needs.
+
+    Raises:
+        UserError: it does not, or cannot be started.
+    """
+    try:
+        subprocess.run(
+            [python, "-c", "import absl, mxnet"],
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+    except OSError as error:
+        reason = error.strerror
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.strip().rpartition("\n")[2]
+    else:
+        return
+    raise UserError(
+        f"--mxnet_python={python}: {reason}: benchmarks/README.md says how to "
+        "make its environment"
     )
-    return False
 
 
 class ContenderError(RuntimeError):
@@ -90,7 +128,7 @@ class ContenderError(RuntimeError):
 class Contender:
     """A process that builds functions and times them, else it is stopped."""
 
-    def __init__(self, library, setting):
+    def __init__(self, library, setting, python=sys.executable):
         if not hasattr(signal, "SIGSTOP"):
             raise UserError("this benchmark needs Linux or macOS (SIGSTOP)")
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | setting
@@ -98,7 +136,7 @@ class Contender:
         # In its own process group Ctrl-C does not reach it; and when this
         # process is killed, the system continues and ends the stopped group.
         self._process = subprocess.Popen(
-            [sys.executable, __file__, library],
+            [python, __file__, library],
             env={k: v for k, v in environment.items() if v is not None},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
             text=True, process_group=0,
@@ -197,7 +235,9 @@ def in_turn(entries, repetitions, seconds, shared=False, alone=()):
         for name, entry in entries.items():
             key = (entry.library, *entry.setting.items()) if shared else name
             if key not in processes:
-                processes[key] = Contender(entry.library, entry.setting)
+                processes[key] = Contender(
+                    entry.library, entry.setting, entry.python
+                )
                 stack.callback(processes[key].close)
             contenders[name] = processes[key]
         for process in processes.values():
@@ -291,6 +331,28 @@ def median(result):
     return statistics.median(result["seconds_a_step"])
 
 
+def settings_table(title, results, ours, rivals):
+    """The lines of a table of the rivals' settings, and of all spreads.
+
+    Args:
+        title: of the first column.
+        results: name of a row -> a dict from `compare_at_best`.
+        ours: the name of this project.
+        rivals: names of those that had a trial.
+    """
+    return table(
+        [title, *rivals, "spread"],
+        [
+            [
+                name,
+                *map(result["chosen"].get, rivals),
+                percentages(map(result["spread"].get, (ours, *rivals))),
+            ]
+            for name, result in results.items()
+        ],
+    )
+
+
 # The process ------------------------------------------------------------------
 
 
@@ -306,7 +368,7 @@ def _work(library):
     """The contender's process: answers requests until its input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # where libraries print
-    float(importlib.import_module(library).ones(()))  # loads it
+    str(importlib.import_module(library).ones((1,)))  # loads it
     print("{}", file=answers, flush=True)
     before, runs = _memory("VmRSS"), {}
 

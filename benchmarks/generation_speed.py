@@ -1,28 +1,32 @@
-"""Speed of generation beside PyTorch, Keras called from Python, and memory.
+"""Speed of generation beside other runtimes, and beside reading the weights.
 
   python benchmarks/generation_speed.py
   python benchmarks/generation_speed.py --cells=gru --units=128
 
 Vocabulary 65, embedding 128, two layers, sampled at temperature 1. This project
 runs as in generate.py: it loads a SavedModel that another process wrote, and
-generates without XLA and with it. PyTorch runs in inference mode: the better of
-a loop over `nn.GRU` or `nn.LSTM` and one over the cells. The rivals run at the
-fastest of their settings, found for each row by a short trial: one thread or
-all, and for PyTorch whether they spin or sleep while they wait. README.md says
-how the contenders take turns. Without PyTorch the others are measured.
+generates without XLA and with it. PyTorch runs in inference mode: the best of a
+loop over `nn.GRU` or `nn.LSTM`, one over the cells, and one over the cells by
+torch.compile. ONNX Runtime and LiteRT run the files that export.py writes, in
+float32 and in int8, a step at a time; NumPy draws the tokens. The rivals run at
+the fastest of their settings, found for each row by a short trial: one thread
+or all, and for PyTorch whether they spin or sleep while they wait. README.md
+says how the contenders take turns. A rival that is not installed is named and
+left out.
 
 The bound is the time that reading every weight once per token takes: NumPy's
 product of a matrix of that size and a vector, again and again, so that weights
 that fit the cache come from there.
 
-Takes about 15 minutes on two cores. Writes generation_speed.md and .json to
---output_dir, and prints the tables.
+Takes about 25 minutes on two cores. Writes generation_speed.md and .json
+to --output_dir, and prints the tables.
 """
 
 import dataclasses
 import json
 import multiprocessing
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -43,6 +47,9 @@ OPTIONS = {"temperature": 0.9, "top_k": 40, "top_p": 0.95}
 WITHOUT_XLA, WITH_XLA = "without XLA", "with XLA"
 WITH_OPTIONS, STREAMED = "with XLA and options", "streamed"
 KERAS, PYTORCH = "Keras from Python", "PyTorch"
+ONNX, LITERT = "ONNX Runtime", "LiteRT"
+RIVALS = (PYTORCH, ONNX, LITERT, KERAS)
+INT8 = (f"{ONNX} int8", f"{LITERT} int8")
 START_UP = ("import TensorFlow", "import this", "load", "first characters")
 
 
@@ -87,6 +94,30 @@ def export(cell, units, directory, embedding_dim=EMBEDDING):
     )
     model = build_model(cell, units, embedding_dim)
     return str(TextGenerator(model, tokenizer).save(directory))
+
+
+def export_for_runtimes(path, formats):
+    """Writes a SavedModel's step for other runtimes, beside it.
+
+    Args:
+        path: of the SavedModel.
+        formats: "onnx", "litert", or both.
+
+    Returns:
+        Name of the contender -> its file.
+    """
+    from stacked_rnn import inference
+    from stacked_rnn.export import runtimes
+
+    model = inference.load(path)
+    written = {}
+    for format in formats:
+        name = {"onnx": ONNX, "litert": LITERT}[format]
+        for weights, suffix in (("float32", ""), ("int8", " int8")):
+            file = pathlib.Path(f"{path}.{weights}{runtimes.SUFFIXES[format]}")
+            runtimes.write(model, file, weights)
+            written[name + suffix] = str(file)
+    return written
 
 
 def this_project(path, batch_size, compiles, **options):
@@ -146,14 +177,87 @@ def keras_from_python(cell, units, batch_size):
     return run
 
 
+def drawing(step, widths, batch_size):
+    """A function that calls a step for each token, and draws with NumPy.
+
+    Args:
+        step: its inputs by name -> its outputs by name.
+        widths: names of the states -> their units.
+        batch_size: rows.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng()
+
+    def run(steps):
+        inputs = {
+            name: np.zeros([batch_size, units], np.float32)
+            for name, units in widths.items()
+        }
+        inputs["token_ids"] = np.zeros([batch_size], np.int32)
+        for _ in range(TOKENS * steps):
+            new = step(inputs)
+            inputs = {name: new[f"new_{name}"] for name in widths}
+            # The largest sum of a logit and Gumbel noise is a draw.
+            waits = rng.standard_exponential(new["logits"].shape, np.float32)
+            waits += 1e-30  # one in millions is 0
+            drawn = (new["logits"] - np.log(waits)).argmax(axis=-1)
+            inputs["token_ids"] = drawn.astype(np.int32)
+
+    return run
+
+
+def onnx(path, batch_size, threads):
+    """ONNX Runtime, a step at a time."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options)
+    names = [output.name for output in session.get_outputs()]
+    widths = {
+        tensor.name: tensor.shape[1]
+        for tensor in session.get_inputs()
+        if tensor.name != "token_ids"
+    }
+    return drawing(
+        lambda inputs: dict(zip(names, session.run(None, inputs))),
+        widths,
+        batch_size,
+    )
+
+
+def litert(path, batch_size, threads):
+    """LiteRT, a step at a time."""
+    from ai_edge_litert import interpreter
+
+    step = interpreter.Interpreter(
+        path, num_threads=threads
+    ).get_signature_runner()
+    widths = {
+        name: details["shape"][1]
+        for name, details in step.get_input_details().items()
+        if name != "token_ids"
+    }
+    return drawing(lambda inputs: step(**inputs), widths, batch_size)
+
+
+def runtime_maker(name):
+    """The maker of a contender of `export_for_runtimes`."""
+    return onnx if name.startswith(ONNX) else litert
+
+
 def pytorch(
     cell, units, batch_size, kind, embedding_dim=EMBEDDING, device="cpu"
 ):
-    """A loop over `nn.GRU` or `nn.LSTM`, or their cells, token by token."""
+    """A loop over `nn.GRU` or `nn.LSTM`, or their cells, token by token.
+
+    `torch.compile` leaves the layers as they are: it is for cells.
+    """
     import torch
 
     name = {"gru": "GRU", "lstm": "LSTM"}[cell]
-    if kind == "cells":
+    if kind != "layer":
         one = getattr(torch.nn, f"{name}Cell")
         stack = torch.nn.ModuleList(
             one(width, units)
@@ -183,14 +287,20 @@ def pytorch(
             new_states.append(state)
         return x, new_states
 
+    def step(token_ids, states):
+        x, states = advance(embedding(token_ids), states)
+        probabilities = torch.softmax(readout(x), -1)
+        return torch.multinomial(probabilities, 1)[:, 0], states
+
+    if kind == "compiled cells":
+        step = torch.compile(step)
+
     def run(steps):
         states = None
         with torch.inference_mode():
             token_ids = torch.zeros(batch_size, dtype=torch.long, device=device)
             for _ in range(TOKENS * steps):
-                x, states = advance(embedding(token_ids), states)
-                probabilities = torch.softmax(readout(x), -1)
-                token_ids = torch.multinomial(probabilities, 1)[:, 0]
+                token_ids, states = step(token_ids, states)
             token_ids.sum().item()  # waits for a GPU
 
     return run
@@ -222,8 +332,21 @@ def bound(cell, units):
 # Measuring --------------------------------------------------------------------
 
 
-def compare(cell, units, batch_size, path, config, with_pytorch):
-    """Measures one model with one batch size; a dict for table and JSON."""
+def compare(cell, units, batch_size, path, files, config, with_pytorch):
+    """Measures one model with one batch size.
+
+    Args:
+        cell: "gru" or "lstm".
+        units: width of the layers.
+        batch_size: texts at a time.
+        path: of the SavedModel.
+        files: what `export_for_runtimes` returned.
+        config: a `BenchmarkConfig`.
+        with_pytorch: whether it is measured.
+
+    Returns:
+        A dict for the tables and the JSON file.
+    """
 
     def ours(maker, **arguments):
         return Entry("tensorflow", maker, {"path": path} | arguments)
@@ -248,8 +371,15 @@ def compare(cell, units, batch_size, path, config, with_pytorch):
             f"{kind}, {name}": Entry(
                 "torch", pytorch, shape | {"kind": kind}, setting
             )
-            for kind in ("layer", "cells")
+            for kind in ("layer", "cells", "compiled cells")
             for name, setting in settings("torch").items()
+        }
+    for rival, file in files.items():
+        maker = runtime_maker(rival)
+        arguments = {"path": file, "batch_size": batch_size}
+        rivals[rival] = {
+            name: Entry("numpy", maker, arguments | {"threads": count})
+            for name, count in contenders.thread_counts().items()
         }
     results, found = contenders.compare_at_best(
         entries, rivals, config, alone=(WITHOUT_XLA, WITH_XLA)
@@ -316,20 +446,18 @@ def speed_table(results):
     """The lines of the comparison."""
     rows = []
     for name, result in results.items():
-        speeds, chosen = result["tokens_per_second"], result["chosen"]
+        speeds = result["tokens_per_second"]
         fast = speeds.get(WITH_XLA, float("nan"))
         options, streamed = (
             100 * speeds[n] / fast if n in speeds else None
             for n in (WITH_OPTIONS, STREAMED)
         )
-        measured = (WITHOUT_XLA, WITH_XLA, PYTORCH, KERAS)
+        measured = (WITHOUT_XLA, WITH_XLA, *RIVALS, *INT8)
         rows.append(
             [
                 name,
                 *(speed(speeds, n) for n in measured),
-                ratio(speeds, WITH_XLA, PYTORCH),
-                *map(chosen.get, (PYTORCH, KERAS)),
-                common.percentages(map(result["spread"].get, measured[1:])),
+                *(ratio(speeds, WITH_XLA, rival) for rival in RIVALS),
                 None if options is None else 100 - options,
                 streamed,
                 result["compile_seconds"],
@@ -338,8 +466,8 @@ def speed_table(results):
             ]
         )
     names = [
-        "model, batch", WITHOUT_XLA, WITH_XLA, PYTORCH, KERAS,
-        "ratio to PyTorch", "setting of PyTorch", "setting of Keras", "spread",
+        "model, batch", WITHOUT_XLA, WITH_XLA, *RIVALS, *INT8,
+        *(f"ratio to {rival}" for rival in RIVALS),
     ]  # fmt: skip
     formats = {
         "options cost, %": ".0f", "streamed, %": ".0f",
@@ -356,7 +484,12 @@ def main(config):
     report = common.Report(
         config, "generation_speed", "Generation speed", plots=False
     )
-    with_pytorch = contenders.has_pytorch()
+    with_pytorch = contenders.has(PYTORCH, "torch")
+    formats = []
+    if contenders.has(ONNX, "onnxruntime", "tf2onnx"):
+        formats.append("onnx")
+    if contenders.has(LITERT, "ai_edge_litert"):
+        formats.append("litert")
     results, starts = {}, {}
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as scratch:
@@ -365,21 +498,35 @@ def main(config):
                 directory = os.path.join(scratch, f"{cell}{units}")
                 with futures.ProcessPoolExecutor(1, context) as pool:
                     path = pool.submit(export, cell, units, directory).result()
+                    written = pool.submit(
+                        export_for_runtimes, path, formats
+                    ).result()
                 starts[f"{cell.upper()} {units}"] = start_up(path)
                 for batch_size in batches:
                     name = f"{cell.upper()} {units}, {batch_size}"
                     results[name] = compare(
-                        cell, units, batch_size, path, config, with_pytorch
+                        cell,
+                        units,
+                        batch_size,
+                        path,
+                        written,
+                        config,
+                        with_pytorch,
                     )
                     row = speed_table({name: results[name]})[-1]
                     print(row, flush=True)
     lines = [
         f"Tokens per second, medians of {config.repetitions} turns of about "
-        f"{config.seconds:g} s. Spread: the slowest turn minus the fastest, in "
-        f"% of the median, of stacked_rnn {WITH_XLA}, {PYTORCH} and {KERAS}. "
-        "A step is one token of every row; compiling pays from that many "
-        "steps in one process.\n",
+        f"{config.seconds:g} s. Ratios are those of {WITH_XLA}, in float32. A "
+        "step is one token of every row; compiling pays from that many steps "
+        "in one process.\n",
         *speed_table(results),
+        "\n## Settings\n\nThe fastest of a trial; spread: the slowest turn "
+        "minus the fastest, in % of the median, of stacked_rnn "
+        f"{', '.join((WITH_XLA, *RIVALS, *INT8))}.\n",
+        *contenders.settings_table(
+            "model, batch", results, WITH_XLA, (*RIVALS, *INT8)
+        ),
         "\n## From start to first characters\n\nSeconds, the best of three new "
         "processes.\n",
         *table(

@@ -26,7 +26,7 @@ import common
 import generation_speed
 import training_speed
 from common import ratio, speed, table
-from contenders import Contender, answer, has_pytorch
+from contenders import Contender, answer, has
 from training_speed import Work
 
 from stacked_rnn.cli import flags
@@ -269,7 +269,7 @@ def main(config):
     details = tf.config.experimental.get_device_details(cards[0])
     report = common.Report(config, "gpu", "On a GPU", plots=False)
     names = [OURS, KERAS]
-    if has_pytorch():
+    if has(PYTORCH, "torch"):
         names.append(PYTORCH)
     figures = {
         "gpu": details["device_name"],

@@ -1,22 +1,25 @@
-"""Speed of a training step beside stock Keras, PyTorch and a bare matmul.
+"""Speed of a training step beside other frameworks and a bare matmul.
 
   make bench        or, a part of it:
   python benchmarks/training_speed.py --works=small,medium --cells=gru
 
 A step is forward, backward, clipping by the global norm and Adam, on random
 tokens. This project runs as in train.py, by `Trainer.fit`. Its rivals run at
-the fastest of their settings, found for each size by a short trial: stock Keras
-with cells in an RNN layer or with the layer of that name, with XLA or without,
-on one thread or all; PyTorch with torch.compile or without, on one thread or
-all, which spin or sleep while they wait. In bfloat16 PyTorch runs under
-autocast. README.md says how the contenders take turns. Without PyTorch the
-others are measured.
+the fastest of their settings, found for each size by a short trial, each on one
+thread or all: stock Keras with cells in an RNN layer or with the layer of that
+name, with XLA or without; the layers of Keras on JAX, and Flax, both in one
+jitted step; PyTorch with torch.compile or without, and MXNet, whose threads
+spin or sleep while they wait. In bfloat16 PyTorch runs under autocast.
+README.md says how the contenders take turns, and how to make the environment
+of MXNet for --mxnet_python. A rival that is not installed is named and left
+out.
 
-Takes about 20 minutes on two cores. Writes training_speed.md, .json and .png
-and training_growth.png to --output_dir, and prints the tables.
+Takes about 40 minutes on two cores. Writes training_speed.md, .json and
+.png and training_growth.png to --output_dir, and prints the tables.
 """
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from typing import NamedTuple
@@ -68,10 +71,13 @@ GROWTH = {
 }
 GROWTH_FROM = Work(128, 2, 32, 50)
 OURS, OURS_BFLOAT16 = "stacked_rnn", "stacked_rnn bfloat16"
-KERAS, PYTORCH = "stock Keras", "PyTorch"
+KERAS, KERAS_ON_JAX, PYTORCH = "stock Keras", "Keras on JAX", "PyTorch"
+FLAX, MXNET = "JAX/Flax", "MXNet"
+RIVALS = (KERAS, KERAS_ON_JAX, PYTORCH, FLAX, MXNET)
 PYTORCH_BFLOAT16 = "PyTorch bfloat16"
 KERAS_LAYER = "stock Keras, layer"
 MATMUL_SIZE = 2048
+ROOT = str(pathlib.Path(__file__).parents[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +93,9 @@ class BenchmarkConfig(common.ReportConfig):
     memory: bool = setting(True, "Measure also the peak memory (Linux).")
     growth: bool = setting(
         True, "Measure also how the time of a step grows with each size."
+    )
+    mxnet_python: str = setting(
+        "", "An interpreter that has MXNet ('': MXNet is left out)."
     )
 
 
@@ -140,7 +149,6 @@ def stock_model(work, layer):
         layer: a function that makes a recurrent layer.
     """
     import keras
-    import tensorflow as tf
 
     model = keras.Sequential(
         [
@@ -151,9 +159,7 @@ def stock_model(work, layer):
         ]
     )
     shape = (work.batch_size, work.time + 1)
-    tokens = tf.random.uniform(
-        shape, maxval=work.vocabulary_size, dtype=tf.int32
-    )
+    tokens = keras.random.randint(shape, 0, work.vocabulary_size)
     return model, tokens[:, :-1], tokens[:, 1:]
 
 
@@ -177,16 +183,173 @@ def stock_keras(work, cell, kind, jit_compile):
     return common.keras_steps(model, loss, inputs, targets, jit_compile)
 
 
-def pytorch(work, cell, device="cpu", bfloat16=False, compiles=False):
-    """`nn.GRU` or `nn.LSTM` between an embedding and a linear layer.
+def jax_steps(mean_loss, update, weights, moments, inputs, targets):
+    """A function that trains a model in JAX and returns the last loss.
 
-    `torch.compile` leaves the recurrent layer as it is, and compiles the rest.
+    A step is one function under `jax.jit`, to which it gives its state away.
+
+    Args:
+        mean_loss: (weights, inputs, targets) -> mean loss.
+        update: (gradients, moments, weights) -> (weights, moments).
+        weights, moments: before the first step.
+        inputs, targets: the batch of every step.
     """
-    import torch
+    import jax
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, inputs, targets):
+        weights, moments = state
+        mean, gradients = jax.value_and_grad(mean_loss)(
+            weights, inputs, targets
+        )
+        return update(gradients, moments, weights), mean
+
+    state = weights, moments
+
+    def run(steps):
+        nonlocal state
+        for _ in range(steps):
+            state, mean = step(state, inputs, targets)
+        return float(mean)
+
+    return run
+
+
+def keras_on_jax(work, cell):
+    """A stock model of `GRU` or `LSTM` layers, by its stateless functions."""
+    import keras
 
     work = Work(*work)
+    layer = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[cell]
+    model, inputs, targets = stock_model(
+        work, lambda: layer(work.units, return_sequences=True)
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
+    optimizer.build(model.trainable_variables)
+    weights, seeds, moments = (
+        [variable.value for variable in variables]
+        for variables in (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            optimizer.variables,
+        )
+    )
+
+    def mean_loss(weights, inputs, targets):
+        logits, _ = model.stateless_call(weights, seeds, inputs, training=True)
+        return loss(targets, logits)
+
+    return jax_steps(
+        mean_loss,
+        lambda gradients, moments, weights: optimizer.stateless_apply(
+            moments, gradients, weights
+        ),
+        weights, moments, inputs, targets,
+    )  # fmt: skip
+
+
+def flax_model(work, cell):
+    """`nn.RNN` over a cell, between an embedding and a dense layer."""
+    from flax import linen as nn
+
+    recurrent = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}[cell]
+    return nn.Sequential(
+        [
+            nn.Embed(work.vocabulary_size, work.embedding_dim),
+            *(nn.RNN(recurrent(work.units)) for _ in range(work.num_layers)),
+            nn.Dense(work.vocabulary_size),
+        ]
+    )
+
+
+def flax(work, cell):
+    """Flax on JAX, with Adam and clipping from Optax."""
+    import jax
+    import optax
+
+    work = Work(*work)
+    model = flax_model(work, cell)
+    shape = (work.batch_size, work.time + 1)
+    tokens = jax.random.randint(
+        jax.random.key(0), shape, 0, work.vocabulary_size
+    )
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+    weights = model.init(jax.random.key(1), inputs)
+
+    def mean_loss(weights, inputs, targets):
+        return optax.softmax_cross_entropy_with_integer_labels(
+            model.apply(weights, inputs), targets
+        ).mean()
+
+    def update(gradients, moments, weights):
+        updates, moments = optimizer.update(gradients, moments)
+        return optax.apply_updates(weights, updates), moments
+
+    return jax_steps(
+        mean_loss, update, weights, optimizer.init(weights), inputs, targets
+    )
+
+
+def mxnet_model(work, cell):
+    """A hybridized stack with `rnn.GRU` or `rnn.LSTM` of Gluon."""
+    import mxnet
+    from mxnet.gluon import nn, rnn
+
+    recurrent = {"gru": rnn.GRU, "lstm": rnn.LSTM}[cell]
+    model = nn.HybridSequential()
+    model.add(
+        nn.Embedding(work.vocabulary_size, work.embedding_dim),
+        recurrent(
+            work.units,
+            work.num_layers,
+            layout="NTC",
+            input_size=work.embedding_dim,
+        ),
+        nn.Dense(work.vocabulary_size, flatten=False, in_units=work.units),
+    )
+    model.initialize(mxnet.init.Xavier())
+    model.hybridize(static_alloc=True, static_shape=True)
+    return model
+
+
+def mxnet(work, cell):
+    """MXNet's Gluon, in an environment of its own."""
+    import mxnet
+    from mxnet import autograd, gluon
+
+    work = Work(*work)
+    model = mxnet_model(work, cell)
+    loss = gluon.loss.SoftmaxCrossEntropyLoss()
+    loss.hybridize()
+    weights = model.collect_params()
+    trainer = gluon.Trainer(weights, "adam", {"learning_rate": 1e-3})
+    gradients = [weight.grad() for weight in weights.values()]
+    shape = (work.batch_size, work.time + 1)
+    tokens = mxnet.nd.random.randint(0, work.vocabulary_size, shape)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+
+    def run(steps):
+        for _ in range(steps):
+            with autograd.record():
+                mean = loss(model(inputs), targets).mean()
+            mean.backward()
+            # A check would wait for each step.
+            gluon.utils.clip_global_norm(gradients, 1.0, check_isfinite=False)
+            trainer.step(1)
+        mxnet.nd.waitall()
+        return float(mean.asscalar())
+
+    return run
+
+
+def pytorch_model(work, cell):
+    """`nn.GRU` or `nn.LSTM` between an embedding and a linear layer."""
+    import torch
+
     recurrent = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[cell]
-    modules = torch.nn.ModuleList(
+    return torch.nn.ModuleList(
         [
             torch.nn.Embedding(work.vocabulary_size, work.embedding_dim),
             recurrent(
@@ -197,7 +360,18 @@ def pytorch(work, cell, device="cpu", bfloat16=False, compiles=False):
             ),
             torch.nn.Linear(work.units, work.vocabulary_size),
         ]
-    ).to(device)
+    )
+
+
+def pytorch(work, cell, device="cpu", bfloat16=False, compiles=False):
+    """PyTorch with its fused Adam.
+
+    `torch.compile` leaves the recurrent layer as it is, and compiles the rest.
+    """
+    import torch
+
+    work = Work(*work)
+    modules = pytorch_model(work, cell).to(device)
     embedding, recurrent, readout = modules
     weights = list(modules.parameters())
     optimizer = torch.optim.Adam(weights, 1e-3, fused=True)
@@ -222,7 +396,7 @@ def pytorch(work, cell, device="cpu", bfloat16=False, compiles=False):
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
-        loss.item()
+        return loss.item()
 
     return run
 
@@ -239,6 +413,47 @@ def keras_entries(work, cell):
         for name, setting in settings("tensorflow").items()
         for kind in ("cells", "layer")
         for jit in (False, True)
+    }
+
+
+def keras_on_jax_entries(work, cell):
+    """The settings of Keras on JAX for a trial: name -> `Entry`."""
+    return {
+        name: Entry(
+            "jax.numpy",
+            keras_on_jax,
+            {"work": work, "cell": cell},
+            setting | {"KERAS_BACKEND": "jax"},
+        )
+        for name, setting in settings("jax.numpy").items()
+    }
+
+
+def flax_entries(work, cell):
+    """The settings of Flax for a trial: name -> `Entry`."""
+    return {
+        name: Entry("jax.numpy", flax, {"work": work, "cell": cell}, setting)
+        for name, setting in settings("jax.numpy").items()
+    }
+
+
+def mxnet_entries(work, cell, python):
+    """The settings of MXNet for a trial: name -> `Entry`.
+
+    Args:
+        work: a `Work`.
+        cell: "gru" or "lstm".
+        python: the interpreter that has MXNet.
+    """
+    return {
+        name: Entry(
+            "mxnet.ndarray",
+            mxnet,
+            {"work": work, "cell": cell},
+            setting | {"PYTHONPATH": ROOT},
+            python,
+        )
+        for name, setting in settings("mxnet.ndarray").items()
     }
 
 
@@ -262,6 +477,31 @@ def pytorch_entries(work, cell, bfloat16=False):
 def pytorch_bfloat16_entries(work, cell):
     """The same in bfloat16."""
     return pytorch_entries(work, cell, bfloat16=True)
+
+
+def installed_rivals(mxnet_python):
+    """The rivals that are installed, name -> their entries; names the others.
+
+    Args:
+        mxnet_python: the interpreter that has MXNet, or "".
+
+    Raises:
+        UserError: it does not have it.
+    """
+    rivals = {KERAS: keras_entries}
+    if contenders.has(KERAS_ON_JAX, "jax"):
+        rivals[KERAS_ON_JAX] = keras_on_jax_entries
+    if contenders.has(PYTORCH, "torch"):
+        rivals[PYTORCH] = pytorch_entries
+        rivals[PYTORCH_BFLOAT16] = pytorch_bfloat16_entries
+    if contenders.has(FLAX, "jax", "flax", "optax"):
+        rivals[FLAX] = flax_entries
+    if not mxnet_python:
+        contenders.leave_out(MXNET, "no --mxnet_python (benchmarks/README.md)")
+        return rivals
+    contenders.check_mxnet(mxnet_python)
+    rivals[MXNET] = functools.partial(mxnet_entries, python=mxnet_python)
+    return rivals
 
 
 # Measuring --------------------------------------------------------------------
@@ -360,19 +600,16 @@ def speed_table(results):
     """The lines of the comparison."""
     rows = []
     for name, result in results.items():
-        speeds, chosen = result["tokens_per_second"], result["chosen"]
+        speeds = result["tokens_per_second"]
         peak, of_peak = result["matmul_gflops"], ""
         if peak and OURS in speeds:
             used = speeds[OURS] * result["gflop_per_token"]
             of_peak = f"{used / peak:.2f} of {peak:.0f} GFLOP/s"
-        measured = (OURS, KERAS, PYTORCH)
         rows.append(
             [
                 name,
-                *(speed(speeds, n) for n in measured),
-                *(ratio(speeds, OURS, rival) for rival in (KERAS, PYTORCH)),
-                *map(chosen.get, (KERAS, PYTORCH)),
-                common.percentages(result["spread"].get(n) for n in measured),
+                *(speed(speeds, contender) for contender in (OURS, *RIVALS)),
+                *(ratio(speeds, OURS, rival) for rival in RIVALS),
                 of_peak,
                 ratio(speeds, OURS_BFLOAT16, OURS),
                 ratio(speeds, OURS_BFLOAT16, PYTORCH_BFLOAT16),
@@ -380,8 +617,7 @@ def speed_table(results):
         )
     return table(
         [
-            "work", OURS, KERAS, PYTORCH, "ratio to Keras", "ratio to PyTorch",
-            "setting of Keras", "setting of PyTorch", "spread",
+            "work", OURS, *RIVALS, *(f"ratio to {rival}" for rival in RIVALS),
             "of the matmul peak", "bfloat16 to float32",
             "bfloat16 to PyTorch's",
         ],
@@ -416,11 +652,8 @@ def main(config):
     cells = common.choices("cells", config.cells, ("gru", "lstm"))
     if config.memory and not pathlib.Path("/proc/self/status").exists():
         raise UserError("--memory: only Linux tells it; add --nomemory")
+    rivals = installed_rivals(config.mxnet_python)
     report = common.Report(config, "training_speed", "Training speed")
-    rivals = {KERAS: keras_entries}
-    if contenders.has_pytorch():
-        rivals[PYTORCH] = pytorch_entries
-        rivals[PYTORCH_BFLOAT16] = pytorch_bfloat16_entries
 
     results, rows = {}, []
     for name in works:
@@ -428,13 +661,16 @@ def main(config):
             label = f"{cell.upper()} {name}"
             results[label] = compare(WORKS[name], cell, config, rivals)
             print(speed_table({label: results[label]})[-1], flush=True)
-    names = (PYTORCH, PYTORCH_BFLOAT16, KERAS, OURS, OURS_BFLOAT16)
+    names = (*RIVALS, PYTORCH_BFLOAT16, OURS, OURS_BFLOAT16)
     lines = [
         "Tokens per second of a full training step (forward, backward, "
         f"clipping, Adam) in float32; medians of {config.repetitions} turns of "
-        f"about {config.seconds:g} s. Spread: the slowest turn minus the "
-        f"fastest, in % of the median, of {OURS}, {KERAS} and {PYTORCH}.\n",
+        f"about {config.seconds:g} s.\n",
         *speed_table(results),
+        "\n## Settings\n\nThe fastest of a trial; spread: the slowest turn "
+        "minus the fastest, in % of the median, of "
+        f"{', '.join((OURS, *RIVALS))}.\n",
+        *contenders.settings_table("work", results, OURS, RIVALS),
     ]
     lines += report.plot_speeds(
         results, names, PYTORCH, "A training step on the CPU"

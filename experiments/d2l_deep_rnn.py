@@ -1,22 +1,31 @@
 """The experiment of D2L section 10.3, beside the book's PyTorch code.
 
   python experiments/d2l_deep_rnn.py --corpus=timemachine
+  python experiments/d2l_deep_rnn.py --corpus=timemachine \
+      --systems=flax,mxnet --mxnet_python=.venv-mxnet/bin/python
 
 Trains with recipes/d2l.flags for each cell and seed, and prints a
 Markdown table. The measure is exp of the mean nats over all validation windows
 (characters 10,000 to 15,032), each from a state of zeros, after the last epoch.
+With --systems, Flax and MXNet train the book's model on the same windows, each
+in a process of its own.
 """
 
 import dataclasses
+import functools
+import json
 import pathlib
+import subprocess
 import sys
 import time
 
+import d2l_rivals
+import numpy as np
 from study import common
 
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
-from stacked_rnn.configs import ModelConfig, TrainConfig, setting
+from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
 
 RECIPE = pathlib.Path(__file__).parents[1] / "recipes" / "d2l.flags"
 
@@ -32,30 +41,61 @@ class StudyConfig(configs.Config):
     num_seeds: int = setting(
         3, "Runs of each cell, seeds 0, 1, 2 ...", minimum=1
     )
+    systems: str = setting(
+        "", "Other systems, separated by commas: flax, mxnet ('': none)."
+    )
+    mxnet_python: str = setting(
+        "", "An interpreter that has MXNet: see benchmarks/README.md."
+    )
 
 
 def main(model_config, train_config, study):
     """Prints a row for each run, and the means beside the book's."""
-    columns = ["cell", "seed", "training", "validation", "seconds", "text"]
+    systems = {"stacked_rnn": run_one} | other_systems(study)
+    columns = [
+        "system", "cell", "seed", "training", "validation", "seconds", "text"
+    ]  # fmt: skip
     print("\n".join(common.table(columns, [])))
     means = []
     for cell, book in BOOK.items():
-        runs = []
-        for seed in range(study.num_seeds):
-            *perplexities, seconds, text = run_one(
-                dataclasses.replace(model_config, cell=cell),
-                dataclasses.replace(train_config, seed=seed),
-            )
-            runs.append(perplexities)
-            row = [
-                cell, seed, *(f"{value:.2f}" for value in perplexities),
-                f"{seconds:.0f}", f"`{text}`",
-            ]  # fmt: skip
-            print(common.table(row, [])[0], flush=True)
-        mean = [sum(values) / len(values) for values in zip(*runs)]
-        means.append([cell, *(f"{value:.2f}" for value in (*mean, *book))])
-    columns = "mean", "training", "validation", "book: training", "validation"
+        figures = []
+        for system, run in systems.items():
+            runs = []
+            for seed in range(study.num_seeds):
+                *perplexities, seconds, text = run(
+                    dataclasses.replace(model_config, cell=cell),
+                    dataclasses.replace(train_config, seed=seed),
+                )
+                runs.append(perplexities)
+                row = [
+                    system, cell, seed,
+                    *(f"{value:.2f}" for value in perplexities),
+                    f"{seconds:.0f}", text,
+                ]  # fmt: skip
+                print(common.table(row, [])[0], flush=True)
+            figures += [sum(values) / len(values) for values in zip(*runs)]
+        means.append([cell, *(f"{value:.2f}" for value in (*figures, *book))])
+    columns = ["mean"]
+    for system in (*systems, "book"):
+        columns += [f"{system}: training", "validation"]
     print("", *common.table(columns, means), sep="\n")
+
+
+def other_systems(study):
+    """The systems of --systems: name -> a function such as `run_one`."""
+    import contenders  # `study` added its directory to the path
+
+    systems = {}
+    for name in common.choices("systems", study.systems, ("flax", "mxnet")):
+        python = sys.executable
+        if name == "mxnet":
+            if not study.mxnet_python:
+                raise UserError("--systems=mxnet needs --mxnet_python")
+            contenders.check_mxnet(python := study.mxnet_python)
+        elif not contenders.has(name, "jax", "flax", "optax"):
+            continue
+        systems[name] = functools.partial(run_other, name, python)
+    return systems
 
 
 def run_one(model_config, train_config):
@@ -82,8 +122,33 @@ def run_one(model_config, train_config):
         trainer.evaluate(data.training).perplexity,
         trainer.evaluate(data.validation).perplexity,
         seconds,
-        "it has" + text,
+        f"`it has{text}`",
     )
+
+
+def run_other(system, python, model_config, train_config):
+    """Trains another system once; perplexities, seconds, and no text."""
+    from stacked_rnn import datasets
+
+    data = datasets.load_language_data(train_config)
+    request = {
+        "training": np.asarray(data.training.token_ids).tolist(),
+        "validation": np.asarray(data.validation.token_ids).tolist(),
+        "config": dataclasses.asdict(train_config),
+        "seed": train_config.seed,
+        "cell": model_config.cell,
+        "units": model_config.units,
+        "num_layers": model_config.num_layers,
+        "vocabulary_size": data.tokenizer.vocabulary_size(),
+    }
+    ran = subprocess.run(
+        [python, d2l_rivals.__file__, system],
+        input=json.dumps(request),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return *json.loads(ran.stdout), None
 
 
 if __name__ == "__main__":

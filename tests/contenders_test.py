@@ -1,11 +1,18 @@
-"""Benchmarks: one process runs while the others are stopped; reports."""
+"""Benchmarks: one process runs while the others are stopped; reports.
 
+A contender's process imports this module too, so TensorFlow is imported late.
+"""
+
+import dataclasses
+import functools
+import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from tests.helpers import ROOT
@@ -103,6 +110,14 @@ def test_the_fastest_setting_is_found(capsys):
     assert 0.003 <= tried["fast"] < 0.03 <= tried["slow"]
 
 
+def test_a_contender_may_have_another_interpreter(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nDOZE=0.003 exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    other = dataclasses.replace(entry(dozing), python=str(python))
+    assert list(contenders.in_turn({"other": other}, 1, 0.0)) == ["other"]
+
+
 @needs_linux
 def test_others_are_stopped_while_one_runs(tmp_path, capsys):
     path = str(tmp_path / "pid")
@@ -174,6 +189,9 @@ def test_settings_vary_threads_and_spinning(monkeypatch):
         for policy in ("ACTIVE", "PASSIVE")
     }  # fmt: skip
     assert len(contenders.settings("tensorflow")) == 2
+    assert contenders.settings("jax.numpy") == {
+        "1 thread": {"NPROC": "1"}, "2 threads": {"NPROC": "2"}
+    }  # fmt: skip
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert len(contenders.settings("torch")) == 2
 
@@ -243,10 +261,104 @@ def test_a_report_says_which_machine_measured_it(tmp_path, capsys):
     assert capsys.readouterr().out.endswith(text)
 
 
-def test_missing_pytorch_is_reported(monkeypatch, capsys):
+def test_missing_rivals_are_named_and_left_out(monkeypatch, capsys):
     monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda n: None)
-    assert not contenders.has_pytorch()
-    assert "PyTorch is missing: measured without it" in capsys.readouterr().err
+    rivals = training_speed.installed_rivals(mxnet_python="")
+    assert list(rivals) == [training_speed.KERAS]
+    hint = "missing (pip install --editable '.[bench]')"
+    assert capsys.readouterr().err.splitlines() == [
+        f"Keras on JAX is left out: jax {hint}",
+        f"PyTorch is left out: torch {hint}",
+        f"JAX/Flax is left out: jax, flax, optax {hint}",
+        "MXNet is left out: no --mxnet_python (benchmarks/README.md)",
+    ]
+
+
+def test_an_interpreter_without_mxnet_is_refused(tmp_path):
+    (tmp_path / "mxnet.py").write_text("raise ImportError('no MXNet here')")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    for path, reason in (
+        (python, "ImportError: no MXNet here"),
+        (tmp_path / "none", "No such file"),
+    ):
+        with pytest.raises(UserError, match=reason) as refused:
+            training_speed.installed_rivals(str(path))
+        assert str(refused.value).startswith(f"--mxnet_python={path}: ")
+        assert "\n" not in str(refused.value)
+
+
+LEARNING = """
+import json, sys
+benchmarks, maker, count = sys.argv[1:]
+sys.path.insert(0, benchmarks)
+import training_speed
+work = training_speed.Work(16, 2, 4, 5, embedding_dim=8, vocabulary_size=12)
+for cell in ("gru", "lstm"):
+    run = getattr(training_speed, maker)(work, cell)
+    losses = run(1), run(40)
+    exec(count)
+    print(json.dumps([*losses, weights]))
+"""
+COUNTING = {
+    training_speed.KERAS_ON_JAX: "weights = None",  # the stock model
+    training_speed.PYTORCH: """
+model = training_speed.pytorch_model(work, cell)
+weights = sum(weight.numel() for weight in model.parameters())
+""",
+    training_speed.FLAX: """
+import jax
+model = training_speed.flax_model(work, cell)
+tree = model.init(jax.random.key(0), jax.numpy.zeros([1, 1], int))
+weights = sum(weight.size for weight in jax.tree.leaves(tree))
+""",
+    training_speed.MXNET: """
+model = training_speed.mxnet_model(work, cell)
+weights = sum(w.data().size for w in model.collect_params().values())
+""",
+}
+# Vectors of biases that a layer has more than ours.
+BIASES = {
+    training_speed.PYTORCH: {"gru": 0, "lstm": 4},
+    training_speed.FLAX: {"gru": -2, "lstm": 0},
+    training_speed.MXNET: {"gru": 0, "lstm": 4},
+}
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_a_rival_learns_and_has_our_weights_but_for_biases(name):
+    """MXNet's interpreter is that in the environment variable MXNET_PYTHON."""
+    from stacked_rnn import configs, models
+
+    python = os.environ.get("MXNET_PYTHON", "")
+    rivals = training_speed.installed_rivals(python)
+    if name not in rivals:
+        pytest.skip(f"{name} is not installed")
+    entry = next(iter(rivals[name]([], "").values()))
+    ran = subprocess.run(
+        [
+            entry.python, "-c", LEARNING, BENCHMARKS, entry.maker.__name__,
+            COUNTING[name],
+        ],
+        env=os.environ | {"PYTHONPATH": PATHS} | entry.setting,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    for cell, line in zip(("gru", "lstm"), ran.stdout.splitlines()):
+        before, after, weights = json.loads(line)
+        assert after < before - 0.05
+        if name in BIASES:
+            ours = models.build_language_model(
+                configs.ModelConfig(
+                    cell=cell, units=16, num_layers=2, embedding_dim=8,
+                    vocabulary_size=12,
+                )
+            ).count_params()  # fmt: skip
+            assert weights == ours + 2 * 16 * BIASES[name][cell]
 
 
 @pytest.fixture
@@ -279,39 +391,57 @@ def cells_of(table):
     return dict(zip(*split))
 
 
-def training_row(rivals):
-    """The row of a work with some rivals."""
+def training_rows(rivals):
+    """The rows of a work with some rivals: speeds; settings."""
     work, config = training_speed.WORKS["small"], training_speed.BenchmarkConfig
-    result = training_speed.compare(work, "gru", config(), rivals)
-    return cells_of(training_speed.speed_table({"GRU small": result}))
+    results = {
+        "GRU small": training_speed.compare(work, "gru", config(), rivals)
+    }
+    return cells_of(training_speed.speed_table(results)), cells_of(
+        contenders.settings_table(
+            "work", results, training_speed.OURS, training_speed.RIVALS
+        )
+    )
 
 
 RIVALS = {
     training_speed.KERAS: training_speed.keras_entries,
+    training_speed.KERAS_ON_JAX: training_speed.keras_on_jax_entries,
     training_speed.PYTORCH: training_speed.pytorch_entries,
+    training_speed.FLAX: training_speed.flax_entries,
+    training_speed.MXNET: functools.partial(
+        training_speed.mxnet_entries, python="python"
+    ),
 }
 
 
 def test_training_report_names_settings_and_spread(measured):
-    row = training_row(RIVALS)
-    assert row["stacked_rnn"] == row["PyTorch"] == "25.0k"
-    assert row["ratio to Keras"] == row["ratio to PyTorch"] == "1.00"
-    assert row["setting of Keras"] == "cells, 1 thread"
-    assert row["setting of PyTorch"] == "1 thread, active"
-    assert row["spread"] == "20, 20, 20 %"
+    speeds, chosen = training_rows(RIVALS)
+    assert {speeds[name] for name in ("stacked_rnn", *RIVALS)} == {"25.0k"}
+    assert {speeds[f"ratio to {name}"] for name in RIVALS} == {"1.00"}
+    assert {name: chosen[name] for name in RIVALS} == {
+        "stock Keras": "cells, 1 thread",
+        "Keras on JAX": "1 thread",
+        "PyTorch": "1 thread, active",
+        "JAX/Flax": "1 thread",
+        "MXNet": "1 thread, active",
+    }
+    assert chosen["spread"] == "20, 20, 20, 20, 20, 20 %"
 
 
 def test_training_report_without_a_rival(measured):
-    row = training_row({training_speed.KERAS: training_speed.keras_entries})
-    assert row["ratio to Keras"] == "1.00"
-    assert row["PyTorch"] == "not measured"
-    assert row["ratio to PyTorch"] == row["setting of PyTorch"] == ""
-    assert row["spread"] == "20, 20, - %"
+    speeds, chosen = training_rows(
+        {training_speed.KERAS: training_speed.keras_entries}
+    )
+    assert speeds["ratio to stock Keras"] == "1.00"
+    assert speeds["PyTorch"] == "not measured"
+    assert speeds["ratio to PyTorch"] == chosen["PyTorch"] == ""
+    assert chosen["spread"] == "20, 20, -, -, -, - %"
 
 
 def test_training_report_where_this_project_failed(measured):
     measured |= {training_speed.OURS, "matmul"}
-    row = training_row(RIVALS)
+    row, _ = training_rows(RIVALS)
     assert row["stacked_rnn"] == "not measured"
     assert row["PyTorch"] == "25.0k"
     assert row["ratio to PyTorch"] == row["of the matmul peak"] == ""
@@ -347,17 +477,84 @@ def test_growth_takes_the_best_setting_of_pytorch_at_each_size(monkeypatch):
 @pytest.mark.parametrize("with_pytorch", [True, False])
 def test_generation_report(measured, monkeypatch, with_pytorch):
     monkeypatch.setattr(generation_speed, "bound", lambda *args: (1e3, 2.0))
+    files = {"ONNX Runtime": "f.onnx", "ONNX Runtime int8": "i.onnx"}
     result = generation_speed.compare(
-        "gru", 8, 1, "", generation_speed.BenchmarkConfig(), with_pytorch
+        "gru", 8, 1, "", files, generation_speed.BenchmarkConfig(), with_pytorch
     )
     row = cells_of(generation_speed.speed_table({"GRU 8, 1": result}))
+    chosen = cells_of(
+        contenders.settings_table(
+            "model", {"": result}, "with XLA", generation_speed.RIVALS
+        )
+    )
     assert row["with XLA"] == row["Keras from Python"] == "0.6k"
-    assert row["setting of Keras"] == "1 thread"
+    assert row["ONNX Runtime"] == row["ONNX Runtime int8"] == "0.6k"
+    assert row["LiteRT"] == "not measured"
+    assert row["ratio to ONNX Runtime"] == "1.00"
+    assert chosen["ONNX Runtime"] == chosen["Keras from Python"] == "1 thread"
     assert row["options cost, %"] == "0"
     if with_pytorch:
         assert row["PyTorch"] == "0.6k"
-        assert row["setting of PyTorch"] == "layer, 1 thread, active"
+        assert chosen["PyTorch"] == "layer, 1 thread, active"
         assert row["ratio to PyTorch"] == "1.00"
+        assert chosen["spread"] == "20, 20, 20, -, 20 %"
     else:
         assert row["PyTorch"] == "not measured"
-        assert row["setting of PyTorch"] == row["ratio to PyTorch"] == ""
+        assert chosen["PyTorch"] == row["ratio to PyTorch"] == ""
+
+
+def test_drawn_tokens_are_distributed_as_their_logits():
+    """And states go from a step to the next."""
+    probabilities, seen = np.float32([0.1, 0.3, 0.6]), []
+
+    def step(inputs):
+        assert inputs["state_0_h"].shape == (1000, 2)
+        assert (inputs["state_0_h"] == len(seen)).all()
+        seen.append(inputs["token_ids"])
+        logits = np.tile(np.log(probabilities), [1000, 1])
+        return {"logits": logits, "new_state_0_h": inputs["state_0_h"] + 1}
+
+    generation_speed.drawing(step, {"state_0_h": 2}, 1000)(1)
+    assert len(seen) == generation_speed.TOKENS
+    assert not seen[0].any()
+    shares = np.bincount(np.ravel(seen[1:])) / np.size(seen[1:])
+    np.testing.assert_allclose(shares, probabilities, atol=0.01)
+
+
+def test_runtimes_generate_from_files_of_float32_and_int8(
+    tmp_path, monkeypatch
+):
+    from stacked_rnn.export import runtimes
+
+    formats = ("onnx", "litert")
+    try:
+        for format in formats:
+            runtimes.require(format)
+    except UserError as error:
+        pytest.skip(str(error))
+    path = generation_speed.export("gru", 32, tmp_path / "model")
+    files = generation_speed.export_for_runtimes(path, formats)
+    drawing, logits = generation_speed.drawing, []
+
+    def kept(step, widths, batch_size):
+        def keep(inputs):
+            new = step(inputs)
+            logits.append(new["logits"])
+            return new
+
+        return drawing(keep, widths, batch_size)
+
+    monkeypatch.setattr(generation_speed, "drawing", kept)
+    first = {}
+    for name, file in files.items():
+        maker = generation_speed.runtime_maker(name)
+        maker(file, batch_size=2, threads=1)(1)
+        first[name] = logits[-generation_speed.TOKENS]
+    assert list(first) == [
+        "ONNX Runtime", "ONNX Runtime int8", "LiteRT", "LiteRT int8"
+    ]  # fmt: skip
+    exact = first["ONNX Runtime"]
+    assert exact.shape == (2, generation_speed.VOCABULARY)
+    np.testing.assert_allclose(first["LiteRT"], exact, atol=1e-5)
+    for name in generation_speed.INT8:
+        assert 1e-5 < abs(first[name] - exact).max() < 0.1
