@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import stacked_rnn
-from stacked_rnn import configs
+from stacked_rnn import cli, configs
 from tests.helpers import ROOT, pages
 from tests.helpers.live_server import serving
 from tests.helpers.processes import assert_flags_are_parsed
@@ -91,7 +91,8 @@ def test_commands_on_pages_are_parsed():
         for command in pages.commands(path.relative_to(ROOT))
     }  # fmt: skip
     assert {script for script, *_ in shown} == {
-        path.name for path in ROOT.glob("*.py")
+        *(path.name for path in ROOT.glob("*.py")),
+        "stacked-rnn inspect",
     }
     for script, *arguments in sorted(shown):
         assert_flags_are_parsed(script, arguments)
@@ -138,6 +139,8 @@ def test_every_line_of_a_shell_block_is_a_known_command():
                         is_known = (ROOT / script).exists()
                     case ["make", target]:
                         is_known = f"\n{target}:" in makefile
+                    case ["stacked-rnn", command, *_]:
+                        is_known = command in cli.COMMANDS
                     case ["pip", "install", "--editable", what]:
                         extra = what.removeprefix(".[").removesuffix("]")
                         is_known = extra in setup["options.extras_require"]

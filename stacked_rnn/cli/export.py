@@ -52,8 +52,9 @@ def main(saved_model_config, config):
 
 def output_path(config, model, suffix):
     """Returns the path to write to, and makes its directory."""
-    version = model.path.resolve()
-    name = (version.parent if version.name.isdigit() else version).name
+    from stacked_rnn import saved_models
+
+    name = saved_models.model_name(model.path)
     if config.weights != "float32":
         name += f"-{config.weights}"
     path = pathlib.Path(config.output or name + suffix)

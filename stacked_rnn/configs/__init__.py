@@ -13,6 +13,7 @@ from stacked_rnn.configs.commands import (
     EvaluateConfig,
     ExportConfig,
     GenerateConfig,
+    InspectConfig,
     PredictConfig,
     SavedModelConfig,
     ServeConfig,

@@ -12,6 +12,7 @@ imports neither `models` nor `training`.
 import importlib
 
 from stacked_rnn import saved_models
+from stacked_rnn.inference.activations import Activations, read_activations
 from stacked_rnn.inference.base import LoadedModel
 from stacked_rnn.inference.classifier import Prediction, SavedClassifier
 from stacked_rnn.inference.conversation import Conversation
