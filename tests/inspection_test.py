@@ -140,6 +140,7 @@ def test_units_are_found_by_what_they_follow(rng):
         {
             "brackets": brackets,
             "place": place,
+            "the same place": place + rng.normal(size=length),
             "noise": rng.normal(size=length),
         },
     )

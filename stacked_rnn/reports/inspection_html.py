@@ -196,7 +196,7 @@ def _data(inspection, columns) -> str:
         .tolist(),
         "values": base64.b64encode(quantized.tobytes()).decode(),
     }
-    return json.dumps(data, separators=(",", ":")).replace("<", r"\u003c")
+    return json.dumps(data, separators=(",", ":"))
 
 
 # Gates ------------------------------------------------------------------------
