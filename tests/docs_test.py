@@ -1,6 +1,7 @@
 """The pages of the documentation: their code runs, and no link is dead.
 
-Programs that have a name there are run by tests/commands_test.py.
+Programs that have a name there are run by tests/commands_test.py and
+tests/torch_weights_test.py.
 """
 
 import configparser
@@ -193,4 +194,7 @@ def test_the_page_of_commands_is_what_help_prints():
 
 def test_all_named_programs_are_tested():
     names = [block.name for block in BLOCKS if block.name]
-    assert names == ["generate_onnx.py", "generate_litert.py"]
+    assert names == [
+        "generate_onnx.py", "generate_litert.py", "generate_pytorch.py",
+        "save_pytorch.py",
+    ]  # fmt: skip

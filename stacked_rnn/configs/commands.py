@@ -341,9 +341,10 @@ class ExportConfig(Config):
 
     format: str = setting(
         "onnx",
-        "Format of the file: onnx, for ONNX Runtime (.onnx), or litert, for "
-        "LiteRT, formerly TensorFlow Lite (.tflite).",
-        choices=("onnx", "litert"),
+        "Format of the file: onnx, for ONNX Runtime (.onnx); litert, for "
+        "LiteRT, formerly TensorFlow Lite (.tflite); or pytorch, the weights "
+        "for nn.GRU, nn.LSTM or nn.RNN (.safetensors).",
+        choices=("onnx", "litert", "pytorch"),
     )
     weights: str = setting(
         "float32",
@@ -353,14 +354,28 @@ class ExportConfig(Config):
     )
     output: str = setting(
         "",
-        "File to write, .onnx or .tflite (empty: in this directory, under the "
-        "name of the model).",
+        "File to write, .onnx, .tflite or .safetensors (empty: in this "
+        "directory, under the name of the model).",
     )
     text: str = setting(
         "",
         "Text file to score with the written file and with the SavedModel, "
         "which shows what smaller weights cost.",
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.format != "pytorch":
+            return
+        if self.weights != "float32":
+            raise UserError(
+                f"--weights={self.weights}: --format=pytorch writes float32"
+            )
+        if self.text:
+            raise UserError(
+                f"--text={self.text}: no effect with --format=pytorch, which "
+                "writes the weights as they are: leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
