@@ -114,10 +114,10 @@ def test_there_and_back_changes_nothing(cell):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"residual": True}, "--residual"),
-        ({"readout_layers": "sum"}, "--readout_layers=sum"),
-        ({"embedding_to_all_layers": True}, "--embedding_to_all_layers"),
-        ({"cell": "lstm", "cap_input_gate": True}, "--cap_input_gate"),
+        ({"residual": True}, "--noresidual"),
+        ({"readout_layers": "sum"}, "--readout_layers=top"),
+        ({"embedding_to_all_layers": True}, "--noembedding_to_all_layers"),
+        ({"cell": "lstm", "cap_input_gate": True}, "--nocap_input_gate"),
     ],
 )
 def test_layers_that_pytorch_does_not_have_are_refused(changes, words):
@@ -177,7 +177,7 @@ def test_a_run_begins_with_weights_that_the_page_has_saved(
     subprocess.run(
         [sys.executable, "-c", program("save_pytorch.py")], check=True
     )
-    path = pathlib.Path("mine.safetensors")
+    path = pathlib.Path("theirs.safetensors")
     start = warm_start.resolve_init_from(
         configs.ModelConfig(dropout=0.3, embedding_dim=32),
         configs.TrainConfig(init_from=str(path)),

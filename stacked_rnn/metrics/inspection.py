@@ -201,7 +201,8 @@ class UnitSearch:
         is chosen twice.
 
         Args:
-            num_for_memory: number of units to add that change most slowly.
+            num_for_memory: most units to add that change slowly, the slowest
+                ones.
 
         Returns:
             The units, the best followed feature first.
@@ -218,7 +219,7 @@ class UnitSearch:
         slowest = [
             column
             for column in np.argsort(-self._memories, kind="stable")
-            if column not in taken and self._memories[column]
+            if column not in taken and self._memories[column] > 1
         ]
         return chosen + [
             dataclasses.replace(self.describe(column), is_for_memory=True)

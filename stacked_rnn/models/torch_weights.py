@@ -47,18 +47,16 @@ def require(flag) -> None:
 
 def check_layers(config) -> None:
     """Raises a `UserError` for layers that PyTorch does not have."""
-    options = {
-        "residual": config.residual,
-        "cap_input_gate": config.cap_input_gate,
-        "embedding_to_all_layers": config.embedding_to_all_layers,
-        f"readout_layers={config.readout_layers}": (
-            config.readout_layers != "top"
-        ),
+    flags = {
+        "--noresidual": config.residual,
+        "--nocap_input_gate": config.cap_input_gate,
+        "--noembedding_to_all_layers": config.embedding_to_all_layers,
+        "--readout_layers=top": config.readout_layers != "top",
     }
-    if used := [f"--{name}" for name, is_used in options.items() if is_used]:
+    if needed := [flag for flag, is_needed in flags.items() if is_needed]:
         raise UserError(
-            f"--format=pytorch: the layers of PyTorch cannot do what the model "
-            f"was trained with, {', '.join(used)}"
+            "--format=pytorch: PyTorch's layers are not wired like those of "
+            f"this model: train one with {' '.join(needed)}"
         )
 
 

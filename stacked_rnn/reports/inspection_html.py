@@ -140,8 +140,10 @@ def _choice(inspection) -> str:
             "The program has counted simple features of the text and chosen "
             "the unit with the highest correlation r for each, if it is higher "
             "than by chance: than that of any unit with the feature moved "
-            "along the text. At the end come the units that change most slowly."
+            "along the text."
         )
+    if any(unit.is_for_memory for unit in inspection.chosen):
+        sentences.append("At the end come units that change slowly.")
     if not inspection.has_all_units:
         _, num_layers, units = inspection.values.shape
         sentences.append(

@@ -181,7 +181,8 @@ def _find(path):
         for PyTorch, the file and its tensors.
     """
     if path.suffix == torch_weights.SUFFIX:
-        return path, "language_model", *_read_tensors(path)
+        task = next(name for name in TASKS if TASKS[name].continues_texts)
+        return path, task, *_read_tensors(path)
     if not path.is_dir():
         raise UserError(f"--init_from={path}: no such directory")
     if (path / runs.RECORD).exists():
