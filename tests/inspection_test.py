@@ -268,6 +268,16 @@ def test_the_page_of_bytes_joins_them_to_characters(loaded_bytes):
     )
 
 
+def test_a_text_of_one_character_has_a_page(loaded_bytes):
+    """Nothing in it varies: no unit is chosen, and all can be looked at."""
+    found = inspect.inspect_text(loaded_bytes, b"\xe2\x82\xac", "a text", [])
+    page = Reader(inspection_html.page(found))
+    assert page.reading == ["\u20ac"] and found.chosen == []
+    assert page.data["best"] == [-1] * len(page.data["columns"])
+    found = inspect.inspect_text(loaded_bytes, b"\xe2\x82\xac", "a text", [3])
+    assert [unit.column for unit in found.chosen] == [3]
+
+
 def small_inspection(pieces, **changes):
     values = np.zeros([len(pieces), 1, 2])
     search = metrics.UnitSearch(values.reshape(len(pieces), 2), {})

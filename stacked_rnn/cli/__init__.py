@@ -1,4 +1,4 @@
-"""The commands: `stacked-rnn COMMAND`, or the script COMMAND.py where it is."""
+"""The commands: `stacked-rnn COMMAND`, most of them also COMMAND.py."""
 
 import importlib
 import sys

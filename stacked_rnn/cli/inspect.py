@@ -51,7 +51,8 @@ def main(saved_model_config, config):
     )
     try:
         with files.whole_file(path) as file:
-            file.write(inspection_html.page(inspection).encode())
+            page = inspection_html.page(inspection)
+            file.write(page.encode("utf-8", "replace"))
     except OSError as error:
         raise UserError(
             f"--output={path}: cannot write it: {error.strerror}"
@@ -68,7 +69,7 @@ def main(saved_model_config, config):
 
 def first_characters(text, count) -> bytes:
     """Returns the first characters of a text, bytes that may not be UTF-8."""
-    characters = text.decode("utf-8", "surrogateescape")[:count]
+    characters = text[: 4 * count].decode("utf-8", "surrogateescape")[:count]
     return characters.encode("utf-8", "surrogateescape")
 
 

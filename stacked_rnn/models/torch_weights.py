@@ -66,9 +66,13 @@ def state_dict(model) -> dict[str, np.ndarray]:
     Tied embeddings become a head of its own, which computes the same.
 
     Args:
-        model: a `LanguageModel` whose layers PyTorch has.
+        model: a `LanguageModel`.
+
+    Raises:
+        UserError: PyTorch does not have such layers.
     """
     config = model.config
+    check_layers(config)
     weights = {w.path: np.asarray(w, np.float32) for w in model.weights}
     embeddings = weights["embedding/embeddings"]
     tensors = {"embedding.weight": embeddings}
@@ -157,7 +161,6 @@ def write(model, tokenizer, path) -> None:
     """
     import safetensors.numpy
 
-    check_layers(model.config)
     config = dataclasses.replace(model.config, tie_embeddings=False)
     content = safetensors.numpy.save(
         {
