@@ -180,7 +180,7 @@ def _find(path):
         Its directory, task, `ModelConfig`, tokenizer and checkpoint; of a file
         for PyTorch, the file and its tensors.
     """
-    if path.suffix == torch_weights.SUFFIX:
+    if path.suffix == torch_weights.SUFFIX and not path.is_dir():
         task = next(name for name in TASKS if TASKS[name].continues_texts)
         return path, task, *_read_tensors(path)
     if not path.is_dir():
@@ -250,7 +250,7 @@ def _read_run(path):
 def _read_model(path, model_config, weights) -> models.LanguageModel:
     """Builds the model with its weights, see `_find`."""
     model = models.build_language_model(model_config)
-    if path.suffix == torch_weights.SUFFIX:
+    if isinstance(weights, dict):
         try:
             torch_weights.load_state_dict(model, weights)
         except UserError as error:
