@@ -1,4 +1,4 @@
-"""Writes docs/commands.md: what each command's --help prints.
+"""Writes docs/commands.md: what the --help of each command prints.
 
 `python docs/write_commands.py` writes the page. With `--check` it writes
 nothing, and exits with 1 where the page is out of date.
@@ -12,7 +12,8 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs/commands.md"
 COMMANDS = (
-    "train", "tune", "generate", "evaluate", "predict", "export", "serve",
+    "train", "tune", "generate", "evaluate", "predict", "inspect", "export",
+    "serve",
 )  # fmt: skip
 INTRODUCTION = """\
 <!-- Written by docs/write_commands.py: do not edit. -->
@@ -20,16 +21,19 @@ INTRODUCTION = """\
 
 Every command and every flag, as `--help` prints them. The pages on
 [training](train.md), [tuning](tune.md), [generating](generate.md),
-[classifying](classify.md), [rewriting](rewrite.md) and [serving](serve.md)
-explain how to use them.
+[looking inside](inspect.md), [classifying](classify.md),
+[rewriting](rewrite.md) and [serving](serve.md) explain how to use them.
 """
+
+
+_PROGRAM = "from stacked_rnn import cli; cli.main()"
 
 
 def help_of(command) -> str:
     """What the `--help` of a command prints, 80 columns wide."""
     return subprocess.run(
-        [sys.executable, ROOT / f"{command}.py", "--help"],
-        env=os.environ | {"COLUMNS": "80"},
+        [sys.executable, "-c", _PROGRAM, command, "--help"],
+        env=os.environ | {"COLUMNS": "80"}, cwd=ROOT,
         capture_output=True, check=True, encoding="utf-8", timeout=60,
     ).stdout  # fmt: skip
 
@@ -37,10 +41,15 @@ def help_of(command) -> str:
 def page() -> str:
     """The whole page."""
     sections = [
-        f"## {command}.py\n\n```text\n{help_of(command)}```\n"
+        f"## {_title(command)}\n\n```text\n{help_of(command)}```\n"
         for command in COMMANDS
     ]
     return "\n".join([INTRODUCTION, *sections])
+
+
+def _title(command):
+    script = f"{command}.py"
+    return script if (ROOT / script).exists() else f"stacked-rnn {command}"
 
 
 def main(arguments) -> int:

@@ -45,12 +45,17 @@ def gru_cell(x, states, kernel, recurrent_kernel, bias):
         bias: [2, 3 * units], added to the matmul of x and to that of h.
     """
     (h,) = states
+    z, _, c = gru_gates(x, h, kernel, recurrent_kernel, bias)
+    return (z * h + (1 - z) * c,)
+
+
+def gru_gates(x, h, kernel, recurrent_kernel, bias):
+    """Returns z, r and the candidate of a `gru_cell`, each [batch, units]."""
     xz, xr, xc = np.split(x @ kernel + bias[0], 3, axis=-1)
     hz, hr, hc = np.split(h @ recurrent_kernel + bias[1], 3, axis=-1)
     z = sigmoid(xz + hz)  # update gate: how much of h survives
     r = sigmoid(xr + hr)  # reset gate: how much the candidate sees
-    c = np.tanh(xc + r * hc)  # candidate state
-    return (z * h + (1 - z) * c,)
+    return z, r, np.tanh(xc + r * hc)
 
 
 def lstm_cell(x, states, kernel, recurrent_kernel, bias, cap_input_gate=False):
@@ -65,6 +70,15 @@ def lstm_cell(x, states, kernel, recurrent_kernel, bias, cap_input_gate=False):
         cap_input_gate: whether i is at most 1 - f.
     """
     h, c = states
+    i, f, candidate, o = lstm_gates(
+        x, h, kernel, recurrent_kernel, bias, cap_input_gate
+    )
+    c = f * c + i * candidate
+    return o * np.tanh(c), c
+
+
+def lstm_gates(x, h, kernel, recurrent_kernel, bias, cap_input_gate=False):
+    """Returns i, f, the candidate and o of an `lstm_cell`."""
     gates = x @ kernel + h @ recurrent_kernel + bias
     xi, xf, xc, xo = np.split(gates, 4, axis=-1)
     i = sigmoid(xi)  # input gate: how much of the candidate enters
@@ -72,8 +86,7 @@ def lstm_cell(x, states, kernel, recurrent_kernel, bias, cap_input_gate=False):
     o = sigmoid(xo)  # output gate: how much of c shows
     if cap_input_gate:
         i = np.minimum(i, 1 - f)
-    c = f * c + i * np.tanh(xc)
-    return o * np.tanh(c), c
+    return i, f, np.tanh(xc), o
 
 
 CELLS = {"simple_rnn": simple_rnn_cell, "gru": gru_cell, "lstm": lstm_cell}

@@ -352,6 +352,16 @@ def version_number(path) -> int | None:
     return number if number < 2**63 else None
 
 
+def model_name(path) -> str:
+    """Returns the name of a model: that of the directory of its versions.
+
+    Args:
+        path: the directory of a version.
+    """
+    version = path.resolve()
+    return (version.parent if version.name.isdigit() else version).name
+
+
 def num_parameters(path) -> int:
     """Counts the parameters of a SavedModel without reading their values.
 

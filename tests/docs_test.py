@@ -1,6 +1,7 @@
 """The pages of the documentation: their code runs, and no link is dead.
 
-Programs that have a name there are run by tests/commands_test.py.
+Programs that have a name there are run by tests/commands_test.py and
+tests/torch_weights_test.py.
 """
 
 import configparser
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import stacked_rnn
-from stacked_rnn import configs
+from stacked_rnn import cli, configs
 from tests.helpers import ROOT, pages
 from tests.helpers.live_server import serving
 from tests.helpers.processes import assert_flags_are_parsed
@@ -91,7 +92,8 @@ def test_commands_on_pages_are_parsed():
         for command in pages.commands(path.relative_to(ROOT))
     }  # fmt: skip
     assert {script for script, *_ in shown} == {
-        path.name for path in ROOT.glob("*.py")
+        *(path.name for path in ROOT.glob("*.py")),
+        "stacked-rnn inspect",
     }
     for script, *arguments in sorted(shown):
         assert_flags_are_parsed(script, arguments)
@@ -138,6 +140,8 @@ def test_every_line_of_a_shell_block_is_a_known_command():
                         is_known = (ROOT / script).exists()
                     case ["make", target]:
                         is_known = f"\n{target}:" in makefile
+                    case ["stacked-rnn", command, *_]:
+                        is_known = command in cli.COMMANDS
                     case ["pip", "install", "--editable", what]:
                         extra = what.removeprefix(".[").removesuffix("]")
                         is_known = extra in setup["options.extras_require"]
@@ -190,4 +194,7 @@ def test_the_page_of_commands_is_what_help_prints():
 
 def test_all_named_programs_are_tested():
     names = [block.name for block in BLOCKS if block.name]
-    assert names == ["generate_onnx.py", "generate_litert.py"]
+    assert names == [
+        "generate_onnx.py", "generate_litert.py", "generate_pytorch.py",
+        "save_pytorch.py",
+    ]  # fmt: skip

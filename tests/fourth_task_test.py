@@ -211,7 +211,7 @@ def test_only_the_files_of_a_task_name_it():
     """But for the registry, a default, and commands for language models."""
     allowed = {
         "configs/tasks.py", "configs/training.py", "cli/generate.py",
-        "cli/export.py", "saved_models.py",
+        "cli/export.py", "cli/inspect.py", "saved_models.py",
         *(f"{package}/{name}.py" for name in configs.TASKS
           for package in ("export", "tasks")),
     }  # fmt: skip

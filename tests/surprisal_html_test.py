@@ -40,9 +40,9 @@ def test_each_character_shows_its_surprise():
         )
     )
     assert page.spans == [
-        ["<", "not predicted", "background:rgb(255,255,255)", "prompt"],
-        ["a&", "0.00 nats", "background:rgb(255,255,255)", "prompt"],
-        ["\n", "9.00 nats", "background:rgb(255,125,90)", None],
+        ["<", "not predicted", "--share:0.00", "prompt"],
+        ["a&", "0.00 nats", "--share:0.00", "prompt"],
+        ["\n", "9.00 nats", "--share:1.00", None],
     ]
     assert page.addresses == []  # the page loads nothing
 

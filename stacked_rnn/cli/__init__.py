@@ -1,10 +1,11 @@
-"""The commands: `stacked-rnn COMMAND`, or the scripts COMMAND.py."""
+"""The commands: `stacked-rnn COMMAND`, most of them also COMMAND.py."""
 
 import importlib
 import sys
 
 COMMANDS = (
-    "train", "tune", "generate", "evaluate", "predict", "export", "serve",
+    "train", "tune", "generate", "evaluate", "predict", "inspect", "export",
+    "serve",
 )  # fmt: skip
 
 

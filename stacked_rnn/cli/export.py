@@ -3,11 +3,15 @@
   python export.py                              the newest model, as NAME.onnx
   python export.py --saved_model=saved_models/pydoc --format=litert
   python export.py --format=litert --weights=int8 --text=held_out.txt
+  python export.py --format=pytorch             the weights, for PyTorch
 
 The file holds one step of the model, (token_ids, states) -> (logits, states),
 for ONNX Runtime or LiteRT: on phones, in browsers, in other languages. The file
 NAME.vocabulary.json beside it says what the token ids mean. docs/runtimes.md
 has a program for each runtime that generates without TensorFlow.
+
+With --format=pytorch, the file holds the weights for PyTorch's own layers, and
+its header the vocabulary; train.py --init_from reads such a file.
 """
 
 import pathlib
@@ -23,6 +27,9 @@ def main(saved_model_config, config):
     from stacked_rnn import datasets, inference, saved_models
     from stacked_rnn.export import runtimes
 
+    if config.format == "pytorch":
+        export_weights(saved_model_config, config)
+        return
     runtimes.require(config.format)
     text = b""
     if config.text:
@@ -31,7 +38,7 @@ def main(saved_model_config, config):
         )
         text = datasets.read_text(config.text, description.tokenizer)
     model = inference.load(saved_model_config.saved_model, "language_model")
-    path = output_path(config, model, runtimes.SUFFIXES[config.format])
+    path = output_path(config, model.path, runtimes.SUFFIXES[config.format])
     before = model.evaluate(text)["nats_per_token"] if text else None
 
     runtimes.write(model, path, config.weights)
@@ -50,10 +57,30 @@ def main(saved_model_config, config):
         print("Add --text=FILE to measure its loss on a text.")
 
 
-def output_path(config, model, suffix):
+def export_weights(saved_model_config, config):
+    """Writes the weights for PyTorch."""
+    from stacked_rnn import saved_models, training
+    from stacked_rnn.models import torch_weights
+
+    torch_weights.require("--format=pytorch")
+    description = saved_models.find_description(
+        saved_model_config.saved_model, "language_model"
+    )
+    torch_weights.check_layers(description.model_config)
+    path = output_path(config, description.path, torch_weights.SUFFIX)
+    model = training.read_saved_model(description)
+    torch_weights.write(model, description.tokenizer, path)
+    print(
+        f"Wrote {path} ({path.stat().st_size:,} bytes) from {description.path}"
+        "\nNext: docs/runtimes.md says how to load it with PyTorch."
+    )
+
+
+def output_path(config, version, suffix):
     """Returns the path to write to, and makes its directory."""
-    version = model.path.resolve()
-    name = (version.parent if version.name.isdigit() else version).name
+    from stacked_rnn import saved_models
+
+    name = saved_models.model_name(version)
     if config.weights != "float32":
         name += f"-{config.weights}"
     path = pathlib.Path(config.output or name + suffix)

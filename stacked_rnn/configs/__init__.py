@@ -14,6 +14,7 @@ from stacked_rnn.configs.commands import (
     EvaluateConfig,
     ExportConfig,
     GenerateConfig,
+    InspectConfig,
     PredictConfig,
     SavedModelConfig,
     ServeConfig,

@@ -1,6 +1,7 @@
-"""Settings of tune, generate, evaluate, predict, export and serve."""
+"""Settings of all commands but train."""
 
 import dataclasses
+import re
 
 from stacked_rnn.configs import search_space
 from stacked_rnn.configs.base import (
@@ -278,14 +279,73 @@ class PredictConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
+class InspectConfig(Config):
+    """The text to read, and the page to write."""
+
+    text: str = setting(
+        "",
+        "Text that the model reads: a file, a directory, a glob in quotes, or "
+        "- for standard input.",
+    )
+    characters: int = setting(
+        3000,
+        "Number of characters from the beginning of the text to read.",
+        minimum=2,
+    )
+    units: str = setting(
+        "",
+        "Units to show, LAYER:UNIT, both counted from 1 and separated by "
+        "commas, as in 1:37,2:5 (empty: those that follow features of the text "
+        "best).",
+    )
+    output: str = setting(
+        "",
+        "File to write, .html (empty: in this directory, under the name of the "
+        "model, as in pydoc-inspect.html).",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.units and not re.fullmatch(
+            r"[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*", self.units
+        ):
+            raise UserError(
+                f"--units={self.units}: write LAYER:UNIT, separated by commas, "
+                "as in --units=1:37,2:5"
+            )
+        if self.output and not self.output.endswith(".html"):
+            raise UserError(
+                f"--output={self.output}: the name must end in .html"
+            )
+
+    def unit_columns(self, num_layers, num_units) -> list[int]:
+        """Returns the columns of `units` among all units, layer after layer.
+
+        Raises:
+            UserError: the model does not have such a unit.
+        """
+        columns = []
+        for pair in self.units.split(",") if self.units else ():
+            layer, unit = map(int, pair.split(":"))
+            if not (1 <= layer <= num_layers and 1 <= unit <= num_units):
+                raise UserError(
+                    f"--units={pair}: the model has layers 1 to {num_layers}, "
+                    f"each with units 1 to {num_units}"
+                )
+            columns.append((layer - 1) * num_units + unit - 1)
+        return list(dict.fromkeys(columns))
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportConfig(Config):
     """The file to write."""
 
     format: str = setting(
         "onnx",
-        "Format of the file: onnx, for ONNX Runtime (.onnx), or litert, for "
-        "LiteRT, formerly TensorFlow Lite (.tflite).",
-        choices=("onnx", "litert"),
+        "Format of the file: onnx, for ONNX Runtime (.onnx); litert, for "
+        "LiteRT, formerly TensorFlow Lite (.tflite); or pytorch, the weights "
+        "for nn.GRU, nn.LSTM or nn.RNN (.safetensors).",
+        choices=("onnx", "litert", "pytorch"),
     )
     weights: str = setting(
         "float32",
@@ -295,14 +355,28 @@ class ExportConfig(Config):
     )
     output: str = setting(
         "",
-        "File to write, .onnx or .tflite (empty: in this directory, under the "
-        "name of the model).",
+        "File to write, .onnx, .tflite or .safetensors (empty: in this "
+        "directory, under the name of the model).",
     )
     text: str = setting(
         "",
         "Text file to score with the written file and with the SavedModel, "
         "which shows what smaller weights cost.",
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.format != "pytorch":
+            return
+        if self.weights != "float32":
+            raise UserError(
+                f"--weights={self.weights}: --format=pytorch writes float32"
+            )
+        if self.text:
+            raise UserError(
+                f"--text={self.text}: no effect with --format=pytorch, which "
+                "writes the weights as they are: leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,13 +64,7 @@ def write(model, path, weights="float32") -> None:
     """
     convert = {".onnx": _to_onnx, ".tflite": _to_tflite}[path.suffix]
     content = convert(model, weights)
-    vocabulary = {
-        "tokenizer": model.tokenizer.to_dict(),
-        "start_id": model.tokenizer.start_id,
-        "unknown_id": model.tokenizer.unknown_id,
-        "end_id": model.tokenizer.end_id,
-        "tokens": [list(token) for token in model.token_bytes],
-    }
+    vocabulary = model.tokenizer.to_vocabulary()
     _replace(
         vocabulary_path(path),
         json.dumps(vocabulary, ensure_ascii=False).encode(),

@@ -11,6 +11,7 @@ import importlib
 import os
 
 from stacked_rnn import saved_models
+from stacked_rnn.inference.activations import Activations, read_activations
 from stacked_rnn.inference.base import LoadedModel
 from stacked_rnn.inference.classifier import Prediction, SavedClassifier
 from stacked_rnn.inference.conversation import Conversation

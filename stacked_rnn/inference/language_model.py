@@ -558,7 +558,7 @@ class Surprisal:
         )
 
     def _repr_html_(self):
-        return surprisal_html.paragraph(self.tokens)
+        return surprisal_html.fragment(self.tokens)
 
 
 def _grouped(continuations, num_samples):

@@ -1,4 +1,4 @@
-"""Evaluation metrics, a module per task."""
+"""Evaluation metrics, a module per task, and measures of single units."""
 
 from stacked_rnn.metrics.classifier import (
     ClassificationScore,
@@ -11,6 +11,13 @@ from stacked_rnn.metrics.classifier import (
     f1_scores,
     format_confusion,
     predicted_classes,
+)
+from stacked_rnn.metrics.inspection import (
+    ChosenUnit,
+    UnitSearch,
+    features_of_text,
+    nearest_tokens,
+    saturation,
 )
 from stacked_rnn.metrics.language_model import Score, nats_of_text, token_nats
 from stacked_rnn.metrics.seq2seq import Seq2SeqScore, bleu, edit_distance

@@ -9,6 +9,15 @@ import codecs
 import html
 
 _DARKEST = 6.0  # nats or more: a probability of about 1 in 400
+# `--hot` is the colour of the most surprising characters.
+STYLE = """\
+  :root { color-scheme: light dark; --hot: rgb(255, 125, 90) }
+  @media (prefers-color-scheme: dark) { :root { --hot: #ad3a1d } }
+  .text { white-space: pre-wrap; overflow-wrap: anywhere }
+  .text span, .legend span { padding: .15em 0; background: color-mix(in srgb,
+    var(--hot) calc(var(--share) * 100%), transparent) }
+  .legend span { padding: .15em .6em }
+  .prompt { border-bottom: 2px solid #888 }"""
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -16,18 +25,27 @@ _PAGE = """<!DOCTYPE html>
 <title>Surprisal per character</title>
 <style>
   body {{ font: 16px/1.6 ui-monospace, monospace; max-width: 60em;
-         margin: 2em auto; padding: 0 1em; color: #111; background: #fff }}
-  p.text {{ white-space: pre-wrap; overflow-wrap: anywhere }}
-  span {{ padding: .15em 0 }}
-  .prompt {{ border-bottom: 2px solid #888 }}
-  .legend span {{ padding: .15em .6em }}
+    margin: 2em auto; padding: 0 1em; color: #111; background: #fff }}
+  @media (prefers-color-scheme: dark) {{
+    body {{ color: #ebe7df; background: #171614 }} }}
+{style}
 </style>
 <h1>Surprisal per character</h1>
-<p class="legend">Nats, &minus;log p: {legend}
+<p class="legend">{legend}
   Point at a character to read its value. The prompt is underlined.</p>
 {texts}
 </html>
 """
+# The colour suits a light and a dark notebook.
+_FRAGMENT = """<div class="surprisal">
+<style>
+  .surprisal p {{ font: 15px/1.6 ui-monospace, monospace;
+    white-space: pre-wrap; overflow-wrap: anywhere }}
+  .surprisal span {{ background: color-mix(in srgb, #e8613c
+    calc(var(--share) * 80%), transparent) }}
+</style>
+{text}
+</div>"""
 
 
 def page(texts) -> str:
@@ -38,51 +56,59 @@ def page(texts) -> str:
             token is part of the prompt). The nats of a first token, which
             nothing predicts, are None.
     """
-    legend = " ".join(
+    return _PAGE.format(
+        style=STYLE, legend=legend(), texts="\n".join(map(paragraph, texts))
+    )
+
+
+def legend() -> str:
+    """Returns the HTML of the scale; it needs `STYLE` and class legend."""
+    return "Nats, &minus;log p: " + " ".join(
         f'<span style="{_style(nats)}">{nats}{"+" * (nats == _DARKEST)}</span>'
         for nats in (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, _DARKEST)
     )
-    return _PAGE.format(
-        legend=legend,
-        texts="\n".join(
-            f'<p class="text">{_spans(text)}</p>' for text in texts
-        ),
+
+
+def fragment(tokens) -> str:
+    """Returns the HTML of one text of `page`, to show in a notebook."""
+    return _FRAGMENT.format(text=paragraph(tokens))
+
+
+def paragraph(tokens) -> str:
+    """Returns the HTML of one text of `page`; it needs `STYLE`."""
+    spans = "".join(
+        _span(text, *_total(tokens[part]))
+        for text, part in whole_characters([token for token, *_ in tokens])
     )
+    return f'<p class="text">{spans}</p>'
 
 
-def paragraph(text) -> str:
-    """Returns a paragraph to show within another page, such as a notebook.
+def whole_characters(tokens):
+    """Joins the bytes of tokens to whole characters.
 
     Args:
-        text: a list as of `page`.
+        tokens: list of byte strings.
+
+    Yields:
+        A text of at least one character, and the slice of its tokens.
     """
-    return (
-        '<p style="font: 15px/1.6 ui-monospace, monospace; color: #111; '
-        'white-space: pre-wrap; overflow-wrap: anywhere">'
-        f"{_spans(text)}</p>"
-    )
-
-
-def _spans(text) -> str:
-    return "".join(map(_span, _characters(text)))
-
-
-def _characters(tokens):
-    """Yields (text, nats, is_prompt), joining tokens to whole characters."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    pending = None
-    for token, nats, is_prompt in tokens:
-        if nats is not None:
-            pending = (pending or 0.0) + nats
+    start = 0
+    for end, token in enumerate(tokens, start=1):
         if text := decoder.decode(token):
-            yield text, pending, is_prompt
-            pending = None
+            yield text, slice(start, end)
+            start = end
     if rest := decoder.decode(b"", final=True):
-        yield rest, pending, False
+        yield rest, slice(start, len(tokens))
 
 
-def _span(character):
-    text, nats, is_prompt = character
+def _total(tokens):
+    """Returns the sum of the nats, and whether the last is of the prompt."""
+    nats = [nats for _, nats, _ in tokens if nats is not None]
+    return sum(nats) if nats else None, tokens[-1][2]
+
+
+def _span(text, nats, is_prompt):
     title = "not predicted" if nats is None else f"{nats:.2f} nats"
     css_class = ' class="prompt"' if is_prompt else ""
     return (
@@ -92,8 +118,5 @@ def _span(character):
 
 
 def _style(nats):
-    """Returns a background from white to a red that keeps letters legible."""
-    share = min((nats or 0.0) / _DARKEST, 1.0)
-    return (
-        f"background:rgb(255,{255 - 130 * share:.0f},{255 - 165 * share:.0f})"
-    )
+    """Returns the share of `--hot` in the background."""
+    return f"--share:{min((nats or 0.0) / _DARKEST, 1.0):.2f}"

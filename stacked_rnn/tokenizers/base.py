@@ -156,6 +156,21 @@ class Tokenizer(tf.Module):
             "document_separator": self.document_separator,
         }
 
+    def to_vocabulary(self) -> dict:
+        """Returns what the token ids mean, as JSON values for other programs.
+
+        `export.runtimes` explains the entries.
+        """
+        token_ids = tf.range(self.vocabulary_size())[:, None]
+        tokens = self.detokenize(tf.RaggedTensor.from_tensor(token_ids))
+        return {
+            "tokenizer": self.to_dict(),
+            "start_id": self.start_id,
+            "unknown_id": self.unknown_id,
+            "end_id": self.end_id,
+            "tokens": [list(token) for token in tokens.numpy()],
+        }
+
     def __eq__(self, other):
         return (
             isinstance(other, Tokenizer) and self.to_dict() == other.to_dict()

@@ -1,11 +1,12 @@
 """Starting a run with the weights of a trained model (`--init_from`).
 
-The new run keeps the architecture and the tokenizer of the model and starts
-with its weights; all else is new: the step, the optimizer, the schedule, the
-dropout. The vocabulary of a language model may grow, but not again when the run
-resumes. A classifier may start with a language model, as in ULMFiT (Howard and
-Ruder 2018): it takes the layers that both have. Nothing is written here, so
-that bad input leaves no trace.
+The model is an export, another run, or a file of weights of PyTorch. The new
+run keeps the architecture and the tokenizer of the model and starts with its
+weights; all else is new: the step, the optimizer, the schedule, the dropout.
+The vocabulary of a language model may grow, but not again when the run resumes.
+A classifier may start with a language model, as in ULMFiT (Howard and Ruder
+2018): it takes the layers that both have. Nothing is written here, so that bad
+input leaves no trace.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from stacked_rnn.configs import (
     UserError,
     replace_settings,
 )
+from stacked_rnn.models import torch_weights
 from stacked_rnn.training import runs
 
 
@@ -37,7 +39,8 @@ class WarmStart:
             trained model, except for `vocabulary_size`, which is as given.
         tokenizer: tokenizer of the trained model.
         model: the trained model; None too if the run is only resumed.
-        path: directory of the version or run that it comes from.
+        path: directory of the version or run that it comes from, or the file
+            of weights of PyTorch.
         given: names of the settings that the user has set; None: all.
         past: the record of an earlier run in the same directory, or None.
     """
@@ -87,7 +90,7 @@ def resolve_init_from(
     has_begun = _has_begun(model_config, train_config, model_dir, given)
     if has_begun:
         path = model_dir  # the model of --init_from may be gone by now
-    path, task, trained_config, tokenizer, checkpoint = _find(path)
+    path, task, trained_config, tokenizer, weights = _find(path)
     if not (TASKS[task].continues_texts or has_begun):
         raise UserError(
             f"{named}: {TASKS[task].title}: a run can start with the weights "
@@ -130,7 +133,7 @@ def resolve_init_from(
         ),
         dataclasses.replace(train_config, **kept),
         tokenizer,
-        None if has_begun else _read_model(path, trained_config, checkpoint),
+        None if has_begun else _read_model(path, trained_config, weights),
         path,
     )
 
@@ -174,8 +177,12 @@ def _find(path):
     """Finds the trained model at a path.
 
     Returns:
-        Its directory, task, `ModelConfig`, tokenizer and checkpoint.
+        Its directory, task, `ModelConfig`, tokenizer and checkpoint; of a file
+        for PyTorch, the file and its tensors.
     """
+    if path.suffix == torch_weights.SUFFIX and not path.is_dir():
+        task = next(name for name in TASKS if TASKS[name].continues_texts)
+        return path, task, *_read_tensors(path)
     if not path.is_dir():
         raise UserError(f"--init_from={path}: no such directory")
     if (path / runs.RECORD).exists():
@@ -194,6 +201,15 @@ def _find(path):
         trained.tokenizer,
         _variables(version),
     )
+
+
+def _read_tensors(path):
+    """Reads config, tokenizer and tensors of a file for PyTorch."""
+    torch_weights.require(f"--init_from={path}")
+    try:
+        return torch_weights.read(path)
+    except UserError as error:
+        raise UserError(f"--init_from={path}: {error}") from error
 
 
 def read_saved_model(description) -> models.LanguageModel:
@@ -231,16 +247,22 @@ def _read_run(path):
     )
 
 
-def _read_model(path, model_config, checkpoint) -> models.LanguageModel:
-    """Builds the model with the weights of a checkpoint or a SavedModel."""
+def _read_model(path, model_config, weights) -> models.LanguageModel:
+    """Builds the model with its weights, see `_find`."""
     model = models.build_language_model(model_config)
+    if isinstance(weights, dict):
+        try:
+            torch_weights.load_state_dict(model, weights)
+        except UserError as error:
+            raise UserError(f"--init_from={path}: {error}") from error
+        return model
     if (path / runs.RECORD).exists():
         root = tf.train.Checkpoint(model=model)
     else:
         root = tf.train.Checkpoint(weights=[w.value for w in model.weights])
     try:
         # Not `restore`, which needs a save counter that a SavedModel lacks.
-        status = root.read(checkpoint)
+        status = root.read(weights)
         status.assert_existing_objects_matched().expect_partial()
     except Exception as error:  # TensorFlow has many types for this
         raise UserError(

@@ -6,6 +6,7 @@ import re
 import shlex
 import textwrap
 
+from stacked_rnn import cli
 from tests.helpers import ROOT
 
 _BLOCK = re.compile(
@@ -15,7 +16,10 @@ _BLOCK = re.compile(
 )
 _LINK = re.compile(r"\]\((?P<target>[^)\s]*)\)")
 # Up to the end of the line, of code within a sentence, or of a table column.
-_COMMAND = re.compile(r"python (?P<script>\w+\.py)(?P<rest>(?:(?!   |`|\n).)*)")
+_COMMAND = re.compile(
+    r"(?:python (?P<script>\w+\.py)|stacked-rnn (?P<command>\w+))"
+    r"(?P<rest>(?:(?!   |`|\n).)*)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +96,10 @@ def anchors(page) -> set[str]:
 
 
 def commands(page) -> list[tuple[str, ...]]:
-    """Lists the commands on a page, each a script and its arguments."""
+    """Lists the commands on a page, each a script and its arguments.
+
+    A command without a script is in place of it, such as `stacked-rnn inspect`.
+    """
     text = (ROOT / page).read_text(encoding="utf-8")
     text = re.sub(r"\\\n\s*", "", text)  # continued in the next line
     text = re.sub('@echo "(.*)"', r"\1", text)  # of the Makefile
@@ -101,6 +108,11 @@ def commands(page) -> list[tuple[str, ...]]:
         words = shlex.split(match["rest"], comments=True)
         ends = [i for i, word in enumerate(words) if word in (">", "<", "|")]
         arguments = words[: min(ends, default=None)]
-        if (ROOT / match["script"]).exists() and "--help" not in arguments:
-            found.append((match["script"], *arguments))
+        script = match["script"] or f"{match['command']}.py"
+        if "--help" in arguments:
+            continue
+        if match["script"] and (ROOT / script).exists():
+            found.append((script, *arguments))
+        elif match["command"] in cli.COMMANDS and not (ROOT / script).exists():
+            found.append((f"stacked-rnn {match['command']}", *arguments))
     return found

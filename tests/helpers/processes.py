@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 
+from stacked_rnn import cli
 from tests.helpers import ROOT
 from tests.helpers.waiting import wait_until
 
@@ -24,7 +25,8 @@ class Script:
 
     Args:
         directory: to work in, with a Keras cache of its own.
-        script: a file of the project.
+        script: a file of the project, or a command of the console, such as
+            `stacked-rnn inspect`.
         *arguments: strings.
         stdin: bytes to read from standard input.
         **environment: more variables.
@@ -43,7 +45,7 @@ class Script:
             self._process = _forks.Process(
                 target=_run,
                 args=(
-                    [str(ROOT / script), *map(str, arguments)],
+                    [*_program(script), *map(str, arguments)],
                     str(directory),
                     environment,
                     [
@@ -141,6 +143,13 @@ def assert_flags_are_parsed(script, arguments):
     assert "'the end' is not a flag" in ended.stderr, ended.stderr
 
 
+def _program(script):
+    """The beginning of `sys.argv`."""
+    if str(script).startswith("stacked-rnn "):
+        return script.split()
+    return [str(ROOT / script)]
+
+
 def _run(arguments, directory, environment, files):
     for number, file in enumerate(files):
         os.dup2(file.detach(), number)
@@ -150,4 +159,7 @@ def _run(arguments, directory, environment, files):
     os.environ.update(environment)
     sys.argv = arguments
     sys.path.insert(0, str(ROOT))
-    runpy.run_path(arguments[0], run_name="__main__")
+    if arguments[0] == "stacked-rnn":
+        cli.main()
+    else:
+        runpy.run_path(arguments[0], run_name="__main__")

@@ -1,0 +1,254 @@
+"""Weights of a language model for PyTorch, and back.
+
+The names are those of a module with three parts, whose layers compute the same
+as those of this project:
+
+    embedding  nn.Embedding
+    rnn        nn.GRU, nn.LSTM or nn.RNN, of all layers
+    head       nn.Linear, from the units of the top layer to the logits
+
+PyTorch has the transposed matrices and, for a GRU, the gates r and z the other
+way round. Its LSTM and RNN have two biases, which are added: here the second is
+zero. A file is in the format safetensors, and its header has two JSON objects:
+`config`, the architecture, and `vocabulary`, see `export.runtimes`.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import re
+
+import numpy as np
+
+from stacked_rnn import tokenizers
+from stacked_rnn.configs import ModelConfig, UserError
+from stacked_rnn.utils import files
+
+SUFFIX = ".safetensors"
+# The blocks of each cell in the order of PyTorch, and from there back.
+_ORDERS = {"simple_rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 1, 2, 3)}
+
+
+def require(flag) -> None:
+    """Checks that the package `safetensors` is installed.
+
+    Args:
+        flag: what needs it, for the message.
+
+    Raises:
+        UserError: it is missing.
+    """
+    if importlib.util.find_spec("safetensors") is None:
+        raise UserError(
+            f"{flag}: safetensors is missing: "
+            "pip install --editable '.[pytorch]'"
+        )
+
+
+def check_layers(config) -> None:
+    """Raises a `UserError` for layers that PyTorch does not have."""
+    flags = {
+        "--noresidual": config.residual,
+        "--nocap_input_gate": config.cap_input_gate,
+        "--noembedding_to_all_layers": config.embedding_to_all_layers,
+        "--readout_layers=top": config.readout_layers != "top",
+    }
+    if needed := [flag for flag, is_needed in flags.items() if is_needed]:
+        raise UserError(
+            "--format=pytorch: PyTorch's layers are not wired like those of "
+            f"this model: train one with {' '.join(needed)}"
+        )
+
+
+def state_dict(model) -> dict[str, np.ndarray]:
+    """Returns the weights of a model by their names in PyTorch.
+
+    Tied embeddings become a head of its own, which computes the same.
+
+    Args:
+        model: a `LanguageModel`.
+
+    Raises:
+        UserError: PyTorch does not have such layers.
+    """
+    config = model.config
+    check_layers(config)
+    weights = {w.path: np.asarray(w, np.float32) for w in model.weights}
+    embeddings = weights["embedding/embeddings"]
+    tensors = {"embedding.weight": embeddings}
+    for layer in range(config.num_layers):
+        kernel, recurrent_kernel, bias = (
+            weights[f"rnn_{layer}/cell_{layer}/{name}"]
+            for name in ("kernel", "recurrent_kernel", "bias")
+        )
+        if config.cell != "gru":
+            bias = np.stack([bias, np.zeros_like(bias)])
+        for name, blocks in (
+            ("weight_ih", kernel.T),
+            ("weight_hh", recurrent_kernel.T),
+            ("bias_ih", bias[0]),
+            ("bias_hh", bias[1]),
+        ):
+            tensors[f"rnn.{name}_l{layer}"] = _reordered(config.cell, blocks)
+    if config.tie_embeddings:
+        head = embeddings
+        if "readout_projection/kernel" in weights:
+            head = head @ weights["readout_projection/kernel"].T
+        bias = np.zeros(len(embeddings), np.float32)
+    else:
+        head, bias = weights["readout/kernel"].T, weights["readout/bias"]
+    return tensors | {"head.weight": head, "head.bias": bias}
+
+
+def load_state_dict(model, tensors) -> None:
+    """Sets the weights of a model to those of a PyTorch module.
+
+    Args:
+        model: a `LanguageModel` without tied embeddings.
+        tensors: arrays by name, as `state_dict` returns them.
+
+    Raises:
+        UserError: a tensor is missing, not of this module or has another shape.
+    """
+    config = model.config
+    expected = state_dict(model)
+    if unlike := sorted(expected.keys() ^ tensors.keys()):
+        state = "missing" if unlike[0] in expected else "not of such a model"
+        raise UserError(f"{unlike[0]} is {state}")
+    for name, value in expected.items():
+        if tensors[name].shape != value.shape:
+            raise UserError(
+                f"{name} has the shape {tensors[name].shape}, not {value.shape}"
+            )
+    weights = {weight.path: weight for weight in model.weights}
+    weights["embedding/embeddings"].assign(tensors["embedding.weight"])
+    weights["readout/kernel"].assign(tensors["head.weight"].T)
+    weights["readout/bias"].assign(tensors["head.bias"])
+    for layer in range(config.num_layers):
+        kernel, recurrent_kernel, *biases = (
+            _reordered(config.cell, tensors[f"rnn.{name}_l{layer}"])
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        bias = np.stack(biases) if config.cell == "gru" else sum(biases)
+        for name, value in (
+            ("kernel", kernel.T),
+            ("recurrent_kernel", recurrent_kernel.T),
+            ("bias", bias),
+        ):
+            weights[f"rnn_{layer}/cell_{layer}/{name}"].assign(value)
+
+
+def _reordered(cell, blocks):
+    """Puts the gates, blocks of the first axis, into the other order."""
+    parts = np.split(blocks, len(_ORDERS[cell]))
+    return np.concatenate([parts[index] for index in _ORDERS[cell]])
+
+
+# Files ------------------------------------------------------------------------
+
+
+def write(model, tokenizer, path) -> None:
+    """Writes the weights of a model for PyTorch, whole or not at all.
+
+    Args:
+        model: a `LanguageModel`.
+        tokenizer: its `tokenizers.Tokenizer`.
+        path: the file.
+
+    Raises:
+        UserError: PyTorch does not have such layers, or the file cannot be
+            written.
+    """
+    import safetensors.numpy
+
+    config = dataclasses.replace(model.config, tie_embeddings=False)
+    content = safetensors.numpy.save(
+        {
+            name: np.ascontiguousarray(value)  # it would write the others wrong
+            for name, value in state_dict(model).items()
+        },
+        {
+            "format": "pt",
+            "config": json.dumps(config.to_dict()),
+            "vocabulary": json.dumps(
+                tokenizer.to_vocabulary(), ensure_ascii=False
+            ),
+        },
+    )
+    try:
+        with files.whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(
+            f"--output={path}: cannot write it: {error.strerror}"
+        ) from error
+
+
+def read(path):
+    """Reads a file of weights, of `write` or of a program with PyTorch.
+
+    The architecture follows from the shapes; of the header, only the entry
+    `tokenizer` of `vocabulary` is needed.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The `ModelConfig`, the tokenizer, and the tensors by name.
+
+    Raises:
+        UserError: the file is damaged, or not of such a model.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            header = file.metadata() or {}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except OSError as error:
+        raise UserError(f"cannot be read: {error}") from error
+    except (TypeError, safetensors.SafetensorError) as error:
+        raise UserError(f"not weights that NumPy can read: {error}") from error
+    try:
+        vocabulary = json.loads(header["vocabulary"])
+        tokenizer = tokenizers.from_dict(vocabulary["tokenizer"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "its header has no vocabulary with a tokenizer, see "
+            f"docs/runtimes.md ({type(error).__name__}: {error})"
+        ) from error
+    config = _config_of(tensors, tokenizer)
+    return config, tokenizer, tensors
+
+
+def _config_of(tensors, tokenizer) -> ModelConfig:
+    """The architecture that the shapes of tensors tell."""
+    layers = [name for name in tensors if re.search(r"weight_hh_l\d+$", name)]
+    try:
+        vocabulary_size, embedding_dim = tensors["embedding.weight"].shape
+        rows, units = tensors["rnn.weight_hh_l0"].shape
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            "it needs the matrices embedding.weight and rnn.weight_hh_l0 "
+            f"({error})"
+        ) from error
+    cells = {len(order): cell for cell, order in _ORDERS.items()}
+    if rows % units or rows // units not in cells:
+        raise UserError(
+            f"rnn.weight_hh_l0 has the shape ({rows}, {units}), which no "
+            "nn.GRU, nn.LSTM or nn.RNN has"
+        )
+    if vocabulary_size != tokenizer.vocabulary_size():
+        raise UserError(
+            f"embedding.weight has {vocabulary_size} rows, the vocabulary "
+            f"{tokenizer.vocabulary_size()} tokens"
+        )
+    return ModelConfig(
+        cell=cells[rows // units],
+        num_layers=len(layers),
+        units=units,
+        embedding_dim=embedding_dim,
+        vocabulary_size=vocabulary_size,
+        end_of_text=tokenizer.end_id is not None,
+    )
