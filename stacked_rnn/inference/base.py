@@ -26,6 +26,12 @@ class LoadedModel:
         return self.description.path
 
     @property
+    def name(self) -> str:
+        """The model's name: that of the directory of its versions."""
+        version = self.path.resolve()
+        return (version.parent if version.name.isdigit() else version).name
+
+    @property
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The model's tokenizer, for use outside its graph."""
         return self.description.tokenizer
