@@ -34,12 +34,12 @@ _SETTINGS = (
     "readout_layers", "embedding_to_all_layers",
 )  # fmt: skip
 _OPTIONS = ("temperature", "top_k", "top_p", "max_new_tokens", "seed")
-_LARGE = 20_000_000  # bytes; a page of this size opens slowly on a phone
+_LARGE = 20_000_000  # bytes, from which on the size of a page is said
 _BLOCK = r'<script type="[^"]*" id="{id}">(.*?)</script>'
 
 
 def convert(model, weights) -> bytes:
-    """Writes a model into the page.
+    """Makes the page of a model.
 
     Args:
         model: an `inference.SavedLanguageModel`.
@@ -66,11 +66,12 @@ def convert(model, weights) -> bytes:
         "options": {key: getattr(model.defaults, key) for key in _OPTIONS},
         "arrays": arrays,
     }
+    encoded = json.dumps(data, ensure_ascii=False)
     page = _filled(
         {
             "title": html.escape(model.name),
             # No tag and no comment can begin in it.
-            "model": json.dumps(data).replace("<", r"\u003c"),
+            "model": encoded.replace("<", r"\u003c"),
             "weights": base64.b64encode(content).decode(),
         }
     )
@@ -256,7 +257,7 @@ def _step(config, weights, token_ids, **states):
 
 
 def _filled(values) -> bytes:
-    """Fills the page; only its own style and script may run, and nothing load.
+    """Fills the page; its policy allows its own style and script, no request.
 
     Args:
         values: HTML by the name of the place, `{{name}}`.
@@ -274,4 +275,4 @@ def _filled(values) -> bytes:
         ]
     )
     filled = re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], page)
-    return filled.encode()
+    return filled.encode("utf-8", "replace")  # a name may be no UTF-8
