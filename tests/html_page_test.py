@@ -697,4 +697,6 @@ def test_a_token_is_described_with_what_else_could_stand_there(
         f"\u201c\u2423\u201d: {-log_probs[space]:.2f} nats, probability "
     )
     likeliest = 100 * np.exp(log_probs.max())
-    assert re.search(rf"Likeliest here: . {likeliest:.0f} %,", known)
+    assert re.search(
+        rf"Likeliest here: \u201c.\u201d {likeliest:.0f} %,", known
+    )
