@@ -516,6 +516,24 @@ runpy.run_path("{example}", run_name="__main__")
     assert generated.stdout == expected.stdout
 
 
+def test_export_writes_a_page_that_loses_little(trained):
+    """In int8, unless other weights are asked for."""
+    ran = run(trained, "export.py", "--format=html", "--text=cats.txt")
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"Wrote cats\.html \([\d,]+ bytes\) from", ran.stdout)
+    assert "Next: open cats.html in a browser" in ran.stdout
+    loss = re.search(r"SavedModel .*: ([+-][\d.]+)", ran.stdout)
+    assert abs(float(loss[1])) < 0.01
+    large = run(trained, "export.py", "--format=html", "--weights=float32")
+    assert "Wrote cats-float32.html (" in large.stdout
+    sizes = [
+        (trained / name).stat().st_size
+        for name in ("cats.html", "cats-float32.html")
+    ]
+    assert sizes[0] < sizes[1]
+    assert not (trained / "cats.vocabulary.json").exists()
+
+
 def test_generate_and_evaluate_load_neither_models_nor_training(
     trained, tmp_path
 ):
@@ -618,6 +636,16 @@ def test_a_changed_architecture_is_named(trained):
         ("export.py", ["--text=nowhere"], ["--text=nowhere"]),
         ("export.py", ["--saved_model=nowhere"], ["nowhere"]),
         ("export.py", ["--output=a.tflite"], ["a.tflite", ".onnx"]),
+        (
+            "export.py",
+            ["--format=html", "--output=a.htm"],
+            ["a.htm", "--format=html", ".html"],
+        ),
+        (
+            "export.py",
+            ["--format=html", "--output=cats.txt/a.html"],
+            ["--output=cats.txt", "cannot write"],
+        ),
     ],
 )
 def test_bad_input_to_other_commands_is_one_line(trained, script, flags, words):

@@ -1,4 +1,4 @@
-"""ONNX and LiteRT files against the SavedModel they were written from."""
+"""Files for other runtimes against the SavedModel they were written from."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from stacked_rnn import configs, inference, tokenizers
 from stacked_rnn.export import runtimes
 from tests.helpers.small_models import build_generator
 
-FORMATS = tuple(runtimes.SUFFIXES)
+FORMATS = tuple(runtimes.FORMATS)
 TEXT = "hgf edc\nba" * 30
 
 
@@ -41,8 +41,8 @@ def test_logits_and_states_are_those_of_the_saved_model(
     """Over 120 steps with carried states."""
     skip_without(format)
     cell = model.model_config.cell
-    path = tmp_path / f"step{runtimes.SUFFIXES[format]}"
-    runtimes.write(model, path)
+    path = tmp_path / f"step{runtimes.FORMATS[format].suffix}"
+    runtimes.write(model, path, "float32")
     step = runtimes.load(path)
     for batch_size in (1, 4):
         states = model.initial_states(batch_size)
@@ -77,7 +77,7 @@ def test_smaller_weights_lose_little_quality(format, wide_model, tmp_path):
     skip_without(format)
     model = wide_model
     expected = model.evaluate(TEXT.encode())["nats_per_token"]
-    path = tmp_path / f"step{runtimes.SUFFIXES[format]}"
+    path = tmp_path / f"step{runtimes.FORMATS[format].suffix}"
     sizes, differences = {}, {}
     for weights in ("float32", "float16", "int8"):
         runtimes.write(model, path, weights)
@@ -102,13 +102,13 @@ def test_smaller_weights_lose_little_quality(format, wide_model, tmp_path):
             ),
         ),
     ],
-    ids=FORMATS,
+    ids=("onnx", "litert"),
 )
 def test_the_vocabulary_file_decodes_ids(format, tokenizer, tmp_path, caplog):
     """Even for tokenizers with tables, and without a warning."""
     skip_without(format)
     model = save_and_load(tmp_path, tokenizer=tokenizer)
-    file = tmp_path / f"step{runtimes.SUFFIXES[format]}"
+    file = tmp_path / f"step{runtimes.FORMATS[format].suffix}"
     runtimes.write(model, file)
     assert not caplog.records
     path = runtimes.vocabulary_path(file)

@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import shlex
-import shutil
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from unittest import mock
 import pytest
 
 from stacked_rnn.serving import playground
+from tests.helpers import browsers
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="no selenium, which drives the browser"
@@ -22,12 +22,7 @@ webdriver = pytest.importorskip(
 waits = pytest.importorskip("selenium.webdriver.support.wait")
 ActionChains, Keys = webdriver.ActionChains, webdriver.Keys
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="no browser: apt-get install chromium chromium-driver",
-)
+pytestmark = browsers.needed
 PATIENCE = 30  # seconds, on a busy machine
 CARD = ["A GRU language model.", "It saw <b>nothing</b> of this."]
 
@@ -163,21 +158,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def driver():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",  # root has none
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--window-size=1280,1000",
-    ):
-        options.add_argument(argument)
-    options.set_capability(
-        "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
-    )
-    service = webdriver.ChromeService(executable_path=DRIVER)
-    with webdriver.Chrome(options=options, service=service) as driver:
+    with browsers.chromium() as driver:
         yield driver
 
 

@@ -4,11 +4,13 @@
   python export.py --saved_model=saved_models/pydoc --format=litert
   python export.py --format=litert --weights=int8 --text=held_out.txt
   python export.py --format=pytorch             the weights, for PyTorch
+  python export.py --format=html                a page that generates, NAME.html
 
-The file holds one step of the model, (token_ids, states) -> (logits, states),
-for ONNX Runtime or LiteRT: on phones, in browsers, in other languages. The file
+For ONNX Runtime or LiteRT, on phones, in browsers, in other languages, the file
+holds one step of the model, (token_ids, states) -> (logits, states). The file
 NAME.vocabulary.json beside it says what the token ids mean. docs/runtimes.md
-has a program for each runtime that generates without TensorFlow.
+has a program for each runtime that generates without TensorFlow. With
+--format=html the file is such a program, too: any browser opens it, offline.
 
 With --format=pytorch, the file holds the weights for PyTorch's own layers, and
 its header the vocabulary; train.py --init_from reads such a file.
@@ -31,6 +33,7 @@ def main(saved_model_config, config):
         export_weights(saved_model_config, config)
         return
     runtimes.require(config.format)
+    format = runtimes.FORMATS[config.format]
     text = b""
     if config.text:
         description = saved_models.find_description(
@@ -38,21 +41,24 @@ def main(saved_model_config, config):
         )
         text = datasets.read_text(config.text, description.tokenizer)
     model = inference.load(saved_model_config.saved_model, "language_model")
-    path = output_path(config, model.path, runtimes.SUFFIXES[config.format])
+    path = output_path(config, model.path, format.suffix, format.weights)
     before = model.evaluate(text)["nats_per_token"] if text else None
 
     runtimes.write(model, path, config.weights)
-    print(
-        f"Wrote {path} ({path.stat().st_size:,} bytes) and "
-        f"{runtimes.vocabulary_path(path)} from {model.path}"
-    )
+    wrote = f"Wrote {path} ({path.stat().st_size:,} bytes)"
+    if format.has_vocabulary:
+        wrote += f" and {runtimes.vocabulary_path(path)}"
+    print(f"{wrote} from {model.path}")
     if text:
         after = runtimes.nats_per_token(model, path, text)
         print(
             f"{config.text}: {after:.4f} nats per token, the SavedModel "
             f"{before:.4f}: {after - before:+.4f}"
         )
-    print("Next: docs/runtimes.md says how to generate without TensorFlow.")
+    if format.has_vocabulary:
+        print("Next: docs/runtimes.md says how to generate without TensorFlow.")
+    else:
+        print(f"Next: open {path} in a browser; it needs no network.")
     if not text:
         print("Add --text=FILE to measure its loss on a text.")
 
@@ -76,12 +82,19 @@ def export_weights(saved_model_config, config):
     )
 
 
-def output_path(config, version, suffix):
-    """Returns the path to write to, and makes its directory."""
+def output_path(config, version, suffix, weights="float32"):
+    """Returns the path to write to, and makes its directory.
+
+    Args:
+        config: the `ExportConfig`.
+        version: directory of the model.
+        suffix: of the file's name.
+        weights: the type of the weights that needs no mention in the name.
+    """
     from stacked_rnn import saved_models
 
     name = saved_models.model_name(version)
-    if config.weights != "float32":
+    if config.weights not in ("auto", weights):
         name += f"-{config.weights}"
     path = pathlib.Path(config.output or name + suffix)
     if path.suffix != suffix:

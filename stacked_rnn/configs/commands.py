@@ -343,19 +343,21 @@ class ExportConfig(Config):
     format: str = setting(
         "onnx",
         "Format of the file: onnx, for ONNX Runtime (.onnx); litert, for "
-        "LiteRT, formerly TensorFlow Lite (.tflite); or pytorch, the weights "
-        "for nn.GRU, nn.LSTM or nn.RNN (.safetensors).",
-        choices=("onnx", "litert", "pytorch"),
+        "LiteRT, formerly TensorFlow Lite (.tflite); html, one page that "
+        "generates in a browser without a network (.html); or pytorch, the "
+        "weights for nn.GRU, nn.LSTM or nn.RNN (.safetensors).",
+        choices=("onnx", "litert", "html", "pytorch"),
     )
     weights: str = setting(
-        "float32",
+        "auto",
         "Number format of the weights. float16: half the size, almost the same "
-        "loss. int8: a quarter of the size; --text measures what it costs.",
-        choices=("float32", "float16", "int8"),
+        "loss. int8: a quarter of the size; --text measures what it costs. "
+        "auto: int8 in a page (html), float32 in the other formats.",
+        choices=("auto", "float32", "float16", "int8"),
     )
     output: str = setting(
         "",
-        "File to write, .onnx, .tflite or .safetensors (empty: in this "
+        "File to write, .onnx, .tflite, .html or .safetensors (empty: in this "
         "directory, under the name of the model).",
     )
     text: str = setting(

@@ -1,14 +1,14 @@
-"""The decode step as one file, for ONNX Runtime (.onnx) and LiteRT (.tflite).
+"""A language model as one file for another runtime: `FORMATS` lists them.
 
-The inputs and outputs of a file are those of the signature `decode_step`, for
-any batch:
+For ONNX Runtime (.onnx) and LiteRT (.tflite) the file is the decode step, whose
+inputs and outputs are those of the signature `decode_step`, for any batch:
 
     token_ids             int32 [batch]
     state_LAYER_PART      float32 [batch, units] each; zeros before a text
     logits                float32 [batch, vocabulary], of the next token
     new_state_LAYER_PART  float32 [batch, units] each
 
-Neither runtime has the operations that tokenize a text, so a vocabulary is
+Neither of them has the operations that tokenize a text, so a vocabulary is
 written beside the file, a JSON object:
 
     tokens      the bytes of each token by its id, as lists of numbers
@@ -17,25 +17,49 @@ written beside the file, a JSON object:
     end_id      the token that ends a text; or null
     tokenizer   as in assets/tokenizer.json of the SavedModel
 
-docs/runtimes.md has a generator for each runtime, without TensorFlow.
+docs/runtimes.md has a generator for each of them, without TensorFlow. For a
+browser (.html) the file is the generator, too: see `html_page`.
 """
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import metrics
 from stacked_rnn.configs import UserError
+from stacked_rnn.export import html_page
 from stacked_rnn.utils import files, terminal
 
-SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
-_PACKAGES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 # tf2onnx has long supported it, and runtimes have read it since 2022.
 _OPSET = 17
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        suffix: of the file's name.
+        packages: what must be installed, with the extra of the format's name.
+        weights: the type of the weights that --weights=auto stands for.
+        has_vocabulary: whether the vocabulary is a file of its own.
+        convert: (model, type of the weights) -> the bytes of the file.
+        load: path -> a function ({token_ids, **states} -> {logits,
+            **new_states}) that runs the file.
+    """
+
+    suffix: str
+    packages: tuple[str, ...]
+    weights: str
+    has_vocabulary: bool
+    convert: Callable
+    load: Callable
 
 
 def require(format) -> None:
@@ -44,7 +68,7 @@ def require(format) -> None:
     Raises:
         UserError: naming the one that is missing, and the extra that has it.
     """
-    for package in _PACKAGES[format]:
+    for package in FORMATS[format].packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"--format={format}: {package} is missing: "
@@ -52,24 +76,40 @@ def require(format) -> None:
             )
 
 
-def write(model, path, weights="float32") -> None:
-    """Writes the decode step of a model and, beside it, its vocabulary.
+def write(model, path, weights="auto") -> None:
+    """Writes a model as a file and, if it needs one, its vocabulary beside it.
 
     Args:
         model: an `inference.SavedLanguageModel`.
         path: the file to write; its suffix tells the format.
-        weights: the type of the weights in the file. "float16": the step still
-            computes in float32. "int8": matrices and the vectors that they
-            multiply are rounded, to a range found in each step.
+        weights: the type of the weights in the file; "auto": the format's.
+            "float16": the step still computes in float32. "int8": matrices are
+            rounded; in ONNX and LiteRT the vectors that they multiply, too, to
+            a range found in each step.
     """
-    convert = {".onnx": _to_onnx, ".tflite": _to_tflite}[path.suffix]
-    content = convert(model, weights)
-    vocabulary = model.tokenizer.to_vocabulary()
-    _replace(
-        vocabulary_path(path),
-        json.dumps(vocabulary, ensure_ascii=False).encode(),
-    )
+    format = FORMATS[format_of(path)]
+    if weights == "auto":
+        weights = format.weights
+    content = format.convert(model, weights)
+    if format.has_vocabulary:
+        vocabulary = model.tokenizer.to_vocabulary()
+        _replace(
+            vocabulary_path(path),
+            json.dumps(vocabulary, ensure_ascii=False).encode(),
+        )
     _replace(path, content)
+
+
+def format_of(path) -> str:
+    """Returns the name of the format that the ending of a path stands for.
+
+    Raises:
+        UserError: there is no such format.
+    """
+    names = {format.suffix: name for name, format in FORMATS.items()}
+    if path.suffix not in names:
+        raise UserError(f"{path}: its name must end in {', '.join(names)}")
+    return names[path.suffix]
 
 
 def vocabulary_path(path) -> pathlib.Path:
@@ -184,7 +224,7 @@ def load(path):
     Returns:
         step(token_ids, states) -> (logits, states), arrays; the states by name.
     """
-    run = {".onnx": _onnx_runner, ".tflite": _tflite_runner}[path.suffix](path)
+    run = FORMATS[format_of(path)].load(path)
 
     def step(token_ids, states):
         new = run({"token_ids": token_ids, **states})
@@ -208,6 +248,34 @@ def _tflite_runner(path):
 
     runner = interpreter.Interpreter(str(path)).get_signature_runner()
     return lambda inputs: runner(**inputs)
+
+
+FORMATS = {
+    "onnx": Format(
+        suffix=".onnx",
+        packages=("tf2onnx", "onnxruntime"),
+        weights="float32",
+        has_vocabulary=True,
+        convert=_to_onnx,
+        load=_onnx_runner,
+    ),
+    "litert": Format(
+        suffix=".tflite",
+        packages=("ai_edge_litert",),
+        weights="float32",
+        has_vocabulary=True,
+        convert=_to_tflite,
+        load=_tflite_runner,
+    ),
+    "html": Format(
+        suffix=".html",
+        packages=(),
+        weights="int8",
+        has_vocabulary=False,
+        convert=html_page.convert,
+        load=html_page.load,
+    ),
+}
 
 
 def nats_per_token(model, path, text) -> float:

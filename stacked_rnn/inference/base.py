@@ -33,6 +33,11 @@ class LoadedModel:
         return self.description.path
 
     @property
+    def name(self) -> str:
+        """The model's name: that of the directory of its versions."""
+        return saved_models.model_name(self.path)
+
+    @property
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The model's tokenizer, for use outside its graph."""
         return self.description.tokenizer

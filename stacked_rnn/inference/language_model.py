@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import pathlib
 from concurrent import futures
 
 import numpy as np
@@ -217,6 +218,37 @@ class SavedLanguageModel(base.LoadedModel):
             text: a string.
         """
         return Surprisal(self._surprisals_of(text))
+
+    def export(self, path, *, weights="auto") -> pathlib.Path:
+        """Writes the model as one file for another program, see `export.py`.
+
+        Args:
+            path: of the file. Its ending tells the format: .onnx, .tflite,
+                .html for a page that generates, or .safetensors for PyTorch.
+            weights: the type of the weights in the file: "float32", "float16",
+                "int8", or "auto".
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: there is no such format, a package is missing, or the
+                file cannot be written.
+        """
+        # Imported late: the other methods need none of them.
+        from stacked_rnn import training
+        from stacked_rnn.export import runtimes
+        from stacked_rnn.models import torch_weights
+
+        path = pathlib.Path(path)
+        if path.suffix == torch_weights.SUFFIX:
+            torch_weights.require(str(path))
+            model = training.read_saved_model(self.description)
+            torch_weights.write(model, self.tokenizer, path)
+        else:
+            runtimes.require(runtimes.format_of(path))
+            runtimes.write(self, path, weights)
+        return path
 
     def is_worth_compiling(self, steps) -> bool:
         """Whether XLA saves more time in so many steps than it takes."""

@@ -4,10 +4,9 @@ A single file that sends requests to its own server only, and a content security
 policy that makes the browser enforce it.
 """
 
-import base64
-import hashlib
 import importlib.resources
-import re
+
+from stacked_rnn.utils.inline_sources import hash_source
 
 
 def page() -> str:
@@ -29,8 +28,8 @@ def content_security_policy(page: str) -> str:
     return "; ".join(
         [
             "default-src 'none'",
-            f"style-src {_hash(page, 'style')}",
-            f"script-src {_hash(page, 'script')}",
+            f"style-src {hash_source(page, 'style')}",
+            f"script-src {hash_source(page, 'script')}",
             "connect-src 'self'",
             "img-src data:",  # the icon
             "base-uri 'none'",
@@ -38,9 +37,3 @@ def content_security_policy(page: str) -> str:
             "frame-ancestors 'none'",
         ]
     )
-
-
-def _hash(page, element):
-    (content,) = re.findall(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
-    digest = hashlib.sha256(content.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
