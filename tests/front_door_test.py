@@ -58,11 +58,13 @@ def test_training_gives_a_model_that_generates(here, capsys):
     assert stacked_rnn.load("runs/mine").path.name == "2"
 
 
-def test_minutes_are_the_time_limit(here):
-    model = stacked_rnn.train("mine.txt", minutes=0.02, **SMALL)
+def test_minutes_are_the_time_limit(here, capsys):
+    """So short a time is said to be too short."""
+    model = stacked_rnn.train("mine.txt", minutes=0.001, **SMALL)
+    assert " steps fit into --max_minutes=0.001, in" in capsys.readouterr().err
     flags = (here / "runs/mine/config.flags").read_text()
-    assert "--max_minutes=0.02\n" in flags and "--units=8\n" in flags
-    assert model.description.training["epochs"] > 0
+    assert "--max_minutes=0.001\n" in flags and "--units=8\n" in flags
+    assert model.description.training["characters"] > 0
 
 
 def test_what_is_not_given_fits_the_text(here, capsys):
