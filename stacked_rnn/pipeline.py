@@ -84,6 +84,11 @@ def train(
         UserError: a setting or a file cannot be used.
     """
     keras.config.set_floatx("float32")  # whatever keras.json says
+    # A model that this process has loaded has switched TensorFlow's graph
+    # optimizer off; every run has it on, so that equal runs have equal results.
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": False}
+    )
     model_config, train_config = configs.with_task_defaults(
         model_config, train_config, given
     )

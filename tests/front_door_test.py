@@ -5,8 +5,10 @@ import sys
 import types
 import zipfile
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import stacked_rnn
 from stacked_rnn import chat_templates, configs, hub, inference, saved_models
@@ -65,6 +67,30 @@ def test_minutes_are_the_time_limit(here, capsys):
     flags = (here / "runs/mine/config.flags").read_text()
     assert "--max_minutes=0.001\n" in flags and "--units=8\n" in flags
     assert model.description.training["characters"] > 0
+
+
+def test_a_second_run_in_a_process_is_like_the_first(here):
+    """Also with the graph optimizer, which a loaded model switches off."""
+    is_off, models = [], []
+
+    def note(logs):
+        options = tf.config.optimizer.get_experimental_options()
+        is_off.append(options.get("disable_meta_optimizer", False))
+
+    for name in "ab":
+        models.append(
+            stacked_rnn.train(
+                "mine.txt",
+                epochs=1,
+                model_dir=f"runs/{name}",
+                export_dir=f"saved_models/{name}",
+                callbacks=[keras.callbacks.LambdaCallback(on_train_begin=note)],
+                **SMALL,
+            )
+        )
+    assert is_off == [False, False]
+    for first, second in zip(*(model.functions.weights for model in models)):
+        assert np.array_equal(first, second)
 
 
 def test_what_is_not_given_fits_the_text(here, capsys):
