@@ -40,6 +40,20 @@ def test_importing_the_package_imports_nothing_else():
         stacked_rnn.trian  # noqa: B018
 
 
+def test_another_backend_of_keras_is_named():
+    code = (
+        "import types, sys\n"
+        "backend = types.SimpleNamespace(backend=lambda: 'jax')\n"
+        "sys.modules['keras'] = types.SimpleNamespace(backend=backend)\n"
+        "import stacked_rnn\n"
+        "stacked_rnn.load\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "UserError: Keras runs on jax here" in ran.stderr.splitlines()[-1]
+
+
 # Training ---------------------------------------------------------------------
 
 
