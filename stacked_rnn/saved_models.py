@@ -222,15 +222,16 @@ def _local(saved_model) -> pathlib.Path:
     path = pathlib.Path(saved_model)
     if path.suffix != ARCHIVE or not path.is_file():
         return path
-    directory = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    scratch = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    directory = pathlib.Path(scratch, path.stem)  # the model's name
     try:
         shutil.unpack_archive(path, directory)
     except (shutil.ReadError, zipfile.BadZipFile, OSError, zlib.error) as error:
         raise UserError(
             f"--saved_model={path}: not an archive, or damaged ({error})"
         ) from error
-    return pathlib.Path(directory)
+    return directory
 
 
 def _exported_version(run) -> pathlib.Path | None:
