@@ -205,11 +205,11 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
         return path
     path = _local(saved_model)
     if not os.path.isdir(path):
-        raise UserError(f"--saved_model={path}: no such directory")
+        raise UserError(f"--saved_model={saved_model}: no such directory")
     version = _exported_version(path) or find_version(path)
     if version is None:
         raise UserError(
-            f"--saved_model={path}: neither a SavedModel nor a directory of "
+            f"--saved_model={saved_model}: neither a SavedModel nor a directory of "
             "versions of one: no saved_model.pb found"
         )
     return version
@@ -225,6 +225,7 @@ def _local(saved_model) -> pathlib.Path:
     scratch = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     directory = pathlib.Path(scratch, path.stem)  # the model's name
+    directory.mkdir()
     try:
         shutil.unpack_archive(path, directory)
     except (shutil.ReadError, zipfile.BadZipFile, OSError, zlib.error) as error:

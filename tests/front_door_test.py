@@ -252,7 +252,7 @@ def test_what_is_not_an_archive_is_named(tmp_path):
         ("other", "no saved_model.pb found"),
         ("evil", "no saved_model.pb found"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=f"{name}.zip: .*{message}"):
             stacked_rnn.load(tmp_path / f"{name}.zip")
 
 
