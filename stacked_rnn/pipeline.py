@@ -83,6 +83,10 @@ def train(
         UserError: a setting or a file cannot be used.
     """
     keras.config.set_floatx("float32")  # whatever keras.json says
+    callbacks = keras.tree.flatten(callbacks)  # one, or a list
+    changes = training.settings_for(callbacks, train_config, given)
+    train_config = dataclasses.replace(train_config, **changes)
+    given |= changes.keys()
     model_config, train_config = configs.with_task_defaults(
         model_config, train_config, given
     )

@@ -2,7 +2,7 @@
 
 from stacked_rnn.training.adaptive_scores import AdaptiveScorer
 from stacked_rnn.training.averaging import WeightAverage
-from stacked_rnn.training.callbacks import SampleTexts
+from stacked_rnn.training.callbacks import SampleTexts, settings_for
 from stacked_rnn.training.runs import (
     find_export,
     lock_run,

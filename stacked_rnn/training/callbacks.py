@@ -1,4 +1,4 @@
-"""Keras callbacks that print: a line per epoch, and sample texts."""
+"""Keras callbacks that print, and what a run does for those of its user."""
 
 import shutil
 import sys
@@ -8,8 +8,53 @@ import keras
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
+from stacked_rnn.configs import UserError
+
+_SET_THE_RATE = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+)
 _BAR = 20  # characters
 _REPAINT_SECONDS = 0.1
+
+
+def settings_for(callbacks, train_config, given) -> dict:
+    """Returns the settings that the callbacks of a user need.
+
+    Keras lets no callback set a learning rate that has a schedule.
+
+    Args:
+        callbacks: Keras callbacks.
+        train_config: the settings, of which the user has set those in `given`.
+
+    Raises:
+        UserError: a callback cannot work in a run.
+    """
+    for callback in callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise UserError(
+                f"callbacks: {name}: a run keeps checkpoints, and the same "
+                "call resumes it: leave the callback out"
+            )
+        if not isinstance(callback, _SET_THE_RATE):
+            continue
+        if train_config.strategy == "multi_worker":
+            raise UserError(
+                f"callbacks: {name} would set the learning rate of the chief "
+                "only: leave it out with --strategy=multi_worker"
+            )
+        if train_config.learning_rate_schedule == "constant":
+            continue
+        if "learning_rate_schedule" in given:
+            raise UserError(
+                f"--learning_rate_schedule={train_config.learning_rate_schedule}"
+                f": {name} sets the learning rate, too: leave one of the two "
+                "out"
+            )
+        print(f"Only {name} changes the learning rate: no schedule does")
+        return {"learning_rate_schedule": "constant"}
+    return {}
 
 
 class EpochLines(keras.callbacks.Callback):
