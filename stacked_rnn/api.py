@@ -55,6 +55,6 @@ def train(corpus, *, minutes=None, callbacks=(), **settings):
             "train: only the chief of several processes gets the model: use "
             "train.py there"
         )
-    if outcome.logs:
+    if outcome.is_new:
         print(f"Exported {outcome.version}")
     return inference.load(outcome.version)

@@ -14,5 +14,6 @@ from stacked_rnn.training.strategies import (
     lost_workers_explained,
     make_strategy,
 )
+from stacked_rnn.training.trackers import check_packages, tracking
 from stacked_rnn.training.trainer import Trainer
 from stacked_rnn.training.warm_start import read_saved_model

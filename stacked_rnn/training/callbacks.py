@@ -150,7 +150,8 @@ def _minutes(seconds) -> str:
 class SampleTexts(keras.callbacks.Callback):
     """Prints a sample text after each epoch.
 
-    TensorBoard shows the samples too, with the settings of the run.
+    TensorBoard shows the samples too, with the settings of the run, if it is
+    one of the run's trackers.
 
     Args:
         trainer: a `Trainer` with a `model_dir`.
@@ -159,7 +160,9 @@ class SampleTexts(keras.callbacks.Callback):
 
     def __init__(self, trainer, sample):
         super().__init__()
-        self._directory = trainer.model_dir / "tensorboard" / "train"
+        self._directory = None
+        if "tensorboard" in trainer.config.tracker_names:
+            self._directory = trainer.model_dir / "tensorboard" / "train"
         self._sample = sample
         settings = trainer.model.config.to_dict() | trainer.config.to_dict()
         self._settings = {
@@ -169,7 +172,9 @@ class SampleTexts(keras.callbacks.Callback):
         }
 
     def on_train_begin(self, logs=None):
-        self._writer = tf.summary.create_file_writer(str(self._directory))
+        self._writer = tf.summary.create_noop_writer()
+        if self._directory:
+            self._writer = tf.summary.create_file_writer(str(self._directory))
         with self._writer.as_default(step=0):
             hparams.hparams(self._settings)
 

@@ -275,6 +275,7 @@ class Trainer:
         callbacks = keras.callbacks.CallbackList(
             callbacks,
             model=self.model,
+            verbose=0,  # `EpochLines` prints
             epochs=self.config.epochs,
             steps=self.data.training.steps_per_epoch,
         )
