@@ -7,9 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-import stacked_rnn
 from stacked_rnn import configs, training
-from tests.helpers.small_tasks import make_trainer, write_corpus
+from tests.helpers.small_tasks import make_trainer, train
 
 CONSTANT = configs.TrainConfig(learning_rate_schedule="constant")
 
@@ -26,21 +25,6 @@ class Fails(keras.callbacks.Callback):
         self._calls += 1
         if self._calls == 2:
             raise ZeroDivisionError("of the user")
-
-
-def train(directory, callbacks, **settings):
-    """Trains on a small text in two epochs."""
-    return stacked_rnn.train(
-        write_corpus("language_model", directory),
-        callbacks=callbacks,
-        model_dir=directory / "run",
-        export_dir=directory / "models",
-        **{
-            "epochs": 2, "units": 16, "embedding_dim": 8, "num_layers": 1,
-            "sequence_length": 10, "batch_size": 8, "learning_rate": 0.01,
-            "jit_compile": False,
-        } | settings,
-    )  # fmt: skip
 
 
 def history(directory):
@@ -64,7 +48,7 @@ def plateau():
 
 
 def test_a_callback_reduces_the_learning_rate(tmp_path, capsys):
-    model = train(tmp_path, plateau(), epochs=3)
+    model = train(tmp_path, callbacks=plateau(), epochs=3)
     assert (
         "Only ReduceLROnPlateau changes the learning rate"
         in capsys.readouterr().out
@@ -133,7 +117,7 @@ def test_callbacks_that_cannot_work_are_refused(
     callback, settings, message, tmp_path
 ):
     with pytest.raises(configs.UserError, match=message) as error:
-        train(tmp_path, [callback], **settings)
+        train(tmp_path, callbacks=[callback], **settings)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -150,10 +134,10 @@ def test_other_callbacks_leave_the_schedule_alone():
 def test_a_failed_callback_costs_no_epoch(tmp_path, capsys):
     """After the last epoch, the same call has only to export."""
     with pytest.raises(ZeroDivisionError, match="of the user"):
-        train(tmp_path, [Fails("on_epoch_end")])
+        train(tmp_path, callbacks=[Fails("on_epoch_end")])
     assert len(history(tmp_path)) == 2
     capsys.readouterr()
-    model = train(tmp_path, [])
+    model = train(tmp_path)
     assert "Epoch" not in capsys.readouterr().out
     assert model.description.training["epochs"] == 2
 
@@ -171,3 +155,40 @@ def test_a_run_resumes_exactly_where_a_callback_failed(method, tmp_path):
     assert resumed.step == failed.step > 0
     resumed.fit(verbose=0)
     assert resumed.history == undisturbed.history
+
+
+def test_callbacks_of_keras_work_in_a_run_that_the_time_ends(tmp_path):
+    """Its schedule of the learning rate is saved with the model, too."""
+    trainer = small_trainer(
+        tmp_path, epochs=0, max_minutes=1.0, learning_rate_schedule="cosine"
+    )
+    history = keras.callbacks.History()
+    trainer.fit(
+        [
+            history,
+            keras.callbacks.EarlyStopping(
+                patience=1, min_delta=100.0, restore_best_weights=True
+            ),
+            keras.callbacks.ModelCheckpoint(
+                tmp_path / "{epoch}.weights.h5", save_weights_only=True
+            ),
+            keras.callbacks.ModelCheckpoint(tmp_path / "whole.keras"),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+            keras.callbacks.TerminateOnNaN(),
+            keras.callbacks.ProgbarLogger(),
+            keras.callbacks.TensorBoard(tmp_path / "board", update_freq=1),
+        ],
+        verbose=0,
+    )
+    assert history.epoch == [0, 1]
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
+    assert len(list(tmp_path.glob("board/train/events*"))) == 1
+    weights = trainer.model.get_weights()  # of the best epoch, the first
+    for name in ("1.weights.h5", "2.weights.h5"):
+        trainer.model.load_weights(tmp_path / name)
+        is_same = all(map(np.array_equal, weights, trainer.model.get_weights()))
+        assert is_same == name.startswith("1")
+    whole = keras.models.load_model(tmp_path / "whole.keras", compile=False)
+    assert all(
+        map(np.array_equal, whole.get_weights(), trainer.model.get_weights())
+    )
