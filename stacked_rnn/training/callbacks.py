@@ -1,4 +1,4 @@
-"""Keras callbacks that print, and what a run does for those of its user."""
+"""Keras callbacks that print, and settings for the callbacks of a user."""
 
 import shutil
 import sys
@@ -19,7 +19,7 @@ _REPAINT_SECONDS = 0.1
 
 
 def settings_for(callbacks, train_config, given) -> dict:
-    """Returns the settings that the callbacks of a user need.
+    """Returns the settings that the callbacks of a user need, and says so.
 
     Keras lets no callback set a learning rate that has a schedule.
 
@@ -30,6 +30,7 @@ def settings_for(callbacks, train_config, given) -> dict:
     Raises:
         UserError: a callback cannot work in a run.
     """
+    changes = {}
     for callback in callbacks:
         name = type(callback).__name__
         if isinstance(callback, keras.callbacks.BackupAndRestore):
@@ -44,17 +45,18 @@ def settings_for(callbacks, train_config, given) -> dict:
                 f"callbacks: {name} would set the learning rate of the chief "
                 "only: leave it out with --strategy=multi_worker"
             )
-        if train_config.learning_rate_schedule == "constant":
+        schedule = train_config.learning_rate_schedule
+        if schedule == "constant":
             continue
         if "learning_rate_schedule" in given:
             raise UserError(
-                f"--learning_rate_schedule={train_config.learning_rate_schedule}"
-                f": {name} sets the learning rate, too: leave one of the two "
-                "out"
+                f"--learning_rate_schedule={schedule}: {name} sets the "
+                "learning rate, too: leave one of the two out"
             )
-        print(f"Only {name} changes the learning rate: no schedule does")
-        return {"learning_rate_schedule": "constant"}
-    return {}
+        changes = {"learning_rate_schedule": "constant"}
+    if changes:
+        print("Callbacks set the learning rate: its schedule is constant")
+    return changes
 
 
 class EpochLines(keras.callbacks.Callback):
