@@ -11,6 +11,8 @@ from stacked_rnn.configs.base import (
 )
 from stacked_rnn.configs.tasks import TASKS
 
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Config):
@@ -305,6 +307,13 @@ class TrainConfig(Config):
         "text of the messages of a chat; it becomes part of the SavedModel, "
         "for serve.py. Language models only.",
     )
+    trackers: str = setting(
+        "tensorboard",
+        "Where the curves and the settings of the run are recorded, besides "
+        "history.csv: tensorboard, mlflow or wandb (Weights & Biases, offline "
+        "unless WANDB_MODE is set), or several, separated by commas (empty: "
+        "nowhere).",
+    )
     checkpoint_minutes: float = setting(
         10.0,
         "Minutes between checkpoints within an epoch, besides the one at its "
@@ -324,6 +333,12 @@ class TrainConfig(Config):
             check_encodable(name, getattr(self, name))
             # Written alike in records, flag files and tokenizers.
             object.__setattr__(self, name, escaped(getattr(self, name)))
+        for name in self.tracker_names:
+            if name not in TRACKERS:
+                raise UserError(
+                    f"--trackers={self.trackers}: there is no {name!r}: name "
+                    f"some of {','.join(TRACKERS)}"
+                )
         if not (self.epochs or self.max_minutes):
             raise UserError(
                 "--epochs=0 trains as long as --max_minutes: set that, or a "
@@ -342,3 +357,9 @@ class TrainConfig(Config):
                 "--early_stopping needs a text to validate on: set "
                 "--validation_fraction or --validation_windows"
             )
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The names in `trackers`, each once."""
+        names = map(str.strip, self.trackers.split(","))
+        return tuple(dict.fromkeys(filter(None, names)))
