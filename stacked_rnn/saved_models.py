@@ -209,8 +209,8 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
     version = _exported_version(path) or find_version(path)
     if version is None:
         raise UserError(
-            f"--saved_model={saved_model}: neither a SavedModel nor a directory of "
-            "versions of one: no saved_model.pb found"
+            f"--saved_model={saved_model}: neither a SavedModel nor a "
+            "directory of versions of one: no saved_model.pb found"
         )
     return version
 
