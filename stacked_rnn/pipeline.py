@@ -94,7 +94,7 @@ def train(
     changes = training.settings_for(callbacks, train_config, given)
     train_config = dataclasses.replace(train_config, **changes)
     given |= changes.keys()
-    training.check_packages(train_config.tracker_names)
+    training.check_packages(configs.tracker_names(train_config.trackers))
     model_config, train_config = configs.with_task_defaults(
         model_config, train_config, given
     )
@@ -256,7 +256,7 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
     if warning := version_changes.warning(version):
         print(f"warning: {warning}", file=sys.stderr)
     next_steps = task.next_steps(version)
-    if "tensorboard" in run.config.tracker_names:
+    if "tensorboard" in configs.tracker_names(run.config.trackers):
         logs = shlex.quote(str(run.model_dir / "tensorboard"))
         next_steps.append(f"{terminal.tool('tensorboard')} --logdir={logs}")
     return Outcome(version, True, tuple(next_steps))

@@ -174,12 +174,14 @@ def test_a_missing_package_is_named_before_the_training(tmp_path, monkeypatch):
 
 def test_names_of_trackers_are_checked():
     assert {*configs.training.TRACKERS} == trackers.TRACKERS.keys()
-    assert configs.TrainConfig().tracker_names == ("tensorboard",)
-    config = configs.TrainConfig(trackers=" wandb,mlflow,wandb,")
-    assert config.tracker_names == ("wandb", "mlflow")
-    assert configs.TrainConfig(trackers="").tracker_names == ()
+    default = configs.TrainConfig().trackers
+    assert configs.tracker_names(default) == ("tensorboard",)
+    assert configs.tracker_names(" wandb,mlflow,wandb,") == ("wandb", "mlflow")
+    assert configs.tracker_names("") == ()
     with pytest.raises(configs.UserError, match="there is no 'MLflow': name"):
         configs.TrainConfig(trackers="MLflow")
+    with pytest.raises(configs.UserError, match="expected a string"):
+        configs.TrainConfig(trackers=["mlflow"])
 
 
 @pytest.mark.skipif(

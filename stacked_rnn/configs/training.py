@@ -333,12 +333,7 @@ class TrainConfig(Config):
             check_encodable(name, getattr(self, name))
             # Written alike in records, flag files and tokenizers.
             object.__setattr__(self, name, escaped(getattr(self, name)))
-        for name in self.tracker_names:
-            if name not in TRACKERS:
-                raise UserError(
-                    f"--trackers={self.trackers}: there is no {name!r}: name "
-                    f"some of {','.join(TRACKERS)}"
-                )
+        tracker_names(self.trackers)  # checks them
         if not (self.epochs or self.max_minutes):
             raise UserError(
                 "--epochs=0 trains as long as --max_minutes: set that, or a "
@@ -358,8 +353,24 @@ class TrainConfig(Config):
                 "--validation_fraction or --validation_windows"
             )
 
-    @property
-    def tracker_names(self) -> tuple[str, ...]:
-        """The names in `trackers`, each once."""
-        names = map(str.strip, self.trackers.split(","))
-        return tuple(dict.fromkeys(filter(None, names)))
+
+def tracker_names(trackers) -> tuple[str, ...]:
+    """Returns the names in `TrainConfig.trackers`, each once.
+
+    Raises:
+        UserError: there is no such tracker.
+    """
+    if not isinstance(trackers, str):
+        raise UserError(
+            f"--trackers={trackers!r}: expected a string: mlflow,wandb"
+        )
+    names = tuple(
+        dict.fromkeys(filter(None, map(str.strip, trackers.split(","))))
+    )
+    for name in names:
+        if name not in TRACKERS:
+            raise UserError(
+                f"--trackers={trackers}: there is no {name!r}: name some of "
+                f"{','.join(TRACKERS)}"
+            )
+    return names

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from stacked_rnn.configs import UserError
+from stacked_rnn.configs import UserError, tracker_names
 
 _SET_THE_RATE = (
     keras.callbacks.LearningRateScheduler,
@@ -163,7 +163,7 @@ class SampleTexts(keras.callbacks.Callback):
     def __init__(self, trainer, sample):
         super().__init__()
         self._directory = None
-        if "tensorboard" in trainer.config.tracker_names:
+        if "tensorboard" in tracker_names(trainer.config.trackers):
             self._directory = trainer.model_dir / "tensorboard" / "train"
         self._sample = sample
         settings = trainer.model.config.to_dict() | trainer.config.to_dict()

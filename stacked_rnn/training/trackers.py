@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import keras
 
-from stacked_rnn.configs import UserError
+from stacked_rnn.configs import UserError, tracker_names
 from stacked_rnn.training import runs
 
 _IDS = "trackers.json"  # in the directory of a run: its names in the trackers
@@ -62,7 +62,7 @@ def tracking(trainer):
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(TRACKERS[name](trainer))
-            for name in trainer.config.tracker_names
+            for name in tracker_names(trainer.config.trackers)
         ]
 
 
