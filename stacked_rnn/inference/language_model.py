@@ -581,7 +581,7 @@ class SavedLanguageModel(base.LoadedModel):
         }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Surprisal:
     """How much each token of a text surprises a model.
 
@@ -599,7 +599,7 @@ class Surprisal:
         """-log p of each token, float32 [tokens]; NaN for the first."""
         return np.array([nats for _, nats, _ in self.tokens], np.float32)
 
-    def __str__(self):
+    def __repr__(self):
         return "\n".join(
             f"{nats:8.3f}  {token.decode('utf-8', 'backslashreplace')!r}"
             if nats is not None
