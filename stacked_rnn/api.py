@@ -6,7 +6,7 @@ import time
 from stacked_rnn import configs, inference, pipeline
 
 
-def train(corpus, *, minutes=None, callbacks=(), **settings):
+def train(corpus=None, *, minutes=None, callbacks=(), **settings):
     """Trains a model on a text, exports it, and loads it.
 
         model = stacked_rnn.train("mine.txt", minutes=2)
@@ -18,7 +18,8 @@ def train(corpus, *, minutes=None, callbacks=(), **settings):
     call.
 
     Args:
-        corpus: path of a text file, or whatever `--corpus` takes.
+        corpus: path of a text file, or whatever `--corpus` takes; None: its
+            default.
         minutes: how long to train, as `--max_minutes`.
         callbacks: Keras callbacks. The learning rate is a variable that they
             may set, `model.optimizer.learning_rate`. An error in a callback
@@ -35,7 +36,8 @@ def train(corpus, *, minutes=None, callbacks=(), **settings):
     """
     started = time.monotonic()
     config_classes = (configs.ModelConfig, configs.TrainConfig)
-    settings["corpus"] = os.fspath(corpus)
+    if corpus is not None:
+        settings["corpus"] = os.fspath(corpus)
     if minutes is not None:
         settings["max_minutes"] = float(minutes)
     configs.check_names(settings, *config_classes)

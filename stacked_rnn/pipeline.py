@@ -28,6 +28,7 @@ from stacked_rnn.utils import devices, terminal, text_files
 _RESERVE = 5.0  # seconds
 _LAST_PASS = 0.1  # share of the time limit that --learn_all takes
 _LAST_RATE = 0.2  # of the learning rate
+_FEW_STEPS = 50  # in which a model learns hardly anything
 _ENDINGS = (".gz", ".txt", ".text", ".md", ".tsv", ".csv", ".jsonl")
 
 
@@ -83,6 +84,11 @@ def train(
         UserError: a setting or a file cannot be used.
     """
     keras.config.set_floatx("float32")  # whatever keras.json says
+    # A model that this process has loaded has switched TensorFlow's graph
+    # optimizer off; every run has it on, so that equal runs have equal results.
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": False}
+    )
     model_config, train_config = configs.with_task_defaults(
         model_config, train_config, given
     )
@@ -230,6 +236,13 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
         print("The same command learns the rest of the held-out text.")
     print(f"\n{descriptions.describe_best(trainer)}")
     _draw_curves(run, trainer)
+    if trainer.is_timed and trainer.step < _FEW_STEPS:
+        print(
+            f"warning: {trainer.step} steps fit into --max_minutes="
+            f"{run.config.max_minutes:g}, in which a model learns hardly "
+            "anything: give it more minutes",
+            file=sys.stderr,
+        )
     if warning := version_changes.warning(version):
         print(f"warning: {warning}", file=sys.stderr)
     return Outcome(version, logs, tuple(task.next_steps(version)))

@@ -18,6 +18,7 @@ from tests.helpers.processes import run
 from tests.helpers.small_models import (
     ALPHABET,
     CELLS,
+    build_generator,
     randomized_model,
     small_config,
 )
@@ -43,26 +44,45 @@ def torch_logits(torch, config, tensors, token_ids):
     kinds = {
         "gru": torch.nn.GRU, "lstm": torch.nn.LSTM, "simple_rnn": torch.nn.RNN
     }  # fmt: skip
+    kind, units, width = kinds[config.cell], config.units, config.embedding_dim
+    readout, to_all = config.readout_layers, config.embedding_to_all_layers
+    if readout == "top" and not to_all:
+        rnn = kind(width, units, config.num_layers, batch_first=True)
+    else:
+        above = units + width * to_all
+        rnn = torch.nn.ModuleList(
+            kind(above if layer else width, units, batch_first=True)
+            for layer in range(config.num_layers)
+        )
+    read = units * (config.num_layers if readout == "concat" else 1)
     layers = torch.nn.ModuleDict(
         {
-            "embedding": torch.nn.Embedding(
-                config.vocabulary_size, config.embedding_dim
-            ),
-            "rnn": kinds[config.cell](
-                config.embedding_dim,
-                config.units,
-                config.num_layers,
-                batch_first=True,
-            ),
-            "head": torch.nn.Linear(config.units, config.vocabulary_size),
+            "embedding": torch.nn.Embedding(config.vocabulary_size, width),
+            "rnn": rnn,
+            "head": torch.nn.Linear(read, config.vocabulary_size),
         }
     )
     layers.load_state_dict(
         {name: torch.tensor(value) for name, value in tensors.items()}
     )
     with torch.no_grad():
-        x, _ = layers["rnn"](layers["embedding"](torch.tensor(token_ids)))
+        x = embedded = layers["embedding"](torch.tensor(token_ids))
+        if not isinstance(rnn, torch.nn.ModuleList):
+            return layers["head"](rnn(x)[0]).numpy()
+        outputs = []
+        for layer in rnn:
+            if outputs and to_all:
+                x = torch.cat([x, embedded], -1)
+            x, _ = layer(x)
+            outputs.append(x)
+        if readout == "concat":
+            x = torch.cat(outputs, -1)
+        elif readout == "sum":
+            x = sum(outputs)
         return layers["head"](x).numpy()
+
+
+WIRED = {"readout_layers": "concat", "embedding_to_all_layers": True}
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -72,8 +92,11 @@ def torch_logits(torch, config, tensors, token_ids):
         {"num_layers": 3},
         {"tie_embeddings": True},
         {"tie_embeddings": True, "embedding_dim": 6},
+        WIRED,
+        {"readout_layers": "sum", "num_layers": 3},
+        {"embedding_to_all_layers": True, "num_layers": 3},
     ],
-    ids=["three layers", "tied, projected", "tied"],
+    ids=["three layers", "tied, projected", "tied", "wired", "sum", "to all"],
 )
 def test_logits_are_those_of_pytorch(cell, changes, torch, rng):
     config = small_config(cell=cell, **changes)
@@ -102,9 +125,10 @@ def test_weights_of_pytorch_give_its_logits(cell, torch, rng):
     np.testing.assert_allclose(logits, expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("changes", [{}, WIRED], ids=["plain", "wired"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_there_and_back_changes_nothing(cell):
-    config = small_config(cell=cell)
+def test_there_and_back_changes_nothing(cell, changes):
+    config = small_config(cell=cell, **changes)
     model, copy = randomized_model(config), randomized_model(config, seed=1)
     torch_weights.load_state_dict(copy, torch_weights.state_dict(model))
     for weight, copied in zip(model.get_weights(), copy.get_weights()):
@@ -115,8 +139,6 @@ def test_there_and_back_changes_nothing(cell):
     ("changes", "words"),
     [
         ({"residual": True}, "--noresidual"),
-        ({"readout_layers": "sum"}, "--readout_layers=top"),
-        ({"embedding_to_all_layers": True}, "--noembedding_to_all_layers"),
         ({"cell": "lstm", "cap_input_gate": True}, "--nocap_input_gate"),
     ],
 )
@@ -127,9 +149,10 @@ def test_layers_that_pytorch_does_not_have_are_refused(changes, words):
     assert str(error.value).startswith("--format=pytorch: ")
 
 
+@pytest.mark.parametrize("changes", [{}, WIRED], ids=["plain", "wired"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_file_holds_a_whole_model(cell, safetensors, tmp_path):
-    model = randomized_model(small_config(cell=cell))
+def test_a_file_holds_a_whole_model(cell, changes, safetensors, tmp_path):
+    model = randomized_model(small_config(cell=cell, **changes))
     tokenizer = tokenizers.build(
         "char", ALPHABET[1:].encode(), document_separator=r"\n"
     )
@@ -137,7 +160,10 @@ def test_a_file_holds_a_whole_model(cell, safetensors, tmp_path):
     torch_weights.write(model, tokenizer, path)
     config, read_tokenizer, tensors = torch_weights.read(path)
     assert config == small_config(
-        cell=cell, end_of_text=True, embedding_stddev=config.embedding_stddev
+        cell=cell,
+        end_of_text=True,
+        embedding_stddev=config.embedding_stddev,
+        **changes,
     )
     assert read_tokenizer == tokenizer
     assert tensors.keys() == torch_weights.state_dict(model).keys()
@@ -146,14 +172,29 @@ def test_a_file_holds_a_whole_model(cell, safetensors, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_layers_one_by_one_need_to_say_how_they_are_connected(
+    safetensors, tmp_path
+):
+    tensors = torch_weights.state_dict(randomized_model(small_config(**WIRED)))
+    path = tmp_path / "a.safetensors"
+    safetensors.save_file(
+        {name: np.ascontiguousarray(t) for name, t in tensors.items()},
+        path,
+        WHOLE,
+    )
+    assert_refused(path, "its header has no config, which says how the layers")
+
+
 # The commands -----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("changes", [{}, WIRED], ids=["plain", "wired"])
 def test_export_writes_what_the_page_generates_with(
-    letters, torch, safetensors, tmp_path
+    changes, torch, safetensors, tmp_path
 ):
     """The program of docs/runtimes.md prints the text of generate.py."""
-    shutil.copytree(letters, tmp_path / "saved_models/letters/1")
+    generator = build_generator(**changes)
+    generator.save(tmp_path / "saved_models/letters")
     ran = run(tmp_path, "export.py", "--format=pytorch")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("Wrote letters.safetensors (")

@@ -370,7 +370,7 @@ class ExportConfig(Config):
         super().__post_init__()
         if self.format != "pytorch":
             return
-        if self.weights != "float32":
+        if self.weights not in ("auto", "float32"):
             raise UserError(
                 f"--weights={self.weights}: --format=pytorch writes float32"
             )

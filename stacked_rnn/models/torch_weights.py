@@ -7,6 +7,8 @@ as those of this project:
     rnn        nn.GRU, nn.LSTM or nn.RNN, of all layers
     head       nn.Linear, from the units of the top layer to the logits
 
+Where the embedding enters every layer, or the readout has all of them, PyTorch
+has no such stack: `rnn` is then an nn.ModuleList of layers, `rnn.0`, `rnn.1`.
 PyTorch has the transposed matrices and, for a GRU, the gates r and z the other
 way round. Its LSTM and RNN have two biases, which are added: here the second is
 zero. A file is in the format safetensors, and its header has two JSON objects:
@@ -50,14 +52,19 @@ def check_layers(config) -> None:
     flags = {
         "--noresidual": config.residual,
         "--nocap_input_gate": config.cap_input_gate,
-        "--noembedding_to_all_layers": config.embedding_to_all_layers,
-        "--readout_layers=top": config.readout_layers != "top",
     }
     if needed := [flag for flag, is_needed in flags.items() if is_needed]:
         raise UserError(
-            "--format=pytorch: PyTorch's layers are not wired like those of "
-            f"this model: train one with {' '.join(needed)}"
+            "--format=pytorch: PyTorch's layers do not compute what those of "
+            f"this model do: train one with {' '.join(needed)}"
         )
+
+
+def _name(config, part, layer) -> str:
+    """The name of a weight of a layer."""
+    if config.embedding_to_all_layers or config.readout_layers != "top":
+        return f"rnn.{layer}.{part}_l0"
+    return f"rnn.{part}_l{layer}"
 
 
 def state_dict(model) -> dict[str, np.ndarray]:
@@ -83,13 +90,14 @@ def state_dict(model) -> dict[str, np.ndarray]:
         )
         if config.cell != "gru":
             bias = np.stack([bias, np.zeros_like(bias)])
-        for name, blocks in (
+        for part, blocks in (
             ("weight_ih", kernel.T),
             ("weight_hh", recurrent_kernel.T),
             ("bias_ih", bias[0]),
             ("bias_hh", bias[1]),
         ):
-            tensors[f"rnn.{name}_l{layer}"] = _reordered(config.cell, blocks)
+            name = _name(config, part, layer)
+            tensors[name] = _reordered(config.cell, blocks)
     if config.tie_embeddings:
         head = embeddings
         if "readout_projection/kernel" in weights:
@@ -126,8 +134,8 @@ def load_state_dict(model, tensors) -> None:
     weights["readout/bias"].assign(tensors["head.bias"])
     for layer in range(config.num_layers):
         kernel, recurrent_kernel, *biases = (
-            _reordered(config.cell, tensors[f"rnn.{name}_l{layer}"])
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            _reordered(config.cell, tensors[_name(config, part, layer)])
+            for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
         bias = np.stack(biases) if config.cell == "gru" else sum(biases)
         for name, value in (
@@ -187,8 +195,9 @@ def write(model, tokenizer, path) -> None:
 def read(path):
     """Reads a file of weights, of `write` or of a program with PyTorch.
 
-    The architecture follows from the shapes; of the header, only the entry
-    `tokenizer` of `vocabulary` is needed.
+    The architecture follows from the shapes, but for the wiring of layers that
+    are one by one, which `config` in the header has. Of `vocabulary` there,
+    only the entry `tokenizer` is needed.
 
     Args:
         path: the file.
@@ -219,7 +228,24 @@ def read(path):
             f"docs/runtimes.md ({type(error).__name__}: {error})"
         ) from error
     config = _config_of(tensors, tokenizer)
+    if "rnn.0.weight_hh_l0" in tensors:
+        config = dataclasses.replace(config, **_wiring(header))
     return config, tokenizer, tensors
+
+
+def _wiring(header) -> dict:
+    """What the header says of how layers are connected."""
+    try:
+        config = json.loads(header["config"])
+        return {
+            name: config[name]
+            for name in ("embedding_to_all_layers", "readout_layers")
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "its header has no config, which says how the layers rnn.0, rnn.1 "
+            f"are connected ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _config_of(tensors, tokenizer) -> ModelConfig:
@@ -227,7 +253,10 @@ def _config_of(tensors, tokenizer) -> ModelConfig:
     layers = [name for name in tensors if re.search(r"weight_hh_l\d+$", name)]
     try:
         vocabulary_size, embedding_dim = tensors["embedding.weight"].shape
-        rows, units = tensors["rnn.weight_hh_l0"].shape
+        name = "rnn.weight_hh_l0"
+        if "rnn.0.weight_hh_l0" in tensors:
+            name = "rnn.0.weight_hh_l0"
+        rows, units = tensors[name].shape
     except (KeyError, ValueError) as error:
         raise UserError(
             "it needs the matrices embedding.weight and rnn.weight_hh_l0 "
@@ -236,7 +265,7 @@ def _config_of(tensors, tokenizer) -> ModelConfig:
     cells = {len(order): cell for cell, order in _ORDERS.items()}
     if rows % units or rows // units not in cells:
         raise UserError(
-            f"rnn.weight_hh_l0 has the shape ({rows}, {units}), which no "
+            f"{name} has the shape ({rows}, {units}), which no "
             "nn.GRU, nn.LSTM or nn.RNN has"
         )
     if vocabulary_size != tokenizer.vocabulary_size():

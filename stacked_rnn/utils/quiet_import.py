@@ -5,6 +5,8 @@ import os
 import sys
 import tempfile
 
+from stacked_rnn.configs import UserError
+
 
 def import_tensorflow() -> None:
     """Imports TensorFlow without its native start-up notices.
@@ -12,7 +14,17 @@ def import_tensorflow() -> None:
     They are written before any log level takes effect; if the import fails,
     they are shown. TensorFlow then takes only as much of a GPU's memory as it
     needs, since another process may use the same GPU.
+
+    Raises:
+        UserError: Keras has been imported for another backend.
     """
+    if keras := sys.modules.get("keras"):
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            raise UserError(
+                f"Keras runs on {backend} here: begin the program with "
+                'os.environ["KERAS_BACKEND"] = "tensorflow"'
+            )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     # The account may have set Keras to another backend, for other work.

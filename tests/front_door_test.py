@@ -1,0 +1,346 @@
+"""`import stacked_rnn`: training, loading, and models with plain arguments."""
+
+import subprocess
+import sys
+import types
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import stacked_rnn
+from stacked_rnn import chat_templates, configs, hub, inference, saved_models
+from stacked_rnn.configs import UserError
+from tests.helpers import ROOT
+
+SMALL = {
+    "units": 8, "num_layers": 1, "embedding_dim": 4, "batch_size": 4,
+    "sequence_length": 8, "jit_compile": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory with a text, mine.txt."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("a bad cab, a deaf bee. " * 40)
+    return tmp_path
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = (
+        "import sys, stacked_rnn\n"
+        "assert not {'tensorflow', 'numpy', 'absl'} & set(sys.modules)\n"
+        "assert {'load', 'train'} <= set(stacked_rnn.__all__)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        stacked_rnn.trian  # noqa: B018
+
+
+def test_another_backend_of_keras_is_named():
+    code = (
+        "import types, sys\n"
+        "backend = types.SimpleNamespace(backend=lambda: 'jax')\n"
+        "sys.modules['keras'] = types.SimpleNamespace(backend=backend)\n"
+        "import stacked_rnn\n"
+        "stacked_rnn.load\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "UserError: Keras runs on jax here" in ran.stderr.splitlines()[-1]
+
+
+# Training ---------------------------------------------------------------------
+
+
+def test_training_gives_a_model_that_generates(here, capsys):
+    model = stacked_rnn.train(here / "mine.txt", epochs=1, **SMALL)
+    assert model.path == here.joinpath("saved_models/mine/1").relative_to(here)
+    assert len(model.generate("a ", max_new_tokens=20, seed=1)) == 20
+    output = capsys.readouterr().out
+    assert "Epoch 1/1" in output and "Exported saved_models/mine/1" in output
+    assert "python" not in output.splitlines()[-1]  # no commands for a shell
+
+    again = stacked_rnn.train("mine.txt", epochs=1, **SMALL)
+    assert "Nothing is left to do" in capsys.readouterr().out
+    assert again.path == model.path
+    longer = stacked_rnn.train("mine.txt", epochs=2, **SMALL)
+    assert "resuming" in capsys.readouterr().out
+    assert longer.path.name == "2"
+    assert stacked_rnn.load("runs/mine").path.name == "2"
+
+
+def test_minutes_are_the_time_limit(here, capsys):
+    """So short a time is said to be too short."""
+    model = stacked_rnn.train("mine.txt", minutes=0.001, **SMALL)
+    assert " steps fit into --max_minutes=0.001, in" in capsys.readouterr().err
+    flags = (here / "runs/mine/config.flags").read_text()
+    assert "--max_minutes=0.001\n" in flags and "--units=8\n" in flags
+    assert model.description.training["characters"] > 0
+
+
+def test_a_second_run_in_a_process_is_like_the_first(here):
+    """Also with the graph optimizer, which a loaded model switches off."""
+    is_off, models = [], []
+
+    def note(logs):
+        options = tf.config.optimizer.get_experimental_options()
+        is_off.append(options.get("disable_meta_optimizer", False))
+
+    for name in "ab":
+        models.append(
+            stacked_rnn.train(
+                "mine.txt",
+                epochs=1,
+                model_dir=f"runs/{name}",
+                export_dir=f"saved_models/{name}",
+                callbacks=[keras.callbacks.LambdaCallback(on_train_begin=note)],
+                **SMALL,
+            )
+        )
+    assert is_off == [False, False]
+    for first, second in zip(*(model.functions.weights for model in models)):
+        assert np.array_equal(first, second)
+
+
+def test_what_is_not_given_fits_the_text(here, capsys):
+    stacked_rnn.train("mine.txt", minutes=0.02)
+    assert "Flags override it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unit": 8}, "^unit: there is no such setting: did you mean units"),
+        ({"units": -1}, "^--units=-1: expected 1 <= units"),
+        ({"cell": "gnu"}, "^--cell='gnu': expected one of"),
+        ({"task": "classifier", "carry_state": True}, "^--carry_state: has no"),
+        ({"corpus": "no.txt"}, "^--corpus=no.txt"),
+    ],
+)
+def test_wrong_settings_are_named_and_leave_nothing(here, settings, message):
+    with pytest.raises(UserError, match=message):
+        stacked_rnn.train(settings.pop("corpus", "mine.txt"), **settings)
+    assert [path.name for path in here.iterdir()] == ["mine.txt"]
+
+
+# A language model -------------------------------------------------------------
+
+
+def test_a_string_gives_a_string_and_a_list_gives_a_list(loaded):
+    options = {"max_new_tokens": 12, "temperature": 0.7, "seed": 1}
+    alone = loaded.generate("abc", **options)
+    both = loaded.generate(["abc", "de"], **options)
+    samples = loaded.generate("abc", num_samples=2, **options)
+    assert isinstance(alone, str) and len(alone) == 12
+    assert both[0] == alone and len(both) == 2
+    assert samples[0] == alone != samples[1]
+    assert loaded.generate(["de"], num_samples=2, **options)[0][0] == both[1]
+    (continuation,) = loaded.continuations(
+        ["abc"], configs.SamplingConfig(**options)
+    )
+    assert continuation.text == alone
+    cut = loaded.generate("abc", stop=(alone[5],), **options)
+    assert cut == alone[: alone.index(alone[5])]
+
+
+def test_what_an_option_leaves_out_is_the_default_of_the_model(loaded):
+    expected = loaded.generate("a", **loaded.defaults.to_dict())
+    assert loaded.generate("a") == expected
+    assert len(expected) == loaded.defaults.max_new_tokens
+
+
+def test_streamed_pieces_add_up_to_the_text(loaded):
+    options = {"max_new_tokens": 40, "seed": 3}
+    pieces = list(loaded.stream("abc", **options))
+    assert "".join(pieces) == loaded.generate("abc", **options)
+    assert len(pieces) > 1 and all(pieces)
+
+
+def test_beam_search_finds_likelier_texts_than_the_greedy_one(loaded):
+    found = loaded.beam_search(["abc", ""], num_beams=3, max_new_tokens=6)
+    assert [len(text) for text in found] == [6, 6]
+    assert loaded.beam_search("abc", num_beams=3, max_new_tokens=6) == found[0]
+    greedy = loaded.generate("abc", temperature=0, max_new_tokens=6)
+    costs = [loaded.score("abc" + text).nats for text in (found[0], greedy)]
+    assert costs[0] <= costs[1] + 1e-5
+
+
+def test_score_and_surprisal_agree_with_evaluate(loaded):
+    text = "abcabcdefgh"
+    score, found = loaded.score(text), loaded.surprisal(text)
+    evaluated = loaded.evaluate(text.encode())
+    assert score.perplexity == pytest.approx(evaluated["perplexity"])
+    assert (score.tokens, score.characters) == (10, 11)
+    assert np.isnan(found.nats[0])
+    assert found.nats[1:].sum() == pytest.approx(score.nats, rel=1e-5)
+    assert str(found).splitlines()[0] == "       -  'a'"
+    page = found._repr_html_()
+    assert page.count("</span>") == 11 and "<html" not in page
+    with pytest.raises(UserError, match="shorter than two tokens"):
+        loaded.score("a")
+
+
+def test_embeddings_are_arrays(loaded):
+    vectors = loaded.embed(["abc", "a longer text", ""])
+    assert vectors.shape == (3, loaded.model_config.units)
+    np.testing.assert_allclose(loaded.embed("abc"), vectors[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 1}, "^temprature: there is no such .* temperature?"),
+        ({"temperature": -1.0}, "^--temperature=-1.0: expected 0.0 <="),
+        ({"max_tokens": 3}, "^max_tokens: there is no such setting"),
+    ],
+)
+def test_wrong_options_are_named(loaded, options, message):
+    for method in (loaded.generate, loaded.stream, loaded.beam_search):
+        with pytest.raises(UserError, match=message):
+            method("abc", **options)
+
+
+def test_a_chat_needs_a_template(loaded, tmp_path):
+    messages = [{"role": "user", "content": "ab"}]
+    with pytest.raises(UserError, match="has no chat template"):
+        loaded.chat(messages)
+    if chat_templates.jinja2 is None:
+        pytest.skip("no jinja2, which chat templates need")
+    copy = loaded.save(tmp_path / "chats")
+    saved_models.write_chat_template(
+        copy, "{% for m in messages %}{{ m.content }}c{% endfor %}"
+    )
+    model = stacked_rnn.load(copy)
+    answer = model.chat(messages, max_new_tokens=9, seed=2)
+    assert answer == loaded.generate("abc", max_new_tokens=9, seed=2)
+
+
+def test_a_summary_is_the_card_of_the_model(loaded):
+    summary = loaded.summary()
+    assert "GRU language model of" in summary and str(loaded.path) in summary
+
+
+# Where models come from -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["copies", "model.zip"])
+def test_a_saved_model_loads_again(loaded, name, tmp_path):
+    saved = loaded.save(tmp_path / name)
+    model = stacked_rnn.load(saved)
+    options = {"temperature": 0, "max_new_tokens": 20}
+    assert model.generate("ab", **options) == loaded.generate("ab", **options)
+    assert model.evaluate(b"abc") == loaded.evaluate(b"abc")
+    if name == "copies":
+        assert loaded.save(tmp_path / name).name == "2"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_is_not_an_archive_is_named(tmp_path):
+    (tmp_path / "text.zip").write_text("not an archive")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("readme.txt", "no model")
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../evil.txt", "outside")
+    for name, message in (
+        ("text", "not an archive, or damaged"),
+        ("other", "no saved_model.pb found"),
+        ("evil", "no saved_model.pb found"),
+    ):
+        with pytest.raises(UserError, match=message):
+            stacked_rnn.load(tmp_path / f"{name}.zip")
+
+
+def test_nothing_is_left_where_a_copy_cannot_be_written(loaded, tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/model.zip"):
+        with pytest.raises(UserError, match="cannot write there"):
+            loaded.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+class FakeHub(types.ModuleType):
+    """huggingface_hub with one directory in place of the network."""
+
+    class errors:  # noqa: N801
+        HfHubHTTPError = ConnectionError
+
+    def __init__(self, directory):
+        super().__init__("huggingface_hub")
+        self.directory, self.calls = directory, []
+
+    def snapshot_download(self, repository, revision):
+        self.calls.append((repository, revision))
+        if repository != "ann/cats":
+            raise ConnectionError("404: Repository Not Found\nmore")
+        return str(self.directory)
+
+    def create_repo(self, repository, exist_ok):
+        assert exist_ok
+        return f"https://hub.example/{repository}"
+
+    def upload_folder(self, repo_id, folder_path, **_):
+        self.calls.append((repo_id, folder_path))
+
+
+@pytest.fixture
+def fake_hub(letters, monkeypatch):
+    fake = FakeHub(letters)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    return fake
+
+
+def test_a_model_comes_from_the_hub_and_goes_there(fake_hub, loaded):
+    model = stacked_rnn.load("hf://ann/cats@v2")
+    assert model.generate("ab", seed=1) == loaded.generate("ab", seed=1)
+    assert loaded.push("hf://ann/cats") == "https://hub.example/ann/cats"
+    assert fake_hub.calls == [
+        ("ann/cats", "v2"), ("ann/cats", str(loaded.path)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf://ann/dogs", "^hf://ann/dogs: 404: Repository Not Found$"),
+        ("hf://cats", "^hf://cats: expected hf://USER/NAME$"),
+    ],
+)
+def test_what_the_hub_lacks_is_one_line(fake_hub, name, message):
+    with pytest.raises(UserError, match=message):
+        stacked_rnn.load(name)
+
+
+def test_a_missing_hub_package_is_named(loaded, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for call in (stacked_rnn.load, loaded.push):
+        with pytest.raises(UserError, match="pip install huggingface_hub"):
+            call("hf://ann/cats")
+
+
+def test_the_real_hub_package_has_what_is_called():
+    real = pytest.importorskip("huggingface_hub")
+    for name in ("snapshot_download", "create_repo", "upload_folder"):
+        assert callable(getattr(real, name))
+    assert issubclass(
+        real.errors.RepositoryNotFoundError, OSError
+    ) or issubclass(
+        real.errors.RepositoryNotFoundError, real.errors.HfHubHTTPError
+    )
+    assert hub.PREFIX == "hf://"
+
+
+def test_a_model_is_written_for_other_programs(loaded, tmp_path):
+    page = loaded.export(tmp_path / "page.html")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    with pytest.raises(UserError, match="its name must end in .onnx, .tflite"):
+        loaded.export(tmp_path / "page.pdf")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_load_is_that_of_inference(letters):
+    assert isinstance(stacked_rnn.load(letters), inference.SavedLanguageModel)
