@@ -34,7 +34,7 @@ def build(site) -> int:
             (pages / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(ROOT / name, pages / name)
         command = [
-            *(sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"),
+            *(sys.executable, "-m", "mkdocs", "build", "--strict"),
             *("--config-file", ROOT / "docs/mkdocs.yml", "--site-dir", site),
         ]
         environment = {"STACKED_RNN_PAGES": str(pages)}
@@ -45,8 +45,8 @@ def build(site) -> int:
 
 def main(arguments) -> int:
     """Builds the site, in build/site or another directory."""
-    (site,) = arguments or [ROOT / "build/site"]
-    code = build(pathlib.Path(site).absolute())
+    site = pathlib.Path(arguments[0] if arguments else ROOT / "build/site")
+    code = build(site.absolute())
     if code == 0:
         print(f"Open {site}/index.html")
     return code

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 
 import pytest
 
@@ -64,3 +65,20 @@ def test_the_search_works_from_a_disk(site):
     assert not any(
         request.get("url", "").startswith("http") for request in requests
     )
+
+
+@pytest.mark.parametrize("link", ["trian.md", "train.md#nowhere"])
+def test_a_dead_link_is_an_error(site, tmp_path, link):
+    """In a copy of the project."""
+    for name in ("docs", "benchmarks", "experiments", "deploy", "stacked_rnn"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for path in (*ROOT.glob("*.md"), ROOT / "LICENSE"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "saved_models").mkdir()
+    shutil.copy(ROOT / "saved_models/README.md", tmp_path / "saved_models")
+    with open(tmp_path / "docs/faq.md", "a", encoding="utf-8") as page:
+        page.write(f"\n[a page]({link})\n")
+    program = tmp_path / "docs/build_site.py"
+    ended = run_anew(tmp_path, program, tmp_path / "made")
+    assert ended.returncode == 1
+    assert "docs/faq.md" in ended.stderr and link in ended.stderr
