@@ -5,6 +5,7 @@
 # make clients install other people's clients of the server, test them
 # make lint    set up, check style, types and docs/commands.md
 # make format  set up, fix style and format, write docs/commands.md
+# make docs    set up, build the documentation as a site that works offline
 # make bench   set up, compare training with stock Keras and PyTorch
 # make clean   delete the environment
 
@@ -13,7 +14,7 @@ VENV ?= .venv
 CLIENTS ?= .venv-clients
 BIN := $(VENV)/bin
 
-.PHONY: demo test drill soak clients lint format bench clean
+.PHONY: demo test drill soak clients lint format docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py
@@ -49,6 +50,9 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 	$(BIN)/python docs/write_commands.py
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/build_site.py
+
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/training_speed.py
 
@@ -67,6 +71,10 @@ $(VENV)/.installed: setup.cfg | $(BIN)/python
 
 $(VENV)/.installed-test: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-bench: setup.cfg | $(BIN)/python

@@ -2,7 +2,7 @@
 
 The notation is that of "Dive into Deep Learning" (D2L), chapters 9 and 10, with
 the gate order of Keras. Shapes: token_ids [batch, time]; activations [batch,
-time, units]; states[layer][part], each [batch, units]. This module imports
+time, units]; `states[layer][part]`, each [batch, units]. This module imports
 nothing but NumPy, and is written for clarity, not speed.
 """
 
@@ -97,7 +97,7 @@ NUM_STATES = {"simple_rnn": 1, "gru": 1, "lstm": 2}
 
 
 def initial_states(cell, units, num_layers, batch_size):
-    """Returns zeros, states[layer][part], each [batch, units]."""
+    """Returns zeros, `states[layer][part]`, each [batch, units]."""
     zeros = np.zeros((batch_size, units))
     return ((zeros,) * NUM_STATES[cell],) * num_layers
 
@@ -136,7 +136,7 @@ def deep_rnn(cell, inputs, states, weights, mask=None, projections=None):
     Args:
         cell: "simple_rnn", "gru" or "lstm".
         inputs: [batch, time, inputs].
-        states: states[layer][part], each [batch, units].
+        states: `states[layer][part]`, each [batch, units].
         weights: a triple (kernel, recurrent_kernel, bias) per layer.
         mask: see `recurrent_layer`.
         projections: None, or for residual connections an entry per layer: a

@@ -12,6 +12,10 @@ def sampling(**changes):
     return configs.SamplingConfig(**{"max_new_tokens": 30} | changes)
 
 
+def test_a_loaded_model_shows_its_class_and_its_path(loaded):
+    assert repr(loaded) == f"<SavedLanguageModel {loaded.path}>"
+
+
 def test_samples_have_consecutive_seeds(loaded):
     samples = list(
         loaded.continuations(["abc", ""], sampling(seed=3), num_samples=2)

@@ -239,7 +239,7 @@ class Reader(html.parser.HTMLParser):
 @pytest.mark.parametrize("name", ["gru", "ends of texts", "simple_rnn", "lstm"])
 def test_the_page_holds_the_text_and_the_values_of_all_units(models, name):
     model = models[name]
-    found = inspect.inspect_text(model, TEXT.encode(), "a text", [])
+    found = inference.inspect_text(model, TEXT.encode(), "a text", [])
     page = Reader(inspection_html.page(found))
     shown = "".join(page.reading)
     assert len(shown) == len(TEXT) and shown.count("\n") == TEXT.count("\n")
@@ -257,7 +257,7 @@ def test_the_page_holds_the_text_and_the_values_of_all_units(models, name):
 
 def test_the_page_of_bytes_joins_them_to_characters(loaded_bytes):
     text = "a\u20acb\U0001f600"
-    found = inspect.inspect_text(loaded_bytes, text.encode(), "a text", [])
+    found = inference.inspect_text(loaded_bytes, text.encode(), "a text", [])
     page = Reader(inspection_html.page(found))
     assert page.reading == [*text]
     token_ids = loaded_bytes.tokenizer.tokenize([text]).flat_values.numpy()
@@ -268,13 +268,22 @@ def test_the_page_of_bytes_joins_them_to_characters(loaded_bytes):
     )
 
 
+def test_a_loaded_model_looks_inside_itself(models):
+    found = models["gru"].inspect(TEXT)
+    expected = inference.inspect_text(models["gru"], TEXT.encode(), "", [])
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert found.pieces == expected.pieces and found.chosen
+    with pytest.raises(configs.UserError, match="shorter than two"):
+        models["gru"].inspect("a")
+
+
 def test_a_text_of_one_character_has_a_page(loaded_bytes):
     """Nothing in it varies: no unit is chosen, and all can be looked at."""
-    found = inspect.inspect_text(loaded_bytes, b"\xe2\x82\xac", "a text", [])
+    found = inference.inspect_text(loaded_bytes, b"\xe2\x82\xac", "a text", [])
     page = Reader(inspection_html.page(found))
     assert page.reading == ["\u20ac"] and found.chosen == []
     assert page.data["best"] == [-1] * len(page.data["columns"])
-    found = inspect.inspect_text(loaded_bytes, b"\xe2\x82\xac", "a text", [3])
+    found = inference.inspect_text(loaded_bytes, b"\xe2\x82\xac", "a text", [3])
     assert [unit.column for unit in found.chosen] == [3]
 
 
@@ -326,7 +335,7 @@ def test_the_page_works_in_a_browser(models, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if not (browser and shutil.which("chromedriver")):
         pytest.skip("no browser: apt-get install chromium chromium-driver")
-    found = inspect.inspect_text(models["lstm"], TEXT.encode(), "a text", [4])
+    found = inference.inspect_text(models["lstm"], TEXT.encode(), "a text", [4])
     path = tmp_path / "page.html"
     path.write_text(inspection_html.page(found), encoding="utf-8")
     options = webdriver.ChromeOptions()

@@ -1,6 +1,7 @@
 """Encoder and decoder: equations, masks, training, export, search."""
 
 import itertools
+import sys
 
 import keras
 import numpy as np
@@ -366,6 +367,20 @@ def test_align_names_the_tokens_of_the_attention(saved):
     assert text_tokens == ["a", "b", "c", "d", ""]
     assert output_tokens == ["D", "C", "B", "A", ""]
     assert attention.shape == (5, 5)
+
+
+def test_a_notebook_shows_attention_as_a_picture(saved, monkeypatch):
+    attention = inference.load(saved).align("abcd", "DCBA")
+    assert attention._repr_png_().startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert attention._repr_png_() is None  # it then shows the tuple
+
+
+def test_search_options_are_taken_by_name(saved):
+    model = inference.load(saved)
+    assert model.rewrite("abcd", max_new_tokens=2).output == "DC"
+    with pytest.raises(UserError, match="did you mean num_beams"):
+        model.rewrite("abcd", num_beam=2)
 
 
 def test_loading_a_seq2seq_model_to_generate_is_refused(saved):

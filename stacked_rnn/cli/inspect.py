@@ -17,9 +17,6 @@ from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError
 from stacked_rnn.utils import files, terminal
 
-_MOST_TOKENS = 16  # whose neighbours are shown
-_NEIGHBOURS = 5
-
 
 def main(saved_model_config, config):
     """Reads the text and writes the page."""
@@ -46,7 +43,7 @@ def main(saved_model_config, config):
         if len(text) < len(whole)
         else f"{config.text}, the whole of it."
     )
-    inspection = inspect_text(
+    inspection = inference.inspect_text(
         inference.from_description(description), text, about, columns
     )
     try:
@@ -71,83 +68,6 @@ def first_characters(text, count) -> bytes:
     """Returns the first characters of a text, bytes that may not be UTF-8."""
     characters = text[: 4 * count].decode("utf-8", "surrogateescape")[:count]
     return characters.encode("utf-8", "surrogateescape")
-
-
-def inspect_text(model, text, about, columns):
-    """Reads a text with a model.
-
-    Args:
-        model: an `inference.SavedLanguageModel`.
-        text: the text as UTF-8 bytes.
-        about: what the page says of the text.
-        columns: the units to show, see `InspectConfig.unit_columns`; empty:
-            the program chooses.
-
-    Returns:
-        An `inspection_html.Inspection`.
-
-    Raises:
-        UserError: the text is shorter than two tokens.
-    """
-    from stacked_rnn import (
-        inference,
-        metrics,
-        model_cards,
-        saved_models,
-        training,
-    )
-    from stacked_rnn.reports import inspection_html, surprisal_html
-
-    tokenizer, description = model.tokenizer, model.description
-    token_ids, nats = model.token_nats(text)
-    if not len(nats):
-        raise UserError("--text: the text is shorter than two tokens")
-    keras_model = training.read_saved_model(description)
-    weights = {weight.path: weight.numpy() for weight in keras_model.weights}
-    read = inference.read_activations(model, weights, token_ids)
-
-    vocabulary = model.token_bytes.tolist()
-    if tokenizer.end_id is not None:  # it is detokenized to nothing
-        separator = configs.unescaped(tokenizer.document_separator)
-        vocabulary[tokenizer.end_id] = separator.encode()
-    tokens = [vocabulary[token_id] for token_id in token_ids]
-    pieces, parts = zip(*surprisal_html.whole_characters(tokens))
-    values = read.values[[part.stop - 1 for part in parts]]
-    search = metrics.UnitSearch(
-        values.reshape(len(pieces), -1), metrics.features_of_text(pieces)
-    )
-    neighbours = metrics.nearest_tokens(
-        weights["embedding/embeddings"],
-        token_ids,
-        {tokenizer.unknown_id, tokenizer.end_id} - {None},
-        _MOST_TOKENS,
-        _NEIGHBOURS,
-    )
-    return inspection_html.Inspection(
-        name=saved_models.model_name(description.path),
-        about=[
-            *model_cards.sentences(
-                description, saved_models.num_parameters(description.path)
-            ),
-            f"It reads {about}",
-        ],
-        cell=model.model_config.cell,
-        tokens=[*zip(tokens, [None, *nats.tolist()], [False] * len(tokens))],
-        pieces=pieces,
-        values=values,
-        gates=read.gates,
-        search=search,
-        chosen=[*map(search.describe, columns)] or search.choose(),
-        is_own_choice=bool(columns),
-        embedding_dim=model.model_config.embedding_dim,
-        neighbours=[
-            (
-                vocabulary[token_id],
-                [(vocabulary[other], cosine) for other, cosine in others],
-            )
-            for token_id, others in neighbours
-        ],
-    )
 
 
 def run():

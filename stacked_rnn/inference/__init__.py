@@ -15,8 +15,9 @@ from stacked_rnn.inference.activations import Activations, read_activations
 from stacked_rnn.inference.base import LoadedModel
 from stacked_rnn.inference.classifier import Prediction, SavedClassifier
 from stacked_rnn.inference.conversation import Conversation
+from stacked_rnn.inference.inspection import inspect_text
 from stacked_rnn.inference.language_model import SavedLanguageModel
-from stacked_rnn.inference.seq2seq import Output, SavedSeq2Seq
+from stacked_rnn.inference.seq2seq import Attention, Output, SavedSeq2Seq
 
 
 def load(saved_model="", *tasks) -> LoadedModel:

@@ -14,7 +14,7 @@ from stacked_rnn.configs import UserError
 from stacked_rnn.utils import files
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LoadedModel:
     """An exported model in memory; `inference.load` makes it.
 
@@ -26,6 +26,9 @@ class LoadedModel:
 
     description: saved_models.Description
     functions: Any  # TensorFlow makes its class
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self.path}>"
 
     @property
     def path(self) -> pathlib.Path:

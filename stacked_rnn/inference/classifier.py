@@ -44,7 +44,7 @@ class Prediction:
         }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SavedClassifier(base.LoadedModel):
     """A loaded classifier, which predicts the labels of texts.
 

@@ -19,8 +19,13 @@ from stacked_rnn.configs import (
 )
 from stacked_rnn.decoding import generation, options
 from stacked_rnn.decoding.incremental_text import Continuation
-from stacked_rnn.inference import base, conversation, parallel_scores
-from stacked_rnn.reports import surprisal_html
+from stacked_rnn.inference import (
+    base,
+    conversation,
+    inspection,
+    parallel_scores,
+)
+from stacked_rnn.reports import inspection_html, surprisal_html
 from stacked_rnn.utils import devices, terminal
 
 _BATCH_SIZE = 64  # most texts that a core generates together
@@ -33,7 +38,7 @@ _WIDE = 512
 WORTH_COMPILING = 8_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SavedLanguageModel(base.LoadedModel):
     """A loaded language model, which continues texts and scores them.
 
@@ -218,6 +223,19 @@ class SavedLanguageModel(base.LoadedModel):
             text: a string.
         """
         return Surprisal(self._surprisals_of(text))
+
+    def inspect(self, text) -> inspection_html.Inspection:
+        """Looks inside the model while it reads a text, see docs/inspect.md.
+
+        Args:
+            text: a string, of two tokens at least.
+
+        Raises:
+            UserError: the text is shorter.
+        """
+        return inspection.inspect_text(
+            self, *base.encode([text]), f"{len(text):,} characters.", []
+        )
 
     def export(self, path, *, weights="auto") -> pathlib.Path:
         """Writes the model as one file for another program, see `export.py`.
@@ -563,7 +581,7 @@ class SavedLanguageModel(base.LoadedModel):
         }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Surprisal:
     """How much each token of a text surprises a model.
 
@@ -581,7 +599,7 @@ class Surprisal:
         """-log p of each token, float32 [tokens]; NaN for the first."""
         return np.array([nats for _, nats, _ in self.tokens], np.float32)
 
-    def __str__(self):
+    def __repr__(self):
         return "\n".join(
             f"{nats:8.3f}  {token.decode('utf-8', 'backslashreplace')!r}"
             if nats is not None

@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import metrics
-from stacked_rnn.configs import BeamConfig
+from stacked_rnn.configs import BeamConfig, check_names
 from stacked_rnn.inference import base
+from stacked_rnn.reports import plots
 from stacked_rnn.utils import terminal
 
 _BATCH_SIZE = 256  # texts per call of the model, times their beams
@@ -38,7 +40,21 @@ class Output:
         return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(frozen=True)
+class Attention(NamedTuple):
+    """Where a model looked as it wrote an output; see `SavedSeq2Seq.align`.
+
+    A notebook shows it as a picture.
+    """
+
+    text_tokens: list[str]
+    output_tokens: list[str]
+    attention: np.ndarray
+
+    def _repr_png_(self):
+        return plots.attention_png(self)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class SavedSeq2Seq(base.LoadedModel):
     """A loaded seq2seq model, which rewrites texts.
 
@@ -51,7 +67,7 @@ class SavedSeq2Seq(base.LoadedModel):
         """The search options that the model was exported with."""
         return self.description.entries["search"]
 
-    def rewrite(self, texts, config=BeamConfig()):
+    def rewrite(self, texts, config=BeamConfig(), **options):
         """Rewrites texts with beam search, in batches.
 
         Args:
@@ -59,11 +75,18 @@ class SavedSeq2Seq(base.LoadedModel):
                 read only a batch ahead of what is returned.
             config: the search options. `max_new_tokens` of 0 stands for the
                 limit in `defaults`.
+            **options: settings of `configs.BeamConfig` that replace those of
+                `config`, such as `num_beams`.
 
         Returns:
             The `Output` of a string; a list of a list's; an iterator over
             those of another iterable.
+
+        Raises:
+            UserError: there is no such option, or its value is out of range.
         """
+        check_names(options, BeamConfig)
+        config = dataclasses.replace(config, **options)
         return base.results_for(
             texts, functools.partial(self._outputs, config=config)
         )
@@ -123,7 +146,7 @@ class SavedSeq2Seq(base.LoadedModel):
         with terminal.progress_bar(len(pairs.sources), "text") as progress:
             return self.evaluate(pairs, search, progress)
 
-    def align(self, text, output):
+    def align(self, text, output) -> Attention:
         """Computes the attention of the model as it writes a given output.
 
         Args:
@@ -147,4 +170,5 @@ class SavedSeq2Seq(base.LoadedModel):
             ]
             for name in ("text_tokens", "output_tokens")
         )
-        return text_tokens, output_tokens, found["attention"][0].numpy()
+        attention = found["attention"][0].numpy()
+        return Attention(text_tokens, output_tokens, attention)

@@ -470,7 +470,7 @@ class CudnnStack(keras.layers.Layer):
 
         Args:
             sequences: [batch, time, inputs].
-            initial_state: states[layer][part], each [batch, units].
+            initial_state: `states[layer][part]`, each [batch, units].
             training: whether the layers' `weight_dropout` is applied.
 
         Returns:

@@ -62,7 +62,7 @@ class LanguageModel(stacks.Model):
         decode_step  like step, for one token: token_ids [batch], logits
                      [batch, vocabulary], outputs [batch, units]
 
-    States are nested, states[layer][part], each [batch, units]; an LSTM has
+    States are nested, `states[layer][part]`, each [batch, units]; an LSTM has
     the parts h and c. Running `step` on both halves of a window, one after the
     other, gives the same as running it once on the whole.
     """
@@ -127,7 +127,7 @@ class LanguageModel(stacks.Model):
         self._use_cudnn = use_cudnn
 
     def initial_states(self, batch_size):
-        """Returns states[layer][part], zeros [batch_size, units] each.
+        """Returns `states[layer][part]`, zeros [batch_size, units] each.
 
         Args:
             batch_size: an int, or an int32 scalar tensor.
@@ -235,7 +235,7 @@ def _wire(model, config, token_ids, states, run):
         model: a `LanguageModel`, whose layers exist.
         config: its architecture.
         token_ids: int32 [batch, time], or [batch] for one time step.
-        states: states[layer][part]; None: zeros.
+        states: `states[layer][part]`; None: zeros.
         run: (layer, inputs, states of the layer) -> (outputs, new states), or
             a `CudnnStack`, which runs all layers in one call.
 

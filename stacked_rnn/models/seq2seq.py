@@ -134,7 +134,7 @@ class Seq2Seq(stacks.Model):
 
         Returns:
             memory: values [batch, source time, width], and source_mask.
-            states: the decoder's initial states, states[layer][part], each
+            states: the decoder's initial states, `states[layer][part]`, each
                 [batch, units].
         """
         x = self.embedding(source_ids)
@@ -159,7 +159,7 @@ class Seq2Seq(stacks.Model):
         Args:
             token_ids: int32 [batch * outputs], the last token of each output;
                 the outputs of a source are adjacent.
-            states: states[layer][part], each [batch * outputs, units].
+            states: `states[layer][part]`, each [batch * outputs, units].
             memory: as `encode` returns it, for the batch of sources.
 
         Returns:

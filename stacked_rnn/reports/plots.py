@@ -1,5 +1,6 @@
 """Plots, saved as PNG if matplotlib is installed."""
 
+import io
 import math
 
 from stacked_rnn.utils import files
@@ -113,10 +114,33 @@ def draw_attention(maps, path) -> bool:
     Returns:
         Whether it was drawn: False if matplotlib is not installed.
     """
+    picture = _attention_figure(maps)
+    return picture is not None and _save(picture, path)
+
+
+def attention_png(tokens_and_weights) -> bytes | None:
+    """Plots one map of `draw_attention`, to show in a notebook.
+
+    Args:
+        tokens_and_weights: source tokens, output tokens, attention.
+
+    Returns:
+        The PNG; None if matplotlib is not installed.
+    """
+    picture = _attention_figure([tokens_and_weights])
+    if picture is None:
+        return None
+    file = io.BytesIO()
+    picture.savefig(file, format="png", dpi=100)
+    return file.getvalue()
+
+
+def _attention_figure(maps):
+    """The figure of `draw_attention`; None if matplotlib is missing."""
     try:
         from matplotlib import figure
     except ImportError:
-        return False
+        return None
     inches_per_token = 0.18
     shapes = [attention.shape for _, _, attention in maps]
     picture = figure.Figure(
@@ -140,7 +164,7 @@ def draw_attention(maps, path) -> bool:
         axes.tick_params(length=0, labelsize=7)
         if max(map(len, text_tokens)) > 1:
             axes.tick_params("x", rotation=90)
-    return _save(picture, path)
+    return picture
 
 
 def draw_trials(trials, info, logarithmic, path) -> bool:

@@ -37,6 +37,8 @@ def import_tensorflow() -> None:
         try:
             import tensorflow as tf
 
+            # Notebooks would see where each export writes its files.
+            tf.get_logger().setLevel("WARNING")
             tf.config.list_physical_devices()  # looks for a CUDA driver
         except BaseException:
             os.dup2(stderr, 2)
