@@ -114,7 +114,9 @@ def export_for_runtimes(path, formats):
     for format in formats:
         name = {"onnx": ONNX, "litert": LITERT}[format]
         for weights, suffix in (("float32", ""), ("int8", " int8")):
-            file = pathlib.Path(f"{path}.{weights}{runtimes.SUFFIXES[format]}")
+            file = pathlib.Path(
+                f"{path}.{weights}{runtimes.FORMATS[format].suffix}"
+            )
             runtimes.write(model, file, weights)
             written[name + suffix] = str(file)
     return written

@@ -21,9 +21,10 @@ def train(corpus=None, *, minutes=None, callbacks=(), **settings):
         corpus: path of a text file, or whatever `--corpus` takes; None: its
             default.
         minutes: how long to train, as `--max_minutes`.
-        callbacks: Keras callbacks. The learning rate is a variable that they
-            may set, `model.optimizer.learning_rate`. An error in a callback
-            ends the call; the run keeps its checkpoints.
+        callbacks: Keras callbacks. With `ReduceLROnPlateau` or
+            `LearningRateScheduler`, the learning rate has no schedule besides.
+            An error in a callback ends the call with a checkpoint, at which
+            the same call resumes.
         **settings: the other settings of `configs.ModelConfig` and
             `configs.TrainConfig`, by the names of their flags.
 
@@ -56,6 +57,6 @@ def train(corpus=None, *, minutes=None, callbacks=(), **settings):
             "train: only the chief of several processes gets the model: use "
             "train.py there"
         )
-    if outcome.logs:
+    if outcome.is_new:
         print(f"Exported {outcome.version}")
     return inference.load(outcome.version)

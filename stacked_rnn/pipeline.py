@@ -7,6 +7,7 @@ model.
 import contextlib
 import dataclasses
 import pathlib
+import shlex
 import sys
 import time
 
@@ -38,13 +39,13 @@ class Outcome:
 
     Attributes:
         version: directory of the exported model.
-        logs: directory of the files for TensorBoard; None if nothing was left
-            to do.
+        is_new: whether the run has exported it; otherwise, nothing was left to
+            do.
         next_steps: commands to try with the model.
     """
 
     version: pathlib.Path
-    logs: pathlib.Path | None = None
+    is_new: bool = False
     next_steps: tuple[str, ...] = ()
 
 
@@ -89,6 +90,11 @@ def train(
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": False}
     )
+    callbacks = keras.tree.flatten(callbacks)  # one, or a list
+    changes = training.settings_for(callbacks, train_config, given)
+    train_config = dataclasses.replace(train_config, **changes)
+    given |= changes.keys()
+    training.check_packages(configs.tracker_names(train_config.trackers))
     model_config, train_config = configs.with_task_defaults(
         model_config, train_config, given
     )
@@ -208,25 +214,29 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
         print(f"Starting with the weights of {start.path}")
 
     exported = task.exported(trainer.model.for_inference())
-    logs = run.model_dir / "tensorboard"
-    trainer.fit(
-        [
-            keras.callbacks.TensorBoard(str(logs), write_graph=False),
-            *task.callbacks(trainer, exported),
-            *callbacks,
-        ],
-        **limits,
-    )
-    weights = _learn_all(run, trainer, last_pass)
+    with training.tracking(trainer) as trackers:
+        trainer.fit(
+            [
+                *(tracker.callback for tracker in trackers),
+                *task.callbacks(trainer, exported),
+                *callbacks,
+            ],
+            **limits,
+        )
+        weights = _learn_all(run, trainer, last_pass)
 
-    exported.model.set_weights(trainer.best_model().get_weights())
-    found = task.calibrate(exported)
-    if weights:
-        exported.model.set_weights(weights)
-    task.finish(exported, **found)
-    summary = trainer.summary() | {"learned_all": bool(weights)} | found
-    version = exported.save(run.export_dir, summary, run.chat_template)
-    training.note_export(run.model_dir, _stage(trainer, bool(weights)), version)
+        exported.model.set_weights(trainer.best_model().get_weights())
+        found = task.calibrate(exported)
+        if weights:
+            exported.model.set_weights(weights)
+        task.finish(exported, **found)
+        summary = trainer.summary() | {"learned_all": bool(weights)} | found
+        version = exported.save(run.export_dir, summary, run.chat_template)
+        training.note_export(
+            run.model_dir, _stage(trainer, bool(weights)), version
+        )
+        for tracker in trackers:
+            tracker.log_model(version)
     if not weights:  # else it would be on texts that the model has learned
         task.report(version, run.model_dir)
     if not trainer.is_finished:
@@ -245,7 +255,11 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
         )
     if warning := version_changes.warning(version):
         print(f"warning: {warning}", file=sys.stderr)
-    return Outcome(version, logs, tuple(task.next_steps(version)))
+    next_steps = task.next_steps(version)
+    if "tensorboard" in configs.tracker_names(run.config.trackers):
+        logs = shlex.quote(str(run.model_dir / "tensorboard"))
+        next_steps.append(f"{terminal.tool('tensorboard')} --logdir={logs}")
+    return Outcome(version, True, tuple(next_steps))
 
 
 def _draw_curves(run, trainer) -> None:

@@ -205,12 +205,12 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
         return path
     path = _local(saved_model)
     if not os.path.isdir(path):
-        raise UserError(f"--saved_model={path}: no such directory")
+        raise UserError(f"--saved_model={saved_model}: no such directory")
     version = _exported_version(path) or find_version(path)
     if version is None:
         raise UserError(
-            f"--saved_model={path}: neither a SavedModel nor a directory of "
-            "versions of one: no saved_model.pb found"
+            f"--saved_model={saved_model}: neither a SavedModel nor a "
+            "directory of versions of one: no saved_model.pb found"
         )
     return version
 
@@ -222,15 +222,17 @@ def _local(saved_model) -> pathlib.Path:
     path = pathlib.Path(saved_model)
     if path.suffix != ARCHIVE or not path.is_file():
         return path
-    directory = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    scratch = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    directory = pathlib.Path(scratch, path.stem)  # the model's name
+    directory.mkdir()
     try:
         shutil.unpack_archive(path, directory)
     except (shutil.ReadError, zipfile.BadZipFile, OSError, zlib.error) as error:
         raise UserError(
             f"--saved_model={path}: not an archive, or damaged ({error})"
         ) from error
-    return pathlib.Path(directory)
+    return directory
 
 
 def _exported_version(run) -> pathlib.Path | None:

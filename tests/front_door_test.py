@@ -235,6 +235,7 @@ def test_a_saved_model_loads_again(loaded, name, tmp_path):
     options = {"temperature": 0, "max_new_tokens": 20}
     assert model.generate("ab", **options) == loaded.generate("ab", **options)
     assert model.evaluate(b"abc") == loaded.evaluate(b"abc")
+    assert model.name == name.removesuffix(".zip")
     if name == "copies":
         assert loaded.save(tmp_path / name).name == "2"
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -251,7 +252,7 @@ def test_what_is_not_an_archive_is_named(tmp_path):
         ("other", "no saved_model.pb found"),
         ("evil", "no saved_model.pb found"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=f"{name}.zip: .*{message}"):
             stacked_rnn.load(tmp_path / f"{name}.zip")
 
 

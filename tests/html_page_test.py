@@ -489,7 +489,7 @@ def test_the_likeliest_text_is_that_of_generate(
     sampling = configs.SamplingConfig(max_new_tokens=500, temperature=0)
     page = open_page(model)
     for prompt in ("", "hgf edc\nba"):
-        [expected] = model.generate([prompt], sampling)
+        [expected] = model.continuations([prompt], sampling)
         assert len(expected.text) == 500 and len({*expected.text}) > 4
         page.type(prompt)
         text = page.write(max_new_tokens=500, temperature=0)

@@ -258,6 +258,7 @@ def test_hyperband_trains_the_best_trials_longer(directory):
         (["--search=units=1"], "--search: units=1 is a single value"),
         (["--search=units=4,8", "--units=4"], "--units: --search varies it"),
         (["--search=units=4,8", "--model_dir=x"], "--model_dir: a search"),
+        (["--search=units=4,8", "--trackers=mlflow"], "--trackers: a search"),
         (["--search=units=4,8", "--resume"], "--resume: a search resumes"),
         (["--search=pooling=max,mean"], "--search: pooling has no effect"),
         (["--search=units=4,8", "--corpus=no.txt"], "--corpus=no.txt"),

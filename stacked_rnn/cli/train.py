@@ -17,7 +17,6 @@ model to saved_models/CORPUS/1, 2, 3 ... After an interruption, the same command
 resumes the run. Then: python generate.py --prompt="The "
 """
 
-import shlex
 import sys
 
 from stacked_rnn import configs
@@ -33,13 +32,9 @@ def main(model_config, train_config):
     outcome = pipeline.train(
         model_config, train_config, flags.given_flags(), started=flags.STARTED
     )
-    if outcome and outcome.logs:
+    if outcome and outcome.is_new:
         print(f"Exported {outcome.version}. Next:")
-        logs = shlex.quote(str(outcome.logs))
-        for command in (
-            *outcome.next_steps,
-            f"{terminal.tool('tensorboard')} --logdir={logs}",
-        ):
+        for command in outcome.next_steps:
             print(f"  {command}")
 
 

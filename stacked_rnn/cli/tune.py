@@ -25,6 +25,7 @@ from stacked_rnn.utils import terminal
 _NOT_IN_A_SEARCH = {
     ("model_dir", "export_dir"): "a search writes into --tune_dir",
     ("resume",): "a search resumes by itself; another --tune_dir starts over",
+    ("trackers",): "a search writes its trials to trials.csv",
 }
 # The searchable settings that the data of a task depend on.
 DATA_SETTINGS = (

@@ -34,4 +34,4 @@ from stacked_rnn.configs.tasks import (
     replace_settings,
     with_task_defaults,
 )
-from stacked_rnn.configs.training import TrainConfig
+from stacked_rnn.configs.training import TrainConfig, tracker_names

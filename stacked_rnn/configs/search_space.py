@@ -18,7 +18,7 @@ _SAME_IN_ALL_TRIALS = frozenset(
         "max_minutes", "deterministic", "strategy", "wait_minutes",
         "jit_compile", "init_from", "model_dir", "export_dir",
         "checkpoint_minutes", "resume", "learn_all", "widen_vocabulary",
-        "chat_template",
+        "chat_template", "trackers",
     )
 )  # fmt: skip
 _OWNERS = {

@@ -11,6 +11,8 @@ from stacked_rnn.configs.base import (
 )
 from stacked_rnn.configs.tasks import TASKS
 
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Config):
@@ -305,6 +307,13 @@ class TrainConfig(Config):
         "text of the messages of a chat; it becomes part of the SavedModel, "
         "for serve.py. Language models only.",
     )
+    trackers: str = setting(
+        "tensorboard",
+        "Where the curves and the settings of the run are recorded, besides "
+        "history.csv: tensorboard, mlflow or wandb (Weights & Biases, offline "
+        "unless WANDB_MODE is set), or several, separated by commas (empty: "
+        "nowhere).",
+    )
     checkpoint_minutes: float = setting(
         10.0,
         "Minutes between checkpoints within an epoch, besides the one at its "
@@ -324,6 +333,7 @@ class TrainConfig(Config):
             check_encodable(name, getattr(self, name))
             # Written alike in records, flag files and tokenizers.
             object.__setattr__(self, name, escaped(getattr(self, name)))
+        tracker_names(self.trackers)  # checks them
         if not (self.epochs or self.max_minutes):
             raise UserError(
                 "--epochs=0 trains as long as --max_minutes: set that, or a "
@@ -342,3 +352,25 @@ class TrainConfig(Config):
                 "--early_stopping needs a text to validate on: set "
                 "--validation_fraction or --validation_windows"
             )
+
+
+def tracker_names(trackers) -> tuple[str, ...]:
+    """Returns the names in `TrainConfig.trackers`, each once.
+
+    Raises:
+        UserError: there is no such tracker.
+    """
+    if not isinstance(trackers, str):
+        raise UserError(
+            f"--trackers={trackers!r}: expected a string: mlflow,wandb"
+        )
+    names = tuple(
+        dict.fromkeys(filter(None, map(str.strip, trackers.split(","))))
+    )
+    for name in names:
+        if name not in TRACKERS:
+            raise UserError(
+                f"--trackers={trackers}: there is no {name!r}: name some of "
+                f"{','.join(TRACKERS)}"
+            )
+    return names

@@ -2,7 +2,7 @@
 
 from stacked_rnn.training.adaptive_scores import AdaptiveScorer
 from stacked_rnn.training.averaging import WeightAverage
-from stacked_rnn.training.callbacks import SampleTexts
+from stacked_rnn.training.callbacks import SampleTexts, settings_for
 from stacked_rnn.training.runs import (
     find_export,
     lock_run,
@@ -14,5 +14,6 @@ from stacked_rnn.training.strategies import (
     lost_workers_explained,
     make_strategy,
 )
+from stacked_rnn.training.trackers import check_packages, tracking
 from stacked_rnn.training.trainer import Trainer
 from stacked_rnn.training.warm_start import read_saved_model

@@ -1,4 +1,4 @@
-"""Keras callbacks that print: a line per epoch, and sample texts."""
+"""Keras callbacks that print, and settings for the callbacks of a user."""
 
 import shutil
 import sys
@@ -8,8 +8,55 @@ import keras
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
+from stacked_rnn.configs import UserError, tracker_names
+
+_SET_THE_RATE = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+)
 _BAR = 20  # characters
 _REPAINT_SECONDS = 0.1
+
+
+def settings_for(callbacks, train_config, given) -> dict:
+    """Returns the settings that the callbacks of a user need, and says so.
+
+    Keras lets no callback set a learning rate that has a schedule.
+
+    Args:
+        callbacks: Keras callbacks.
+        train_config: the settings, of which the user has set those in `given`.
+
+    Raises:
+        UserError: a callback cannot work in a run.
+    """
+    changes = {}
+    for callback in callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise UserError(
+                f"callbacks: {name}: a run keeps checkpoints, and the same "
+                "call resumes it: leave the callback out"
+            )
+        if not isinstance(callback, _SET_THE_RATE):
+            continue
+        if train_config.strategy == "multi_worker":
+            raise UserError(
+                f"callbacks: {name} would set the learning rate of the chief "
+                "only: leave it out with --strategy=multi_worker"
+            )
+        schedule = train_config.learning_rate_schedule
+        if schedule == "constant":
+            continue
+        if "learning_rate_schedule" in given:
+            raise UserError(
+                f"--learning_rate_schedule={schedule}: {name} sets the "
+                "learning rate, too: leave one of the two out"
+            )
+        changes = {"learning_rate_schedule": "constant"}
+    if changes:
+        print("Callbacks set the learning rate: its schedule is constant")
+    return changes
 
 
 class EpochLines(keras.callbacks.Callback):
@@ -105,7 +152,8 @@ def _minutes(seconds) -> str:
 class SampleTexts(keras.callbacks.Callback):
     """Prints a sample text after each epoch.
 
-    TensorBoard shows the samples too, with the settings of the run.
+    TensorBoard shows the samples too, with the settings of the run, if it is
+    one of the run's trackers.
 
     Args:
         trainer: a `Trainer` with a `model_dir`.
@@ -114,7 +162,9 @@ class SampleTexts(keras.callbacks.Callback):
 
     def __init__(self, trainer, sample):
         super().__init__()
-        self._directory = trainer.model_dir / "tensorboard" / "train"
+        self._directory = None
+        if "tensorboard" in tracker_names(trainer.config.trackers):
+            self._directory = trainer.model_dir / "tensorboard" / "train"
         self._sample = sample
         settings = trainer.model.config.to_dict() | trainer.config.to_dict()
         self._settings = {
@@ -124,7 +174,9 @@ class SampleTexts(keras.callbacks.Callback):
         }
 
     def on_train_begin(self, logs=None):
-        self._writer = tf.summary.create_file_writer(str(self._directory))
+        self._writer = tf.summary.create_noop_writer()
+        if self._directory:
+            self._writer = tf.summary.create_file_writer(str(self._directory))
         with self._writer.as_default(step=0):
             hparams.hparams(self._settings)
 

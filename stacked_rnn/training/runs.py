@@ -25,7 +25,7 @@ MAY_CHANGE = frozenset(
         "corpus", "cache_dir", "skip_bad_files", "epochs", "max_minutes",
         "early_stopping", "checkpoint_minutes", "accumulate_steps", "strategy",
         "wait_minutes", "jit_compile", "deterministic", "model_dir",
-        "export_dir", "resume", "learn_all", "chat_template",
+        "export_dir", "resume", "learn_all", "chat_template", "trackers",
     )
 )  # fmt: skip
 

@@ -67,6 +67,10 @@ class _TimedSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         return self._schedule(self._share * _TIMED_STEPS)
 
+    def get_config(self):
+        """Returns the schedule's settings, for callbacks that record them."""
+        return self._schedule.get_config()
+
 
 def learning_rate(config, total_steps, share=None):
     """Builds the `learning_rate` of a Keras optimizer: a number or a schedule.

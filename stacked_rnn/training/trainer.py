@@ -275,6 +275,7 @@ class Trainer:
         callbacks = keras.callbacks.CallbackList(
             callbacks,
             model=self.model,
+            verbose=0,  # `EpochLines` prints
             epochs=self.config.epochs,
             steps=self.data.training.steps_per_epoch,
         )
@@ -307,8 +308,13 @@ class Trainer:
             if not self.interrupted:  # else the epoch continues later
                 logs |= self._end_epoch(logs)
                 self._set_time_share(self._workers.largest(self._clock.share()))
-                callbacks.on_epoch_end(index, logs)
-            self._save()
+            # Callbacks may change what is saved, such as the learning rate.
+            # An error in one of them does not cost the epoch.
+            try:
+                if not self.interrupted:
+                    callbacks.on_epoch_end(index, logs)
+            finally:
+                self._save()
 
     def _stop_flags(self, next_save) -> list[float]:
         """Whether this process asks to interrupt, to stop, to save; its time.
@@ -364,7 +370,8 @@ class Trainer:
         save_interval = 60 * self.config.checkpoint_minutes
         next_save = time.monotonic() + save_interval
         while not self._is_epoch_full():
-            callbacks.on_train_batch_begin(self.step % steps_per_epoch)
+            with self._saved_on_errors(states):
+                callbacks.on_train_batch_begin(self.step % steps_per_epoch)
             if page is None or windows.begins_page(self.step):
                 page = _as_tensors(windows.page(self.step))
             if not windows.carries_state:
@@ -394,9 +401,10 @@ class Trainer:
             speed = done / seconds
             if not self.history:
                 self._clock.validation = self._guess_validation(seconds)
-            callbacks.on_train_batch_end(
-                (self.step - 1) % steps_per_epoch, self._logs(speed)
-            )
+            with self._saved_on_errors(states):
+                callbacks.on_train_batch_end(
+                    (self.step - 1) % steps_per_epoch, self._logs(speed)
+                )
             self.interrupted = interrupts > 0 and not self._is_over()
             if self.interrupted or stops or self._is_over():
                 break
@@ -409,6 +417,23 @@ class Trainer:
         if done:
             progress.states = self._steps.gather(states)
         return self._logs(done / (time.perf_counter() - started))
+
+    @contextlib.contextmanager
+    def _saved_on_errors(self, states):
+        """Saves a checkpoint where a callback fails between two steps.
+
+        Of several processes, none can do that alone: `gather` takes all.
+
+        Args:
+            states: the carried states, see `Steps.scatter`.
+        """
+        try:
+            yield
+        except Exception:
+            if self._workers.count == 1:
+                self._progress.states = self._steps.gather(states)
+                self._save()
+            raise
 
     def _must_check(self, first_step, first_seconds) -> bool:
         """Whether to validate now, in the midst of a long epoch.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import keras
 
+import stacked_rnn
 from stacked_rnn import configs, datasets, export, models, tasks, training
 
 LENGTHS = (1, 3, 5, 13)  # of the texts, so that batches have padding
@@ -129,6 +130,20 @@ def make_trainer(
     return training.Trainer(
         model_config, config, tasks.TASKS[task](data), model_dir, strategy
     )
+
+
+def train(directory, **settings):
+    """Trains and exports a small language model, as a user of Python does."""
+    return stacked_rnn.train(
+        write_corpus("language_model", directory),
+        model_dir=directory / "run",
+        export_dir=directory / "models",
+        **{
+            "epochs": 2, "units": 16, "embedding_dim": 8, "num_layers": 1,
+            "sequence_length": 10, "batch_size": 8, "learning_rate": 0.01,
+            "jit_compile": False,
+        } | settings,
+    )  # fmt: skip
 
 
 def export_of(trainer):
