@@ -1,12 +1,13 @@
 """Training from Python: `stacked_rnn.train`."""
 
+import contextlib
 import os
 import time
 
 from stacked_rnn import configs, inference, pipeline
 
 
-def train(corpus=None, *, minutes=None, callbacks=(), **settings):
+def train(corpus=None, *, minutes=None, callbacks=(), verbose=True, **settings):
     """Trains a model on a text, exports it, and loads it.
 
         model = stacked_rnn.train("mine.txt", minutes=2)
@@ -25,6 +26,8 @@ def train(corpus=None, *, minutes=None, callbacks=(), **settings):
             `LearningRateScheduler`, the learning rate has no schedule besides.
             An error in a callback ends the call with a checkpoint, at which
             the same call resumes.
+        verbose: whether to print the plan and the progress. Warnings go to
+            standard error in any case.
         **settings: the other settings of `configs.ModelConfig` and
             `configs.TrainConfig`, by the names of their flags.
 
@@ -45,18 +48,22 @@ def train(corpus=None, *, minutes=None, callbacks=(), **settings):
     model_config, train_config = configs.replace_settings(
         [config_class() for config_class in config_classes], settings
     )
-    outcome = pipeline.train(
-        model_config,
-        train_config,
-        frozenset(settings),
-        started=started,
-        callbacks=callbacks,
-    )
+    with contextlib.ExitStack() as stack:
+        if not verbose:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        outcome = pipeline.train(
+            model_config,
+            train_config,
+            frozenset(settings),
+            started=started,
+            callbacks=callbacks,
+        )
     if outcome is None:
         raise configs.UserError(
             "train: only the chief of several processes gets the model: use "
             "train.py there"
         )
-    if outcome.is_new:
+    if verbose and outcome.is_new:
         print(f"Exported {outcome.version}")
     return inference.load(outcome.version)

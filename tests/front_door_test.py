@@ -70,6 +70,8 @@ def test_training_gives_a_model_that_generates(here, capsys):
     assert again.path == model.path
     longer = stacked_rnn.train("mine.txt", epochs=2, **SMALL)
     assert "resuming" in capsys.readouterr().out
+    stacked_rnn.train("mine.txt", epochs=2, verbose=False, **SMALL)
+    assert capsys.readouterr().out == ""
     assert longer.path.name == "2"
     assert stacked_rnn.load("runs/mine").path.name == "2"
 
