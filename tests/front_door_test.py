@@ -345,5 +345,22 @@ def test_a_model_is_written_for_other_programs(loaded, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+def test_a_keras_file_holds_the_same_model(loaded, tmp_path):
+    file = loaded.export(tmp_path / "model.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+    model = keras.saving.load_model(file)
+    text = "abcdefgh"
+    token_ids = loaded.tokenizer.tokenize([text]).to_tensor()
+    nats = keras.losses.sparse_categorical_crossentropy(
+        token_ids[:, 1:], model(token_ids)[:, :-1], from_logits=True
+    )
+    expected = loaded.surprisal(text).nats[1:]
+    np.testing.assert_allclose(nats[0], expected, atol=1e-5)
+    (tmp_path / "other.keras").mkdir()
+    with pytest.raises(UserError, match="other.keras: cannot write it"):
+        loaded.export(tmp_path / "other.keras")
+    assert len([*tmp_path.iterdir()]) == 2
+
+
 def test_load_is_that_of_inference(letters):
     assert isinstance(stacked_rnn.load(letters), inference.SavedLanguageModel)

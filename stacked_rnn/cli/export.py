@@ -13,7 +13,8 @@ has a program for each runtime that generates without TensorFlow. With
 --format=html the file is such a program, too: any browser opens it, offline.
 
 With --format=pytorch, the file holds the weights for PyTorch's own layers, and
-its header the vocabulary; train.py --init_from reads such a file.
+its header the vocabulary; train.py --init_from reads such a file. With
+--format=keras, it holds the Keras model, for keras.saving.load_model.
 """
 
 import pathlib
@@ -29,7 +30,7 @@ def main(saved_model_config, config):
     from stacked_rnn import datasets, inference, saved_models
     from stacked_rnn.export import runtimes
 
-    if config.format == "pytorch":
+    if config.format in ("pytorch", "keras"):
         export_weights(saved_model_config, config)
         return
     runtimes.require(config.format)
@@ -64,21 +65,27 @@ def main(saved_model_config, config):
 
 
 def export_weights(saved_model_config, config):
-    """Writes the weights for PyTorch."""
+    """Writes the weights, for PyTorch or Keras."""
     from stacked_rnn import saved_models, training
-    from stacked_rnn.models import torch_weights
+    from stacked_rnn.models import keras_file, torch_weights
 
-    torch_weights.require("--format=pytorch")
     description = saved_models.find_description(
         saved_model_config.saved_model, "language_model"
     )
-    torch_weights.check_layers(description.model_config)
-    path = output_path(config, description.path, torch_weights.SUFFIX)
+    suffix, page = keras_file.SUFFIX, "docs/python.md"
+    if config.format == "pytorch":
+        suffix, page = torch_weights.SUFFIX, "docs/runtimes.md"
+        torch_weights.require("--format=pytorch")
+        torch_weights.check_layers(description.model_config)
+    path = output_path(config, description.path, suffix)
     model = training.read_saved_model(description)
-    torch_weights.write(model, description.tokenizer, path)
+    if config.format == "pytorch":
+        torch_weights.write(model, description.tokenizer, path)
+    else:
+        keras_file.write(model, path)
     print(
         f"Wrote {path} ({path.stat().st_size:,} bytes) from {description.path}"
-        "\nNext: docs/runtimes.md says how to load it with PyTorch."
+        f"\nNext: {page} says how to load it."
     )
 
 

@@ -344,9 +344,10 @@ class ExportConfig(Config):
         "onnx",
         "Format of the file: onnx, for ONNX Runtime (.onnx); litert, for "
         "LiteRT, formerly TensorFlow Lite (.tflite); html, one page that "
-        "generates in a browser without a network (.html); or pytorch, the "
-        "weights for nn.GRU, nn.LSTM or nn.RNN (.safetensors).",
-        choices=("onnx", "litert", "html", "pytorch"),
+        "generates in a browser without a network (.html); pytorch, the "
+        "weights for nn.GRU, nn.LSTM or nn.RNN (.safetensors); or keras, the "
+        "Keras model (.keras).",
+        choices=("onnx", "litert", "html", "pytorch", "keras"),
     )
     weights: str = setting(
         "auto",
@@ -357,8 +358,8 @@ class ExportConfig(Config):
     )
     output: str = setting(
         "",
-        "File to write, .onnx, .tflite, .html or .safetensors (empty: in this "
-        "directory, under the name of the model).",
+        "File to write, .onnx, .tflite, .html, .safetensors or .keras (empty: "
+        "in this directory, under the name of the model).",
     )
     text: str = setting(
         "",
@@ -368,16 +369,17 @@ class ExportConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.format != "pytorch":
+        if self.format not in ("pytorch", "keras"):
             return
         if self.weights not in ("auto", "float32"):
             raise UserError(
-                f"--weights={self.weights}: --format=pytorch writes float32"
+                f"--weights={self.weights}: --format={self.format} writes "
+                "float32"
             )
         if self.text:
             raise UserError(
-                f"--text={self.text}: no effect with --format=pytorch, which "
-                "writes the weights as they are: leave it out"
+                f"--text={self.text}: no effect with --format={self.format}, "
+                "which writes the weights as they are: leave it out"
             )
 
 

@@ -242,7 +242,8 @@ class SavedLanguageModel(base.LoadedModel):
 
         Args:
             path: of the file. Its ending tells the format: .onnx, .tflite,
-                .html for a page that generates, or .safetensors for PyTorch.
+                .html for a page that generates, .safetensors for PyTorch, or
+                .keras for Keras.
             weights: the type of the weights in the file: "float32", "float16",
                 "int8", or "auto".
 
@@ -256,13 +257,15 @@ class SavedLanguageModel(base.LoadedModel):
         # Imported late: the other methods need none of them.
         from stacked_rnn import training
         from stacked_rnn.export import runtimes
-        from stacked_rnn.models import torch_weights
+        from stacked_rnn.models import keras_file, torch_weights
 
         path = pathlib.Path(path)
         if path.suffix == torch_weights.SUFFIX:
             torch_weights.require(str(path))
             model = training.read_saved_model(self.description)
             torch_weights.write(model, self.tokenizer, path)
+        elif path.suffix == keras_file.SUFFIX:
+            keras_file.write(training.read_saved_model(self.description), path)
         else:
             runtimes.require(runtimes.format_of(path))
             runtimes.write(self, path, weights)
