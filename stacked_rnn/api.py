@@ -4,6 +4,8 @@ import contextlib
 import os
 import time
 
+import keras
+
 from stacked_rnn import configs, inference, pipeline
 
 
@@ -41,13 +43,23 @@ def train(corpus=None, *, minutes=None, callbacks=(), verbose=True, **settings):
     started = time.monotonic()
     config_classes = (configs.ModelConfig, configs.TrainConfig)
     if corpus is not None:
-        settings["corpus"] = os.fspath(corpus)
+        settings["corpus"] = corpus
     if minutes is not None:
-        settings["max_minutes"] = float(minutes)
+        settings["max_minutes"] = minutes
     configs.check_names(settings, *config_classes)
+    settings = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in configs.plain_values(settings).items()
+    }
     model_config, train_config = configs.replace_settings(
         [config_class() for config_class in config_classes], settings
     )
+    callbacks = keras.tree.flatten(callbacks or [])  # one, or a list
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise configs.UserError(
+                f"callbacks: {callback!r:.60} is no keras.callbacks.Callback"
+            )
     with contextlib.ExitStack() as stack:
         if not verbose:
             nowhere = stack.enter_context(open(os.devnull, "w"))

@@ -34,6 +34,31 @@ def render(template, messages, add_generation_prompt=True) -> str:
     return text
 
 
+def render_checked(template, messages) -> str:
+    """Makes the text of a chat, of messages that may be anything.
+
+    Raises:
+        UserError: the messages are none, or the template refuses them.
+    """
+    is_chat = isinstance(messages, list | tuple) and all(
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content"), str)
+        for message in messages
+    )
+    if not (is_chat and messages):
+        raise UserError(
+            f"{messages!r:.60}: expected a list of messages, dicts with a role "
+            "and a content, which are strings"
+        )
+    try:
+        return render(template, messages)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a template may raise
+        raise UserError(f"the chat template refuses it: {error}") from error
+
+
 @functools.lru_cache(16)
 def compiled(template):
     """Compiles a template, which can do nothing but make a text.

@@ -90,7 +90,6 @@ def train(
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": False}
     )
-    callbacks = keras.tree.flatten(callbacks)  # one, or a list
     changes = training.settings_for(callbacks, train_config, given)
     train_config = dataclasses.replace(train_config, **changes)
     given |= changes.keys()

@@ -232,17 +232,29 @@ def _local(saved_model) -> pathlib.Path:
         raise UserError(
             f"--saved_model={path}: not an archive, or damaged ({error})"
         ) from error
+    entries = [*directory.iterdir()]
+    if len(entries) == 1 and entries[0].is_dir():
+        return entries[0]  # packed with its name
     return directory
 
 
 def _exported_version(run) -> pathlib.Path | None:
-    """The version that a run was exported as last, if it still exists."""
+    """The version that a run was exported as last; None for what is no run.
+
+    Raises:
+        UserError: the version does not exist any more.
+    """
     try:
         noted = json.loads((run / EXPORTED_FILE).read_text(encoding="utf-8"))
-        version = pathlib.Path(noted["version"])
-    except (OSError, ValueError, KeyError, TypeError):
+        version = run / noted.get("path", noted["version"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return version if (version / GRAPH_FILE).is_file() else None
+    if not (version / GRAPH_FILE).is_file():
+        raise UserError(
+            f"--saved_model={run}: the version that this run was exported as "
+            f"is gone: {os.path.normpath(version)}"
+        )
+    return pathlib.Path(os.path.normpath(version))
 
 
 def _newest(tasks) -> pathlib.Path | None:

@@ -1,5 +1,6 @@
 """`import stacked_rnn`: training, loading, and models with plain arguments."""
 
+import shutil
 import subprocess
 import sys
 import types
@@ -75,6 +76,17 @@ def test_training_gives_a_model_that_generates(here, capsys):
     assert longer.path.name == "2"
     assert stacked_rnn.load("runs/mine").path.name == "2"
 
+    # A copy of the project has models of its own.
+    for name in ("runs", "saved_models"):
+        shutil.copytree(name, here / "copy" / name)
+    copied = stacked_rnn.load(here / "copy/runs/mine")
+    assert copied.path == here / "copy/saved_models/mine/2"
+    shutil.rmtree(here / "copy/saved_models")
+    with pytest.raises(
+        UserError, match="exported as is gone: .*copy/saved_mod"
+    ):
+        stacked_rnn.load(here / "copy/runs/mine")
+
 
 def test_minutes_are_the_time_limit(here, capsys):
     """So short a time is said to be too short."""
@@ -122,12 +134,22 @@ def test_what_is_not_given_fits_the_text(here, capsys):
         ({"cell": "gnu"}, "^--cell='gnu': expected one of"),
         ({"task": "classifier", "carry_state": True}, "^--carry_state: has no"),
         ({"corpus": "no.txt"}, "^--corpus=no.txt"),
+        ({"minutes": "x"}, "^--max_minutes='x': expected type float"),
+        ({"callbacks": [3]}, "^callbacks: 3 is no keras.callbacks.Callback"),
     ],
 )
 def test_wrong_settings_are_named_and_leave_nothing(here, settings, message):
     with pytest.raises(UserError, match=message):
         stacked_rnn.train(settings.pop("corpus", "mine.txt"), **settings)
     assert [path.name for path in here.iterdir()] == ["mine.txt"]
+
+
+def test_settings_may_be_scalars_of_numpy(here):
+    small = SMALL | {"units": np.int64(8)}
+    model = stacked_rnn.train("mine.txt", epochs=np.int32(1), **small)
+    assert model.model_config.units == 8
+    text = model.generate("a", max_new_tokens=np.int64(3), seed=np.uint8(1))
+    assert len(text) == 3
 
 
 # A language model -------------------------------------------------------------
@@ -146,8 +168,10 @@ def test_a_string_gives_a_string_and_a_list_gives_a_list(loaded):
         ["abc"], configs.SamplingConfig(**options)
     )
     assert continuation.text == alone
-    cut = loaded.generate("abc", stop=(alone[5],), **options)
-    assert cut == alone[: alone.index(alone[5])]
+    stop = alone[5:7]
+    for given in (stop, [stop]):  # a string is one stop, not one per character
+        cut = loaded.generate("abc", stop=given, **options)
+        assert cut == alone[: alone.index(stop)]
 
 
 def test_what_an_option_leaves_out_is_the_default_of_the_model(loaded):
@@ -187,7 +211,59 @@ def test_score_and_surprisal_agree_with_evaluate(loaded):
         loaded.score("a")
 
 
+NOT_A_TEXT = (None, 3, b"abc", {"a": 1}, [None], [["a"]], [b"abc"])
+
+
+@pytest.mark.parametrize("texts", NOT_A_TEXT, ids=repr)
+def test_what_is_no_text_is_refused(loaded, texts):
+    for method in (
+        loaded.generate, loaded.beam_search, loaded.embed, loaded.score,
+        loaded.surprisal, loaded.stream, loaded.inspect,
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="expected a string"):
+            method(texts)
+
+
+def test_a_list_has_no_score(loaded):
+    """It is not joined to one text, whose characters would be its items."""
+    for texts in (["abc", "de"], np.array(["abc", "de"])):
+        with pytest.raises(UserError, match="expected a string"):
+            loaded.score(texts)
+
+
+def test_lone_surrogates_are_read_as_question_marks(loaded):
+    options = {"max_new_tokens": 5, "seed": 1}
+    assert loaded.generate("a\ud800", **options) == loaded.generate(
+        "a?", **options
+    )
+    assert loaded.score("ab\ud800") == loaded.score("ab?")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"method": "generate", "num_samples": 0},
+        {"method": "generate", "num_samples": "2"},
+        {"method": "generate", "stop": [""]},
+        {"method": "stream", "stop": [b"x"]},
+        {"method": "beam_search", "num_beams": 0},
+        {"method": "beam_search", "num_beams": 2.5},
+        {"method": "beam_search", "length_penalty": float("nan")},
+        {"method": "beam_search", "max_new_tokens": 0},
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused(loaded, call):
+    method = call.pop("method")
+    with pytest.raises(UserError):
+        getattr(loaded, method)("abc", **call)
+
+
 def test_embeddings_are_arrays(loaded):
+    units = loaded.model_config.units
+    for texts in (np.array(["abc", "d"]), (text for text in ("abc", "d"))):
+        assert loaded.embed(texts).shape == (2, units)
+    assert loaded.embed([]).shape == (0, units)
     vectors = loaded.embed(["abc", "a longer text", ""])
     assert vectors.shape == (3, loaded.model_config.units)
     np.testing.assert_allclose(loaded.embed("abc"), vectors[0], atol=1e-6)
@@ -218,6 +294,15 @@ def test_a_chat_needs_a_template(loaded, tmp_path):
         copy, "{% for m in messages %}{{ m.content }}c{% endfor %}"
     )
     model = stacked_rnn.load(copy)
+    for wrong in ("hi", {}, [], ["hi"], [{}], [{"role": "user"}], None):
+        with pytest.raises(UserError, match="expected a list of messages"):
+            model.chat(wrong)
+    saved_models.write_chat_template(copy, "{{ raise_exception('no') }}")
+    with pytest.raises(UserError, match="the chat template refuses it: no"):
+        model.chat(messages)
+    saved_models.write_chat_template(
+        copy, "{% for m in messages %}{{ m.content }}c{% endfor %}"
+    )
     answer = model.chat(messages, max_new_tokens=9, seed=2)
     assert answer == loaded.generate("abc", max_new_tokens=9, seed=2)
 
@@ -241,6 +326,15 @@ def test_a_saved_model_loads_again(loaded, name, tmp_path):
     if name == "copies":
         assert loaded.save(tmp_path / name).name == "2"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_archive_may_hold_the_directory_of_a_model(letters, tmp_path):
+    """As people make one by hand."""
+    shutil.make_archive(
+        tmp_path / "by_hand", "zip", letters.parents[1], "letters"
+    )
+    model = stacked_rnn.load(tmp_path / "by_hand.zip")
+    assert model.name == "letters" and model.path.name == "1"
 
 
 def test_what_is_not_an_archive_is_named(tmp_path):
@@ -340,9 +434,29 @@ def test_the_real_hub_package_has_what_is_called():
 def test_a_model_is_written_for_other_programs(loaded, tmp_path):
     page = loaded.export(tmp_path / "page.html")
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    with pytest.raises(UserError, match="its name must end in .onnx, .tflite"):
-        loaded.export(tmp_path / "page.pdf")
+    for name, weights, message in (
+        ("page.pdf", "auto", "must end in .onnx, .tflite, .html, .safetensors"),
+        ("other.html", "int4", "^--weights='int4': expected one of"),
+        ("other.onnx", None, "^--weights=None: expected one of"),
+        ("other.keras", "int8", "--format=keras writes float32"),
+    ):
+        with pytest.raises(UserError, match=message):
+            loaded.export(tmp_path / name, weights=weights)
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_file_and_its_vocabulary_are_written_together(loaded, tmp_path):
+    """Or neither: a model with the tokens of another would write nonsense."""
+    pytest.importorskip("tf2onnx", reason="no tf2onnx, which writes .onnx")
+    path = loaded.export(tmp_path / "new/model.onnx")
+    files = [path, path.with_suffix(".vocabulary.json")]
+    assert sorted(path.parent.iterdir()) == files
+    for file in files:
+        file.write_text("old")
+    (path.parent / "model.vocabulary.json.partial").mkdir()
+    with pytest.raises(UserError, match="model.onnx: cannot write it"):
+        loaded.export(path)
+    assert [file.read_text() for file in files] == ["old", "old"]
 
 
 def test_a_keras_file_holds_the_same_model(loaded, tmp_path):

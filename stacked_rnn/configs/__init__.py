@@ -6,6 +6,7 @@ from stacked_rnn.configs.base import (
     check_encodable,
     check_names,
     escaped,
+    plain_values,
     setting,
     unescaped,
 )

@@ -64,6 +64,14 @@ def check_names(names, *config_classes) -> None:
             raise UserError(f"{name}: there is no such setting{advice}")
 
 
+def plain_values(values) -> dict:
+    """Returns settings with the scalars of NumPy as numbers of Python."""
+    return {
+        name: value.item() if type(value).__module__ == "numpy" else value
+        for name, value in values.items()
+    }
+
+
 def setting(
     default,
     help,

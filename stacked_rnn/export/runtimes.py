@@ -21,6 +21,7 @@ docs/runtimes.md has a generator for each of them, without TensorFlow. For a
 browser (.html) the file is the generator, too: see `html_page`.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -87,29 +88,22 @@ def write(model, path, weights="auto") -> None:
             rounded; in ONNX and LiteRT the vectors that they multiply, too, to
             a range found in each step.
     """
-    format = FORMATS[format_of(path)]
+    format = FORMATS[suffixes()[path.suffix]]
     if weights == "auto":
         weights = format.weights
     content = format.convert(model, weights)
+    contents = {path: content}
     if format.has_vocabulary:
         vocabulary = model.tokenizer.to_vocabulary()
-        _replace(
-            vocabulary_path(path),
-            json.dumps(vocabulary, ensure_ascii=False).encode(),
-        )
-    _replace(path, content)
+        contents[vocabulary_path(path)] = json.dumps(
+            vocabulary, ensure_ascii=False
+        ).encode()
+    _replace(path, contents)
 
 
-def format_of(path) -> str:
-    """Returns the name of the format that the ending of a path stands for.
-
-    Raises:
-        UserError: there is no such format.
-    """
-    names = {format.suffix: name for name, format in FORMATS.items()}
-    if path.suffix not in names:
-        raise UserError(f"{path}: its name must end in {', '.join(names)}")
-    return names[path.suffix]
+def suffixes() -> dict[str, str]:
+    """Returns the names of the formats, by the ending of a file's name."""
+    return {format.suffix: name for name, format in FORMATS.items()}
 
 
 def vocabulary_path(path) -> pathlib.Path:
@@ -117,11 +111,19 @@ def vocabulary_path(path) -> pathlib.Path:
     return path.with_suffix(".vocabulary.json")
 
 
-def _replace(path, content):
-    """Writes a file, whole or not at all."""
+def _replace(path, contents):
+    """Writes files, all of them or none.
+
+    Args:
+        path: what a message names.
+        contents: bytes by path.
+    """
     try:
-        with files.whole_file(path) as file:
-            file.write(content)
+        with contextlib.ExitStack() as stack:
+            for file, content in contents.items():
+                whole = stack.enter_context(files.whole_file(file))
+                whole.write(content)
+                whole.flush()  # a full disk shows here, or never
     except OSError as error:
         raise UserError(
             f"--output={path}: cannot write it: {error.strerror}"
@@ -224,7 +226,7 @@ def load(path):
     Returns:
         step(token_ids, states) -> (logits, states), arrays; the states by name.
     """
-    run = FORMATS[format_of(path)].load(path)
+    run = FORMATS[suffixes()[path.suffix]].load(path)
 
     def step(token_ids, states):
         new = run({"token_ids": token_ids, **states})

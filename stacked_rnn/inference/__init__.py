@@ -11,6 +11,7 @@ import importlib
 import os
 
 from stacked_rnn import saved_models
+from stacked_rnn.configs import UserError
 from stacked_rnn.inference.activations import Activations, read_activations
 from stacked_rnn.inference.base import LoadedModel
 from stacked_rnn.inference.classifier import Prediction, SavedClassifier
@@ -39,9 +40,10 @@ def load(saved_model="", *tasks) -> LoadedModel:
     Raises:
         UserError: the model does not exist, is damaged, or is for another task.
     """
-    return from_description(
-        saved_models.find_description(os.fspath(saved_model), *tasks)
-    )
+    path = os.fspath(saved_model)
+    if not isinstance(path, str):
+        raise UserError(f"{saved_model!r:.60}: expected a path")
+    return from_description(saved_models.find_description(path, *tasks))
 
 
 def from_description(description) -> LoadedModel:

@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stacked_rnn import hub, model_cards, saved_models, tokenizers
@@ -65,9 +66,11 @@ class LoadedModel:
         Raises:
             UserError: it cannot be written.
         """
+        if not os.fspath(path):
+            raise UserError("save: the path is empty")
         path = pathlib.Path(path)
         try:
-            if path.suffix == saved_models.ARCHIVE:
+            if path.suffix.lower() == saved_models.ARCHIVE:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with files.whole_file(path) as file:
                     _write_archive(self.path, file)
@@ -78,7 +81,7 @@ class LoadedModel:
                 return saved_models.take_next_number(copy, path)
         except OSError as error:
             raise UserError(
-                f"{path}: cannot write there: {error.strerror}"
+                f"{path}: cannot write there: {error.strerror or error}"
             ) from error
 
     def push(self, name) -> str:
@@ -127,22 +130,41 @@ def batched(items, size):
         yield batch
 
 
-def results_for(texts, compute):
+def results_for(texts, compute, streams=False):
     """Applies a function of texts to one text, a list, or a stream of them.
 
     Args:
-        texts: a string, a list or tuple of strings, or another iterable.
+        texts: a string, or an iterable of strings.
         compute: takes an iterable of strings, and yields a result for each.
+        streams: whether the results of an iterable that is no list or tuple
+            are an iterator, which reads only what it needs.
 
     Returns:
-        For a string its result, for a list or tuple a list of results, for
-        another iterable an iterator, which reads only what it needs.
+        For a string its result; for others a list of results, or an iterator.
+
+    Raises:
+        UserError: it is neither a string nor an iterable of strings.
     """
     if isinstance(texts, str):
-        (result,) = compute([texts])
+        (result,) = compute([checked_text(texts)])
         return result
-    results = compute(texts)
-    return list(results) if isinstance(texts, Sequence) else results
+    if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
+        raise UserError(f"{texts!r:.60}: expected a string or a list of them")
+    results = compute(map(checked_text, texts))
+    if streams and not isinstance(texts, Sequence):
+        return results
+    return list(results)
+
+
+def checked_text(text) -> str:
+    """Returns a text; lone surrogates become question marks.
+
+    Raises:
+        UserError: it is no string.
+    """
+    if not isinstance(text, str):
+        raise UserError(f"{text!r:.60}: expected a string")
+    return text.encode("utf-8", "replace").decode()
 
 
 def encode(texts) -> list[bytes]:

@@ -78,7 +78,7 @@ class SavedClassifier(base.LoadedModel):
             The `Prediction` of a string; a list of a list's; an iterator over
             those of another iterable.
         """
-        return base.results_for(texts, self._predictions)
+        return base.results_for(texts, self._predictions, streams=True)
 
     def _predictions(self, texts):
         for batch in base.batched(texts, _BATCH_SIZE):

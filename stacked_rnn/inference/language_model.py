@@ -12,10 +12,13 @@ import tensorflow as tf
 
 from stacked_rnn import chat_templates, metrics, saved_models
 from stacked_rnn.configs import (
+    BeamConfig,
+    ExportConfig,
     ModelConfig,
     SamplingConfig,
     UserError,
     check_names,
+    plain_values,
 )
 from stacked_rnn.decoding import generation, options
 from stacked_rnn.decoding.incremental_text import Continuation
@@ -120,7 +123,12 @@ class SavedLanguageModel(base.LoadedModel):
         Raises:
             UserError: there is no such option, or its value is out of range.
         """
-        sampling = self._sampling(options)
+        sampling, stop = self._sampling(options), _stops(stop)
+        is_number = isinstance(num_samples, int)
+        if not (is_number and num_samples >= 1):
+            raise UserError(
+                f"num_samples={num_samples!r}: expected a number, 1 or more"
+            )
         return base.results_for(
             prompts,
             lambda prompts: _grouped(
@@ -139,8 +147,10 @@ class SavedLanguageModel(base.LoadedModel):
         Yields:
             Strings, as soon as they are generated.
         """
-        turn = conversation.Conversation(self, self._sampling(options), stop)
-        turn.read(prompt)
+        turn = conversation.Conversation(
+            self, self._sampling(options), _stops(stop)
+        )
+        turn.read(base.checked_text(prompt))
         return filter(None, turn.write())
 
     def beam_search(
@@ -156,12 +166,16 @@ class SavedLanguageModel(base.LoadedModel):
         Returns:
             The continuation of a string; of a list, a list of those.
         """
+        sampling = self._sampling(options)
+        if not sampling.max_new_tokens:
+            raise UserError("max_new_tokens=0: beam search needs at least 1")
+        beams = BeamConfig(num_beams=num_beams, length_penalty=length_penalty)
         search = functools.partial(
             self.likeliest_continuations,
-            sampling=self._sampling(options),
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            stop=stop,
+            sampling=sampling,
+            num_beams=beams.num_beams,
+            length_penalty=beams.length_penalty,
+            stop=_stops(stop),
         )
         return base.results_for(
             prompts, lambda prompts: (found.text for found in search(prompts))
@@ -183,7 +197,7 @@ class SavedLanguageModel(base.LoadedModel):
                 f"{self.path}: has no chat template: train it with "
                 "--chat_template=FILE, or use generate"
             )
-        prompt = chat_templates.render(template, messages)
+        prompt = chat_templates.render_checked(template, messages)
         return self.generate(prompt, stop=stop, **options)
 
     def embed(self, texts) -> np.ndarray:
@@ -193,7 +207,7 @@ class SavedLanguageModel(base.LoadedModel):
             texts: a string, or a list of strings.
 
         Returns:
-            float32 [units]; of a list, [texts, units].
+            float32 [units]; of several, [texts, units].
         """
         embed = self.functions.signatures["embed"]
 
@@ -202,17 +216,22 @@ class SavedLanguageModel(base.LoadedModel):
                 texts = tf.constant(base.encode(batch))
                 yield from embed(texts=texts)["embeddings"].numpy()
 
-        return np.asarray(base.results_for(texts, embeddings))
+        found = np.asarray(base.results_for(texts, embeddings), np.float32)
+        if isinstance(texts, str):
+            return found
+        return found.reshape(-1, self.model_config.units)
 
     def score(self, text) -> metrics.Score:
         """Scores a text, the state carried from its beginning to its end.
 
         Args:
-            text: a string, of two tokens at least.
+            text: a string, of two tokens at least, which is taken as it is.
+                In a file, evaluate.py reads other line ends as line feeds.
 
         Raises:
             UserError: the text is shorter.
         """
+        text = base.checked_text(text)
         _, nats = self.token_nats(text)
         return _score(nats, text)
 
@@ -222,7 +241,7 @@ class SavedLanguageModel(base.LoadedModel):
         Args:
             text: a string.
         """
-        return Surprisal(self._surprisals_of(text))
+        return Surprisal(self._surprisals_of(base.checked_text(text)))
 
     def inspect(self, text) -> inspection_html.Inspection:
         """Looks inside the model while it reads a text, see docs/inspect.md.
@@ -234,7 +253,10 @@ class SavedLanguageModel(base.LoadedModel):
             UserError: the text is shorter.
         """
         return inspection.inspect_text(
-            self, *base.encode([text]), f"{len(text):,} characters.", []
+            self,
+            base.checked_text(text).encode(),
+            f"{len(text):,} characters.",
+            [],
         )
 
     def export(self, path, *, weights="auto") -> pathlib.Path:
@@ -260,6 +282,16 @@ class SavedLanguageModel(base.LoadedModel):
         from stacked_rnn.models import keras_file, torch_weights
 
         path = pathlib.Path(path)
+        formats = runtimes.suffixes() | {
+            torch_weights.SUFFIX: "pytorch",
+            keras_file.SUFFIX: "keras",
+        }
+        if path.suffix not in formats:
+            raise UserError(
+                f"{path}: its name must end in {', '.join(formats)}"
+            )
+        ExportConfig(format=formats[path.suffix], weights=weights)  # checks it
+        terminal.writable_directory("output", path.parent)
         if path.suffix == torch_weights.SUFFIX:
             torch_weights.require(str(path))
             model = training.read_saved_model(self.description)
@@ -267,7 +299,7 @@ class SavedLanguageModel(base.LoadedModel):
         elif path.suffix == keras_file.SUFFIX:
             keras_file.write(training.read_saved_model(self.description), path)
         else:
-            runtimes.require(runtimes.format_of(path))
+            runtimes.require(formats[path.suffix])
             runtimes.write(self, path, weights)
         return path
 
@@ -278,7 +310,7 @@ class SavedLanguageModel(base.LoadedModel):
     def _sampling(self, options) -> SamplingConfig:
         """The options of a call, completed by the defaults."""
         check_names(options, SamplingConfig)
-        return dataclasses.replace(self.defaults, **options)
+        return dataclasses.replace(self.defaults, **plain_values(options))
 
     def continuations(self, prompts, sampling, stop=(), num_samples=1):
         """Generates continuations of prompts, in batches.
@@ -612,6 +644,19 @@ class Surprisal:
 
     def _repr_html_(self):
         return surprisal_html.fragment(self.tokens)
+
+
+def _stops(stop) -> tuple[str, ...]:
+    """The stop strings of a call: one string, or several.
+
+    Raises:
+        UserError: they are none, or one of them is empty.
+    """
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    for string in stops:
+        if not (isinstance(string, str) and string):
+            raise UserError(f"stop={stop!r:.60}: expected strings, none empty")
+    return stops
 
 
 def _grouped(continuations, num_samples):

@@ -88,7 +88,7 @@ class SavedSeq2Seq(base.LoadedModel):
         check_names(options, BeamConfig)
         config = dataclasses.replace(config, **options)
         return base.results_for(
-            texts, functools.partial(self._outputs, config=config)
+            texts, functools.partial(self._outputs, config=config), streams=True
         )
 
     def _outputs(self, texts, config):

@@ -32,7 +32,7 @@ _QUANTITIES = {
 _SIDE, _LEFT, _TOP = 220, 44, 10  # of a scatter plot, in its own units
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # of arrays
 class Inspection:
     """What the page shows.
 

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import os
 import pathlib
 import signal
 import threading
@@ -206,9 +207,12 @@ def move_aside(kind, directory, reason) -> None:
 
 def note_export(model_dir, stage, version) -> None:
     """Records the stage at which a run was exported, and the version."""
+    version = pathlib.Path(version).resolve()
+    # From the run there: both may be moved together.
+    path = os.path.relpath(version, model_dir.resolve())
     write_json(
         model_dir / saved_models.EXPORTED_FILE,
-        {"step": stage, "version": str(pathlib.Path(version).resolve())},
+        {"step": stage, "version": str(version), "path": path},
     )
 
 
@@ -223,7 +227,7 @@ def find_export(model_dir, stage, export_dir) -> pathlib.Path | None:
             (model_dir / saved_models.EXPORTED_FILE).read_text(encoding="utf-8")
         )
         version = pathlib.Path(export_dir, pathlib.Path(noted["version"]).name)
-        if noted == {"step": stage, "version": str(version.resolve())}:
+        if (noted["step"], noted["version"]) == (stage, str(version.resolve())):
             return version if version.is_dir() else None
     except (OSError, ValueError, KeyError, TypeError):
         pass
