@@ -111,7 +111,8 @@ class SavedLanguageModel(base.LoadedModel):
 
         Args:
             prompts: a string, or a list of strings; "" begins a text.
-            stop: strings that end a continuation and are not part of it.
+            stop: a string, or several, that end a continuation and are not
+                part of it.
             num_samples: number of continuations per prompt. The first has the
                 seed of the options, the second that plus one, and so on.
             **options: the sampling options.
@@ -124,8 +125,7 @@ class SavedLanguageModel(base.LoadedModel):
             UserError: there is no such option, or its value is out of range.
         """
         sampling, stop = self._sampling(options), _stops(stop)
-        is_number = isinstance(num_samples, int)
-        if not (is_number and num_samples >= 1):
+        if not (isinstance(num_samples, int) and num_samples >= 1):
             raise UserError(
                 f"num_samples={num_samples!r}: expected a number, 1 or more"
             )
