@@ -5,14 +5,9 @@ They are those of Hugging Face: Jinja, with the variables `messages` and
 """
 
 import functools
+import importlib.util
 
 from stacked_rnn.configs import UserError
-
-try:
-    import jinja2
-    import jinja2.sandbox
-except ImportError:  # an extra
-    jinja2 = None  # type: ignore[assignment]
 
 
 def render(template, messages, add_generation_prompt=True) -> str:
@@ -67,9 +62,11 @@ def compiled(template):
         UserError: the package jinja2 is missing.
         jinja2.TemplateError: the template is not valid.
     """
-    if jinja2 is None:
+    if not importlib.util.find_spec("jinja2"):
         raise UserError("chats need jinja2: pip install jinja2")
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    from jinja2 import sandbox  # imported late: few models have chats
+
+    environment = sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True
     )
     environment.globals["raise_exception"] = _refuse
@@ -77,6 +74,8 @@ def compiled(template):
 
 
 def _refuse(message):
+    import jinja2
+
     raise jinja2.TemplateError(message)
 
 
@@ -89,8 +88,10 @@ def check(template, flag, path) -> None:
         template: a string.
         flag, path: the flag that names its file, and the file.
     """
-    if jinja2 is None:
+    if not importlib.util.find_spec("jinja2"):
         return
+    import jinja2
+
     try:
         compiled(template)
     except jinja2.TemplateError as error:

@@ -6,8 +6,7 @@ saved_models/NAME/VERSION/
     assets/tokenizer.json            the tokenizer
     assets.extra/config.json         the architecture, the default options, and
                                      how the model was trained
-    assets.extra/chat_template.jinja  how a chat becomes a text; optional, and
-                                     never written by this project
+    assets.extra/chat_template.jinja  how a chat becomes a text; optional
     assets.extra/tf_serving_warmup_requests  see `export.warmup_requests`
 """
 
@@ -220,15 +219,15 @@ def _local(saved_model) -> pathlib.Path:
     if saved_model.startswith(hub.PREFIX):
         return hub.download(saved_model)
     path = pathlib.Path(saved_model)
-    if path.suffix != ARCHIVE or not path.is_file():
+    if path.suffix.lower() != ARCHIVE or not path.is_file():
         return path
     scratch = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     directory = pathlib.Path(scratch, path.stem)  # the model's name
     directory.mkdir()
     try:
-        shutil.unpack_archive(path, directory)
-    except (shutil.ReadError, zipfile.BadZipFile, OSError, zlib.error) as error:
+        shutil.unpack_archive(path, directory, "zip")
+    except (zipfile.BadZipFile, OSError, zlib.error) as error:
         raise UserError(
             f"--saved_model={path}: not an archive, or damaged ({error})"
         ) from error
@@ -246,15 +245,16 @@ def _exported_version(run) -> pathlib.Path | None:
     """
     try:
         noted = json.loads((run / EXPORTED_FILE).read_text(encoding="utf-8"))
-        version = run / noted.get("path", noted["version"])
+        version = run.resolve() / noted.get("path", noted["version"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    version = pathlib.Path(os.path.normpath(version))
     if not (version / GRAPH_FILE).is_file():
         raise UserError(
             f"--saved_model={run}: the version that this run was exported as "
-            f"is gone: {os.path.normpath(version)}"
+            f"is gone: {version}"
         )
-    return pathlib.Path(os.path.normpath(version))
+    return version
 
 
 def _newest(tasks) -> pathlib.Path | None:

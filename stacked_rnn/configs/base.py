@@ -64,10 +64,14 @@ def check_names(names, *config_classes) -> None:
             raise UserError(f"{name}: there is no such setting{advice}")
 
 
+def _is_numpy_scalar(value) -> bool:
+    return type(value).__module__ == "numpy" and value.shape == ()
+
+
 def plain_values(values) -> dict:
     """Returns settings with the scalars of NumPy as numbers of Python."""
     return {
-        name: value.item() if type(value).__module__ == "numpy" else value
+        name: value.item() if _is_numpy_scalar(value) else value
         for name, value in values.items()
     }
 

@@ -635,12 +635,12 @@ class Surprisal:
         return np.array([nats for _, nats, _ in self.tokens], np.float32)
 
     def __repr__(self):
-        return "\n".join(
-            f"{nats:8.3f}  {token.decode('utf-8', 'backslashreplace')!r}"
-            if nats is not None
-            else f"       -  {token.decode('utf-8', 'backslashreplace')!r}"
-            for token, nats, _ in self.tokens
-        )
+        lines = []
+        for token, nats, _ in self.tokens:
+            cost = "-" if nats is None else f"{nats:.3f}"
+            text = token.decode("utf-8", "backslashreplace")
+            lines.append(f"{cost:>8}  {text!r}")
+        return "\n".join(lines)
 
     def _repr_html_(self):
         return surprisal_html.fragment(self.tokens)

@@ -47,7 +47,7 @@ def nats_of_text(score_window, token_ids, initial_states, progress):
     targets = targets.reshape(pieces, length)
     before_text = initial_states(1)
 
-    def read(inputs, targets, states, progress=lambda done: None):
+    def read(inputs, targets, states, progress=_ignore):
         nats = []
         for start in range(0, inputs.shape[1], _WINDOW):
             window = (slice(None), slice(start, start + _WINDOW))
@@ -74,9 +74,14 @@ def nats_of_text(score_window, token_ids, initial_states, progress):
     begins = next_begins(ends)
     while True:
         nats, ends = read(inputs, targets, begins, progress)
+        progress = _ignore  # in further rounds it would go back
         guessed, begins = begins, next_begins(ends)
         if all(map(_are_close, *map(tf.nest.flatten, (guessed, begins)))):
             return nats.reshape(-1)[:count]
+
+
+def _ignore(done) -> None:
+    """Shows no progress."""
 
 
 def _are_close(states, others) -> bool:

@@ -208,12 +208,11 @@ def move_aside(kind, directory, reason) -> None:
 def note_export(model_dir, stage, version) -> None:
     """Records the stage at which a run was exported, and the version."""
     version = pathlib.Path(version).resolve()
-    # From the run there: both may be moved together.
-    path = os.path.relpath(version, model_dir.resolve())
-    write_json(
-        model_dir / saved_models.EXPORTED_FILE,
-        {"step": stage, "version": str(version), "path": path},
-    )
+    noted = {"step": stage, "version": str(version)}
+    with contextlib.suppress(ValueError):  # on another drive, on Windows
+        # The way from the run to it: both may be moved together.
+        noted["path"] = os.path.relpath(version, model_dir.resolve())
+    write_json(model_dir / saved_models.EXPORTED_FILE, noted)
 
 
 def find_export(model_dir, stage, export_dir) -> pathlib.Path | None:
