@@ -9,6 +9,8 @@ import subprocess
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+# What XLA compiles here runs for less time than it would take to optimize it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import numpy as np
 import pytest
@@ -26,6 +28,9 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+# As after a model was loaded, so that no test depends on those before it.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 # The collector would look through TensorFlow's graphs again and again.
 gc.freeze()

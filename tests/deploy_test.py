@@ -589,7 +589,7 @@ def test_slurm_script_trains_and_exports(tmp_path):
         except OSError:
             pytest.skip(f"port {port}, of a task under Slurm, is in use here")
     (tmp_path / "cats.txt").write_text(TEXT)
-    ended = run_slurm_script(tmp_path, *FLAGS, "--epochs=1", "--num_layers=1")
+    ended = run_slurm_script(tmp_path, *FLAGS, "--epochs=1")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "On 2 devices: " in ended.stdout
     for index in range(2):

@@ -20,13 +20,12 @@ import pytest
 
 import stacked_rnn
 from stacked_rnn import cli, configs
-from tests.helpers import ROOT, pages
+from tests.helpers import ROOT, pages, quick
 from tests.helpers.live_server import serving
 from tests.helpers.processes import assert_flags_are_parsed
 
 BLOCKS = [block for page in pages.paths() for block in pages.blocks(page)]
 SERVER = "http://127.0.0.1:8501/"
-MINUTES = ("minutes=2", "minutes=0.02")  # as it stands on a page, and here
 PAGES = sorted({block.page for block in BLOCKS if not block.name})
 
 
@@ -51,6 +50,7 @@ def reader(letters, tmp_path_factory):
 @pytest.fixture
 def directory(reader, monkeypatch):
     monkeypatch.chdir(reader)
+    monkeypatch.setattr(stacked_rnn, "train", quick.train)
     return reader
 
 
@@ -63,8 +63,7 @@ def test_python_blocks_of_a_page_run(page, directory):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            code = block.code.replace(*MINUTES)
-            dataclasses.replace(block, code=code).run(namespace)
+            block.run(namespace)
     if page == "docs/python.md":  # two halves are the whole, as it says there
         whole = namespace["model"](namespace["token_ids"])
         second = namespace["second"]["logits"]

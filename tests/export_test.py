@@ -586,12 +586,12 @@ def test_the_configuration_is_part_of_the_export(letters, loaded, generator):
         ("assets.extra/config.json", "damaged"),
     ],
 )
-def test_truncated_files_are_reported(generator, tmp_path, damage, message):
-    path = generator.save(tmp_path / "m")
-    content = (path / damage).read_bytes()
-    (path / damage).write_bytes(content[: len(content) // 2])
+def test_truncated_files_are_reported(letters, tmp_path, damage, message):
+    path = shutil.copytree(letters, tmp_path / "1") / damage
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(configs.UserError, match=message) as error:
-        inference.load(tmp_path / "m")
+        inference.load(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -648,16 +648,16 @@ def test_other_directories_are_refused_with_the_reason(tmp_path, monkeypatch):
 
 
 def test_the_newest_under_saved_models_is_the_default(
-    generator, tmp_path, monkeypatch, capsys
+    letters, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    generator.save("saved_models/first")
-    newest = generator.save("saved_models/second")
+    newest = pathlib.Path("saved_models/second/1")
+    shutil.copytree(letters, "saved_models/first/1")
+    shutil.copytree(letters, newest)
+    os.utime(newest / "saved_model.pb")
     for name in ("2.partial", "2.bak", "\u00b2"):  # no versions
         shutil.copytree(newest, newest.with_name(name))
-    assert (
-        inference.load().path == newest == pathlib.Path("saved_models/second/1")
-    )
+    assert inference.load().path == newest
     # Models of another task, a name that is no version, a partial copy.
     for name in ("third/1", "third/\u00b2", "third/3.partial"):
         path = pathlib.Path("saved_models", name)

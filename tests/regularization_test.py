@@ -1,5 +1,7 @@
 """Each regularizer against its definition; off, it leaves no trace."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -21,6 +23,9 @@ ALL = {
     "activation_penalty": 0.01,
     "temporal_penalty": 0.02,
 }
+make_trainer = functools.partial(
+    small_tasks.make_trainer, "language_model", batch_size=8, jit_compile=False
+)
 TOKEN_IDS = np.random.default_rng(0).integers(0, 11, (4, 9)).astype("int32")
 
 
@@ -184,9 +189,9 @@ def test_activation_penalties_are_those_of_the_paper(rng):
 )  # fmt: skip
 def test_a_step_descends_the_penalized_loss(model, tmp_path):
     """SGD without noise: the weights move along the gradient by hand."""
-    trainer = small_tasks.make_trainer(
-        "language_model", tmp_path, model=model, optimizer="sgd",
-        learning_rate=0.5, gradient_clip_norm=0.0, jit_compile=False,
+    trainer = make_trainer(
+        tmp_path, model=model, optimizer="sgd",
+        learning_rate=0.5, gradient_clip_norm=0.0,
     )  # fmt: skip
     data = trainer.data.training
     page = tf.constant(data.page(0))
@@ -240,8 +245,8 @@ class StopAfter(keras.callbacks.Callback):
 
 def test_weight_decay_spares_vectors(tmp_path):
     """With a gradient of zero, decay alone moves the weights."""
-    trainer = small_tasks.make_trainer(
-        "language_model", tmp_path, optimizer="sgd", weight_decay=0.1,
+    trainer = make_trainer(
+        tmp_path, optimizer="sgd", weight_decay=0.1,
         learning_rate=0.5,
     )  # fmt: skip
     variables = trainer.model.trainable_variables
@@ -292,8 +297,8 @@ def test_the_average_follows_the_weights_until_it_starts():
 
 
 def test_averaged_weights_are_validated_saved_and_exported(tmp_path):
-    trainer = small_tasks.make_trainer(
-        "language_model", tmp_path, tmp_path / "run", epochs=2,
+    trainer = make_trainer(
+        tmp_path, tmp_path / "run", epochs=2,
         average_decay=0.99,
     )  # fmt: skip
     trainer.fit(verbose=0)
@@ -316,8 +321,8 @@ def test_averaged_weights_are_validated_saved_and_exported(tmp_path):
 
 
 def test_averaging_begins_when_validation_has_not_improved(tmp_path):
-    trainer = small_tasks.make_trainer(
-        "language_model", tmp_path, tmp_path / "run", epochs=3,
+    trainer = make_trainer(
+        tmp_path, tmp_path / "run", epochs=3,
         learning_rate=0.0, average_decay=0.9, average_patience=2,
     )  # fmt: skip
     assert not trainer._average.is_started
@@ -326,8 +331,8 @@ def test_averaging_begins_when_validation_has_not_improved(tmp_path):
 
 
 def test_reset_states_starts_some_streams_anew(tmp_path):
-    trainer = small_tasks.make_trainer(
-        "language_model", tmp_path, carry_state=True, reset_states=0.25,
+    trainer = make_trainer(
+        tmp_path, carry_state=True, reset_states=0.25,
         batch_size=16,
     )  # fmt: skip
     steps = trainer._steps
@@ -349,8 +354,8 @@ def test_reset_states_starts_some_streams_anew(tmp_path):
 def test_all_regularizers_together_learn(
     carry_state, replicas, parts, jit_compile, tmp_path
 ):
-    trainer = small_tasks.make_trainer(
-        "language_model", tmp_path, epochs=6, carry_state=carry_state,
+    trainer = make_trainer(
+        tmp_path, epochs=6, carry_state=carry_state,
         strategy=mirrored() if replicas == 2 else None,
         accumulate_steps=parts, jit_compile=jit_compile, weight_decay=0.01,
         average_decay=0.9, reset_states=0.01 * carry_state,
@@ -366,17 +371,11 @@ def test_all_regularizers_together_learn(
 
 def test_a_resumed_run_draws_the_same_masks(tmp_path):
     """They depend on the seed and the step alone."""
-    settings = {
-        "epochs": 2, "model": ALL | {"cell": "lstm"}, "jit_compile": False,
-    }  # fmt: skip
-    whole = small_tasks.make_trainer(
-        "language_model", tmp_path, tmp_path / "whole", **settings
-    )
+    settings = {"epochs": 2, "model": ALL | {"cell": "lstm"}}
+    whole = make_trainer(tmp_path, tmp_path / "whole", **settings)
     whole.fit(verbose=0)
     for _ in range(2):
-        parts = small_tasks.make_trainer(
-            "language_model", tmp_path, tmp_path / "parts", **settings
-        )
+        parts = make_trainer(tmp_path, tmp_path / "parts", **settings)
         parts.fit([small_tasks.CtrlC(parts, 5)], verbose=0)
     for got, expected in zip(
         parts.model.get_weights(), whole.model.get_weights()
@@ -405,8 +404,8 @@ def test_off_they_leave_no_trace(rng):
 
 
 def test_a_model_that_was_regularized_is_exported(tmp_path):
-    trainer = small_tasks.make_trainer(
-        "language_model", tmp_path, tmp_path / "run", jit_compile=False,
+    trainer = make_trainer(
+        tmp_path, tmp_path / "run",
         model=ALL | {"readout_layers": "sum", "embedding_to_all_layers": True},
     )  # fmt: skip
     trainer.fit(verbose=0)

@@ -12,7 +12,7 @@ from tests.helpers.processes import Script
 
 FLAGS = (
     "--corpus=cats.txt", "--cell=gru", "--units=16",
-    "--embedding_dim=8", "--batch_size=8",
+    "--embedding_dim=8", "--num_layers=1", "--batch_size=8",
     "--sequence_length=20", "--carry_state", "--dropout=0.1",
     "--deterministic", "--checkpoint_minutes=0.01", "--early_stopping=12",
     "--nojit_compile",

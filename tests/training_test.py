@@ -60,7 +60,7 @@ def make_trainer(
         "jit_compile": False,
     } | changes
     return training.Trainer(
-        small_config(**{"cell": "simple_rnn"} | (model or {})),
+        small_config(**{"cell": "simple_rnn", "num_layers": 1} | (model or {})),
         configs.TrainConfig(**settings),
         tasks.LanguageModelTask(data or load_data()),
         model_dir,

@@ -21,6 +21,27 @@ def here(tmp_path, monkeypatch):
     pathlib.Path("text.txt").write_text(TEXT, encoding="utf-8")
 
 
+@pytest.fixture
+def of_letters(here, letters):
+    """A model of the letters a to h, in `models`."""
+    shutil.copytree(letters, "models/1")
+
+
+@pytest.fixture(scope="module")
+def exported_words(tmp_path_factory):
+    """A model of five words, exported."""
+    tokenizer = tokenizers.build("word", b"a bee face\n", 5)
+    return build_generator(tokenizer=tokenizer).save(
+        tmp_path_factory.mktemp("words")
+    )
+
+
+@pytest.fixture
+def of_words(here, exported_words):
+    """The model of five words, in `models`."""
+    shutil.copytree(exported_words, "models/1")
+
+
 def make_trainer(given=(), vocabulary_size=0, **changes):
     """What train.py makes of --init_from=models."""
     settings = {
@@ -55,13 +76,14 @@ def train(trainer, total_steps):
     [
         ("", {}),
         (r"\n", {"readout_layers": "concat", "cell": "lstm"}),
-        (r"\n", {"tie_embeddings": True, "units": 5}),
+        (r"\n", {"num_layers": 1, "tie_embeddings": True, "units": 5}),
         ("", {"tie_embeddings": True, "readout_layers": "concat"}),
         # As many units as tokens: the shapes do not tell them apart.
-        (r"\n", {"tie_embeddings": True, "embedding_dim": 11, "units": 11}),
-        ("", {"embedding_dim": 11, "units": 11}),
+        (r"\n", {"num_layers": 1, "tie_embeddings": True, "embedding_dim": 11,
+                "units": 11}),
+        ("", {"num_layers": 1, "embedding_dim": 11, "units": 11}),
     ],
-)
+)  # fmt: skip
 def test_old_tokens_keep_their_weights_and_logits(separator, architecture):
     tokenizer = tokenizers.build(
         "char", ALPHABET.encode(), document_separator=separator
@@ -122,8 +144,7 @@ def test_new_characters_are_learned_exported_and_generated(
     assert continuation.text.startswith(" \u00e9gg had a z\n")
 
 
-def test_one_line_names_the_new_tokens(capsys):
-    build_generator().save("models")
+def test_one_line_names_the_new_tokens(of_letters, capsys):
     trainer = make_trainer()
     trainer.task.warn()
     assert capsys.readouterr().err.startswith(
@@ -131,17 +152,14 @@ def test_one_line_names_the_new_tokens(capsys):
     )
 
 
-def test_only_the_training_part_has_new_tokens(capsys):
-    build_generator().save("models")
+def test_only_the_training_part_has_new_tokens(of_letters):
     pathlib.Path("text.txt").write_text(TEXT + "\u00fc", encoding="utf-8")
     trainer = make_trainer(validation="end")
     assert trainer.model.config.vocabulary_size == 13
     assert trainer.data.unknown_parts == ["\u00fc"]
 
 
-def test_without_widening_the_vocabulary_is_kept():
-    generator = build_generator()
-    generator.save("models")
+def test_without_widening_the_vocabulary_is_kept(generator, of_letters):
     trainer = make_trainer(widen_vocabulary=False)
     assert trainer.data.tokenizer == generator.tokenizer
     assert trainer.data.unknown_parts == ["\u00e9", "z"]
@@ -170,9 +188,7 @@ def words_of(trainer):
     return trainer.data.tokenizer.to_dict()["vocabulary"]
 
 
-def test_words_join_up_to_the_vocabulary_size(capsys):
-    tokenizer = tokenizers.build("word", b"a bee face\n", 5)
-    build_generator(tokenizer=tokenizer).save("models")
+def test_words_join_up_to_the_vocabulary_size(of_words, capsys):
     old = ["<unk>", "a", " bee", " face", "\n"]
     assert words_of(make_trainer(resume=False)) == [
         *old, " \u00e9gg", " had", " a", " z"
@@ -193,10 +209,11 @@ def test_words_join_up_to_the_vocabulary_size(capsys):
 # Resuming ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "size"), [("char", 0), ("word", 7)])
-def test_the_same_command_resumes_the_widened_run(kind, size, capsys):
-    tokenizer = tokenizers.build(kind, b"a bee face\n", 5)
-    build_generator(tokenizer=tokenizer).save("models")
+@pytest.mark.parametrize(
+    ("models", "size"), [("of_letters", 0), ("of_words", 7)]
+)
+def test_the_same_command_resumes_the_widened_run(models, size, request):
+    request.getfixturevalue(models)
     given = {"vocabulary_size"} if size else ()
     first = make_trainer(given, size)
     train(first, 3)
@@ -215,9 +232,7 @@ def test_the_same_command_resumes_the_widened_run(kind, size, capsys):
 @pytest.mark.parametrize(
     ("size", "changes"), [(6, {}), (0, {"widen_vocabulary": False})]
 )
-def test_another_vocabulary_is_another_run(size, changes):
-    tokenizer = tokenizers.build("word", b"a bee face\n", 5)
-    build_generator(tokenizer=tokenizer).save("models")
+def test_another_vocabulary_is_another_run(size, changes, of_words):
     train(make_trainer(), 3)
     trainer = make_trainer({"vocabulary_size"}, size, **changes)
     assert trainer.step == 0 and pathlib.Path("run.1").exists()
@@ -225,8 +240,7 @@ def test_another_vocabulary_is_another_run(size, changes):
     assert np.abs(trainer.model.embedding.embeddings[1]).max() > 0.2
 
 
-def test_a_widened_run_is_the_start_of_another(monkeypatch):
-    build_generator().save("models")
+def test_a_widened_run_is_the_start_of_another(of_letters):
     train(make_trainer(), 3)
     pathlib.Path("run").rename("models.run")
     pathlib.Path("text.txt").write_text("!" + TEXT, encoding="utf-8")
@@ -234,8 +248,7 @@ def test_a_widened_run_is_the_start_of_another(monkeypatch):
     assert trainer.data.tokenizer.to_dict()["vocabulary"].endswith("hz\u00e9!")
 
 
-def test_a_run_of_an_earlier_version_is_not_widened():
-    build_generator().save("models")
+def test_a_run_of_an_earlier_version_is_not_widened(of_letters):
     train(make_trainer(widen_vocabulary=False), 3)
     record = pathlib.Path("run/checkpoints/model.json")
     description = json.loads(record.read_text())

@@ -1,7 +1,7 @@
 """Runs the project's scripts, each in a directory.
 
-`run` and `Script` fork a process that has imported TensorFlow already: the
-import takes seconds, and the tests start more than a hundred scripts.
+`run` and `Script` fork a process that has imported TensorFlow and other
+packages already: that takes seconds, and the tests start hundreds of scripts.
 """
 
 import multiprocessing
@@ -17,7 +17,13 @@ from tests.helpers import ROOT
 from tests.helpers.waiting import wait_until
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tensorflow", "keras"])
+_forks.set_forkserver_preload(
+    [
+        "tensorflow", "keras", "fastapi", "jinja2", "keras_tuner",
+        "matplotlib.backends.backend_agg", "matplotlib.figure",
+        "prometheus_client", "uvicorn",
+    ]
+)  # fmt: skip
 
 
 class Script:

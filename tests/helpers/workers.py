@@ -11,6 +11,7 @@ from tests.helpers.processes import Script
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 60
 FLAGS = (
     "--corpus=cats.txt", "--cell=gru", "--units=16", "--embedding_dim=8",
+    "--num_layers=1",
     "--epochs=2", "--batch_size=8", "--sequence_length=20", "--carry_state",
     "--learning_rate=0.01", "--gradient_clip_norm=0.3", "--nojit_compile",
     # Others draw their own masks.
