@@ -284,6 +284,9 @@ class Workers:
             if first[name] != other[name]
         ]
         if differences:
+            # No process ends while another still gathers the settings.
+            with contextlib.suppress(tf.errors.OpError):
+                self.largest(0.0)
             raise UserError(
                 "the workers were started differently: "
                 + "; ".join(dict.fromkeys(differences))
