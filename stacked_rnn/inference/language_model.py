@@ -74,6 +74,11 @@ class SavedLanguageModel(base.LoadedModel):
         """The sampling options that the model was exported with."""
         return self.description.entries["sampling"]
 
+    @property
+    def prefers_one_batch(self) -> bool:
+        """Whether one batch is faster than a smaller one per core."""
+        return bool(devices.gpus()) or self.model_config.units >= _WIDE
+
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         """The bytes of each token of the vocabulary, by id."""
@@ -338,7 +343,7 @@ class SavedLanguageModel(base.LoadedModel):
         workers, max_size, min_size = devices.cores(), _BATCH_SIZE, 1
         if devices.gpus():
             workers, max_size = 1, _GPU_BATCH_SIZE
-        elif self.model_config.units >= _WIDE:
+        elif self.prefers_one_batch:
             min_size = _BATCH_SIZE
         with futures.ThreadPoolExecutor(workers) as pool:
             for group, batches in _in_batches(
