@@ -33,9 +33,11 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
 
 clients: $(VENV)/.installed-test
-	$(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --quiet --upgrade \
-	    -r tests/clients/requirements.txt
+	for file in tests/clients/requirements/*.txt; do \
+	    python=$(CLIENTS)/$$(basename $$file .txt)/bin/python; \
+	    $(PYTHON) -m venv $${python%/bin/python} && \
+	    $$python -m pip install --quiet --upgrade -r $$file || exit 1; \
+	done
 	-npm install --no-audit --no-fund --no-package-lock --prefix tests/clients
 	CLIENTS=$(CLIENTS) $(BIN)/python -m pytest tests/clients_test.py
 
