@@ -92,7 +92,7 @@ class ChatRequest(openai_completions.Options):
         description="What the template gets; by default, the opposite of "
         "continue_final_message.",
     )
-    response_format: ResponseFormat = Field({"type": "text"})
+    response_format: ResponseFormat = ResponseFormat(type="text")
     tool_choice: Literal["none", "auto"] = Field(
         "auto", description="No tool is ever called."
     )
