@@ -34,9 +34,10 @@ soak: $(VENV)/.installed-test
 
 clients: $(VENV)/.installed-test
 	for file in tests/clients/requirements/*.txt; do \
-	    python=$(CLIENTS)/$$(basename $$file .txt)/bin/python; \
-	    $(PYTHON) -m venv $${python%/bin/python} && \
-	    $$python -m pip install --quiet --upgrade -r $$file || exit 1; \
+	    environment=$(CLIENTS)/$$(basename $$file .txt); \
+	    $(PYTHON) -m venv $$environment && \
+	    $$environment/bin/python -m pip install --quiet --upgrade \
+	        -r $$file || exit 1; \
 	done
 	-npm install --no-audit --no-fund --no-package-lock --prefix tests/clients
 	CLIENTS=$(CLIENTS) $(BIN)/python -m pytest tests/clients_test.py
