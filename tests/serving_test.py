@@ -267,6 +267,8 @@ def test_models_are_listed_with_their_cards(client, running):
     assert "letters.txt: 1,000 characters, 2 epoch(s)" in card[1]
     assert "1.50 bits per character" in card[2]
     assert len(client.models.retrieve("others").card) == 1
+    roots = [model.root for model in client.models.list()]
+    assert roots == ids  # `vllm bench serve` reads them
 
 
 @pytest.mark.parametrize(
