@@ -157,7 +157,7 @@ def test_a_file_holds_a_whole_model(cell, changes, safetensors, tmp_path):
         "char", ALPHABET[1:].encode(), document_separator=r"\n"
     )
     path = tmp_path / "weights.safetensors"
-    torch_weights.write(model, tokenizer, path)
+    path.write_bytes(torch_weights.to_bytes(model, tokenizer))
     config, read_tokenizer, tensors = torch_weights.read(path)
     assert config == small_config(
         cell=cell,
@@ -169,7 +169,6 @@ def test_a_file_holds_a_whole_model(cell, changes, safetensors, tmp_path):
     assert tensors.keys() == torch_weights.state_dict(model).keys()
     for name, value in torch_weights.state_dict(model).items():
         np.testing.assert_array_equal(tensors[name], value)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_layers_one_by_one_need_to_say_how_they_are_connected(

@@ -24,7 +24,6 @@ import numpy as np
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import ModelConfig, UserError
-from stacked_rnn.utils import files
 
 SUFFIX = ".safetensors"
 # The blocks of each cell in the order of PyTorch, and from there back.
@@ -155,22 +154,20 @@ def _reordered(cell, blocks):
 # Files ------------------------------------------------------------------------
 
 
-def write(model, tokenizer, path) -> None:
-    """Writes the weights of a model for PyTorch, whole or not at all.
+def to_bytes(model, tokenizer) -> bytes:
+    """Returns the file of a model for PyTorch.
 
     Args:
         model: a `LanguageModel`.
         tokenizer: its `tokenizers.Tokenizer`.
-        path: the file.
 
     Raises:
-        UserError: PyTorch does not have such layers, or the file cannot be
-            written.
+        UserError: PyTorch does not have such layers.
     """
     import safetensors.numpy
 
     config = dataclasses.replace(model.config, tie_embeddings=False)
-    content = safetensors.numpy.save(
+    return safetensors.numpy.save(
         {
             name: np.ascontiguousarray(value)  # it would write the others wrong
             for name, value in state_dict(model).items()
@@ -183,17 +180,10 @@ def write(model, tokenizer, path) -> None:
             ),
         },
     )
-    try:
-        with files.whole_file(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(
-            f"--output={path}: cannot write it: {error.strerror}"
-        ) from error
 
 
 def read(path):
-    """Reads a file of weights, of `write` or of a program with PyTorch.
+    """Reads a file of weights, of `to_bytes` or of a program with PyTorch.
 
     The architecture follows from the shapes, but for the wiring of layers that
     are one by one, which `config` in the header has. Of `vocabulary` there,

@@ -10,6 +10,7 @@ input leaves no trace.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Collection, Mapping
@@ -90,7 +91,7 @@ def resolve_init_from(
     has_begun = _has_begun(model_config, train_config, model_dir, given)
     if has_begun:
         path = model_dir  # the model of --init_from may be gone by now
-    path, task, trained_config, tokenizer, weights = _find(path)
+    path, task, trained_config, tokenizer, build = _find(path)
     if not (TASKS[task].continues_texts or has_begun):
         raise UserError(
             f"{named}: {TASKS[task].title}: a run can start with the weights "
@@ -133,7 +134,7 @@ def resolve_init_from(
         ),
         dataclasses.replace(train_config, **kept),
         tokenizer,
-        None if has_begun else _read_model(path, trained_config, weights),
+        None if has_begun else build(),
         path,
     )
 
@@ -177,12 +178,12 @@ def _find(path):
     """Finds the trained model at a path.
 
     Returns:
-        Its directory, task, `ModelConfig`, tokenizer and checkpoint; of a file
-        for PyTorch, the file and its tensors.
+        Its directory, or its file for PyTorch; its task, `ModelConfig` and
+        tokenizer; and a function that builds it, without arguments.
     """
     if path.suffix == torch_weights.SUFFIX and not path.is_dir():
         task = next(name for name in TASKS if TASKS[name].continues_texts)
-        return path, task, *_read_tensors(path)
+        return path, task, *_read_imported(path)
     if not path.is_dir():
         raise UserError(f"--init_from={path}: no such directory")
     if (path / runs.RECORD).exists():
@@ -199,36 +200,23 @@ def _find(path):
         trained.task,
         trained.model_config,
         trained.tokenizer,
-        _variables(version),
+        functools.partial(models.read_saved_model, trained, "init_from"),
     )
 
 
-def _read_tensors(path):
-    """Reads config, tokenizer and tensors of a file for PyTorch."""
+def _read_imported(path):
+    """Reads config, tokenizer and weights of a file for PyTorch."""
     torch_weights.require(f"--init_from={path}")
     try:
-        return torch_weights.read(path)
+        config, tokenizer, tensors = torch_weights.read(path)
     except UserError as error:
         raise UserError(f"--init_from={path}: {error}") from error
-
-
-def read_saved_model(description) -> models.LanguageModel:
-    """Builds the Keras model of an exported language model.
-
-    Args:
-        description: a `saved_models.Description`.
-    """
-    path = description.path
-    return _read_model(path, description.model_config, _variables(path))
-
-
-def _variables(version) -> str:
-    """Path of the weights in a SavedModel, for `tf.train.Checkpoint`."""
-    return str(version / "variables" / "variables")
+    build = functools.partial(_build_imported, path, config, tensors)
+    return config, tokenizer, build
 
 
 def _read_run(path):
-    """Reads task, config, tokenizer and best (or last) checkpoint of a run."""
+    """Reads task, config, tokenizer and best (or last) weights of a run."""
     try:
         record = json.loads((path / runs.RECORD).read_text(encoding="utf-8"))
         model_config = ModelConfig.from_dict(record["model"])
@@ -240,33 +228,30 @@ def _read_run(path):
         ) from error
     for name in ("best", "last"):
         if checkpoint := runs.latest_checkpoint(path, name):
-            return record["task"], model_config, tokenizer, checkpoint
+            build = functools.partial(
+                _build_run, path, model_config, checkpoint
+            )
+            return record["task"], model_config, tokenizer, build
     raise UserError(
         f"--init_from={path}: this run has no checkpoint: let it train to the "
         "end of an epoch first"
     )
 
 
-def _read_model(path, model_config, weights) -> models.LanguageModel:
-    """Builds the model with its weights, see `_find`."""
+def _build_run(path, model_config, checkpoint) -> models.LanguageModel:
+    """Builds the model of a run with the weights of a checkpoint."""
     model = models.build_language_model(model_config)
-    if isinstance(weights, dict):
-        try:
-            torch_weights.load_state_dict(model, weights)
-        except UserError as error:
-            raise UserError(f"--init_from={path}: {error}") from error
-        return model
-    if (path / runs.RECORD).exists():
-        root = tf.train.Checkpoint(model=model)
-    else:
-        root = tf.train.Checkpoint(weights=[w.value for w in model.weights])
+    models.read_checkpoint(
+        tf.train.Checkpoint(model=model), checkpoint, f"--init_from={path}"
+    )
+    return model
+
+
+def _build_imported(path, model_config, tensors) -> models.LanguageModel:
+    """Builds the model of a file for PyTorch."""
+    model = models.build_language_model(model_config)
     try:
-        # Not `restore`, which needs a save counter that a SavedModel lacks.
-        status = root.read(weights)
-        status.assert_existing_objects_matched().expect_partial()
-    except Exception as error:  # TensorFlow has many types for this
-        raise UserError(
-            f"--init_from={path}: the weights are damaged or not of this model "
-            f"({type(error).__name__}): copy them again, or name another model"
-        ) from error
+        torch_weights.load_state_dict(model, tensors)
+    except UserError as error:
+        raise UserError(f"--init_from={path}: {error}") from error
     return model
