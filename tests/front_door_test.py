@@ -1,5 +1,6 @@
 """`import stacked_rnn`: training, loading, and models with plain arguments."""
 
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -390,8 +391,9 @@ class FakeHub(types.ModuleType):
 
 
 @pytest.fixture
-def fake_hub(letters, monkeypatch):
-    fake = FakeHub(letters)
+def fake_hub(letters, tmp_path, monkeypatch):
+    commit = tmp_path / "hub/models--ann--cats/snapshots/0a1b2c"  # as it caches
+    fake = FakeHub(shutil.copytree(letters, commit))
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
     return fake
 
@@ -399,10 +401,24 @@ def fake_hub(letters, monkeypatch):
 def test_a_model_comes_from_the_hub_and_goes_there(fake_hub, loaded):
     model = stacked_rnn.load("hf://ann/cats@v2")
     assert model.generate("ab", seed=1) == loaded.generate("ab", seed=1)
+    assert model.name == "cats"  # not the hash of a commit
     assert loaded.push("hf://ann/cats") == "https://hub.example/ann/cats"
     assert fake_hub.calls == [
         ("ann/cats", "v2"), ("ann/cats", str(loaded.path)),
     ]  # fmt: skip
+
+
+def test_a_name_on_the_hub_may_be_a_path_object(fake_hub, loaded):
+    """Which has one slash in place of two, on Windows backslashes."""
+    for path in (
+        pathlib.PurePosixPath("hf://ann/cats"),
+        pathlib.PureWindowsPath("hf://ann/cats"),
+    ):
+        assert stacked_rnn.load(path).name == "cats"
+        loaded.push(path)
+        with pytest.raises(UserError, match="^save: hf.* push uploads there"):
+            loaded.save(path)
+    assert {name for name, _ in fake_hub.calls} == {"ann/cats"}
 
 
 @pytest.mark.parametrize(

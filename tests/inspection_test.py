@@ -51,8 +51,11 @@ def weights_of(model):
 
 
 @pytest.mark.parametrize("name", ["gru", "ends of texts", "simple_rnn", "lstm"])
-def test_the_equations_lead_to_the_states_of_the_exported_step(models, name):
+def test_the_equations_lead_to_the_states_of_the_exported_step(
+    models, name, monkeypatch
+):
     """They follow from what each layer read and from the states before."""
+    monkeypatch.setattr(activations, "_CHUNK", 25)
     model = models[name]
     token_ids = model.tokenizer.tokenize([TEXT]).flat_values.numpy()[:60]
     states = activations.states_of_text(model, token_ids)

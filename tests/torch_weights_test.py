@@ -261,20 +261,25 @@ WHOLE = {
     "vocabulary": json.dumps({"tokenizer": TOKENIZER.to_dict()}),
     "format": "pt",
 }
+FEWER = {
+    "embedding.weight": np.zeros([9, 5]),
+    "head.weight": np.zeros([9, 6]),
+    "head.bias": np.zeros(9),
+}
 
 
 @pytest.mark.parametrize(
     ("change", "header", "words"),
     [
-        ({"head.bias": None}, WHOLE, "head.bias is missing"),
-        ({"other": [1.0]}, WHOLE, "other is not of such a model"),
-        ({"head.bias": [1.0]}, WHOLE, r"head.bias has the shape \(1,\)"),
-        ({"rnn.weight_hh_l0": None}, WHOLE, "needs the matrices"),
+        ({"other": [1.0]}, WHOLE, "the shapes do not tell .*other"),
+        ({"head.bias": [1.0]}, WHOLE, r"do not tell .*'head.bias \[1\]'"),
+        ({"rnn.weight_hh_l0": None}, WHOLE, "has no single nn.GRU"),
         ({"rnn.weight_hh_l0": np.zeros([7, 6])}, WHOLE, r"shape \(7, 6\)"),
-        ({"embedding.weight": np.zeros([9, 5])}, WHOLE, "9 rows"),
+        ({"embedding.weight": np.zeros([9, 5])}, WHOLE, "do not tell"),
+        (FEWER, WHOLE, "embedding.weight has 9 rows, the vocabulary 11 tokens"),
         ({}, None, "its header has no vocabulary"),
-        ({}, {"vocabulary": "{}"}, "its header has no vocabulary"),
-        ({}, {"vocabulary": "{"}, "its header has no vocabulary"),
+        ({}, {"vocabulary": "{}"}, "its header has no tokenizer"),
+        ({}, {"vocabulary": "{"}, "its header has no tokenizer"),
     ],
 )
 def test_tensors_that_are_no_model_are_refused(

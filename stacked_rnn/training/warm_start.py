@@ -13,11 +13,12 @@ import dataclasses
 import functools
 import json
 import pathlib
+import sys
 from collections.abc import Collection, Mapping
 
 import tensorflow as tf
 
-from stacked_rnn import models, saved_models, tokenizers
+from stacked_rnn import datasets, models, saved_models, tokenizers
 from stacked_rnn.configs import (
     TASKS,
     ModelConfig,
@@ -27,6 +28,9 @@ from stacked_rnn.configs import (
 )
 from stacked_rnn.models import torch_weights
 from stacked_rnn.training import runs
+from stacked_rnn.utils import text_files
+
+_SORTED = {"char": "characters", "byte": "bytes"}  # by kind of tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +95,7 @@ def resolve_init_from(
     has_begun = _has_begun(model_config, train_config, model_dir, given)
     if has_begun:
         path = model_dir  # the model of --init_from may be gone by now
-    path, task, trained_config, tokenizer, build = _find(path)
+    path, task, trained_config, tokenizer, build = _find(path, train_config)
     if not (TASKS[task].continues_texts or has_begun):
         raise UserError(
             f"{named}: {TASKS[task].title}: a run can start with the weights "
@@ -174,7 +178,7 @@ def _has_begun(model_config, train_config, model_dir, given) -> bool:
     )
 
 
-def _find(path):
+def _find(path, train_config):
     """Finds the trained model at a path.
 
     Returns:
@@ -183,7 +187,7 @@ def _find(path):
     """
     if path.suffix == torch_weights.SUFFIX and not path.is_dir():
         task = next(name for name in TASKS if TASKS[name].continues_texts)
-        return path, task, *_read_imported(path)
+        return path, task, *_read_imported(path, train_config)
     if not path.is_dir():
         raise UserError(f"--init_from={path}: no such directory")
     if (path / runs.RECORD).exists():
@@ -204,15 +208,66 @@ def _find(path):
     )
 
 
-def _read_imported(path):
+def _read_imported(path, train_config):
     """Reads config, tokenizer and weights of a file for PyTorch."""
     torch_weights.require(f"--init_from={path}")
     try:
         config, tokenizer, tensors = torch_weights.read(path)
+        if tokenizer is None:
+            tokenizer = _tokenizer_of_corpus(
+                config.vocabulary_size, train_config
+            )
+            if tokenizer.unknown_id is not None:
+                config, tensors = torch_weights.with_unknown_token(
+                    config, tensors
+                )
     except UserError as error:
         raise UserError(f"--init_from={path}: {error}") from error
     build = functools.partial(_build_imported, path, config, tensors)
     return config, tokenizer, build
+
+
+def _tokenizer_of_corpus(num_tokens, train_config) -> tokenizers.Tokenizer:
+    """The tokenizer of weights without a vocabulary, from the text.
+
+    Programs for characters number them as they are sorted.
+
+    Args:
+        num_tokens: of the weights.
+        train_config: the settings.
+
+    Raises:
+        UserError: the text has more or fewer characters, or the tokens are
+            neither characters nor bytes.
+    """
+    kind, corpus = train_config.tokenizer, train_config.corpus
+    advice = "write the vocabulary into its header, see docs/runtimes.md"
+    if not TASKS[train_config.task].continues_texts or kind not in _SORTED:
+        raise UserError(f"its header has no vocabulary: {advice}")
+    if "-" in text_files.parts(corpus):  # it can be read only once
+        raise UserError(
+            f"its header has no vocabulary, and --corpus={corpus} cannot give "
+            f"one: name a file, or {advice}"
+        )
+    tokenizer = tokenizers.build(
+        kind,
+        datasets.open_corpus(train_config).pieces(),
+        letters_only=train_config.letters_only,
+    )
+    known = tokenizer.vocabulary_size() - (tokenizer.unknown_id is not None)
+    if num_tokens != known:
+        raise UserError(
+            f"its header has no vocabulary, and its {num_tokens} tokens are "
+            f"not the {known} {_SORTED[kind]} of --corpus={corpus}: name the "
+            f"text that it was trained on, or {advice}"
+        )
+    if kind == "char":
+        print(
+            f"note: {train_config.init_from} has no vocabulary: its tokens are "
+            f"taken for the characters of {corpus}, sorted",
+            file=sys.stderr,
+        )
+    return tokenizer
 
 
 def _read_run(path):
