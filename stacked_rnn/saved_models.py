@@ -203,6 +203,11 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
         print(f"the newest model: --saved_model={path}", file=sys.stderr)
         return path
     path = _local(saved_model)
+    if os.path.isfile(path):
+        raise UserError(
+            f"--saved_model={saved_model}: a file: expected the directory of a "
+            "model, or its .zip archive"
+        )
     if not os.path.isdir(path):
         raise UserError(f"--saved_model={saved_model}: no such directory")
     version = _exported_version(path) or find_version(path)

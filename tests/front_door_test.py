@@ -140,6 +140,7 @@ def test_what_is_not_given_fits_the_text(here, capsys):
         ({"cell": "gnu"}, "^--cell='gnu': expected one of"),
         ({"task": "classifier", "carry_state": True}, "^--carry_state: has no"),
         ({"corpus": "no.txt"}, "^--corpus=no.txt"),
+        ({"corpus": 5}, "^--corpus=5: expected the path of a text"),
         ({"minutes": "x"}, "^--max_minutes='x': expected type float"),
         ({"callbacks": [3]}, "^callbacks: 3 is no keras.callbacks.Callback"),
     ],
@@ -345,6 +346,9 @@ def test_an_archive_may_hold_the_directory_of_a_model(letters, tmp_path):
 
 def test_what_is_not_an_archive_is_named(tmp_path):
     (tmp_path / "text.zip").write_text("not an archive")
+    (tmp_path / "page.html").write_text("a page")
+    with pytest.raises(UserError, match="page.html: a file: expected the dir"):
+        stacked_rnn.load(tmp_path / "page.html")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "no model")
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
