@@ -62,7 +62,9 @@ def train(corpus=None, *, minutes=None, callbacks=(), verbose=True, **settings):
             )
     with contextlib.ExitStack() as stack:
         if not verbose:
-            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            nowhere = stack.enter_context(
+                open(os.devnull, "w", encoding="utf-8")
+            )
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         outcome = pipeline.train(
             model_config,
