@@ -33,9 +33,12 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
 
 clients: $(VENV)/.installed-test
-	$(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --quiet --upgrade \
-	    -r tests/clients/requirements.txt
+	for file in tests/clients/requirements/*.txt; do \
+	    environment=$(CLIENTS)/$$(basename $$file .txt); \
+	    $(PYTHON) -m venv $$environment && \
+	    $$environment/bin/python -m pip install --quiet --upgrade \
+	        -r $$file || exit 1; \
+	done
 	-npm install --no-audit --no-fund --no-package-lock --prefix tests/clients
 	CLIENTS=$(CLIENTS) $(BIN)/python -m pytest tests/clients_test.py
 

@@ -43,6 +43,10 @@ def train(corpus=None, *, minutes=None, callbacks=(), verbose=True, **settings):
     started = time.monotonic()
     config_classes = (configs.ModelConfig, configs.TrainConfig)
     if corpus is not None:
+        if not isinstance(corpus, str | os.PathLike):
+            raise configs.UserError(
+                f"--corpus={corpus!r:.60}: expected the path of a text"
+            )
         settings["corpus"] = corpus
     if minutes is not None:
         settings["max_minutes"] = minutes

@@ -5,11 +5,34 @@ is a version of its own on the Hub.
 """
 
 import contextlib
+import os
 import pathlib
+import re
 
 from stacked_rnn.configs import UserError
 
 PREFIX = "hf://"
+_CACHED = re.compile(r"models--.+?--(.+)")
+
+
+def is_name(path) -> bool:
+    """Whether a path is a name on the Hub; a `pathlib.Path` has one slash."""
+    return re.match(r"hf:[/\\]", os.fspath(path)) is not None
+
+
+def model_name(directory) -> str | None:
+    """Returns the name of the repository that a directory was downloaded from.
+
+    Args:
+        directory: what `download` returns: in the cache of huggingface_hub,
+            it is models--USER--NAME/snapshots/COMMIT.
+
+    Returns:
+        NAME, or None if it is another directory.
+    """
+    snapshots = directory.parent
+    found = _CACHED.fullmatch(snapshots.parent.name)
+    return found[1] if found and snapshots.name == "snapshots" else None
 
 
 def download(name) -> pathlib.Path:
@@ -55,10 +78,10 @@ def upload(directory, name) -> str:
 
 
 def _repository(name) -> str:
-    repository = name.removeprefix(PREFIX)
-    if not name.startswith(PREFIX) or repository.count("/") != 1:
+    found = re.fullmatch(r"hf:[/\\]+([^/\\]+)[/\\]([^/\\]+)", os.fspath(name))
+    if not found:
         raise UserError(f"{name}: expected {PREFIX}USER/NAME")
-    return repository
+    return "/".join(found.groups())
 
 
 def _hub(name):

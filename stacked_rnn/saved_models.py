@@ -203,6 +203,11 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
         print(f"the newest model: --saved_model={path}", file=sys.stderr)
         return path
     path = _local(saved_model)
+    if os.path.isfile(path):
+        raise UserError(
+            f"--saved_model={saved_model}: a file: expected the directory of a "
+            "model, or its .zip archive"
+        )
     if not os.path.isdir(path):
         raise UserError(f"--saved_model={saved_model}: no such directory")
     version = _exported_version(path) or find_version(path)
@@ -216,7 +221,7 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
 
 def _local(saved_model) -> pathlib.Path:
     """The path of a model, which is downloaded or unpacked if need be."""
-    if saved_model.startswith(hub.PREFIX):
+    if hub.is_name(saved_model):
         return hub.download(saved_model)
     path = pathlib.Path(saved_model)
     if path.suffix.lower() != ARCHIVE or not path.is_file():
@@ -370,9 +375,12 @@ def model_name(path) -> str:
     """Returns the name of a model: that of the directory of its versions.
 
     Args:
-        path: the directory of a version.
+        path: the directory of a version; one from the Hugging Face Hub has the
+            name of its repository.
     """
     version = path.resolve()
+    if name := hub.model_name(version):
+        return name
     return (version.parent if version.name.isdigit() else version).name
 
 

@@ -150,6 +150,10 @@ def test_the_logprobs_are_those_of_the_completion(running):
         ({"max_tokens": 5000}, "max_tokens: at most 4096"),
         ({"top_logprobs": 9}, "top_logprobs: expected a number from 0 to 5"),
         ({"model": "none"}, "does not exist"),
+        ({"response_format": {"type": "json_object"}},
+         "response_format.type: Input should be 'text'"),
+        ({"tool_choice": "required"}, "tool_choice: Input should be 'none' or"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice: "),
     ],
 )  # fmt: skip
 def test_bad_chats_are_refused_in_words(running, values, words):

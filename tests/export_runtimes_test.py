@@ -1,5 +1,6 @@
 """Files for other runtimes against the SavedModel they were written from."""
 
+import dataclasses
 import json
 import sys
 
@@ -11,7 +12,7 @@ from stacked_rnn import configs, inference, tokenizers
 from stacked_rnn.export import runtimes
 from tests.helpers.small_models import build_generator
 
-FORMATS = tuple(runtimes.FORMATS)
+FORMATS = [name for name, format in runtimes.FORMATS.items() if format.load]
 TEXT = "hgf edc\nba" * 30
 
 
@@ -140,6 +141,18 @@ def test_a_missing_package_is_named(format, package, monkeypatch):
         runtimes.require(format)
     assert f"{package} is missing: pip install" in str(error.value)
     assert f"'.[{format}]'" in str(error.value)
+
+
+def test_the_table_has_every_format_that_can_be_asked_for():
+    (field,) = (
+        field
+        for field in dataclasses.fields(configs.ExportConfig)
+        if field.name == "format"
+    )
+    assert field.metadata["choices"] == tuple(runtimes.FORMATS)
+    for name in runtimes.FORMATS.keys() - FORMATS:  # nothing to measure
+        with pytest.raises(configs.UserError, match="^--text=a: no effect"):
+            configs.ExportConfig(format=name, text="a")
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(loaded, tmp_path):

@@ -1,5 +1,6 @@
 """`import stacked_rnn`: training, loading, and models with plain arguments."""
 
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,7 @@ def test_what_is_not_given_fits_the_text(here, capsys):
         ({"cell": "gnu"}, "^--cell='gnu': expected one of"),
         ({"task": "classifier", "carry_state": True}, "^--carry_state: has no"),
         ({"corpus": "no.txt"}, "^--corpus=no.txt"),
+        ({"corpus": 5}, "^--corpus=5: expected the path of a text"),
         ({"minutes": "x"}, "^--max_minutes='x': expected type float"),
         ({"callbacks": [3]}, "^callbacks: 3 is no keras.callbacks.Callback"),
     ],
@@ -344,6 +346,9 @@ def test_an_archive_may_hold_the_directory_of_a_model(letters, tmp_path):
 
 def test_what_is_not_an_archive_is_named(tmp_path):
     (tmp_path / "text.zip").write_text("not an archive")
+    (tmp_path / "page.html").write_text("a page")
+    with pytest.raises(UserError, match="page.html: a file: expected the dir"):
+        stacked_rnn.load(tmp_path / "page.html")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "no model")
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
@@ -390,8 +395,9 @@ class FakeHub(types.ModuleType):
 
 
 @pytest.fixture
-def fake_hub(letters, monkeypatch):
-    fake = FakeHub(letters)
+def fake_hub(letters, tmp_path, monkeypatch):
+    commit = tmp_path / "hub/models--ann--cats/snapshots/0a1b2c"  # as it caches
+    fake = FakeHub(shutil.copytree(letters, commit))
     monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
     return fake
 
@@ -399,10 +405,24 @@ def fake_hub(letters, monkeypatch):
 def test_a_model_comes_from_the_hub_and_goes_there(fake_hub, loaded):
     model = stacked_rnn.load("hf://ann/cats@v2")
     assert model.generate("ab", seed=1) == loaded.generate("ab", seed=1)
+    assert model.name == "cats"  # not the hash of a commit
     assert loaded.push("hf://ann/cats") == "https://hub.example/ann/cats"
     assert fake_hub.calls == [
         ("ann/cats", "v2"), ("ann/cats", str(loaded.path)),
     ]  # fmt: skip
+
+
+def test_a_name_on_the_hub_may_be_a_path_object(fake_hub, loaded):
+    """Which has one slash in place of two, on Windows backslashes."""
+    for path in (
+        pathlib.PurePosixPath("hf://ann/cats"),
+        pathlib.PureWindowsPath("hf://ann/cats"),
+    ):
+        assert stacked_rnn.load(path).name == "cats"
+        loaded.push(path)
+        with pytest.raises(UserError, match="^save: hf.* push uploads there"):
+            loaded.save(path)
+    assert {name for name, _ in fake_hub.calls} == {"ann/cats"}
 
 
 @pytest.mark.parametrize(

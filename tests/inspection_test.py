@@ -9,10 +9,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from stacked_rnn import configs, inference, metrics, reference, training
+from stacked_rnn import configs, inference, metrics, reference
 from stacked_rnn.cli import inspect
 from stacked_rnn.inference import activations
 from stacked_rnn.metrics import inspection
+from stacked_rnn.models import read_saved_model
 from stacked_rnn.reports import inspection_html
 from tests.helpers import ROOT
 from tests.helpers.processes import run
@@ -42,7 +43,7 @@ def models(loaded, loaded_lines, tmp_path_factory):
 
 
 def weights_of(model):
-    keras_model = training.read_saved_model(model.description)
+    keras_model = read_saved_model(model.description)
     return {weight.path: weight.numpy() for weight in keras_model.weights}
 
 
@@ -50,8 +51,11 @@ def weights_of(model):
 
 
 @pytest.mark.parametrize("name", ["gru", "ends of texts", "simple_rnn", "lstm"])
-def test_the_equations_lead_to_the_states_of_the_exported_step(models, name):
+def test_the_equations_lead_to_the_states_of_the_exported_step(
+    models, name, monkeypatch
+):
     """They follow from what each layer read and from the states before."""
+    monkeypatch.setattr(activations, "_CHUNK", 25)
     model = models[name]
     token_ids = model.tokenizer.tokenize([TEXT]).flat_values.numpy()[:60]
     states = activations.states_of_text(model, token_ids)

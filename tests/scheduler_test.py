@@ -8,6 +8,7 @@ import pytest
 
 from stacked_rnn import configs, inference, tokenizers
 from stacked_rnn.serving import scheduler
+from stacked_rnn.utils import devices
 from tests.helpers.schedulers import Harness, alone
 from tests.helpers.small_models import build_generator
 from tests.helpers.waiting import wait_until
@@ -207,6 +208,41 @@ def test_a_long_prompt_is_read_while_others_decode(harness):
     harness.wait()
 
 
+@pytest.mark.parametrize("cores, sizes", [(1, [6]), (3, [2, 2, 2])])
+def test_each_core_decodes_its_share(loaded, monkeypatch, cores, sizes):
+    monkeypatch.setattr(devices, "cores", lambda: cores)
+    decode, calls = scheduler.Scheduler._decode, threading.Barrier(cores + 1)
+
+    def decode_together(self, lane):
+        if len(calling) < cores:
+            calling.append(len(lane.batch.sequences))
+            calls.wait(60)
+        decode(self, lane)
+
+    calling = []
+    monkeypatch.setattr(scheduler.Scheduler, "_decode", decode_together)
+    harness = Harness(loaded)
+    sequences = harness.submit(["abc", "", "h"] * 2)
+    calls.wait(60)
+    assert calling == sizes
+    harness.wait(len(sequences))
+    for sequence in sequences:
+        expected = alone(loaded, sequence.prompt.decode())
+        assert harness.result(sequence)[0] == expected.text
+    harness.scheduler.close(10)
+
+
+def test_all_slots_are_taken_by_one_lane_or_by_several(loaded, monkeypatch):
+    for cores in (1, 3, 16):
+        monkeypatch.setattr(devices, "cores", lambda cores=cores: cores)
+        harness = Harness(loaded)
+        harness.submit(["abc"] * 100, max_new_tokens=300)
+        wait_until(lambda harness=harness: harness.scheduler.num_active >= 63)
+        assert harness.scheduler.num_active <= scheduler.NUM_SLOTS
+        harness.wait(100)
+        harness.scheduler.close(10)
+
+
 def test_a_full_queue_raises_busy_error(loaded, harness):
     small = Harness(loaded, max_waiting=3)
     with pytest.raises(scheduler.BusyError):
@@ -220,10 +256,11 @@ def test_cancelled_sequences_do_not_fill_the_queue(loaded, monkeypatch):
     """Not even during a call, before they are dropped."""
     decode, goes_on = scheduler.Scheduler._decode, threading.Event()
 
-    def decode_later(self):
+    def decode_later(self, lane):
         assert goes_on.wait(60)
-        decode(self)
+        decode(self, lane)
 
+    monkeypatch.setattr(devices, "cores", lambda: 1)
     monkeypatch.setattr(scheduler.Scheduler, "_decode", decode_later)
     harness = Harness(loaded, max_waiting=3)
     harness.submit(["abc"], max_new_tokens=1)
@@ -256,11 +293,11 @@ def test_a_failed_batch_does_not_stop_later_ones(loaded, monkeypatch):
     harness = Harness(loaded)
     decode, failed = scheduler.Scheduler._decode, threading.Event()
 
-    def fail_once(self):
+    def fail_once(self, lane):
         if not failed.is_set():
             failed.set()
             raise RuntimeError("planted")
-        decode(self)
+        decode(self, lane)
 
     monkeypatch.setattr(scheduler.Scheduler, "_decode", fail_once)
     [first] = harness.submit(["abc"])

@@ -406,11 +406,17 @@ def test_all_types_in_a_row(echo):
         ({"instances": [{"prompts": "b"}, "a"]}, "element: 1"),
         ({"instances": [{"prompts": "b"}, {}]}, "element: 1"),
         ({"instances": [{}]}, "Missing named input: prompts"),
-        ({"instances": [{"prompt": "a"}]}, "not have named input: prompt"),
-        ({"inputs": {"prompt": ["a"]}}, "not have named input: prompt"),
+        (
+            {"instances": [{"prompt": "a"}]},
+            "no input 'prompt': the signature has prompts",
+        ),
+        (
+            {"inputs": {"prompt": ["a"]}},
+            "no input 'prompt': the signature has prompts",
+        ),
         (
             {"inputs": {"prompts": ["a"], "seed": [1]}},
-            "not have named input: seed",
+            "no input 'seed': the signature has prompts",
         ),
         ({"inputs": {}}, "Missing named input: prompts"),
         ({"inputs": "a"}, r"prompts: Expecting shape \(None,\) but got: \[\]"),
@@ -463,7 +469,7 @@ def test_a_wrong_request_is_explained(functions, body, message):
         ("seed", [2**63], "seed: JSON Value: 9223372036854775808 is not"),
         ("seed", [-(2**63) - 1], "seed: JSON Value: -9223372036854775809"),
         ("seed", [1, 2, 3], "[Ss]hape"),
-        ("seeds", [1], "not have named input: seeds"),
+        ("seeds", [1], "no input 'seeds': .*, seed"),
     ],
 )
 def test_a_wrong_option_is_named(functions, option, value, message):

@@ -267,6 +267,8 @@ def test_models_are_listed_with_their_cards(client, running):
     assert "letters.txt: 1,000 characters, 2 epoch(s)" in card[1]
     assert "1.50 bits per character" in card[2]
     assert len(client.models.retrieve("others").card) == 1
+    roots = [model.root for model in client.models.list()]
+    assert roots == ids  # `vllm bench serve` reads them
 
 
 @pytest.mark.parametrize(
@@ -391,10 +393,26 @@ def test_each_part_of_a_stream_may_have_the_usage(client):
     assert len({*counts}) > 2
 
 
-def test_an_api_that_is_not_there_is_refused_in_words(running):
-    status, _, content = request(running, "POST", "/v1/responses", {})
-    message = json.loads(content)["error"]["message"]
-    assert status == 404 and "POST /v1/completions" in message
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/v1/responses", 404, "POST /v1/completions"),
+        ("POST", "/v1/moderations", 404, "no /v1/moderations"),
+        ("POST", "/completions", 404, "API is under /v1"),  # a wrong base_url
+        ("GET", "/v1/completions", 405, "/v1/completions is for POST"),
+    ],
+)
+def test_an_api_that_is_not_there_is_refused_in_words(
+    running, method, path, status, words
+):
+    got, _, content = request(running, method, path)
+    assert got == status
+    assert words in json.loads(content)["error"]["message"]
+
+
+def test_a_wrong_name_of_a_model_is_answered_with_the_right_ones(client):
+    with pytest.raises(openai.NotFoundError, match="'gpt'.* letters, others"):
+        client.completions.create(model="gpt", prompt="abc")
 
 
 def test_the_same_is_found_under_the_names_of_other_servers(running):
@@ -481,7 +499,7 @@ def test_predict_status_and_metadata(running, client, loaded):
     assert version["version"] == "1" and version["state"] == "AVAILABLE"
     status, _, content = request(running, "GET", "/v1/models/letters/metadata")
     assert json.loads(content)["model_spec"]["name"] == "letters"
-    with pytest.raises(openai.NotFoundError, match="'none' does not exist"):
+    with pytest.raises(openai.NotFoundError, match="'none' does .* letters"):
         client.models.retrieve("none")
     for path in (
         "/v1/models/none/metadata", "/v1/models/letters/versions/2",

@@ -48,7 +48,7 @@ def main(saved_model_config, config, search):
 
 def _adaptive_scorer(model, config):
     """Returns a function that scores token ids, for `evaluate_files`."""
-    from stacked_rnn import datasets, training
+    from stacked_rnn import datasets, models, training
 
     training_ids = None
     if config.dynamic_rate:
@@ -57,7 +57,7 @@ def _adaptive_scorer(model, config):
         )
         training_ids = model.tokenizer.tokenize([text]).flat_values.numpy()
     return training.AdaptiveScorer(
-        training.read_saved_model(model.description), config, training_ids
+        models.read_saved_model(model.description), config, training_ids
     ).token_nats
 
 

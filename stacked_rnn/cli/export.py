@@ -22,7 +22,6 @@ import pathlib
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError
-from stacked_rnn.utils import terminal
 
 
 def main(saved_model_config, config):
@@ -30,11 +29,6 @@ def main(saved_model_config, config):
     from stacked_rnn import datasets, inference, saved_models
     from stacked_rnn.export import runtimes
 
-    if config.format in ("pytorch", "keras"):
-        export_weights(saved_model_config, config)
-        return
-    runtimes.require(config.format)
-    format = runtimes.FORMATS[config.format]
     text = b""
     if config.text:
         description = saved_models.find_description(
@@ -42,7 +36,8 @@ def main(saved_model_config, config):
         )
         text = datasets.read_text(config.text, description.tokenizer)
     model = inference.load(saved_model_config.saved_model, "language_model")
-    path = output_path(config, model.path, format.suffix, format.weights)
+    format = runtimes.FORMATS[config.format]
+    path = output_path(config, model.name, format)
     before = model.evaluate(text)["nats_per_token"] if text else None
 
     runtimes.write(model, path, config.weights)
@@ -56,60 +51,30 @@ def main(saved_model_config, config):
             f"{config.text}: {after:.4f} nats per token, the SavedModel "
             f"{before:.4f}: {after - before:+.4f}"
         )
-    if format.has_vocabulary:
-        print("Next: docs/runtimes.md says how to generate without TensorFlow.")
-    else:
-        print(f"Next: open {path} in a browser; it needs no network.")
-    if not text:
+    print(f"Next: {format.next_step.format(path=path)}")
+    if format.load and not text:
         print("Add --text=FILE to measure its loss on a text.")
 
 
-def export_weights(saved_model_config, config):
-    """Writes the weights, for PyTorch or Keras."""
-    from stacked_rnn import saved_models, training
-    from stacked_rnn.models import keras_file, torch_weights
-
-    description = saved_models.find_description(
-        saved_model_config.saved_model, "language_model"
-    )
-    suffix, page = keras_file.SUFFIX, "docs/python.md"
-    if config.format == "pytorch":
-        suffix, page = torch_weights.SUFFIX, "docs/runtimes.md"
-        torch_weights.require("--format=pytorch")
-        torch_weights.check_layers(description.model_config)
-    path = output_path(config, description.path, suffix)
-    model = training.read_saved_model(description)
-    if config.format == "pytorch":
-        torch_weights.write(model, description.tokenizer, path)
-    else:
-        keras_file.write(model, path)
-    print(
-        f"Wrote {path} ({path.stat().st_size:,} bytes) from {description.path}"
-        f"\nNext: {page} says how to load it."
-    )
-
-
-def output_path(config, version, suffix, weights="float32"):
-    """Returns the path to write to, and makes its directory.
+def output_path(config, name, format):
+    """Returns the path to write to.
 
     Args:
         config: the `ExportConfig`.
-        version: directory of the model.
-        suffix: of the file's name.
-        weights: the type of the weights that needs no mention in the name.
-    """
-    from stacked_rnn import saved_models
+        name: of the model.
+        format: the `runtimes.Format`.
 
-    name = saved_models.model_name(version)
-    if config.weights not in ("auto", weights):
+    Raises:
+        UserError: --output has another ending than the format.
+    """
+    if config.weights not in ("auto", format.weights):
         name += f"-{config.weights}"
-    path = pathlib.Path(config.output or name + suffix)
-    if path.suffix != suffix:
+    path = pathlib.Path(config.output or name + format.suffix)
+    if path.suffix != format.suffix:
         raise UserError(
             f"--output={path}: with --format={config.format} the name must end "
-            f"in {suffix}"
+            f"in {format.suffix}"
         )
-    terminal.writable_directory("output", path.parent)
     return path
 
 

@@ -288,7 +288,7 @@ class TrainConfig(Config):
         "Start a new run with the weights of a trained model: a SavedModel "
         "(one version, or the parent of several: the highest is used), the "
         "model_dir of another run (its best checkpoint), or weights of PyTorch "
-        "(.safetensors, as export.py --format=pytorch writes them). "
+        "(.safetensors, see docs/runtimes.md). "
         "Architecture and tokenizer are those of that model, the dropout may "
         "differ. A classifier takes the layers that it shares with a language "
         "model.",

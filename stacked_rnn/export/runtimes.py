@@ -1,4 +1,4 @@
-"""A language model as one file for another runtime: `FORMATS` lists them.
+"""A language model as one file for another program: `FORMATS` lists them.
 
 For ONNX Runtime (.onnx) and LiteRT (.tflite) the file is the decode step, whose
 inputs and outputs are those of the signature `decode_step`, for any batch:
@@ -18,7 +18,8 @@ written beside the file, a JSON object:
     tokenizer   as in assets/tokenizer.json of the SavedModel
 
 docs/runtimes.md has a generator for each of them, without TensorFlow. For a
-browser (.html) the file is the generator, too: see `html_page`.
+browser (.html) the file is the generator, too: see `html_page`. For PyTorch
+(.safetensors, see `torch_weights`) and Keras (.keras) it holds the weights.
 """
 
 import contextlib
@@ -32,9 +33,10 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from stacked_rnn import metrics
+from stacked_rnn import metrics, models
 from stacked_rnn.configs import UserError
 from stacked_rnn.export import html_page
+from stacked_rnn.models import torch_weights
 from stacked_rnn.utils import files, terminal
 
 # tf2onnx has long supported it, and runtimes have read it since 2022.
@@ -50,17 +52,21 @@ class Format:
         packages: what must be installed, with the extra of the format's name.
         weights: the type of the weights that --weights=auto stands for.
         has_vocabulary: whether the vocabulary is a file of its own.
+        next_step: what to do with the file, with {path} for its path.
         convert: (model, type of the weights) -> the bytes of the file.
         load: path -> a function ({token_ids, **states} -> {logits,
-            **new_states}) that runs the file.
+            **new_states}) that runs the file; None where another program does.
+        check: raises a `UserError` for a `ModelConfig` that it cannot hold.
     """
 
     suffix: str
     packages: tuple[str, ...]
     weights: str
     has_vocabulary: bool
+    next_step: str
     convert: Callable
-    load: Callable
+    load: Callable | None = None
+    check: Callable = lambda config: None
 
 
 def require(format) -> None:
@@ -87,8 +93,16 @@ def write(model, path, weights="auto") -> None:
             "float16": the step still computes in float32. "int8": matrices are
             rounded; in ONNX and LiteRT the vectors that they multiply, too, to
             a range found in each step.
+
+    Raises:
+        UserError: a package is missing, the format cannot hold the model, or
+            the file cannot be written.
     """
-    format = FORMATS[suffixes()[path.suffix]]
+    name = suffixes()[path.suffix]
+    format = FORMATS[name]
+    require(name)
+    format.check(model.model_config)
+    terminal.writable_directory("output", path.parent)
     if weights == "auto":
         weights = format.weights
     content = format.convert(model, weights)
@@ -217,6 +231,18 @@ def _quantize(content) -> bytes:
         return path.read_bytes()
 
 
+def _to_pytorch(model, weights) -> bytes:
+    keras_model = models.read_saved_model(model.description)
+    return torch_weights.to_bytes(keras_model, model.tokenizer)
+
+
+def _to_keras(model, weights) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = pathlib.Path(scratch, "model.keras")
+        models.read_saved_model(model.description).save(path)
+        return path.read_bytes()
+
+
 # Running what was written -----------------------------------------------------
 
 
@@ -252,12 +278,14 @@ def _tflite_runner(path):
     return lambda inputs: runner(**inputs)
 
 
+_IN_STEPS = "docs/runtimes.md says how to generate without TensorFlow."
 FORMATS = {
     "onnx": Format(
         suffix=".onnx",
         packages=("tf2onnx", "onnxruntime"),
         weights="float32",
         has_vocabulary=True,
+        next_step=_IN_STEPS,
         convert=_to_onnx,
         load=_onnx_runner,
     ),
@@ -266,6 +294,7 @@ FORMATS = {
         packages=("ai_edge_litert",),
         weights="float32",
         has_vocabulary=True,
+        next_step=_IN_STEPS,
         convert=_to_tflite,
         load=_tflite_runner,
     ),
@@ -274,8 +303,26 @@ FORMATS = {
         packages=(),
         weights="int8",
         has_vocabulary=False,
+        next_step="open {path} in a browser; it needs no network.",
         convert=html_page.convert,
         load=html_page.load,
+    ),
+    "pytorch": Format(
+        suffix=torch_weights.SUFFIX,
+        packages=("safetensors",),
+        weights="float32",
+        has_vocabulary=False,
+        next_step="docs/runtimes.md says how to load it.",
+        convert=_to_pytorch,
+        check=torch_weights.check_layers,
+    ),
+    "keras": Format(
+        suffix=".keras",
+        packages=(),
+        weights="float32",
+        has_vocabulary=False,
+        next_step="docs/python.md says how to load it.",
+        convert=_to_keras,
     ),
 }
 

@@ -3,8 +3,8 @@
     classifier = inference.load("saved_models/rt-polarity")
     print(classifier.predict("a dull mess").labels)
 
-A loaded model needs nothing but the directory of its version. Only the method
-`export` imports `models` and `training`.
+A loaded model needs nothing but the directory of its version. Only the methods
+`export` and `inspect` import `models`.
 """
 
 import importlib

@@ -13,6 +13,8 @@ import tensorflow as tf
 from stacked_rnn import reference
 from stacked_rnn.utils import terminal
 
+_CHUNK = 2000  # tokens between two signs of progress
+
 
 @dataclasses.dataclass(frozen=True)
 class Activations:
@@ -63,20 +65,28 @@ def states_of_text(model, token_ids) -> dict:
         The states after each token, float32 [tokens, units], by (layer, part),
         such as (0, "h").
     """
-    step = model.functions.signatures["decode_step"]
+    decode_step = model.functions.signatures["decode_step"]
     states, after = model.initial_states(1), []
-    states = {name: tf.constant(value) for name, value in states.items()}
+
+    def step(states, token_id):
+        new = decode_step(token_ids=token_id[None], **states)
+        return {name: new[name] for name in states}
+
+    @tf.function(reduce_retracing=True)
+    def read(token_ids, states):  # a call per token would take far longer
+        return tf.scan(step, token_ids, states)
+
     with terminal.progress_bar(len(token_ids), "token") as progress:
-        for token_id in token_ids:
-            states = step(token_ids=tf.constant([token_id]), **states)
-            del states["logits"]
-            after.append(states)
-            progress(len(after))
+        for start in range(0, len(token_ids), _CHUNK):
+            chunk = tf.constant(token_ids[start : start + _CHUNK])
+            after.append(read(chunk, states))
+            states = {name: rows[-1] for name, rows in after[-1].items()}
+            progress(start + len(chunk))
     joined = {}
     for name in states:
         _, layer, part = name.split("_")
         joined[int(layer), part] = np.concatenate(
-            [tf.cast(step_states[name], tf.float32) for step_states in after]
+            [tf.cast(rows[name][:, 0], tf.float32) for rows in after]
         )
     return joined
 

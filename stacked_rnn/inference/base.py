@@ -38,7 +38,7 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """The model's name: that of the directory of its versions."""
+        """The model's name, see `saved_models.model_name`."""
         return saved_models.model_name(self.path)
 
     @property
@@ -68,6 +68,8 @@ class LoadedModel:
         """
         if not os.fspath(path):
             raise UserError("save: the path is empty")
+        if hub.is_name(path):
+            raise UserError(f"save: {path} is no directory: push uploads there")
         path = pathlib.Path(path)
         try:
             if path.suffix.lower() == saved_models.ARCHIVE:

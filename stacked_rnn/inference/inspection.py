@@ -25,13 +25,13 @@ def inspect_text(model, text, about, columns):
     Raises:
         UserError: the text is shorter than two tokens.
     """
-    from stacked_rnn import training  # imported late: loading needs none
+    from stacked_rnn import models  # imported late: loading needs none
 
     tokenizer, description = model.tokenizer, model.description
     token_ids, nats = model.token_nats(text)
     if not len(nats):
         raise UserError("--text: the text is shorter than two tokens")
-    keras_model = training.read_saved_model(description)
+    keras_model = models.read_saved_model(description)
     weights = {weight.path: weight.numpy() for weight in keras_model.weights}
     read = activations.read_activations(model, weights, token_ids)
 

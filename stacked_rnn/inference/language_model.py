@@ -74,6 +74,11 @@ class SavedLanguageModel(base.LoadedModel):
         """The sampling options that the model was exported with."""
         return self.description.entries["sampling"]
 
+    @property
+    def prefers_one_batch(self) -> bool:
+        """Whether one batch is faster than a smaller one per core."""
+        return bool(devices.gpus()) or self.model_config.units >= _WIDE
+
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         """The bytes of each token of the vocabulary, by id."""
@@ -276,31 +281,15 @@ class SavedLanguageModel(base.LoadedModel):
             UserError: there is no such format, a package is missing, or the
                 file cannot be written.
         """
-        # Imported late: the other methods need none of them.
-        from stacked_rnn import training
-        from stacked_rnn.export import runtimes
-        from stacked_rnn.models import keras_file, torch_weights
+        from stacked_rnn.export import runtimes  # imported late, as few need it
 
-        path = pathlib.Path(path)
-        formats = runtimes.suffixes() | {
-            torch_weights.SUFFIX: "pytorch",
-            keras_file.SUFFIX: "keras",
-        }
+        path, formats = pathlib.Path(path), runtimes.suffixes()
         if path.suffix not in formats:
             raise UserError(
                 f"{path}: its name must end in {', '.join(formats)}"
             )
         ExportConfig(format=formats[path.suffix], weights=weights)  # checks it
-        terminal.writable_directory("output", path.parent)
-        if path.suffix == torch_weights.SUFFIX:
-            torch_weights.require(str(path))
-            model = training.read_saved_model(self.description)
-            torch_weights.write(model, self.tokenizer, path)
-        elif path.suffix == keras_file.SUFFIX:
-            keras_file.write(training.read_saved_model(self.description), path)
-        else:
-            runtimes.require(formats[path.suffix])
-            runtimes.write(self, path, weights)
+        runtimes.write(self, path, weights)
         return path
 
     def is_worth_compiling(self, steps) -> bool:
@@ -338,7 +327,7 @@ class SavedLanguageModel(base.LoadedModel):
         workers, max_size, min_size = devices.cores(), _BATCH_SIZE, 1
         if devices.gpus():
             workers, max_size = 1, _GPU_BATCH_SIZE
-        elif self.model_config.units >= _WIDE:
+        elif self.prefers_one_batch:
             min_size = _BATCH_SIZE
         with futures.ThreadPoolExecutor(workers) as pool:
             for group, batches in _in_batches(

@@ -13,4 +13,5 @@ from stacked_rnn.models.language_model import (
     build_language_model,
     check_language_model,
 )
+from stacked_rnn.models.saved_weights import read_checkpoint, read_saved_model
 from stacked_rnn.models.seq2seq import Seq2Seq, build_seq2seq

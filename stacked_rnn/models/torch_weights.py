@@ -24,11 +24,12 @@ import numpy as np
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import ModelConfig, UserError
-from stacked_rnn.utils import files
+from stacked_rnn.models import torch_names
 
 SUFFIX = ".safetensors"
 # The blocks of each cell in the order of PyTorch, and from there back.
 _ORDERS = {"simple_rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 1, 2, 3)}
+_UNLIKELY = 10.0  # nats that the bias of an unknown token is below the others
 
 
 def require(flag) -> None:
@@ -155,22 +156,20 @@ def _reordered(cell, blocks):
 # Files ------------------------------------------------------------------------
 
 
-def write(model, tokenizer, path) -> None:
-    """Writes the weights of a model for PyTorch, whole or not at all.
+def to_bytes(model, tokenizer) -> bytes:
+    """Returns the file of a model for PyTorch.
 
     Args:
         model: a `LanguageModel`.
         tokenizer: its `tokenizers.Tokenizer`.
-        path: the file.
 
     Raises:
-        UserError: PyTorch does not have such layers, or the file cannot be
-            written.
+        UserError: PyTorch does not have such layers.
     """
     import safetensors.numpy
 
     config = dataclasses.replace(model.config, tie_embeddings=False)
-    content = safetensors.numpy.save(
+    return safetensors.numpy.save(
         {
             name: np.ascontiguousarray(value)  # it would write the others wrong
             for name, value in state_dict(model).items()
@@ -183,17 +182,10 @@ def write(model, tokenizer, path) -> None:
             ),
         },
     )
-    try:
-        with files.whole_file(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(
-            f"--output={path}: cannot write it: {error.strerror}"
-        ) from error
 
 
 def read(path):
-    """Reads a file of weights, of `write` or of a program with PyTorch.
+    """Reads a file of weights, of `to_bytes` or of a program with PyTorch.
 
     The architecture follows from the shapes, but for the wiring of layers that
     are one by one, which `config` in the header has. Of `vocabulary` there,
@@ -203,7 +195,8 @@ def read(path):
         path: the file.
 
     Returns:
-        The `ModelConfig`, the tokenizer, and the tensors by name.
+        The `ModelConfig`; the tokenizer, None if the header has no vocabulary;
+        and the tensors by name, see `torch_names.standard_names`.
 
     Raises:
         UserError: the file is damaged, or not of such a model.
@@ -219,14 +212,17 @@ def read(path):
         raise UserError(f"cannot be read: {error}") from error
     except (TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"not weights that NumPy can read: {error}") from error
-    try:
-        vocabulary = json.loads(header["vocabulary"])
-        tokenizer = tokenizers.from_dict(vocabulary["tokenizer"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "its header has no vocabulary with a tokenizer, see "
-            f"docs/runtimes.md ({type(error).__name__}: {error})"
-        ) from error
+    tensors = torch_names.standard_names(tensors)
+    tokenizer = None
+    if "vocabulary" in header:
+        try:
+            vocabulary = json.loads(header["vocabulary"])
+            tokenizer = tokenizers.from_dict(vocabulary["tokenizer"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                "the vocabulary in its header has no tokenizer, see "
+                f"docs/runtimes.md ({type(error).__name__}: {error})"
+            ) from error
     config = _config_of(tensors, tokenizer)
     if "rnn.0.weight_hh_l0" in tensors:
         config = dataclasses.replace(config, **_wiring(header))
@@ -251,24 +247,15 @@ def _wiring(header) -> dict:
 def _config_of(tensors, tokenizer) -> ModelConfig:
     """The architecture that the shapes of tensors tell."""
     layers = [name for name in tensors if re.search(r"weight_hh_l\d+$", name)]
-    try:
-        vocabulary_size, embedding_dim = tensors["embedding.weight"].shape
-        name = "rnn.weight_hh_l0"
-        if "rnn.0.weight_hh_l0" in tensors:
-            name = "rnn.0.weight_hh_l0"
-        rows, units = tensors[name].shape
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            "it needs the matrices embedding.weight and rnn.weight_hh_l0 "
-            f"({error})"
-        ) from error
+    vocabulary_size, embedding_dim = tensors["embedding.weight"].shape
+    rows, units = tensors[layers[0]].shape
     cells = {len(order): cell for cell, order in _ORDERS.items()}
     if rows % units or rows // units not in cells:
         raise UserError(
-            f"{name} has the shape ({rows}, {units}), which no "
+            f"{layers[0]} has the shape ({rows}, {units}), which no "
             "nn.GRU, nn.LSTM or nn.RNN has"
         )
-    if vocabulary_size != tokenizer.vocabulary_size():
+    if tokenizer and vocabulary_size != tokenizer.vocabulary_size():
         raise UserError(
             f"embedding.weight has {vocabulary_size} rows, the vocabulary "
             f"{tokenizer.vocabulary_size()} tokens"
@@ -279,5 +266,30 @@ def _config_of(tensors, tokenizer) -> ModelConfig:
         units=units,
         embedding_dim=embedding_dim,
         vocabulary_size=vocabulary_size,
-        end_of_text=tokenizer.end_id is not None,
+        end_of_text=bool(tokenizer) and tokenizer.end_id is not None,
     )
+
+
+def with_unknown_token(config, tensors):
+    """Adds a token before the others, for characters that are not in them.
+
+    It has the mean of the embeddings, and a small probability. The logits of
+    the others stay what they were.
+
+    Args:
+        config, tensors: as `read` returns them.
+
+    Returns:
+        The `ModelConfig` and the tensors with one more token.
+    """
+    embedding, head, bias = (
+        tensors[name]
+        for name in ("embedding.weight", "head.weight", "head.bias")
+    )
+    return dataclasses.replace(
+        config, vocabulary_size=config.vocabulary_size + 1
+    ), tensors | {
+        "embedding.weight": np.vstack([embedding.mean(axis=0), embedding]),
+        "head.weight": np.vstack([np.zeros_like(head[0]), head]),
+        "head.bias": np.append(bias.min() - _UNLIKELY, bias),
+    }

@@ -275,10 +275,16 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def http_error(request, error):
+        path, message = request.url.path[:100], error.detail
         if error.status_code == 404:
-            message = _ELSEWHERE.get(request.url.path, error.detail)
-            return guard.error_response(ApiError(404, message))
-        return guard.error_response(ApiError(error.status_code, error.detail))
+            message = _ELSEWHERE.get(
+                path,
+                f"There is no {path}: OpenAI's API is under /v1, and "
+                "/openapi.json lists all paths",
+            )
+        elif error.status_code == 405:
+            message = f"{path} is for {error.headers['Allow']}"
+        return guard.error_response(ApiError(error.status_code, message))
 
     app.add_middleware(
         guard.Guard,
@@ -373,7 +379,9 @@ def _status(repository, target, chat_template) -> dict:
         states = repository.states(target.model_name)
     except KeyError:
         if target.version is None and not target.label:
-            raise openai_stream.no_model(target.model_name) from None
+            raise openai_stream.no_model(
+                target.model_name, repository
+            ) from None
         raise _missing(target) from None
     if target.version is not None:
         states = {version: state for version, state in states.items()
@@ -442,6 +450,7 @@ def _model_object(listed, chat_template) -> dict:
         "object": "model",
         "created": listed.created,
         "owned_by": "stacked_rnn",
+        "root": listed.name,  # `vllm bench serve` looks for it
         "task": listed.task,
         "card": listed.card,
         "chat": TASKS[listed.task].continues_texts and template is not None,

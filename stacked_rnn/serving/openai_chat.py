@@ -60,6 +60,12 @@ def _checked_messages(value, _):
     return messages
 
 
+class ResponseFormat(TypedDict):
+    """The format of an answer; JSON and grammars are refused."""
+
+    type: Literal["text"]
+
+
 class ChatRequest(openai_completions.Options):
     """The body of POST /v1/chat/completions; null stands for a default."""
 
@@ -85,6 +91,10 @@ class ChatRequest(openai_completions.Options):
         None,
         description="What the template gets; by default, the opposite of "
         "continue_final_message.",
+    )
+    response_format: ResponseFormat = ResponseFormat(type="text")
+    tool_choice: Literal["none", "auto"] = Field(
+        "auto", description="No tool is ever called."
     )
 
     def completion(self, prompt, most) -> openai_completions.CompletionRequest:

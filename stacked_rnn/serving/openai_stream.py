@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import itertools
 import json
 import time
 
@@ -20,6 +21,7 @@ from stacked_rnn.serving.repository import NotReadyError
 _LONG = 5_000  # characters of all prompts
 _MOST_ECHOED = 50_000  # tokens of prompts, counted for each of `n`
 _MOST_UNREAD = 10_000  # updates that wait for a slow client
+_MOST_NAMED = 10  # models, where one that is asked for does not exist
 _SILENCE = 15.0  # seconds without an update before a keep-alive comment is sent
 _FAILURES = {  # by finish_reason
     "timeout": (503, "The request took longer than this server allows"),
@@ -84,7 +86,7 @@ async def find_writer(repository, name, seconds):
     try:
         served = await find(repository, name, seconds)
     except KeyError:
-        raise no_model(name) from None
+        raise no_model(name, repository) from None
     except NotReadyError as error:
         raise ApiError(503, str(error)) from None
     if not served.scheduler:
@@ -388,12 +390,17 @@ class Stream:
             sequence.is_cancelled = True
 
 
-def no_model(name) -> ApiError:
-    """The error for a model that does not exist."""
+def no_model(name, repository) -> ApiError:
+    """The error for a model that does not exist: it names some that do."""
+    some = itertools.islice(repository.listed(), _MOST_NAMED)
+    names = ", ".join(listed.name for listed in some)
     return ApiError(
-        404, f"The model {name[:100]!r} does not exist", "model",
+        404,
+        f"The model {name[:100]!r} does not exist"
+        + (names and f": /v1/models has {names}"),
+        "model",
         "model_not_found",
-    )  # fmt: skip
+    )
 
 
 def _event(value) -> bytes:

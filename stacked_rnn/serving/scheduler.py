@@ -8,8 +8,10 @@ first token of its prompt to its last token, and needs no cache beside it.
     waiting ---> in a slot: the prompt is read, then tokens are drawn ---> done
 
 A call of the decode function takes every row a few steps further: some rows
-read prompts while others draw. One thread makes all calls. This module knows
-neither sockets nor HTTP.
+read prompts while others draw. There is a batch per core, each with a thread
+that makes its calls: XLA gains little from a second core for one batch of a
+narrow model, and while one thread turns tokens into text, the others decode.
+This module knows neither sockets nor HTTP.
 """
 
 import collections
@@ -28,9 +30,11 @@ from stacked_rnn.configs import SamplingConfig, UserError
 from stacked_rnn.decoding import generation, options
 from stacked_rnn.decoding.incremental_text import Continuation
 from stacked_rnn.serving import adjustments, decode_functions, prefix_cache
+from stacked_rnn.utils import devices
 
 BATCH_SIZES = (1, 4, 8, 16, 64)
-NUM_SLOTS = BATCH_SIZES[-1]
+NUM_SLOTS = BATCH_SIZES[-1]  # of all batches together
+_MOST_LANES = 4
 CHUNK = 64  # most steps per call
 # Tokens: the states after a shorter beginning are not kept; up to the second
 # number they are kept after each call that reads it.
@@ -133,11 +137,11 @@ class Sequence:
 
 
 class Scheduler:
-    """Continues sequences, many at a time, in a thread of its own.
+    """Continues sequences, many at a time, in threads of its own.
 
     Args:
         model: an `inference.SavedLanguageModel`.
-        deliver: called from that thread after each call of the model, with a
+        deliver: called from these threads after each call of the model, with a
             list of (`Sequence`, `Update`).
         max_waiting: most sequences that may wait for a slot.
         jit_compile: whether to compile with XLA: that takes about twenty
@@ -166,14 +170,26 @@ class Scheduler:
         self._padding = self.sequence(start_ids, SamplingConfig())
         self.tokenize([self._padding])
         self._empty = self._make_batch([], self._initial_carry([self._padding]))
-        self._batch, self._admitted = self._empty, []
+        num_lanes = 1
+        if not model.prefers_one_batch:
+            num_lanes = min(devices.cores(), _MOST_LANES)
+        self._lanes = [_Lane(self._empty) for _ in range(num_lanes)]
+        self._lane_slots = NUM_SLOTS // num_lanes
+        self._batch_sizes = (
+            *(size for size in BATCH_SIZES if size < self._lane_slots),
+            self._lane_slots,
+        )
+        self._finding = threading.Lock()
         self._loops = {}  # (adjusts, jit_compile) -> function
         self._decode_functions = {}  # (batch size, adjusts) -> _DecodeFunction
-        for size in BATCH_SIZES:
+        for size in self._batch_sizes:
             self._find_function(size, adjusts=False, jit_compile=False)
         self.is_compiled = threading.Event()
         self._compiles_adjusting = False
-        self._threads = [threading.Thread(target=self._run, daemon=True)]
+        self._threads = [
+            threading.Thread(target=self._run, args=[lane], daemon=True)
+            for lane in self._lanes
+        ]
         if jit_compile:
             self._threads.append(
                 threading.Thread(target=self.compile, daemon=True)
@@ -251,7 +267,7 @@ class Scheduler:
     @property
     def num_active(self) -> int:
         """Number of sequences that have a slot."""
-        return len(self._batch.sequences)
+        return sum(len(lane.batch.sequences) for lane in self._lanes)
 
     def submit(self, sequences) -> None:
         """Queues sequences. Those of several calls get slots in turn.
@@ -270,7 +286,7 @@ class Scheduler:
             for sequence in sequences:
                 sequence.arrival_time = now
             self._waiting.append(collections.deque(sequences))
-            self._changed.notify()
+            self._changed.notify_all()
 
     def close(self, seconds=None) -> None:
         """Stops accepting sequences and waits for the others to end.
@@ -281,54 +297,64 @@ class Scheduler:
         """
         with self._changed:
             self._is_closing = True
-            self._changed.notify()
-        self._threads[0].join(seconds)
+            self._changed.notify_all()
+        end = None if seconds is None else time.monotonic() + seconds
+        for thread in self._threads[: len(self._lanes)]:
+            thread.join(end and max(0, end - time.monotonic()))
         self._is_over = True
         for thread in list(self._threads):
             thread.join()
 
-    # In the thread ------------------------------------------------------------
+    # In the thread of a lane --------------------------------------------------
 
-    def _run(self):
-        while self._wait():
+    def _run(self, lane):
+        while self._wait(lane):
             try:
                 self._drop_waiting()
-                self._admit()
-                if self._batch.sequences:
-                    self._decode()
+                self._admit(lane)
+                if lane.batch.sequences:
+                    self._decode(lane)
             except Exception:
                 # Whatever it is, later sequences must not suffer from it.
                 logging.exception("a batch of sequences is lost")
-                lost = {*self._admitted, *self._batch.sequences}
-                self._batch = self._empty
+                lost = {*lane.admitted, *lane.batch.sequences}
+                lane.batch, lane.admitted = self._empty, []
                 failed = Update(finish_reason="error")
                 self._deliver([(sequence, failed) for sequence in lost])
 
-    def _wait(self) -> bool:
+    def _wait(self, lane) -> bool:
         """Blocks until there is work or `close`; returns if there is work."""
         with self._changed:
-            while not (self._waiting or self.num_active or self._is_closing):
+            while not (
+                self._waiting or lane.batch.sequences or self._is_closing
+            ):
                 self._changed.wait()
-            return bool(self._waiting or self.num_active)
+            return bool(self._waiting or lane.batch.sequences)
 
-    def _admit(self):
-        """Gives free slots to waiting sequences, one per `submit` in turn."""
-        admitted = self._admitted = []
+    def _admit(self, lane):
+        """Gives a lane waiting sequences, one per `submit` in turn.
+
+        Each lane gets its share of all, so that none is idle while another has
+        several.
+        """
         with self._changed:
-            num_free = NUM_SLOTS - self.num_active
-            while self._waiting and len(admitted) < num_free:
+            active = sum(lane.num_taken for lane in self._lanes)
+            waiting = sum(map(len, self._waiting))
+            share = -(-(active + waiting) // len(self._lanes))
+            num_free = min(share, self._lane_slots) - lane.num_taken
+            while self._waiting and len(lane.admitted) < num_free:
                 group = self._waiting.popleft()
-                admitted.append(group.popleft())
+                lane.admitted.append(group.popleft())
                 if group:
                     self._waiting.append(group)
-        if admitted:
+        if lane.admitted:
             now = time.monotonic()
-            for sequence in admitted:
+            for sequence in lane.admitted:
                 sequence.slot_time = now
-            self.tokenize(admitted)
-            new = self._make_batch(admitted, self._initial_carry(admitted))
-            self._batch = self._merge_rows(self._batch, new)
-            self._admitted = []
+            self.tokenize(lane.admitted)
+            carry = self._initial_carry(lane.admitted)
+            new = self._make_batch(lane.admitted, carry)
+            lane.batch, lane.admitted = self._merge_rows(lane.batch, new), []
 
     def _drop_waiting(self):
         """Drops waiting sequences that were cancelled or have timed out."""
@@ -356,11 +382,11 @@ class Scheduler:
         is_late = self._is_over or time.monotonic() >= sequence.deadline
         return "timeout" if is_late else None
 
-    def _decode(self):
-        """Takes all rows of the batch some steps further, in one call."""
-        batch = self._batch
+    def _decode(self, lane):
+        """Takes all rows of a batch some steps further, in one call."""
+        batch = lane.batch
         decode = self._decode_function(batch)
-        is_few = len(batch.sequences) <= _FEW
+        is_few = self.num_active <= _FEW
         budget = _FEW_SECONDS if is_few else _MANY_SECONDS
         max_steps = max(
             int(budget / decode.seconds_per_step),
@@ -436,7 +462,7 @@ class Scheduler:
             is_running.append(reason is None)
         self._deliver(updates)
         if not all(is_running):
-            self._batch = self._merge_rows(batch, self._empty, is_running)
+            lane.batch = self._merge_rows(batch, self._empty, is_running)
 
     def _decode_function(self, batch):
         """Returns the `_DecodeFunction` for a batch.
@@ -444,17 +470,18 @@ class Scheduler:
         The first batch with adjustments waits until theirs is traced; XLA
         compiles it meanwhile, if it has compiled the other.
         """
-        has_compiled = self.is_compiled.is_set()
-        if batch.adjusts and has_compiled and not self._compiles_adjusting:
-            self._compiles_adjusting = True
-            thread = threading.Thread(
-                target=self.compile, args=[True], daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
         key = batch.size, batch.adjusts
-        if key not in self._decode_functions:
-            self._find_function(*key, jit_compile=False)
+        with self._finding:
+            has_compiled = self.is_compiled.is_set()
+            if batch.adjusts and has_compiled and not self._compiles_adjusting:
+                self._compiles_adjusting = True
+                thread = threading.Thread(
+                    target=self.compile, args=[True], daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+            if key not in self._decode_functions:
+                self._find_function(*key, jit_compile=False)
         return self._decode_functions[key]
 
     def _keep_states(self, sequence, length, states, row):
@@ -526,7 +553,7 @@ class Scheduler:
             return self._empty
         rows = np.flatnonzero(keeps).tolist()
         rows += range(first.size, first.size + len(second.sequences))
-        size = min(size for size in BATCH_SIZES if size >= len(sequences))
+        size = min(size for size in self._batch_sizes if size >= len(sequences))
         rows += [rows[0]] * (size - len(rows))
         carry = tf.nest.map_structure(
             lambda *both: np.concatenate(both)[rows], first.carry, second.carry
@@ -545,7 +572,7 @@ class Scheduler:
             adjusts: whether to compile the loop of batches with adjustments.
         """
         try:
-            for size in BATCH_SIZES:
+            for size in self._batch_sizes:
                 if self._is_closing:
                     return
                 self._find_function(size, adjusts, jit_compile=True)
@@ -616,6 +643,23 @@ class Scheduler:
         self._decode_functions[size, adjusts] = min(
             measured, key=lambda decode: decode.seconds_per_step
         )
+
+
+class _Lane:
+    """A batch, decoded by a thread of its own.
+
+    Attributes:
+        batch: a `_Batch`.
+        admitted: list of the sequences that join it next.
+    """
+
+    def __init__(self, batch):
+        self.batch, self.admitted = batch, []
+
+    @property
+    def num_taken(self) -> int:
+        """Number of its slots that are taken."""
+        return len(self.batch.sequences) + len(self.admitted)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -297,6 +297,7 @@ class Model(BaseModel):
     object: Literal["model"]
     created: Time
     owned_by: Literal["stacked_rnn"]
+    root: str = Field(description="The same as `id`.")
     task: str = Field(json_schema_extra={"enum": [*TASKS]})
     card: list[str] = Field(description="Sentences that describe the model.")
     chat: bool = Field(

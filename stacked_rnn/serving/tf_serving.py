@@ -370,7 +370,8 @@ def _values(request, specs) -> dict:
     for name in values:
         if name not in specs:
             raise ServingError(
-                f"JSON object: does not have named input: {name}"
+                f"There is no input {name[:100]!r}: the signature has "
+                + ", ".join(specs)
             )
     return values
 

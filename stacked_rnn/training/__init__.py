@@ -16,4 +16,3 @@ from stacked_rnn.training.strategies import (
 )
 from stacked_rnn.training.trackers import check_packages, tracking
 from stacked_rnn.training.trainer import Trainer
-from stacked_rnn.training.warm_start import read_saved_model

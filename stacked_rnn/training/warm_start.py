@@ -10,13 +10,15 @@ input leaves no trace.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
+import sys
 from collections.abc import Collection, Mapping
 
 import tensorflow as tf
 
-from stacked_rnn import models, saved_models, tokenizers
+from stacked_rnn import datasets, models, saved_models, tokenizers
 from stacked_rnn.configs import (
     TASKS,
     ModelConfig,
@@ -26,6 +28,9 @@ from stacked_rnn.configs import (
 )
 from stacked_rnn.models import torch_weights
 from stacked_rnn.training import runs
+from stacked_rnn.utils import text_files
+
+_SORTED = {"char": "characters", "byte": "bytes"}  # by kind of tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +95,7 @@ def resolve_init_from(
     has_begun = _has_begun(model_config, train_config, model_dir, given)
     if has_begun:
         path = model_dir  # the model of --init_from may be gone by now
-    path, task, trained_config, tokenizer, weights = _find(path)
+    path, task, trained_config, tokenizer, build = _find(path, train_config)
     if not (TASKS[task].continues_texts or has_begun):
         raise UserError(
             f"{named}: {TASKS[task].title}: a run can start with the weights "
@@ -133,7 +138,7 @@ def resolve_init_from(
         ),
         dataclasses.replace(train_config, **kept),
         tokenizer,
-        None if has_begun else _read_model(path, trained_config, weights),
+        None if has_begun else build(),
         path,
     )
 
@@ -173,16 +178,16 @@ def _has_begun(model_config, train_config, model_dir, given) -> bool:
     )
 
 
-def _find(path):
+def _find(path, train_config):
     """Finds the trained model at a path.
 
     Returns:
-        Its directory, task, `ModelConfig`, tokenizer and checkpoint; of a file
-        for PyTorch, the file and its tensors.
+        Its directory, or its file for PyTorch; its task, `ModelConfig` and
+        tokenizer; and a function that builds it, without arguments.
     """
     if path.suffix == torch_weights.SUFFIX and not path.is_dir():
         task = next(name for name in TASKS if TASKS[name].continues_texts)
-        return path, task, *_read_tensors(path)
+        return path, task, *_read_imported(path, train_config)
     if not path.is_dir():
         raise UserError(f"--init_from={path}: no such directory")
     if (path / runs.RECORD).exists():
@@ -199,36 +204,74 @@ def _find(path):
         trained.task,
         trained.model_config,
         trained.tokenizer,
-        _variables(version),
+        functools.partial(models.read_saved_model, trained, "init_from"),
     )
 
 
-def _read_tensors(path):
-    """Reads config, tokenizer and tensors of a file for PyTorch."""
+def _read_imported(path, train_config):
+    """Reads config, tokenizer and weights of a file for PyTorch."""
     torch_weights.require(f"--init_from={path}")
     try:
-        return torch_weights.read(path)
+        config, tokenizer, tensors = torch_weights.read(path)
+        if tokenizer is None:
+            tokenizer = _tokenizer_of_corpus(
+                config.vocabulary_size, train_config
+            )
+            if tokenizer.unknown_id is not None:
+                config, tensors = torch_weights.with_unknown_token(
+                    config, tensors
+                )
     except UserError as error:
         raise UserError(f"--init_from={path}: {error}") from error
+    build = functools.partial(_build_imported, path, config, tensors)
+    return config, tokenizer, build
 
 
-def read_saved_model(description) -> models.LanguageModel:
-    """Builds the Keras model of an exported language model.
+def _tokenizer_of_corpus(num_tokens, train_config) -> tokenizers.Tokenizer:
+    """The tokenizer of weights without a vocabulary, from the text.
+
+    Programs for characters number them as they are sorted.
 
     Args:
-        description: a `saved_models.Description`.
+        num_tokens: of the weights.
+        train_config: the settings.
+
+    Raises:
+        UserError: the text has more or fewer characters, or the tokens are
+            neither characters nor bytes.
     """
-    path = description.path
-    return _read_model(path, description.model_config, _variables(path))
-
-
-def _variables(version) -> str:
-    """Path of the weights in a SavedModel, for `tf.train.Checkpoint`."""
-    return str(version / "variables" / "variables")
+    kind, corpus = train_config.tokenizer, train_config.corpus
+    advice = "write the vocabulary into its header, see docs/runtimes.md"
+    if not TASKS[train_config.task].continues_texts or kind not in _SORTED:
+        raise UserError(f"its header has no vocabulary: {advice}")
+    if "-" in text_files.parts(corpus):  # it can be read only once
+        raise UserError(
+            f"its header has no vocabulary, and --corpus={corpus} cannot give "
+            f"one: name a file, or {advice}"
+        )
+    tokenizer = tokenizers.build(
+        kind,
+        datasets.open_corpus(train_config).pieces(),
+        letters_only=train_config.letters_only,
+    )
+    known = tokenizer.vocabulary_size() - (tokenizer.unknown_id is not None)
+    if num_tokens != known:
+        raise UserError(
+            f"its header has no vocabulary, and its {num_tokens} tokens are "
+            f"not the {known} {_SORTED[kind]} of --corpus={corpus}: name the "
+            f"text that it was trained on, or {advice}"
+        )
+    if kind == "char":
+        print(
+            f"note: {train_config.init_from} has no vocabulary: its tokens are "
+            f"taken for the characters of {corpus}, sorted",
+            file=sys.stderr,
+        )
+    return tokenizer
 
 
 def _read_run(path):
-    """Reads task, config, tokenizer and best (or last) checkpoint of a run."""
+    """Reads task, config, tokenizer and best (or last) weights of a run."""
     try:
         record = json.loads((path / runs.RECORD).read_text(encoding="utf-8"))
         model_config = ModelConfig.from_dict(record["model"])
@@ -240,33 +283,30 @@ def _read_run(path):
         ) from error
     for name in ("best", "last"):
         if checkpoint := runs.latest_checkpoint(path, name):
-            return record["task"], model_config, tokenizer, checkpoint
+            build = functools.partial(
+                _build_run, path, model_config, checkpoint
+            )
+            return record["task"], model_config, tokenizer, build
     raise UserError(
         f"--init_from={path}: this run has no checkpoint: let it train to the "
         "end of an epoch first"
     )
 
 
-def _read_model(path, model_config, weights) -> models.LanguageModel:
-    """Builds the model with its weights, see `_find`."""
+def _build_run(path, model_config, checkpoint) -> models.LanguageModel:
+    """Builds the model of a run with the weights of a checkpoint."""
     model = models.build_language_model(model_config)
-    if isinstance(weights, dict):
-        try:
-            torch_weights.load_state_dict(model, weights)
-        except UserError as error:
-            raise UserError(f"--init_from={path}: {error}") from error
-        return model
-    if (path / runs.RECORD).exists():
-        root = tf.train.Checkpoint(model=model)
-    else:
-        root = tf.train.Checkpoint(weights=[w.value for w in model.weights])
+    models.read_checkpoint(
+        tf.train.Checkpoint(model=model), checkpoint, f"--init_from={path}"
+    )
+    return model
+
+
+def _build_imported(path, model_config, tensors) -> models.LanguageModel:
+    """Builds the model of a file for PyTorch."""
+    model = models.build_language_model(model_config)
     try:
-        # Not `restore`, which needs a save counter that a SavedModel lacks.
-        status = root.read(weights)
-        status.assert_existing_objects_matched().expect_partial()
-    except Exception as error:  # TensorFlow has many types for this
-        raise UserError(
-            f"--init_from={path}: the weights are damaged or not of this model "
-            f"({type(error).__name__}): copy them again, or name another model"
-        ) from error
+        torch_weights.load_state_dict(model, tensors)
+    except UserError as error:
+        raise UserError(f"--init_from={path}: {error}") from error
     return model
