@@ -180,7 +180,7 @@ def pipeline(path, scratch):
     )  # fmt: skip
     windows = datasets.load_language_data(config).training
     cut = tf.function(windows.batch, autograph=False)
-    steps = 2 * windows.steps_per_page
+    steps = 2 * windows.batches_per_page
     for step in range(-1, steps):
         if step == 0:
             start = time.perf_counter()

@@ -15,10 +15,10 @@ from tests.helpers.small_models import mirrored
 # loss weighs.
 CASES = {
     "language_model": ("language_model", {"cell": "gru"}, {}),
-    "language_model, state carried": (
+    "language_model, state carried, half windows": (
         "language_model",
         {"cell": "lstm", "num_layers": 1},
-        {"carry_state": True},
+        {"carry_state": True, "half_windows": 0.5},
     ),
     "classifier": (
         "classifier",
@@ -32,7 +32,7 @@ CASES = {
     ),
     "seq2seq": ("seq2seq", {"cell": "simple_rnn", "num_layers": 1}, {}),
 }
-RESUMED = (*small_tasks.TASKS, "language_model, state carried")
+RESUMED = (*small_tasks.TASKS, "language_model, state carried, half windows")
 TEXTS = ["abc", "", "hgfedcbahg", "a"]
 every_task = pytest.mark.parametrize("task", small_tasks.TASKS)
 
@@ -75,7 +75,7 @@ def assert_same(trainer, expected, atol):
     ("case", "replicas", "parts"),
     [
         *((case, 2, 2) for case in CASES),
-        ("language_model, state carried", 1, 2),
+        ("language_model, state carried, half windows", 1, 2),
     ],
 )
 def test_replicas_and_parts_train_as_one_device_does(

@@ -818,3 +818,66 @@ def test_many_texts_are_tokenized_in_chunks(piece, monkeypatch):
     cut = token_cache.tokenize_texts(tokenizer, texts)
     whole = tokenizer.tokenize(tf.constant(texts)).to_list()
     assert [ids.tolist() for ids in cut] == whole
+
+
+# Half windows
+
+
+def make_halved(kind, half_windows=0.2, num_tokens=303, length=9):
+    return kind(
+        tf.range(num_tokens), length, 4, seed=3, half_windows=half_windows
+    )
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_half_windows_read_the_same_tokens(kind):
+    for epoch in (0, 1):
+        expected, *halved = (
+            sorted(epoch_targets(make_halved(kind, share), epoch))
+            for share in (0.0, 0.4, 1.0)
+        )
+        assert halved == [expected] * 2
+
+
+def test_the_streams_of_half_windows_go_on_in_order():
+    windows = make_halved(datasets.Streams, num_tokens=503)
+    streams, inputs, lengths = [[] for _ in range(4)], [], set()
+    for tokens, targets in batches(windows):
+        lengths.add(targets.shape[1])
+        inputs.extend(tokens[0])
+        for stream, target in zip(streams, targets):
+            stream.extend(target[target >= 0])
+    assert lengths == {9, 5, 4}
+    assert [*itertools.chain(*streams)] == [*range(1, 503)]
+    assert inputs == [*range(len(inputs))]
+
+
+@pytest.mark.parametrize("kind", [datasets.RandomWindows, datasets.Streams])
+def test_one_step_in_so_many_has_half_windows(kind, monkeypatch):
+    monkeypatch.setattr(datasets.windows, "PAGE", 500)
+
+    def lengths(epoch):
+        windows = make_halved(kind, num_tokens=10_003)
+        first = epoch * windows.steps_per_epoch
+        last = first + windows.steps_per_epoch
+        return [windows.length_of(step) for step in range(first, last)]
+
+    plan = lengths(1)
+    assert plan == lengths(1) != lengths(2)
+    halves = [length for length in plan if length < 9]
+    assert halves == [5, 4] * (len(plan) // 10)
+    # One batch in nine, anywhere among them, and then its other halves.
+    first = [step for step, length in enumerate(plan) if length == 5]
+    assert [step // 10 for step in first] == [*range(len(first))]
+    places = {step % 10 for step in first}
+    assert len(places) > 5 and places <= {*range(9)}
+    assert [plan[step + 1] for step in first] == [4] * len(first)
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+@pytest.mark.parametrize("num_tokens", [10, 45, 74])
+def test_each_step_of_half_windows_has_something_to_predict(kind, num_tokens):
+    windows = make_halved(kind, 1.0, num_tokens)
+    for _, targets in batches(windows):
+        assert np.any(targets >= 0)
+    assert make_halved(kind, 1.0, num_tokens, length=1).length_of(0) is None

@@ -392,7 +392,7 @@ def test_every_window_comes_once_an_epoch_page_by_page(
 
 def test_pages_have_windows_from_all_over_the_text(small_pages):
     random = datasets.RandomWindows(stream(64_000), 10, 4)
-    for step in (0, random.steps_per_page):
+    for step in (0, random.batches_per_page):
         page = random.page(step)
         assert page.min() < 16_000 and page.max() > 48_000
     assert set(random.page(0)) != set(random.page(random.steps_per_epoch))
@@ -410,9 +410,9 @@ def test_streams_by_page_are_streams_of_one_page(
 ):
     streams = datasets.Streams(stream(length), 10, 4)
     by_page = [*batches(streams)]
-    assert streams.steps_per_page == 16 <= streams.steps_per_epoch
+    assert streams.batches_per_page == 16 <= streams.steps_per_epoch
     monkeypatch.setattr(windows, "PAGE", 10**6)
-    assert streams.steps_per_page == streams.steps_per_epoch
+    assert streams.batches_per_page == streams.steps_per_epoch
     for got, expected in zip(by_page, batches(streams), strict=True):
         counts = expected[1] >= 0
         assert np.array_equal(got[1], expected[1])
@@ -422,7 +422,7 @@ def test_streams_by_page_are_streams_of_one_page(
 @pytest.mark.parametrize("kind", [datasets.RandomWindows, datasets.Streams])
 def test_a_dataset_reads_page_after_page(small_pages, kind):
     paged = kind(stream(5000), 10, 4)
-    first = paged.steps_per_page - 2
+    first = paged.batches_per_page - 2
     for step, got in enumerate(paged.dataset(first).take(5), first):
         for one, other in zip(got, batch(paged, step)):
             assert np.array_equal(one, other)

@@ -359,6 +359,7 @@ def test_all_regularizers_together_learn(
         strategy=mirrored() if replicas == 2 else None,
         accumulate_steps=parts, jit_compile=jit_compile, weight_decay=0.01,
         average_decay=0.9, reset_states=0.01 * carry_state,
+        half_windows=0.3 * carry_state,
         model=ALL | {
             "cell": "lstm", "readout_layers": "concat",
             "embedding_to_all_layers": True, "locked_dropout": carry_state,

@@ -83,3 +83,14 @@ def test_time_walks_through_the_cosine_of_the_steps():
         share.assign(step / 1000)
         np.testing.assert_allclose(by_time(7), by_steps(step), atol=1e-6)
     assert float(by_time(7)) == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("time_share", [None, tf.Variable(0.3)])
+def test_half_a_window_has_half_the_rate(schedule, time_share):
+    config = configs.TrainConfig(learning_rate_schedule=schedule)
+    window_share = tf.Variable(1.0)
+    rate = schedules.learning_rate(config, 10, time_share, window_share)
+    whole = float(rate(3))
+    window_share.assign(0.5)
+    assert float(rate(3)) == pytest.approx(0.5 * whole) and whole > 0.001

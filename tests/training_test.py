@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import functools
 import json
 import pathlib
 import re
@@ -29,6 +30,7 @@ from stacked_rnn import (
 )
 from stacked_rnn.training import descriptions, plan, runs
 from stacked_rnn.utils import devices
+from tests.helpers.epochs import batch
 from tests.helpers.small_models import mirrored, small_config
 from tests.helpers.small_tasks import CtrlC
 
@@ -126,10 +128,16 @@ class Forget(keras.callbacks.Callback):
 # One step
 
 
-def test_a_step_is_the_gradient_of_the_mean_loss():
-    trainer = make_trainer(optimizer="sgd", gradient_clip_norm=0.0)
-    windows = trainer.data.training
-    inputs, targets = windows.batch(0, tf.constant(windows.page(0)))
+@pytest.mark.parametrize(("half_windows", "length"), [(0.0, 5), (1.0, 3)])
+def test_a_step_is_the_gradient_of_the_mean_loss(half_windows, length):
+    """The learning rate is in proportion to the length of the windows."""
+    kind = functools.partial(datasets.RandomWindows, half_windows=half_windows)
+    trainer = make_trainer(
+        load_data(windows=kind), optimizer="sgd", gradient_clip_norm=0.0,
+        half_windows=half_windows,
+    )  # fmt: skip
+    inputs, targets = batch(trainer.data.training, 0)
+    assert targets.shape == (4, length)
     before = weights(trainer)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(
@@ -144,12 +152,14 @@ def test_a_step_is_the_gradient_of_the_mean_loss():
     trainer.total_steps = 1
     trainer.fit([history], verbose=0)
     assert history.steps[0]["loss"] == pytest.approx(float(loss), abs=1e-6)
+    rate = 0.01 * length / 5
     for old, new, gradient in zip(
         before, weights(trainer), gradients, strict=True
     ):
         np.testing.assert_allclose(
-            new, old - 0.01 * tf.convert_to_tensor(gradient), atol=1e-6
+            new, old - rate * tf.convert_to_tensor(gradient), atol=1e-6
         )
+    assert history.steps[0]["learning_rate"] == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("clip", "expected"), [(0.01, 0.01), (1e6, None)])
@@ -227,25 +237,28 @@ def test_few_kernels_change_nothing(cell, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "windows, replicas, parts",
-    [(datasets.RandomWindows, 2, 1), (datasets.Streams, 1, 2)],
+    "windows, replicas, parts, half_windows",
+    [(datasets.RandomWindows, 2, 1, 0.0), (datasets.Streams, 1, 2, 0.1)],
 )
 def test_several_steps_per_call_equal_single_steps(
-    windows, replicas, parts, monkeypatch
+    windows, replicas, parts, half_windows, monkeypatch
 ):
-    """Up to the end of a page, of an epoch, and of the run."""
+    """Up to the end of a page, of an epoch, of the run, or a half window."""
     monkeypatch.setattr(datasets.windows, "PAGE", 200)
     monkeypatch.setattr(datasets.windows, "_BLOCKS", 2)
     trainers, calls = [], []
     for steps in (1, 4):
         change_plan(monkeypatch, steps_per_call=steps)
         trainer = make_trainer(
-            load_data(windows=windows),
+            load_data(
+                windows=functools.partial(windows, half_windows=half_windows)
+            ),
             strategy=mirrored() if replicas == 2 else None,
             optimizer="sgd",
             accumulate_steps=parts,
+            half_windows=half_windows,
         )
-        assert trainer.data.training.steps_per_page % 4
+        assert trainer.data.training.batches_per_page % 4
         assert trainer.data.training.steps_per_epoch % 4
         trainer.total_steps = 35
         history = History()
@@ -253,7 +266,7 @@ def test_several_steps_per_call_equal_single_steps(
         trainers.append(trainer)
         calls.append(history.steps)
     assert trainer.step == 35
-    assert len(calls[0]) == 35 > 2 * len(calls[1])
+    assert len(calls[0]) == 35 >= 2 * len(calls[1])
     assert calls[0][-1]["loss"] == pytest.approx(calls[1][-1]["loss"], abs=1e-5)
     assert_weights_equal(*trainers, 1e-5)
 

@@ -65,6 +65,7 @@ _STREAMS = (
     "cache_dir",
     "document_separator",
     "carry_state",
+    "half_windows",
     "train_windows",
     "validation",
     "validation_windows",

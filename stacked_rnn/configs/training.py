@@ -150,6 +150,14 @@ class TrainConfig(Config):
         minimum=0.0,
         maximum=1.0,
     )
+    half_windows: float = setting(
+        0.0,
+        "Fraction of the training steps that take half a window each, at half "
+        "the learning rate. The windows to cut are drawn at random, and the "
+        "second half follows the first. AWD-LSTM has 0.05.",
+        minimum=0.0,
+        maximum=1.0,
+    )
     train_windows: int = setting(
         0,
         "Cut the text as the book Dive into Deep Learning does, into every "

@@ -50,6 +50,13 @@ class Batches(abc.ABC):
         """Mean length of a token in the original text."""
         return (self.characters or self.num_tokens) / self.num_tokens
 
+    def length_of(self, step) -> int | None:
+        """Returns the tokens per row of a global step, for `batch`.
+
+        None, as here, if `batch` does not ask for it.
+        """
+        return None
+
     def begins_page(self, step) -> bool:
         """Returns whether a global step is its page's first; here, always."""
         return True

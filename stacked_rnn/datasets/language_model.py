@@ -129,9 +129,11 @@ def load_language_data(
         )
     else:
         windows = _cut_windows(config, tokenized)
+    training, validation = windows
     return LanguageData(
         tokenized.tokenizer,
-        *windows,
+        dataclasses.replace(training, half_windows=config.half_windows),
+        validation,
         tokenized.unknown_parts,
         corpus.digest,
         max(

@@ -6,6 +6,7 @@ thousand steps are cut from one page.
 
 import abc
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -28,6 +29,11 @@ class Windows(Batches):
     targets y = tokens[s + 1 : s + 1 + time]. All batches have the same shape:
     where a window has nothing to predict, its target is -1.
 
+    With `half_windows`, some batches take two steps, one for the first halves
+    of their windows and the next for the second ones (after Merity et al.
+    2018, arXiv:1708.02182, section 4.1, where each length is drawn alone). It
+    is one batch of so many, drawn at random: all epochs have as many steps.
+
     Attributes:
         token_ids: the stream, integers [tokens]: an array or a `TokenFile`.
         sequence_length: tokens per window, the `time` above.
@@ -35,6 +41,7 @@ class Windows(Batches):
         seed: decides the order and the offset of the windows.
         characters: characters of the text that the tokens stand for; None: as
             many as tokens.
+        half_windows: fraction of the steps whose windows are halves.
 
     Raises:
         UserError: the stream is too short for one window.
@@ -45,6 +52,7 @@ class Windows(Batches):
     batch_size: int
     seed: int = 0
     characters: int | None = None
+    half_windows: float = 0.0
 
     def __post_init__(self):
         if self.num_tokens <= self.sequence_length:
@@ -61,7 +69,12 @@ class Windows(Batches):
 
     @property
     @abc.abstractmethod
-    def steps_per_page(self) -> int:
+    def batches_per_epoch(self) -> int:
+        """Batches of whole windows per epoch."""
+
+    @property
+    @abc.abstractmethod
+    def batches_per_page(self) -> int:
         """Batches per page; the last page of an epoch may have fewer."""
 
     @abc.abstractmethod
@@ -69,12 +82,12 @@ class Windows(Batches):
         """Returns the tokens of a page, counted from 0 in each epoch."""
 
     @abc.abstractmethod
-    def _starts(self, epoch, page_index, step, rows):
+    def _starts(self, epoch, page_index, index, rows):
         """Returns where in a page the windows of a batch start and end.
 
         Args:
-            epoch, page_index, step: int64 scalars; pages are counted from 0 in
-                each epoch, steps in each page.
+            epoch, page_index, index: int64 scalars; pages are counted from 0
+                in each epoch, batches in each page.
             rows: int64 [rows], rows of the global batch.
 
         Returns:
@@ -85,15 +98,77 @@ class Windows(Batches):
     def _seed(self, counter):
         return tf.stack([tf.constant(self.seed, tf.int64), counter])
 
+    @property
+    def _batches_per_cut(self) -> int:
+        """Batches of which one is cut; n of them take n + 1 steps."""
+        return max(1, round(2 / self.half_windows - 1))
+
+    @property
+    def _num_cut(self) -> int:
+        """Batches per epoch that are cut."""
+        if not self.half_windows or self.sequence_length == 1:
+            return 0
+        # The last batch may have nothing to predict in its second halves.
+        return (self.batches_per_epoch - 1) // self._batches_per_cut
+
+    @property
+    def steps_per_epoch(self):
+        return self.batches_per_epoch + self._num_cut
+
+    def _locate(self, step):
+        """Finds what a global step reads, an int64 scalar.
+
+        Returns:
+            (epoch, index, half), scalars: the epoch, the batch in it, and 1 or
+            2 for the first or the second halves of its windows, 0 for all.
+        """
+        epoch, step = step // self.steps_per_epoch, step % self.steps_per_epoch
+        if not self._num_cut:
+            return epoch, step, 0
+        count = self._batches_per_cut
+        group, step = step // (count + 1), step % (count + 1)
+        seed = tf.random.experimental.stateless_fold_in(
+            self._seed(epoch), group
+        )
+        cut = tf.random.stateless_uniform((), seed, 0, count, tf.int64)
+        # What is left at the end of an epoch is less than a group.
+        cut = tf.where(group < self._num_cut, cut, count + 1)
+        is_second = step == cut + 1
+        index = group * count + step - tf.cast(step > cut, tf.int64)
+        half = tf.cast(step == cut, tf.int32) + 2 * tf.cast(is_second, tf.int32)
+        return epoch, index, half
+
+    @functools.cached_property
+    def _located(self):
+        """`_locate` for integers, which takes half a millisecond per step."""
+        if not self._num_cut:
+            return self._locate
+        locate = tf.function(self._locate, autograph=False)
+
+        @functools.lru_cache(32)
+        def located(step):
+            with tf.device("CPU:0"):
+                located = locate(tf.constant(step, tf.int64))
+            return tuple(int(value) for value in located)
+
+        return located
+
+    def length_of(self, step):
+        if not self._num_cut:
+            return None
+        *_, half = self._located(step)
+        return (self.sequence_length + half % 2) // (2 if half else 1)
+
     def begins_page(self, step) -> bool:
-        return step % self.steps_per_epoch % self.steps_per_page == 0
+        _, index, half = self._located(step)
+        return half != 2 and index % self.batches_per_page == 0
 
     def page(self, step) -> np.ndarray:
         """Reads the page of a global step: int [tokens], all equally long."""
-        epoch, step = divmod(step, self.steps_per_epoch)
-        return self._page(epoch, step // self.steps_per_page)
+        epoch, index, _ = self._located(step)
+        return self._page(epoch, index // self.batches_per_page)
 
-    def batch(self, step, page, rows=None):
+    def batch(self, step, page, rows=None, length=None):
         """Cuts the batch of a global step from its page; see `Batches.batch`.
 
         Args:
@@ -101,20 +176,24 @@ class Windows(Batches):
             page: the page of that step, as a tensor.
             rows: int64 [rows], the rows of the global batch to cut; None: all.
                 A row beyond `batch_size` has no targets that are counted.
+            length: what `length_of` returns for the step; None: all windows
+                are whole.
 
         Returns:
             (inputs, targets), int32 [rows, time].
         """
         if rows is None:
             rows = tf.range(self.batch_size, dtype=tf.int64)
-        step = tf.cast(step, tf.int64)
-        epoch, step = step // self.steps_per_epoch, step % self.steps_per_epoch
+        epoch, index, half = self._locate(tf.cast(step, tf.int64))
+        page_index = index // self.batches_per_page
         starts, ends = self._starts(
-            epoch, step // self.steps_per_page, step % self.steps_per_page, rows
+            epoch, page_index, index % self.batches_per_page, rows
         )
         ends = tf.where(rows < self.batch_size, ends, 0)
-        offsets = tf.range(self.sequence_length + 1, dtype=tf.int64)
-        positions = starts[:, None] + offsets
+        length = length or self.sequence_length
+        first = tf.where(half == 2, self.sequence_length - length, 0)
+        offsets = tf.range(length + 1, dtype=tf.int64)
+        positions = starts[:, None] + tf.cast(first, tf.int64) + offsets
         last = tf.size(page, tf.int64) - 1
         window = tf.gather(page, tf.minimum(positions, last))
         window = tf.cast(window, tf.int32)
@@ -129,9 +208,14 @@ class Windows(Batches):
             for step in itertools.count(first_step):
                 if step == first_step or self.begins_page(step):
                     page = tf.constant(self.page(step))
-                yield batch(tf.constant(step, tf.int64), page)
+                yield batch(
+                    tf.constant(step, tf.int64),
+                    page,
+                    length=self.length_of(step),
+                )
 
-        spec = tf.TensorSpec((self.batch_size, self.sequence_length), tf.int32)
+        length = None if self._num_cut else self.sequence_length
+        spec = tf.TensorSpec((self.batch_size, length), tf.int32)
         options = tf.data.Options()
         options.autotune.enabled = False  # its thread can stall an epoch's end
         return (
@@ -163,15 +247,15 @@ class _ShuffledWindows(Windows):
         return self.num_pages * self.windows_per_page
 
     @property
-    def steps_per_page(self):
+    def batches_per_page(self):
         return -(-self.windows_per_page // self.batch_size)
 
     @property
-    def steps_per_epoch(self):
-        return self.num_pages * self.steps_per_page
+    def batches_per_epoch(self):
+        return self.num_pages * self.batches_per_page
 
-    def _starts(self, epoch, page_index, step, rows):
-        index = step * self.batch_size + rows
+    def _starts(self, epoch, page_index, index, rows):
+        index = index * self.batch_size + rows
         last = self.windows_per_page - 1
         order = tf.random.experimental.index_shuffle(
             tf.minimum(index, last),
@@ -280,18 +364,18 @@ class Streams(Windows):
         return -(-(self.num_tokens - 1) // self.num_streams)
 
     @property
-    def steps_per_epoch(self):
+    def batches_per_epoch(self):
         return -(-self.stream_length // self.sequence_length)
 
     @property
-    def steps_per_page(self):
-        tokens_per_step = self.batch_size * self.sequence_length
-        return min(self.steps_per_epoch, max(1, PAGE // tokens_per_step))
+    def batches_per_page(self):
+        tokens_per_batch = self.batch_size * self.sequence_length
+        return min(self.batches_per_epoch, max(1, PAGE // tokens_per_batch))
 
     @property
     def _targets_per_page(self):
         """Targets per page of one stream."""
-        return self.steps_per_page * self.sequence_length
+        return self.batches_per_page * self.sequence_length
 
     def _offset(self, epoch):
         """Returns the position of the first token of an epoch."""
@@ -311,14 +395,14 @@ class Streams(Windows):
             rows.append(np.pad(part, (0, length - len(part))))
         return np.concatenate(rows)
 
-    def _starts(self, epoch, page_index, step, rows):
+    def _starts(self, epoch, page_index, index, rows):
         offset = self._offset(epoch)
         first = rows * self.stream_length + page_index * self._targets_per_page
         start = rows * (self._targets_per_page + 1)
         ends = tf.minimum(
             (rows + 1) * self.stream_length + 1, self.num_tokens - offset
         )
-        return start + step * self.sequence_length, start + ends - first
+        return start + index * self.sequence_length, start + ends - first
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -360,24 +444,24 @@ class Blocks(Windows):
         return max(1, min(_MAX_FIRST, min(self.lengths) // 8))
 
     @property
-    def steps_per_epoch(self):
+    def batches_per_epoch(self):
         return -(-(max(self.lengths) - 1) // self.sequence_length)
 
     @property
-    def steps_per_page(self):
-        return self.steps_per_epoch
+    def batches_per_page(self):
+        return self.batches_per_epoch
 
     def _page(self, epoch, index):
         return self.token_ids
 
-    def _starts(self, epoch, page_index, step, rows):
+    def _starts(self, epoch, page_index, index, rows):
         rows = tf.minimum(rows, len(self.lengths) - 1)
         ends = tf.gather(np.cumsum(self.lengths, dtype=np.int64), rows)
         starts = ends - tf.gather(np.array(self.lengths, np.int64), rows)
-        return starts + step * self.sequence_length, ends
+        return starts + index * self.sequence_length, ends
 
-    def batch(self, step, page, rows=None):
-        inputs, targets = super().batch(step, page, rows)
+    def batch(self, step, page, rows=None, length=None):
+        inputs, targets = super().batch(step, page, rows, length)
         first = tf.cast(step, tf.int64) * self.sequence_length + 1
         positions = first + tf.range(self.sequence_length, dtype=tf.int64)
         return inputs, tf.where(positions >= self.num_first, targets, -1)

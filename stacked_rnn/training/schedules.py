@@ -72,7 +72,29 @@ class _TimedSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return self._schedule.get_config()
 
 
-def learning_rate(config, total_steps, share=None):
+class _ScaledRate(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate in proportion to the length of the windows of a step.
+
+    Args:
+        rate: a number or a schedule.
+        share: variable, that length as a share of whole windows.
+    """
+
+    def __init__(self, rate, share):
+        self._rate, self._share = rate, share
+
+    def __call__(self, step):
+        rate = self._rate(step) if callable(self._rate) else self._rate
+        return rate * self._share
+
+    def get_config(self):
+        """Returns the rate's settings, for callbacks that record them."""
+        if callable(self._rate):
+            return self._rate.get_config()
+        return {"learning_rate": self._rate}
+
+
+def learning_rate(config, total_steps, share=None, window_share=None):
     """Builds the `learning_rate` of a Keras optimizer: a number or a schedule.
 
     Args:
@@ -80,7 +102,15 @@ def learning_rate(config, total_steps, share=None):
         total_steps: number of steps of the run.
         share: variable, the share of the run's time that is over, if the time
             ends the run; None: `total_steps` does.
+        window_share: variable, the length of the windows of a step as a share
+            of whole ones; None: all are whole.
     """
+    rate = _rate_over_steps_or_time(config, total_steps, share)
+    return rate if window_share is None else _ScaledRate(rate, window_share)
+
+
+def _rate_over_steps_or_time(config, total_steps, share):
+    """Builds the learning rate for whole windows: a number or a schedule."""
     if config.learning_rate_schedule == "constant":
         return config.learning_rate
     steps = total_steps if share is None else _TIMED_STEPS

@@ -57,16 +57,17 @@ class Steps:
         self.score = tf.function(self.score, autograph=False)
         self._gather_rows = tf.function(self._gather_rows, autograph=False)
 
-    def train(self, step, count, page, states, stop_flags):
+    def train(self, step, count, page, states, stop_flags, length=None):
         """Trains some steps, each on one global batch.
 
         Args:
             step: int64 scalar, index of the first step.
-            count: int32 scalar, number of steps, all within one page; more
-                than one only if `plan.steps_per_call` is.
+            count: int32 scalar, number of steps, all within one page and of
+                one length; more than one only if `plan.steps_per_call` is.
             page: `Windows.page` of these steps, as tensors.
             states: states of the replicas, see `scatter`.
             stop_flags: float32 [n], flags of this process for all others.
+            length: see `Batches.length_of`.
 
         Returns:
             The sums of the task and of stop_flags over steps and replicas,
@@ -75,13 +76,13 @@ class Steps:
             norm of the last gradient before clipping.
         """
         if self._steps_per_call == 1:
-            return self._train_step(step, page, states, stop_flags)
+            return self._train_step(step, page, states, stop_flags, length)
 
         def add(done, sums, states, learning_rate, norm):
             with tf.device("CPU:0"):  # or each step would wait for a GPU
                 next_step = step + tf.cast(done, tf.int64)
             new, new_states, learning_rate, norm = self._train_step(
-                next_step, page, states, stop_flags
+                next_step, page, states, stop_flags, length
             )
             if self._windows.carries_state:
                 states = new_states
@@ -96,7 +97,7 @@ class Steps:
         )
         return results
 
-    def _train_step(self, step, page, states, stop_flags):
+    def _train_step(self, step, page, states, stop_flags, length):
         """Trains one step; arguments and results are those of `train`.
 
         The batch is cut within the graph: the threads of an iterator would take
@@ -107,7 +108,7 @@ class Steps:
         """
 
         def local_step(step, page, states, stop_flags):
-            batch = self._local_batch(self._windows, step, page)
+            batch = self._local_batch(self._windows, step, page, length)
             reset_seed, seeds = self._seeds(step)
             if self._reset_states and self._windows.carries_state:
                 states = self._some_reset(states, reset_seed)
@@ -206,7 +207,7 @@ class Steps:
         """Number of rows per replica; the last may have fewer."""
         return -(-windows.batch_size // self._strategy.num_replicas_in_sync)
 
-    def _local_batch(self, windows, step, page):
+    def _local_batch(self, windows, step, page, length=None):
         """Cuts the rows of a global batch that belong to this replica.
 
         They are always the same ones, so that a carried state stays where it
@@ -216,8 +217,9 @@ class Steps:
         count = self._num_rows(windows)
         first = tf.cast(replica * count, tf.int64)
         rows = first + tf.range(count, dtype=tf.int64)
+        options = {} if length is None else {"length": length}
         with tf.device("CPU:0"):
-            return windows.batch(step, page, rows)
+            return windows.batch(step, page, rows, **options)
 
     def _seeds(self, step):
         """Draws the seeds of a step on this replica.

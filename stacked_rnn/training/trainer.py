@@ -121,13 +121,19 @@ class Trainer:
             for layer in self.model.layers:
                 if isinstance(layer, layers.Dropout | layers.TokenDropout):
                     layer.jit_compile = self.plan.use_xla_for_masks
-            self._time_share = None  # of --max_minutes, for the schedule
+            # For the schedule: shares of --max_minutes and of a whole window.
+            self._time_share = self._window_share = None
             if self.is_timed:
                 self._time_share = tf.Variable(0.0, trainable=False)
+            if train_config.half_windows:
+                self._window_share = tf.Variable(1.0, trainable=False)
             self.optimizer = optimizers.make_optimizer(
                 train_config,
                 schedules.learning_rate(
-                    train_config, self.total_steps, self._time_share
+                    train_config,
+                    self.total_steps,
+                    self._time_share,
+                    self._window_share,
                 ),
                 self.model,
             )
@@ -377,12 +383,16 @@ class Trainer:
             if not windows.carries_state:
                 states = zeros
             count = self._steps_of_a_call()
+            length = windows.length_of(self.step)
+            if length:
+                self._window_share.assign(length / windows.sequence_length)
             sums, states, learning_rate, norm = self._steps.train(
                 _as_tensors(np.int64(self.step)),
                 _as_tensors(np.int32(count)),
                 page,
                 states,
                 tf.constant(self._stop_flags(next_save)),
+                length,
             )
             self._clock.start()
             *sums, interrupts, stops, saves, shares = sums.numpy().tolist()
@@ -472,10 +482,15 @@ class Trainer:
         return 0.5 * seconds * validation.num_tokens / tokens
 
     def _steps_of_a_call(self) -> int:
-        """Number of the next steps within one page, and within the run."""
+        """Number of the next steps in a page and the run, of one length."""
         step, windows = self.step + 1, self.data.training
         last = min(self.step + self.plan.steps_per_call, self.total_steps)
-        while step < last and not windows.begins_page(step):
+        length = windows.length_of(self.step)
+        while (
+            step < last
+            and not windows.begins_page(step)
+            and windows.length_of(step) == length
+        ):
             step += 1
         return step - self.step
 

@@ -5,7 +5,8 @@ import tensorflow as tf
 
 def batch(windows, step, rows=None):
     """The batch of one step."""
-    return windows.batch(step, tf.constant(windows.page(step)), rows)
+    page, length = tf.constant(windows.page(step)), windows.length_of(step)
+    return windows.batch(step, page, rows, length)
 
 
 def batches(windows, epoch=0):
@@ -15,7 +16,9 @@ def batches(windows, epoch=0):
     for step in range(first, first + windows.steps_per_epoch):
         if windows.begins_page(step):
             page = tf.constant(windows.page(step))
-        inputs, targets = cut(tf.constant(step, tf.int64), page)
+        inputs, targets = cut(
+            tf.constant(step, tf.int64), page, length=windows.length_of(step)
+        )
         yield inputs.numpy(), targets.numpy()
 
 
