@@ -20,6 +20,11 @@ CASES = {
         {"cell": "lstm", "num_layers": 1},
         {"carry_state": True, "half_windows": 0.5},
     ),
+    "language_model, sampled softmax": (
+        "language_model",
+        {"cell": "lstm", "num_layers": 1, "sampled_words": 5},
+        {},
+    ),
     "classifier": (
         "classifier",
         {"cell": "gru", "num_layers": 1, "pooling": "max"},
@@ -32,7 +37,11 @@ CASES = {
     ),
     "seq2seq": ("seq2seq", {"cell": "simple_rnn", "num_layers": 1}, {}),
 }
-RESUMED = (*small_tasks.TASKS, "language_model, state carried, half windows")
+RESUMED = (
+    *small_tasks.TASKS,
+    "language_model, state carried, half windows",
+    "language_model, sampled softmax",
+)
 TEXTS = ["abc", "", "hgfedcbahg", "a"]
 every_task = pytest.mark.parametrize("task", small_tasks.TASKS)
 
@@ -91,9 +100,11 @@ def test_replicas_and_parts_train_as_one_device_does(
     assert_same(trainer, plainly_trained(case), 2e-5)
 
 
-@pytest.mark.parametrize("case", ["classifier", "seq2seq"])
+@pytest.mark.parametrize(
+    "case", ["language_model, sampled softmax", "classifier", "seq2seq"]
+)
 def test_xla_trains_the_same(case, plainly_trained, tmp_path):
-    """The language model's tests are in training_test.py."""
+    """More tests of the language model are in training_test.py."""
     trainer = make_trainer(case, tmp_path, jit_compile=True)
     trainer.fit(verbose=0)
     assert_same(trainer, plainly_trained(case), 1e-4)

@@ -100,9 +100,10 @@ class RegressionTask(tasks_base.Task):
     def build(self, model_config, use_cudnn):
         return Regression(model_config, use_cudnn)
 
-    def sums(self, model, inputs, targets, states, training=False):
+    def sums(self, model, inputs, targets, states, seed=None):
         is_text = tf.cast(targets >= 0, tf.float32)
-        predicted = tf.cast(model(inputs, training=training), tf.float32)
+        predicted = model(inputs, training=seed is not None)
+        predicted = tf.cast(predicted, tf.float32)
         squares = (predicted - tf.cast(targets, tf.float32)) ** 2
         sums = (tf.reduce_sum(squares * is_text), tf.reduce_sum(is_text))
         return tf.stack(sums), states

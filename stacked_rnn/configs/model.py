@@ -132,6 +132,17 @@ class ModelConfig(Config):
         below=1.0,
         is_regularizer=True,
     )
+    sampled_words: int = setting(
+        0,
+        "Language models only: train with a sampled softmax, over each target "
+        "and N tokens that are drawn for each step, frequent ones more often: "
+        "much faster with 10,000 words or more, such as 1,024 of 30,000. The "
+        "loss of training is then an estimate; validation and the exported "
+        "model have the full softmax (0, or as many as the vocabulary has: all "
+        "tokens).",
+        minimum=0,
+        is_regularizer=True,
+    )
     activation_penalty: float = setting(
         0.0,
         "Language models only: factor of the squared outputs of the top layer "
@@ -159,6 +170,12 @@ class ModelConfig(Config):
             raise UserError(
                 f"--cap_input_gate: --cell={self.cell} has no such gate: "
                 "choose --cell=lstm"
+            )
+        if self.sampled_words and self.label_smoothing:
+            raise UserError(
+                "--label_smoothing is over the whole vocabulary, of which "
+                f"--sampled_words={self.sampled_words} sees a part: leave one "
+                "of the two out"
             )
 
     def without_regularizers(self) -> "ModelConfig":

@@ -77,6 +77,7 @@ _NEXT_TOKENS = (
     "token_dropout",
     "output_dropout",
     "label_smoothing",
+    "sampled_words",
     "reset_states",
     "activation_penalty",
     "temporal_penalty",

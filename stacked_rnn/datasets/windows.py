@@ -67,6 +67,14 @@ class Windows(Batches):
         """Length of the stream."""
         return len(self.token_ids)
 
+    def token_counts(self, vocabulary_size) -> np.ndarray:
+        """Counts each token of the stream: int64 [vocabulary_size]."""
+        counts = np.zeros(vocabulary_size, np.int64)
+        for start in range(0, self.num_tokens, PAGE):
+            part = self.token_ids[start : start + PAGE]
+            counts += np.bincount(part, minlength=vocabulary_size)
+        return counts
+
     @property
     @abc.abstractmethod
     def batches_per_epoch(self) -> int:

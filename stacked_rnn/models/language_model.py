@@ -165,6 +165,38 @@ class LanguageModel(stacks.Model):
                 values[is_old] = old
             weight.assign(values)
 
+    def some_logits(self, outputs, targets, candidates):
+        """Computes the logits of some tokens, instead of all.
+
+        Args:
+            outputs: [positions, units], what the readout sees, see `step`.
+            targets: int32 [positions], one token for each position.
+            candidates: int32 [candidates], tokens for all positions.
+
+        Returns:
+            float32 [positions] and [positions, candidates].
+        """
+
+        def weights_and_biases(token_ids):
+            if self.config.tie_embeddings:
+                table = tf.convert_to_tensor(self.embedding.embeddings)
+                return tf.gather(table, token_ids), 0.0
+            kernel = tf.convert_to_tensor(self.readout.kernel)
+            bias = tf.convert_to_tensor(self.readout.bias)
+            rows = tf.transpose(tf.gather(kernel, token_ids, axis=1))
+            return rows, tf.gather(bias, token_ids)
+
+        if self.config.tie_embeddings and self.readout is not None:
+            outputs = self.readout(outputs)
+        rows, biases = weights_and_biases(targets)
+        products = tf.cast(outputs * tf.cast(rows, outputs.dtype), tf.float32)
+        target_logits = tf.reduce_sum(products, axis=-1) + biases
+        rows, biases = weights_and_biases(candidates)
+        products = tf.matmul(
+            outputs, tf.cast(rows, outputs.dtype), transpose_b=True
+        )
+        return target_logits, tf.cast(products, tf.float32) + biases
+
     @functools.cached_property
     def step(self) -> keras.Model:
         """The model of a window of tokens, with states in and out."""

@@ -109,14 +109,15 @@ class Task:
         """Returns the states before a batch that continues no other one."""
         return ()
 
-    def sums(self, model, inputs, targets, states, training=False):
+    def sums(self, model, inputs, targets, states, seed=None):
         """Computes the sums of a batch.
 
         Args:
             model: what `build` returned.
             inputs, targets: a batch of the data; a target of -1 is none.
             states: states before the first token.
-            training: whether to apply dropout.
+            seed: int32 [2], what a training step draws depends on; the same on
+                all devices. None: no training, and no dropout.
 
         Returns:
             The sums, float32 [num_sums], and the new states.

@@ -78,7 +78,7 @@ class ClassifierTask(base.Task):
             use_cudnn,
         )
 
-    def sums(self, model, inputs, targets, states, training=False):
+    def sums(self, model, inputs, targets, states, seed=None):
         """See `Task.sums`.
 
         Args:
@@ -86,9 +86,9 @@ class ClassifierTask(base.Task):
             inputs: {token_ids, mask}, each [batch, time].
             targets: int32 [batch, columns], see `datasets.Examples`.
             states: empty.
-            training: whether to apply dropout.
+            seed: not None in training, with dropout.
         """
-        logits = tf.cast(model(inputs, training=training), tf.float32)
+        logits = tf.cast(model(inputs, training=seed is not None), tf.float32)
         class_weights = tf.constant(self.data.class_weights)
         is_target = targets >= 0
         targets = tf.maximum(targets, 0)

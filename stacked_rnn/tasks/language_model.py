@@ -1,6 +1,7 @@
 """The language model task: continuing texts."""
 
 import dataclasses
+import functools
 import shlex
 import sys
 
@@ -92,21 +93,57 @@ class LanguageModelTask(base.Task):
     def initial_states(self, model, batch_size):
         return model.initial_states(batch_size)
 
-    def sums(self, model, inputs, targets, states, training=False):
+    def sums(self, model, inputs, targets, states, seed=None):
         """See `Task.sums`; inputs and targets are int32 [batch, time]."""
+        config, is_training = model.config, seed is not None
         new = model.step(
-            {"token_ids": inputs, "states": states}, training=training
+            {"token_ids": inputs, "states": states}, training=is_training
         )
         logits = tf.cast(new["logits"], tf.float32)
-        nats = tf.reduce_sum(metrics.token_nats(logits, targets))
+        if is_training and 0 < config.sampled_words < config.vocabulary_size:
+            nats = self._sampled_nats(model, new["outputs"], targets, seed)
+        else:
+            nats = metrics.token_nats(logits, targets)
+        nats = tf.reduce_sum(nats)
         is_target = tf.cast(targets >= 0, tf.float32)
-        smoothing, penalty = model.config.label_smoothing, tf.constant(0.0)
-        if training and smoothing:
+        smoothing, penalty = config.label_smoothing, tf.constant(0.0)
+        if is_training and smoothing:
             mean_nats = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)
             penalty = smoothing * (tf.reduce_sum(mean_nats * is_target) - nats)
         return (
             tf.stack([nats, tf.reduce_sum(is_target), penalty]),
             new["states"],
+        )
+
+    @functools.cached_property
+    def _token_counts(self):
+        return self.data.training.token_counts(
+            self.data.tokenizer.vocabulary_size()
+        )
+
+    def _sampled_nats(self, model, outputs, targets, seed):
+        """Computes the nats of targets under a sampled softmax.
+
+        Args:
+            model: a `LanguageModel`.
+            outputs: [batch, time, units], what the readout sees.
+            targets: int32 [batch, time].
+            seed: int32 [2].
+
+        Returns:
+            float32 [batch * time].
+        """
+        sampler = training.CandidateSampler(
+            self._token_counts, model.config.sampled_words
+        )
+        candidates, targets = sampler.draw(seed), tf.reshape(targets, [-1])
+        logits = model.some_logits(
+            tf.reshape(outputs, [-1, outputs.shape[-1]]),
+            tf.maximum(targets, 0),
+            candidates,
+        )
+        return training.sampled_nats(
+            *logits, targets, candidates, sampler.log_probabilities
         )
 
     def objective(self, sums):

@@ -46,7 +46,7 @@ class Seq2SeqTask(base.Task):
     def build(self, model_config, use_cudnn):
         return models.build_seq2seq(model_config, use_cudnn)
 
-    def sums(self, model, inputs, targets, states, training=False):
+    def sums(self, model, inputs, targets, states, seed=None):
         """See `Task.sums`.
 
         Args:
@@ -54,9 +54,9 @@ class Seq2SeqTask(base.Task):
             inputs: {source_ids, source_mask, target_ids}, each [batch, time].
             targets: int32 [batch, target time].
             states: empty.
-            training: whether to apply dropout.
+            seed: not None in training, with dropout.
         """
-        logits = model(inputs, training=training)["logits"]
+        logits = model(inputs, training=seed is not None)["logits"]
         is_target = targets >= 0
         is_correct = tf.argmax(logits, -1, tf.int32) == targets
         is_text = tf.reduce_any(is_target, axis=1)

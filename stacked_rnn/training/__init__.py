@@ -9,6 +9,7 @@ from stacked_rnn.training.runs import (
     note_export,
     past_record,
 )
+from stacked_rnn.training.sampled_softmax import CandidateSampler, sampled_nats
 from stacked_rnn.training.strategies import (
     Workers,
     lost_workers_explained,

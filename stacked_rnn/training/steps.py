@@ -229,8 +229,9 @@ class Steps:
         wait for each other.
 
         Returns:
-            int32 [2], for `_some_reset`, and int32 [parts, shards, layers, 2],
-            for the layers that draw random numbers.
+            int32 [2], for `_some_reset`, and int32 [parts, shards, layers + 1,
+            2], for the layers that draw random numbers; the last one, for the
+            task, is the same on all replicas and for all parts and shards.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         shape = (
@@ -239,17 +240,21 @@ class Steps:
             len(self._model.non_trainable_variables),
             2,
         )
-        first, step = tf.unstack(
+        seed = tf.stack([tf.constant(self._seed, tf.int64), step])
+        first, second = tf.unstack(
             tf.random.split(
                 tf.random.experimental.stateless_fold_in(
-                    tf.stack([tf.constant(self._seed, tf.int64), step]),
-                    tf.cast(replica, tf.int64),
+                    seed, tf.cast(replica, tf.int64)
                 )
             )
         )
-        return first, tf.random.stateless_uniform(
-            shape, step, None, None, tf.int32
+        seeds = tf.random.stateless_uniform(shape, second, None, None, tf.int32)
+        # XLA draws other numbers than TensorFlow from a negative seed.
+        shared = tf.random.stateless_uniform(
+            [2], seed, 0, tf.int32.max, tf.int32
         )
+        shared = tf.broadcast_to(shared, (*shape[:2], 1, 2))
+        return first, tf.concat([seeds, shared], axis=2)
 
     def _some_reset(self, states, seed):
         """Sets the states of some rows to zero, drawn by `reset_states`."""
@@ -337,13 +342,14 @@ class Steps:
         )
 
     def _forward_backward(self, inputs, targets, states, seeds):
+        *layer_seeds, seed = tf.unstack(seeds)
         # The non-trainable variables are the seeds of layers.
-        seeds = zip(self._model.non_trainable_variables, tf.unstack(seeds))
-        scope = keras.StatelessScope([*seeds], collect_losses=True)
+        layer_seeds = zip(self._model.non_trainable_variables, layer_seeds)
+        scope = keras.StatelessScope([*layer_seeds], collect_losses=True)
         with tf.GradientTape() as tape:
             with scope:
                 sums, states = self._task.sums(
-                    self._model, inputs, targets, states, training=True
+                    self._model, inputs, targets, states, seed
                 )
             loss = tf.add_n([self._task.objective(sums), *scope.losses])
             scaled = self._optimizer.scale_loss(loss)
