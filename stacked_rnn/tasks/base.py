@@ -116,8 +116,8 @@ class Task:
             model: what `build` returned.
             inputs, targets: a batch of the data; a target of -1 is none.
             states: states before the first token.
-            seed: int32 [2], what a training step draws depends on; the same on
-                all devices. None: no training, and no dropout.
+            seed: int32 [2], not negative, the same on all devices: the seed of
+                a training step. None: no training, and no dropout.
 
         Returns:
             The sums, float32 [num_sums], and the new states.
