@@ -15,10 +15,12 @@ import types
 import weakref
 
 import pytest
+import tensorflow as tf
 
 from stacked_rnn import configs, model_cards, saved_models
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import memory, model_directory, repository, server
+from stacked_rnn.utils import devices
 from tests.helpers.processes import Script
 from tests.helpers.waiting import wait_until
 
@@ -164,6 +166,25 @@ def test_model_name_names_the_only_model(add, loader, tmp_path):
     assert versions(models) == {"mine": 1}
     with pytest.raises(UserError, match="several models"):
         open_repository(tmp_path, model_name="mine")
+
+
+@pytest.mark.parametrize("units, threads", [(511, [2]), (512, [])])
+def test_one_core_is_left_to_python_where_all_models_are_narrow(
+    add, monkeypatch, tmp_path, units, threads
+):
+    add("broken/1", model={})
+    path = add("narrow/1") / saved_models.CONFIG_FILE
+    model = json.loads(path.read_text(encoding="utf-8"))["model"]
+    add("a/1", model=model | {"units": units})
+    given, intervals = [], []
+    monkeypatch.setattr(devices, "cores", lambda: 3)
+    monkeypatch.setattr(
+        tf.config.threading, "set_intra_op_parallelism_threads", given.append
+    )
+    monkeypatch.setattr(sys, "setswitchinterval", intervals.append)
+    models = open_repository(tmp_path)
+    server.Server.share_cores(types.SimpleNamespace(_repository=models))
+    assert given == threads and intervals == [5e-4]
 
 
 @pytest.fixture

@@ -207,7 +207,9 @@ def test_a_long_prompt_is_read_while_others_decode(harness):
     harness.wait()
 
 
-@pytest.mark.parametrize("cores, sizes", [(1, [6]), (3, [2, 2, 2])])
+@pytest.mark.parametrize(
+    "cores, sizes", [(1, [24]), (2, [12, 12]), (3, [8] * 3)]
+)
 def test_each_core_decodes_its_share(loaded, monkeypatch, cores, sizes):
     monkeypatch.setattr(devices, "cores", lambda: cores)
     decode, calls = scheduler.Scheduler._decode, threading.Barrier(cores + 1)
@@ -221,13 +223,29 @@ def test_each_core_decodes_its_share(loaded, monkeypatch, cores, sizes):
     calling = []
     monkeypatch.setattr(scheduler.Scheduler, "_decode", decode_together)
     harness = Harness(loaded)
-    sequences = harness.submit(["abc", "", "h"] * 2)
+    sequences = harness.submit(["abc", "", "h"] * 8)
     calls.wait(60)
     assert calling == sizes
     harness.wait(len(sequences))
     for sequence in sequences:
         expected = alone(loaded, sequence.prompt.decode())
         assert harness.result(sequence)[0] == expected.text
+    harness.scheduler.close(10)
+
+
+def test_a_few_sequences_share_a_call(loaded, monkeypatch):
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    decode, calling = scheduler.Scheduler._decode, []
+
+    def noted(self, lane):
+        calling.append(len(lane.batch.sequences))
+        decode(self, lane)
+
+    monkeypatch.setattr(scheduler.Scheduler, "_decode", noted)
+    harness = Harness(loaded)
+    harness.submit(["abc"] * 8)
+    harness.wait(8)
+    assert {*calling} == {8}
     harness.scheduler.close(10)
 
 

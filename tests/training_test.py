@@ -1072,6 +1072,19 @@ def test_the_time_limit_stops_within_an_epoch(a_second_a_step):
     assert 90 <= trainer.step <= 93
 
 
+def test_a_slow_first_step_ends_no_epoch(monkeypatch, a_second_a_step):
+    """XLA compiles in it: it says nothing of how long a validation takes."""
+    trainer = make_trainer(epochs=0, max_minutes=0.75)
+    a_second_a_step(trainer)
+    monkeypatch.setattr(
+        training.trainer.time,
+        "perf_counter",
+        lambda: trainer.step + 100.0 * (trainer.step > 0),
+    )
+    trainer.fit(verbose=0)
+    assert [row["step"] for row in trainer.history] == [30, trainer.step]
+
+
 @pytest.mark.parametrize(("replicas", "steps_of_a_call"), [(2, 1), (1, 4)])
 def test_a_timed_run_ends_with_its_schedule(
     replicas, steps_of_a_call, tmp_path, monkeypatch, a_second_a_step

@@ -39,6 +39,7 @@ def main(config):
     # A signal handler may interrupt any code; `SimpleQueue` is safe in one.
     signals, stop = queue.SimpleQueue(), threading.Event()
     model_server = server.Server(config)
+    model_server.share_cores()
 
     def receive(number, frame):
         signal.signal(number, signal.SIG_DFL)  # a second signal ends at once

@@ -35,7 +35,7 @@ _BATCH_SIZE = 64  # most texts that a core generates together
 _GPU_BATCH_SIZE = 1024  # a step costs about the same for one text and for many
 # With this many units or more, one batch on all cores is faster than a smaller
 # batch per core: reading the weights takes most of the time.
-_WIDE = 512
+WIDE = 512
 # With this many sequential steps or more, XLA saves more time than it takes to
 # compile. Both numbers are from benchmarks/README.md.
 WORTH_COMPILING = 8_000
@@ -77,7 +77,7 @@ class SavedLanguageModel(base.LoadedModel):
     @property
     def prefers_one_batch(self) -> bool:
         """Whether one batch is faster than a smaller one per core."""
-        return bool(devices.gpus()) or self.model_config.units >= _WIDE
+        return bool(devices.gpus()) or self.model_config.units >= WIDE
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:

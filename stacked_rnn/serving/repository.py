@@ -5,6 +5,7 @@ models up. Attributes that other threads read are replaced, never changed in
 place.
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -14,6 +15,7 @@ import time
 
 from stacked_rnn import inference, saved_models, version_changes
 from stacked_rnn.configs import UserError
+from stacked_rnn.inference import language_model
 from stacked_rnn.serving import memory, model_directory, scheduler, served_model
 from stacked_rnn.serving.model_directory import ModelDirectory, version_of
 from stacked_rnn.serving.model_listing import ListedModel
@@ -130,6 +132,15 @@ class Repository:
     def __contains__(self, name) -> bool:
         """Whether a model of this name was found, ready or not."""
         return name in self._directory.versions or name in self._served
+
+    def has_wide_models(self) -> bool:
+        """Whether several cores are of use for a step of some model."""
+        for newest, *_ in self._directory.versions.values():
+            with contextlib.suppress(UserError):  # loading it will say why
+                description = saved_models.read_description(newest)
+                if description.model_config.units >= language_model.WIDE:
+                    return True
+        return False
 
     def __iter__(self):
         """Iterates over the models that are ready, sorted by name."""

@@ -34,7 +34,8 @@ from stacked_rnn.utils import devices
 
 BATCH_SIZES = (1, 4, 8, 16, 64)
 NUM_SLOTS = BATCH_SIZES[-1]  # of all batches together
-_MOST_LANES = 4
+# With more than that many sequences per lane there are several lanes.
+_MOST_LANES, _SHARED = 4, 8
 CHUNK = 64  # most steps per call
 # Tokens: the states after a shorter beginning are not kept; up to the second
 # number they are kept after each call that reads it.
@@ -334,13 +335,13 @@ class Scheduler:
     def _admit(self, lane):
         """Gives a lane waiting sequences, one per `submit` in turn.
 
-        Each lane gets its share of all, so that none is idle while another has
-        several.
+        Each lane gets its share of all, but no fewer than `_SHARED`: a few are
+        faster together.
         """
         with self._changed:
             active = sum(lane.num_taken for lane in self._lanes)
             waiting = sum(map(len, self._waiting))
-            share = -(-(active + waiting) // len(self._lanes))
+            share = max(_SHARED, -(-(active + waiting) // len(self._lanes)))
             num_free = min(share, self._lane_slots) - lane.num_taken
             while self._waiting and len(lane.admitted) < num_free:
                 group = self._waiting.popleft()

@@ -372,7 +372,7 @@ class Trainer:
         zeros = self._steps.scatter(windows)
         states = self._steps.scatter(windows, progress.states)
         page = None
-        started, done = time.perf_counter(), 0
+        started, done, first = time.perf_counter(), 0, None
         save_interval = 60 * self.config.checkpoint_minutes
         next_save = time.monotonic() + save_interval
         while not self._is_epoch_full():
@@ -407,10 +407,14 @@ class Trainer:
             done += self.task.count(sums)
             progress.step += count
             progress.sums = [*map(operator.add, progress.sums, sums)]
-            seconds = time.perf_counter() - started
-            speed = done / seconds
-            if not self.history:
-                self._clock.validation = self._guess_validation(seconds)
+            now = time.perf_counter()
+            speed = done / (now - started)
+            if first is None:  # the call that is compiled
+                first = now, self.step
+            elif not self.history:
+                self._clock.validation = self._guess_validation(
+                    now - first[0], self.step - first[1]
+                )
             with self._saved_on_errors(states):
                 callbacks.on_train_batch_end(
                     (self.step - 1) % steps_per_epoch, self._logs(speed)
@@ -467,18 +471,18 @@ class Trainer:
             and -self.step % training.steps_per_epoch >= steps / 2
         )
 
-    def _guess_validation(self, seconds) -> float:
+    def _guess_validation(self, seconds, steps) -> float:
         """Guesses the seconds of the first validation.
 
         Args:
-            seconds: what the steps of this epoch took so far; a validation, of
-                forward passes alone, takes about half of that per token.
+            seconds: what some training steps took; a validation, of forward
+                passes alone, takes about half of that per token.
+            steps: how many.
         """
         training, validation = self.data.training, self.data.validation
         if not validation:
             return 0.0
-        share = self.step % training.steps_per_epoch / training.steps_per_epoch
-        tokens = training.num_tokens * (share or 1.0)
+        tokens = training.num_tokens * steps / training.steps_per_epoch
         return 0.5 * seconds * validation.num_tokens / tokens
 
     def _steps_of_a_call(self) -> int:
