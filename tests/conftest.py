@@ -41,13 +41,14 @@ gc.set_threshold(50_000, 10, 10)
 # These begin first, so that the workers of `make test` end at the same time.
 LONGEST = (
     "commands_test.py", "training_test.py", "notebooks_test.py",
-    "export_test.py", "conformance_test.py", "widening_test.py",
-    "docs_test.py", "regularization_test.py", "tune_test.py",
-    "front_door_test.py", "devices_test.py", "layers_test.py",
-    "distributed_test.py", "serving_test.py", "classifier_test.py",
-    "decode_functions_test.py", "seq2seq_test.py", "scheduler_test.py",
-    "rolling_test.py", "deploy_test.py", "resume_test.py",
-    "repository_test.py",
+    "conformance_test.py", "widening_test.py", "docs_test.py",
+    "serving_test.py", "export_test.py", "devices_test.py", "tune_test.py",
+    "front_door_test.py", "layers_test.py", "distributed_test.py",
+    "playground_test.py", "regularization_test.py",
+    "decode_functions_test.py", "rolling_test.py", "classifier_test.py",
+    "seq2seq_test.py", "repository_test.py", "resume_test.py",
+    "execution_test.py", "scheduler_test.py", "deploy_test.py",
+    "hostile_test.py",
 )  # fmt: skip
 SHARED_DATA = ROOT.parent / "shared" / "data"
 

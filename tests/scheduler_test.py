@@ -6,11 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from stacked_rnn import configs, inference, tokenizers
+from stacked_rnn import configs
 from stacked_rnn.serving import scheduler
 from stacked_rnn.utils import devices
 from tests.helpers.schedulers import Harness, alone
-from tests.helpers.small_models import build_generator
 from tests.helpers.waiting import wait_until
 
 
@@ -327,10 +326,8 @@ def test_a_failed_batch_does_not_stop_later_ones(loaded, monkeypatch):
     harness.scheduler.close(10)
 
 
-def test_bytes_are_shown_as_whole_characters(tmp_path):
-    generator = build_generator(tokenizer=tokenizers.ByteTokenizer())
-    model = inference.load(generator.save(tmp_path))
-    harness = Harness(model)
+def test_bytes_are_shown_as_whole_characters(loaded_bytes):
+    harness = Harness(loaded_bytes)
     [sequence] = harness.submit(["abc"], max_new_tokens=300)
     harness.wait()
     shown, tokens, _, _ = harness.result(sequence)
@@ -339,16 +336,13 @@ def test_bytes_are_shown_as_whole_characters(tmp_path):
     harness.scheduler.close(10)
 
 
-def test_an_end_of_text_token_ends_a_sequence(tmp_path):
-    tokenizer = tokenizers.build("char", b"\n abcdefg|", document_separator="|")
-    generator = build_generator(tokenizer=tokenizer, end_of_text=True)
-    model = inference.load(generator.save(tmp_path))
-    harness = Harness(model)
+def test_an_end_of_text_token_ends_a_sequence(loaded_lines):
+    harness = Harness(loaded_lines)
     for seed in range(5):
         [sequence] = harness.submit(["abc"], seed=seed, max_new_tokens=200)
         harness.wait()
         shown, _, _, reason = harness.result(sequence)
-        expected = alone(model, "abc", seed=seed, max_new_tokens=200)
+        expected = alone(loaded_lines, "abc", seed=seed, max_new_tokens=200)
         assert (shown, reason) == (expected.text, expected.finish_reason)
     assert reason == "stop"
     harness.scheduler.close(10)

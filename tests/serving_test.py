@@ -611,7 +611,7 @@ def test_a_silent_stream_sends_comments(running, monkeypatch):
     monkeypatch.setattr(openai_stream, "_SILENCE", 0.05)
     monkeypatch.setattr(
         "stacked_rnn.serving.scheduler.Scheduler._decode",
-        lambda _: time.sleep(0.02),
+        lambda self, lane: time.sleep(0.02),
     )
     with socket.create_connection(("127.0.0.1", running.port)) as sock:
         body = b'{"model": "letters", "stream": true}'
@@ -621,7 +621,9 @@ def test_a_silent_stream_sends_comments(running, monkeypatch):
         )  # fmt: skip
         content = b""
         while content.count(b": nothing new\n\n") < 3:
-            content += sock.recv(65_536)
+            received = sock.recv(65_536)
+            assert received, content
+            content += received
         assert b"x-accel-buffering: no\r\n" in content
     monkeypatch.undo()
     wait_until(lambda: active(running) == 0)
@@ -751,7 +753,7 @@ def test_limits_keys_and_origins_are_enforced(saved_models, tmp_path):
 def test_a_full_queue_answers_429(saved_models, monkeypatch):
     monkeypatch.setattr(
         "stacked_rnn.serving.scheduler.Scheduler._decode",
-        lambda _: time.sleep(0.01),
+        lambda self, lane: time.sleep(0.01),
     )
     body = b'{"model": "letters", "max_tokens": 4096, "n": 4}'
     message = (

@@ -127,7 +127,9 @@ def test_new_characters_are_learned_exported_and_generated(
     tie_embeddings, average_decay
 ):
     build_generator(tie_embeddings=tie_embeddings).save("models")
-    trainer = make_trainer(epochs=20, average_decay=average_decay)
+    trainer = make_trainer(
+        epochs=8, learning_rate=0.05, average_decay=average_decay
+    )
     held_out = TEXT[int(len(TEXT) * 0.9) :].encode()
     before = trainer.evaluate(trainer.data.validation)
     trainer.fit(verbose=0)

@@ -30,7 +30,7 @@ _NOT_IN_A_SEARCH = {
 # The searchable settings that the data of a task depend on.
 DATA_SETTINGS = (
     "tokenizer", "vocabulary_size", "sequence_length", "batch_size",
-    "carry_state", "class_weights", "early_stopping",
+    "carry_state", "class_weights", "early_stopping", "half_windows",
 )  # fmt: skip
 
 

@@ -80,14 +80,14 @@ class PrefixCache:
         beginning = token_ids[: min(self._longest, len(token_ids) - 1)]
         keys = np.multiply(*_terms(beginning)).cumsum().tolist()
         with self._lock:
-            while keys:
-                entry = self._entries.get(keys[-1])
-                if entry and np.array_equal(
-                    entry.token_ids, beginning[: len(keys)]
-                ):
-                    self._entries.move_to_end(keys[-1])
-                    return len(keys), entry.states
-                keys.pop()
+            entries = self._entries
+            known = [n for n, key in enumerate(keys, 1) if key in entries]
+            for length in reversed(known):
+                key = keys[length - 1]
+                entry = entries[key]
+                if np.array_equal(entry.token_ids, beginning[:length]):
+                    entries.move_to_end(key)
+                    return length, entry.states
         return 0, {}
 
 
