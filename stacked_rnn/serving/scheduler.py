@@ -34,8 +34,8 @@ from stacked_rnn.utils import devices
 
 BATCH_SIZES = (1, 4, 8, 16, 64)
 NUM_SLOTS = BATCH_SIZES[-1]  # of all batches together
-# With more than that many sequences per lane there are several lanes.
-_MOST_LANES, _SHARED = 4, 8
+_MOST_LANES = 4  # batches
+_SHARED = 8  # as few sequences share a lane
 CHUNK = 64  # most steps per call
 # Tokens: the states after a shorter beginning are not kept; up to the second
 # number they are kept after each call that reads it.
