@@ -12,7 +12,7 @@ import re
 from stacked_rnn.configs import UserError
 
 PREFIX = "hf://"
-_CACHED = re.compile(r"models--.+?--(.+)")
+_CACHED = re.compile(r"models--(?:.+?--)?(.+)")
 
 
 def is_name(path) -> bool:
@@ -25,7 +25,7 @@ def model_name(directory) -> str | None:
 
     Args:
         directory: what `download` returns: in the cache of huggingface_hub,
-            it is models--USER--NAME/snapshots/COMMIT.
+            it is models--USER--NAME/snapshots/COMMIT (some have no USER).
 
     Returns:
         NAME, or None if it is another directory.

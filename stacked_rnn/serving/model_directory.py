@@ -5,7 +5,7 @@ import logging
 import os
 import pathlib
 
-from stacked_rnn import saved_models
+from stacked_rnn import hub, saved_models
 from stacked_rnn.configs import UserError
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,8 @@ class ModelDirectory:
                 saved_models.version_number(self._root) is not None
             )
             directory = pathlib.Path(os.path.abspath(self._root))
-            name = _name_of(directory.parent if is_version else directory)
+            directory = directory.parent if is_version else directory
+            name = hub.model_name(directory) or directory.name
             return {self._model_name or name: paths}
         found = {}
         for directory in sorted(self._root.iterdir()):
@@ -124,18 +125,6 @@ class ModelDirectory:
             if str(error) != self._logged.get(path):
                 _log.warning("%s: %s", path, error)
         self._logged = {path: str(error) for path, error in errors.items()}
-
-
-def _name_of(directory) -> str:
-    """The name of a model's directory.
-
-    A snapshot of the Hugging Face Hub, models--OWNER--NAME/snapshots/COMMIT, is
-    called NAME.
-    """
-    snapshots, repository = directory.parent, directory.parent.parent.name
-    if snapshots.name == "snapshots" and repository.startswith("models--"):
-        return repository.rpartition("--")[2]
-    return directory.name
 
 
 def version_of(path) -> int:
