@@ -285,26 +285,36 @@ def test_bfloat16_is_as_close_to_float32_as_the_stock_layer_is(name):
     ],
     ids=str,
 )
-def test_padding_the_units_changes_nothing(name, options, monkeypatch):
-    """In float32, but for rounding."""
+def test_padding_for_a_gpu_changes_nothing(name, options):
+    """Neither of the units nor of the inputs, but for rounding."""
     stock, ours = pair(name, **options)
-    monkeypatch.setattr(layers.recurrent._ScanMixin, "_padding", 3)
+    ours.xla_for_gpu = True
     assert_all_close(in_graph(ours, mask=MASK), in_graph(stock, mask=MASK))
 
 
 @names
-@pytest.mark.parametrize("dtype, width", [("mixed_bfloat16", 8), (None, UNITS)])
-def test_units_are_padded_in_bfloat16(name, dtype, width, monkeypatch):
+@pytest.mark.parametrize(
+    "dtype, xla_for_gpu, widths",
+    [
+        (None, False, {INPUTS, UNITS}),
+        ("mixed_bfloat16", False, {INPUTS, 8}),
+        (None, True, {8}),
+    ],
+)
+def test_widths_are_padded_for_tensor_cores(
+    name, dtype, xla_for_gpu, widths, monkeypatch
+):
     _, layer = pair(name, dtype)
-    widths, scan = [], type(layer)._scan
+    layer.xla_for_gpu = xla_for_gpu
+    seen, matmul = set(), tf.matmul
 
-    def spy(self, x, states, **options):
-        widths.extend(state.shape[-1] for state in states)
-        return scan(self, x, states, **options)
+    def spy(a, b):
+        seen.add(a.shape[-1])
+        return matmul(a, b)
 
-    monkeypatch.setattr(type(layer), "_scan", spy)
-    in_graph(layer)
-    assert set(widths) == {width}
+    monkeypatch.setattr(tf, "matmul", spy)
+    layer(tf.zeros((BATCH, TIME, INPUTS)))
+    assert seen == widths
 
 
 @names

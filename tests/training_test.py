@@ -217,11 +217,11 @@ def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_few_kernels_change_nothing(cell, monkeypatch):
+def test_loops_for_a_gpu_change_nothing(cell, monkeypatch):
     """Windows of 12 steps take two iterations of six."""
     trainers = []
-    for few_kernels in (False, True):
-        change_plan(monkeypatch, few_kernels=few_kernels)
+    for xla_for_gpu in (False, True):
+        change_plan(monkeypatch, xla_for_gpu=xla_for_gpu)
         trainer = make_trainer(
             load_data(
                 windows=lambda tokens, _, rows: datasets.Streams(
@@ -360,7 +360,7 @@ def test_precision_cudnn_and_xla_depend_on_the_devices(
         settings[0], decided.dtype_policy
     )
     assert varied.use_cudnn == can_use_cudnn
-    assert decided.few_kernels == (bool(gpus) and decided.xla == "shards")
+    assert decided.xla_for_gpu == (bool(gpus) and decided.xla == "shards")
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_float16_with_loss_scaling_trains_like_float32(monkeypatch):
     losses = []
     for policy in ("float32", "mixed_float16"):
         decided = plan.ExecutionPlan(
-            (), policy, False, "nothing", few_kernels=False,
+            (), policy, False, "nothing", xla_for_gpu=False,
             use_xla_for_update=False, use_xla_for_masks=False,
             shards=1, steps_per_call=1,
         )  # fmt: skip

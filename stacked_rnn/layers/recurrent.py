@@ -28,7 +28,8 @@ class _ScanMixin:
 
     Attributes:
         jit_compile: whether XLA may compile the loops in training.
-        few_kernels: see `rnn_ops.loops.scan`.
+        xla_for_gpu: whether XLA compiles the loops for a GPU: with few kernels
+            (`rnn_ops.loops.scan`), and widths padded (`rnn_ops.widths`).
         use_cudnn: whether cuDNN replaces the scan (`rnn_ops.cudnn`). Masks must
             then be right-padded: True for the first steps of a row, then False.
         weight_dropout: fraction of the recurrent kernel that is dropped in
@@ -42,7 +43,7 @@ class _ScanMixin:
     """
 
     jit_compile = True
-    few_kernels = False
+    xla_for_gpu = False
     use_cudnn = False
     weight_dropout = 0.0
     jit_compile_masks = True
@@ -159,7 +160,7 @@ class _ScanMixin:
                 and not tf.executing_eagerly()
                 and x.shape[:2].is_fully_defined()
             ),
-            few_kernels=self.few_kernels,
+            few_kernels=self.xla_for_gpu,
             custom_gradient=bool(training),
         )
         if padding:
@@ -251,10 +252,10 @@ class _ScanMixin:
 
     @property
     def _padding(self):
-        """Number of units that are added for the scan, in bfloat16 only."""
-        if self.cell.compute_dtype != "bfloat16":
-            return 0
-        return rnn_ops.widths.num_missing(self.units)
+        """Number of units that are added for the scan, for tensor cores."""
+        if self.xla_for_gpu or self.cell.compute_dtype == "bfloat16":
+            return rnn_ops.widths.num_missing(self.units)
+        return 0
 
     def _weight(self, variable):
         return tf.cast(tf.convert_to_tensor(variable), self.cell.compute_dtype)
@@ -310,12 +311,21 @@ class _ScanMixin:
             [time, batch, gates * units].
         """
         kernel = self._pad_gates(self._weight(self.cell.kernel))
+        count = (
+            rnn_ops.widths.num_missing(x.shape[-1]) if self.xla_for_gpu else 0
+        )
+        kernel = rnn_ops.widths.pad(kernel, count, axis=0)
+
+        def matmul(x, kernel):  # of all time steps
+            x = rnn_ops.widths.pad(x, count)
+            return tf.matmul(tf.reshape(x, (-1, x.shape[-1])), kernel)
+
         if dropout_masks is None:
-            projected = _flat_matmul(x, kernel)
+            projected = matmul(x, kernel)
         else:
             blocks = tf.split(kernel, len(dropout_masks), axis=1)
             projected = tf.concat(
-                [_flat_matmul(x * m, b) for m, b in zip(dropout_masks, blocks)],
+                [matmul(x * m, b) for m, b in zip(dropout_masks, blocks)],
                 axis=-1,
             )
         if self.cell.use_bias:
@@ -493,11 +503,6 @@ def _reverse(sequences, lengths):
     if lengths is None:
         return tf.reverse(sequences, [1])
     return tf.reverse_sequence(sequences, lengths, seq_axis=1)
-
-
-def _flat_matmul(x, kernel):
-    """Multiplies all time steps at once: returns [time * batch, outputs]."""
-    return tf.matmul(tf.reshape(x, (-1, x.shape[-1])), kernel)
 
 
 def _time_major(mask):

@@ -21,8 +21,8 @@ class ExecutionPlan:
         use_cudnn: whether cuDNN computes the recurrent layers, not `rnn_ops`.
         xla: what XLA compiles: the whole pass of a shard, forward and backward
             ("shards"), the loops over time ("loops"), or neither ("nothing").
-        few_kernels: whether the loops over time make few kernels, see
-            `rnn_ops.loops.scan`.
+        xla_for_gpu: whether XLA compiles the loops over time for a GPU, see
+            `layers.recurrent`.
         use_xla_for_update: whether XLA compiles the clipping and the optimizer.
         use_xla_for_masks: whether XLA compiles the drawing of dropout masks.
         shards: number of parts into which the rows of a replica are cut, one
@@ -36,7 +36,7 @@ class ExecutionPlan:
     dtype_policy: str
     use_cudnn: bool
     xla: str
-    few_kernels: bool
+    xla_for_gpu: bool
     use_xla_for_update: bool
     use_xla_for_masks: bool
     shards: int
@@ -117,7 +117,7 @@ def make_plan(
         dtype_policy,
         use_cudnn,
         xla,
-        few_kernels=bool(gpus) and xla == "shards",
+        xla_for_gpu=bool(gpus) and xla == "shards",
         use_xla_for_update=is_one_gpu and use_xla,
         use_xla_for_masks=use_xla and not use_cudnn,
         shards=shards,

@@ -116,7 +116,7 @@ class Trainer:
                 self.model.set_weights(initial_weights)
             for layer in self.model.recurrent_layers:
                 layer.jit_compile = self.plan.xla == "loops"
-                layer.few_kernels = self.plan.few_kernels
+                layer.xla_for_gpu = self.plan.xla_for_gpu
                 layer.jit_compile_masks = self.plan.use_xla_for_masks
             for layer in self.model.layers:
                 if isinstance(layer, layers.Dropout | layers.TokenDropout):
