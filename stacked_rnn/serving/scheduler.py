@@ -37,9 +37,7 @@ NUM_SLOTS = BATCH_SIZES[-1]  # of all batches together
 _MOST_LANES = 4  # batches
 _SHARED = 8  # as few sequences share a lane
 CHUNK = 64  # most steps per call
-# Tokens: the states after a shorter beginning are not kept; up to the second
-# number they are kept after each call that reads it.
-_LEAST_KEPT, _DENSELY_KEPT = 32, 8192
+_LEAST_KEPT = 32  # tokens: the states after a shorter beginning are not kept
 # Seconds that a call should take. Short calls show new tokens sooner; long
 # ones, for more than _FEW sequences, give more tokens per second.
 _FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.01, 0.03
@@ -92,6 +90,8 @@ class Sequence:
         num_prompt_tokens: length of the prompt; 0 if it is empty.
         num_cached: how many of `prompt_ids` were not read, because the states
             after them were known.
+        num_kept: after how many of them the states are in the cache; the
+            longest such beginning.
         num_read: how many of `prompt_ids` were read or are in the carry (see
             `generation`), those not read included.
         token_ids: list of the ids drawn.
@@ -116,7 +116,7 @@ class Sequence:
         self.sampling, self.stop, self.deadline = sampling, stop, deadline
         self.is_cancelled = False
         self.arrival_time = self.slot_time = self.first_token_time = None
-        self.num_cached, self.num_read = 0, 1
+        self.num_cached, self.num_kept, self.num_read = 0, 0, 1
         self.token_ids = []
         self.continuation = None
 
@@ -495,12 +495,12 @@ class Scheduler:
             row: where the sequence was in the batch.
         """
         # Of a long text, fewer the further it is.
-        is_rare = length // CHUNK % (1 + length // _DENSELY_KEPT) == 0
-        is_read = sequence.num_read == len(sequence.prompt_ids)
-        if length < max(_LEAST_KEPT, sequence.num_cached + 1) or not (
-            is_rare or is_read
-        ):
+        least = max(2 * CHUNK, length // CHUNK)
+        if sequence.num_read == len(sequence.prompt_ids):
+            least = 1  # who asks again will have the whole prompt
+        if length < max(_LEAST_KEPT, sequence.num_kept + least):
             return
+        sequence.num_kept = length
         text = sequence.prompt_ids
         if length > len(text):
             text = np.append(text, np.array(sequence.token_ids, np.int32))
@@ -522,7 +522,8 @@ class Scheduler:
         states = self._model.initial_states(len(sequences))
         for row, sequence in enumerate(sequences):
             length, known = self.prefixes.find(sequence.prompt_ids)
-            sequence.num_cached, sequence.num_read = length, length + 1
+            sequence.num_cached = sequence.num_kept = length
+            sequence.num_read = length + 1
             for name, state in known.items():
                 states[name][row] = state
         seen = np.zeros(
