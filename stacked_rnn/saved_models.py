@@ -378,10 +378,10 @@ def model_name(path) -> str:
         path: the directory of a version; one from the Hugging Face Hub has the
             name of its repository.
     """
-    version = path.resolve()
-    if name := hub.model_name(version):
-        return name
-    return (version.parent if version.name.isdigit() else version).name
+    directory = path.resolve()
+    if version_number(directory) is not None:
+        directory = directory.parent
+    return hub.model_name(directory) or directory.name
 
 
 def num_parameters(path) -> int:
