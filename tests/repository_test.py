@@ -17,11 +17,12 @@ import weakref
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, model_cards, saved_models
+from stacked_rnn import configs, model_cards, saved_models, tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import memory, model_directory, repository, server
 from stacked_rnn.utils import devices
 from tests.helpers.processes import Script
+from tests.helpers.small_models import build_generator
 from tests.helpers.waiting import wait_until
 
 LOGGER = "stacked_rnn.serving"
@@ -173,6 +174,7 @@ def test_one_core_is_left_to_python_where_all_models_are_narrow(
     add, monkeypatch, tmp_path, units, threads
 ):
     add("broken/1", model={})
+    add("worse/1", model=[])
     path = add("narrow/1") / saved_models.CONFIG_FILE
     model = json.loads(path.read_text(encoding="utf-8"))["model"]
     add("a/1", model=model | {"units": units})
@@ -185,6 +187,9 @@ def test_one_core_is_left_to_python_where_all_models_are_narrow(
     models = open_repository(tmp_path)
     server.Server.share_cores(types.SimpleNamespace(_repository=models))
     assert given == threads and intervals == [5e-4]
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    server.Server.share_cores(types.SimpleNamespace(_repository=models))
+    assert given == threads
 
 
 @pytest.fixture
@@ -746,17 +751,24 @@ def test_addresses_open_in_a_browser(host, base):
     assert one._base_url == base
 
 
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A model whose tokenizer has a table, which initializes TensorFlow."""
+    generator = build_generator(tokenizer=tokenizers.build("word", b"a b c"))
+    return generator.save(tmp_path_factory.mktemp("words"))
+
+
 @pytest.mark.parametrize(
     ("names", "line"),
     [("abcdef", "listening at http://127.0.0.1:"), ("a", "  OpenAI's API: ")],
     ids=["loads", "compiles"],
 )
 def test_serve_logs_its_address_and_stops_while_it(
-    letters, tmp_path, names, line
+    words, tmp_path, names, line
 ):
     models = tmp_path / "models"
     for name in names:
-        shutil.copytree(letters, models / name / "1", copy_function=os.link)
+        shutil.copytree(words, models / name / "1", copy_function=os.link)
     serve = Script(tmp_path, "serve.py", f"--saved_model={models}", "--port=0")
     serve.wait_for(line)
     serve.send_signal(signal.SIGTERM)

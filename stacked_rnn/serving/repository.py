@@ -5,7 +5,6 @@ models up. Attributes that other threads read are replaced, never changed in
 place.
 """
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -134,13 +133,14 @@ class Repository:
         return name in self._directory.versions or name in self._served
 
     def has_wide_models(self) -> bool:
-        """Whether several cores are of use for a step of some model."""
-        for newest, *_ in self._directory.versions.values():
-            with contextlib.suppress(UserError):  # loading it will say why
-                description = saved_models.read_description(newest)
-                if description.model_config.units >= language_model.WIDE:
-                    return True
-        return False
+        """Whether several cores are of use for a step of some model.
+
+        It does not initialize TensorFlow.
+        """
+        return any(
+            saved_models.num_units(newest) >= language_model.WIDE
+            for newest, *_ in self._directory.versions.values()
+        )
 
     def __iter__(self):
         """Iterates over the models that are ready, sorted by name."""
