@@ -54,7 +54,7 @@ def break_graph(version, content=b"broken"):
 class Scheduler:
     """Stands for `scheduler.Scheduler`."""
 
-    def __init__(self, *_, jit_compile, cache_bytes):
+    def __init__(self, model, deliver, max_waiting, cache_bytes):
         self.num_waiting = self.num_active = 0
         self.is_compiled = threading.Event()
         self.ended, self.closed = threading.Event(), []
@@ -528,6 +528,25 @@ def test_a_model_with_damaged_versions_only_does_not_exist(
             ask("a")
     state, code, message = models.states("a")[1]
     assert (state, code) == ("END", "INVALID_ARGUMENT") and "damaged" in message
+
+
+def test_a_refused_version_leaves_no_scheduler(
+    add, loader, monkeypatch, tmp_path
+):
+    def unreadable(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    made = []
+    monkeypatch.setattr(
+        "stacked_rnn.serving.scheduler.Scheduler",
+        lambda *settings: made.append(Scheduler(*settings)),
+    )
+    monkeypatch.setattr(saved_models, "chat_template", unreadable)
+    add("a/1")
+    models = open_repository(tmp_path)
+    models.update()
+    assert models.states("a")[1][0] == "END"
+    assert all(one.closed for one in made)
 
 
 def test_stopping_ends_the_loading(add, loader, tmp_path):
