@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 import stacked_rnn
-from stacked_rnn import cli, configs
+from stacked_rnn import cli, configs, layers
+from stacked_rnn.training import plan
 from tests.helpers import ROOT, pages, quick
 from tests.helpers.live_server import serving
 from tests.helpers.processes import assert_flags_are_parsed
@@ -51,6 +52,14 @@ def reader(letters, tmp_path_factory):
 def directory(reader, monkeypatch):
     monkeypatch.chdir(reader)
     monkeypatch.setattr(stacked_rnn, "train", quick.train)
+    # XLA would compile for longer than `fit` and the Trainer run.
+    monkeypatch.setattr(layers.LSTM, "jit_compile", False)
+    make_plan = plan.make_plan
+    monkeypatch.setattr(
+        plan,
+        "make_plan",
+        lambda *args: dataclasses.replace(make_plan(*args), xla="nothing"),
+    )
     return reader
 
 
@@ -76,7 +85,7 @@ def test_python_blocks_of_a_page_run(page, directory):
 
 def test_python_blocks_that_call_the_server_run(directory, capsys):
     clients = [block for block in BLOCKS if SERVER in block.code]
-    with serving("saved_models") as running:
+    with serving("saved_models/pydoc") as running:
         address = f"http://127.0.0.1:{running.port}/"
         for client in clients:
             code = client.code.replace(SERVER, address)
