@@ -20,7 +20,7 @@ import pytest
 
 import stacked_rnn
 from stacked_rnn import cli, configs
-from tests.helpers import ROOT, pages, quick
+from tests.helpers import ROOT, exports, pages, quick
 from tests.helpers.live_server import serving
 from tests.helpers.processes import assert_flags_are_parsed
 
@@ -51,7 +51,8 @@ def reader(letters, tmp_path_factory):
 def directory(reader, monkeypatch):
     monkeypatch.chdir(reader)
     monkeypatch.setattr(stacked_rnn, "train", quick.train)
-    return reader
+    with exports.in_memory():
+        yield reader
 
 
 @pytest.mark.parametrize("page", PAGES)
