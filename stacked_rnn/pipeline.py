@@ -6,6 +6,7 @@ model.
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import shlex
 import sys
@@ -23,7 +24,7 @@ from stacked_rnn import (
     version_changes,
 )
 from stacked_rnn.reports import plots
-from stacked_rnn.training import descriptions, warm_start
+from stacked_rnn.training import descriptions, runs, warm_start
 from stacked_rnn.utils import devices, terminal, text_files
 
 _RESERVE = 5.0  # seconds
@@ -128,21 +129,50 @@ def _prepare(model_config, train_config, given, strategy):
     name = name_of(train_config.corpus)
     model_dir = train_config.model_dir or f"runs/{name}"
     export_dir = train_config.export_dir or f"saved_models/{name}"
-    start = warm_start.resolve_init_from(
+    start, task, model_config = read(
         model_config, train_config, model_dir, given
     )
-    past = None
-    if train_config.resume is not False:
-        past = training.past_record(model_dir)
-    start = dataclasses.replace(start, given=given, past=past)
-    task = tasks.TASKS[train_config.task].read(start)
-    if task.chosen:
-        start = start.with_settings(task.chosen.settings)
-    model_config = task.complete(start.model_config)
     terminal.writable_directory("export_dir", export_dir)
     model_dir = terminal.writable_directory("model_dir", model_dir)
     run = _Run(start, task, strategy, model_dir, export_dir, chat_template)
     return run, model_config
+
+
+def read(model_config, train_config, model_dir, given) -> tuple:
+    """Reads the data, and the trained model that the run starts with, if any.
+
+    Returns:
+        The `WarmStart` with the settings that fit the data, the task, and the
+        `ModelConfig` with what the data determine.
+    """
+    past = None
+    if train_config.resume is not False:
+        past = training.past_record(model_dir)
+    resolve = functools.partial(
+        warm_start.resolve_init_from,
+        model_config, train_config, model_dir, given,
+    )  # fmt: skip
+
+    def complete(start, source=None):
+        start = dataclasses.replace(
+            start, given=given, past=past, source=source
+        )
+        task = tasks.TASKS[train_config.task].read(start)
+        if task.chosen:
+            start = start.with_settings(task.chosen.settings)
+        return start, task, task.complete(start.model_config)
+
+    start, task, completed = complete(resolve())
+    if start.is_resumed and runs.differences(
+        model_dir,
+        completed,
+        task.data.tokenizer,
+        start.train_config,
+        task.data.digest,
+        task.record(),
+    ):
+        return complete(resolve(may_resume=False), task.source)
+    return start, task, completed
 
 
 def _read_template(train_config) -> str | None:

@@ -98,10 +98,26 @@ def read_description(path, flag="saved_model") -> Description:
         ) from error
     except PermissionError as error:
         raise _unreadable(path, flag, error) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged file raises anything
         raise UserError(
             f"--{flag}={path}: damaged: {error}; export it again"
         ) from error
+
+
+def num_units(path) -> int:
+    """Reads the width of a model's layers; 0 if its metadata are damaged.
+
+    Unlike `read_description`, it makes no tokenizer, whose tables would
+    initialize TensorFlow.
+
+    Args:
+        path: the directory of a version.
+    """
+    try:
+        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        return int(config["model"]["units"])
+    except Exception:  # a damaged file raises anything
+        return 0
 
 
 def _unreadable(path, flag, error) -> UserError:
@@ -378,10 +394,10 @@ def model_name(path) -> str:
         path: the directory of a version; one from the Hugging Face Hub has the
             name of its repository.
     """
-    version = path.resolve()
-    if name := hub.model_name(version):
-        return name
-    return (version.parent if version.name.isdigit() else version).name
+    directory = path.resolve()
+    if version_number(directory) is not None:
+        directory = directory.parent
+    return hub.model_name(directory) or directory.name
 
 
 def num_parameters(path) -> int:

@@ -21,7 +21,7 @@ import pytest
 import stacked_rnn
 from stacked_rnn import cli, configs, layers
 from stacked_rnn.training import plan
-from tests.helpers import ROOT, pages, quick
+from tests.helpers import ROOT, exports, pages, quick
 from tests.helpers.live_server import serving
 from tests.helpers.processes import assert_flags_are_parsed
 
@@ -60,7 +60,8 @@ def directory(reader, monkeypatch):
         "make_plan",
         lambda *args: dataclasses.replace(make_plan(*args), xla="nothing"),
     )
-    return reader
+    with exports.in_memory():
+        yield reader
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -371,6 +371,9 @@ class FakeHub(types.ModuleType):
     class errors:  # noqa: N801
         HfHubHTTPError = ConnectionError
 
+        class HTTPError(Exception):
+            pass
+
     def __init__(self, directory):
         super().__init__("huggingface_hub")
         self.directory, self.calls = directory, []
@@ -383,6 +386,8 @@ class FakeHub(types.ModuleType):
 
     def create_repo(self, repository, exist_ok):
         assert exist_ok
+        if repository == "ann/offline":
+            raise self.errors.HTTPError("Name or service not known")
         return f"https://hub.example/{repository}"
 
     def upload_folder(self, repo_id, folder_path, **_):
@@ -432,6 +437,17 @@ def test_what_the_hub_lacks_is_one_line(fake_hub, name, message):
         stacked_rnn.load(name)
 
 
+def test_a_version_from_the_hub_has_the_name_of_its_repository(tmp_path):
+    for version in ("0a1b2c", "0a1b2c/1"):
+        path = tmp_path / "models--ann--cats/snapshots" / version
+        assert saved_models.model_name(path) == "cats"
+
+
+def test_a_lost_connection_is_one_line(fake_hub, loaded):
+    with pytest.raises(UserError, match="^hf://ann/offline: Name or service"):
+        loaded.push("hf://ann/offline")
+
+
 def test_a_missing_hub_package_is_named(loaded, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for call in (stacked_rnn.load, loaded.push):
@@ -448,6 +464,8 @@ def test_the_real_hub_package_has_what_is_called():
     ) or issubclass(
         real.errors.RepositoryNotFoundError, real.errors.HfHubHTTPError
     )
+    lost = getattr(real.errors, "HTTPError", OSError)
+    assert issubclass(real.errors.HfHubHTTPError, lost)
     assert hub.PREFIX == "hf://"
 
 

@@ -17,11 +17,12 @@ import weakref
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, model_cards, saved_models
+from stacked_rnn import configs, model_cards, saved_models, tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import memory, model_directory, repository, server
 from stacked_rnn.utils import devices
 from tests.helpers.processes import Script
+from tests.helpers.small_models import build_generator
 from tests.helpers.waiting import wait_until
 
 LOGGER = "stacked_rnn.serving"
@@ -53,7 +54,7 @@ def break_graph(version, content=b"broken"):
 class Scheduler:
     """Stands for `scheduler.Scheduler`."""
 
-    def __init__(self, *_, jit_compile, cache_bytes):
+    def __init__(self, model, deliver, max_waiting, cache_bytes):
         self.num_waiting = self.num_active = 0
         self.is_compiled = threading.Event()
         self.ended, self.closed = threading.Event(), []
@@ -173,6 +174,7 @@ def test_one_core_is_left_to_python_where_all_models_are_narrow(
     add, monkeypatch, tmp_path, units, threads
 ):
     add("broken/1", model={})
+    add("worse/1", model=[])
     path = add("narrow/1") / saved_models.CONFIG_FILE
     model = json.loads(path.read_text(encoding="utf-8"))["model"]
     add("a/1", model=model | {"units": units})
@@ -185,6 +187,9 @@ def test_one_core_is_left_to_python_where_all_models_are_narrow(
     models = open_repository(tmp_path)
     server.Server.share_cores(types.SimpleNamespace(_repository=models))
     assert given == threads and intervals == [5e-4]
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    server.Server.share_cores(types.SimpleNamespace(_repository=models))
+    assert given == threads
 
 
 @pytest.fixture
@@ -525,6 +530,25 @@ def test_a_model_with_damaged_versions_only_does_not_exist(
     assert (state, code) == ("END", "INVALID_ARGUMENT") and "damaged" in message
 
 
+def test_a_refused_version_leaves_no_scheduler(
+    add, loader, monkeypatch, tmp_path
+):
+    def unreadable(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    made = []
+    monkeypatch.setattr(
+        "stacked_rnn.serving.scheduler.Scheduler",
+        lambda *settings: made.append(Scheduler(*settings)),
+    )
+    monkeypatch.setattr(saved_models, "chat_template", unreadable)
+    add("a/1")
+    models = open_repository(tmp_path)
+    models.update()
+    assert models.states("a")[1][0] == "END"
+    assert all(one.closed for one in made)
+
+
 def test_stopping_ends_the_loading(add, loader, tmp_path):
     models, loading = begun(add, loader, tmp_path)
     models.stop()
@@ -746,17 +770,24 @@ def test_addresses_open_in_a_browser(host, base):
     assert one._base_url == base
 
 
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A model whose tokenizer has a table, which initializes TensorFlow."""
+    generator = build_generator(tokenizer=tokenizers.build("word", b"a b c"))
+    return generator.save(tmp_path_factory.mktemp("words"))
+
+
 @pytest.mark.parametrize(
     ("names", "line"),
     [("abcdef", "listening at http://127.0.0.1:"), ("a", "  OpenAI's API: ")],
     ids=["loads", "compiles"],
 )
 def test_serve_logs_its_address_and_stops_while_it(
-    letters, tmp_path, names, line
+    words, tmp_path, names, line
 ):
     models = tmp_path / "models"
     for name in names:
-        shutil.copytree(letters, models / name / "1", copy_function=os.link)
+        shutil.copytree(words, models / name / "1", copy_function=os.link)
     serve = Script(tmp_path, "serve.py", f"--saved_model={models}", "--port=0")
     serve.wait_for(line)
     serve.send_signal(signal.SIGTERM)

@@ -383,6 +383,15 @@ def test_estimated_memory_is_near_the_measured_one():
     )
     estimated = plan.estimated_bytes(config, 3_200_000, 6400)
     assert 0.66 * 475 * 2**20 < estimated < 475 * 2**20
+    words, sampled = (
+        plan.estimated_bytes(
+            dataclasses.replace(config, vocabulary_size=9_000, sampled_words=n),
+            8_000_000,
+            6400,
+        )
+        for n in (0, 1_000)
+    )
+    assert words - sampled == 4 * 6400 * 3 * 8_000
 
 
 def test_float16_with_loss_scaling_trains_like_float32(monkeypatch):

@@ -24,7 +24,7 @@ _GAUGES = {  # name -> help; `_StateCollector` has their values in this order
     "--max_waiting.",
     "texts_active": "Sequences that have a slot.",
     "max_texts_active": "Slots.",
-    "prefix_cache_bytes": "Bytes of tokens and states in the prefix cache.",
+    "prefix_cache_bytes": "Bytes of the prefix cache.",
     "is_compiled": "1 once XLA has compiled the model: it then has full speed.",
 }
 _FINISH_REASONS = ("stop", "length", "cancelled", "timeout", "error")
