@@ -218,6 +218,28 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
             )
         print(f"the newest model: --saved_model={path}", file=sys.stderr)
         return path
+    version = find_version(find_directory(saved_model))
+    if version is None:
+        raise UserError(
+            f"--saved_model={saved_model}: neither a SavedModel nor a "
+            "directory of versions of one: no saved_model.pb found"
+        )
+    return version
+
+
+def find_directory(saved_model) -> pathlib.Path:
+    """Finds the directory that `--saved_model` stands for.
+
+    Args:
+        saved_model: see `find`; not empty.
+
+    Returns:
+        The directory itself, or that of a model from elsewhere; for a run, that
+        of the version that it exported last.
+
+    Raises:
+        UserError: there is no such directory.
+    """
     path = _local(saved_model)
     if os.path.isfile(path):
         raise UserError(
@@ -225,14 +247,11 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
             "model, or its .zip archive"
         )
     if not os.path.isdir(path):
-        raise UserError(f"--saved_model={saved_model}: no such directory")
-    version = _exported_version(path) or find_version(path)
-    if version is None:
         raise UserError(
-            f"--saved_model={saved_model}: neither a SavedModel nor a "
-            "directory of versions of one: no saved_model.pb found"
+            f"--saved_model={saved_model}: no such directory: train.py exports "
+            "models"
         )
-    return version
+    return _exported_version(path) or path
 
 
 def _local(saved_model) -> pathlib.Path:
