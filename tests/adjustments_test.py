@@ -88,8 +88,10 @@ def test_what_has_no_effect_needs_no_loop_of_its_own(
     assert adjustment.for_model(end_id) == expected
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("fixture", ["loaded", "loaded_lines"])
+@pytest.mark.parametrize(
+    "fixture, jit_compile",
+    [("loaded", False), ("loaded_lines", False), ("loaded_lines", True)],
+)
 def test_adjusted_sequences_equal_a_plain_loop(
     fixture, jit_compile, request, monkeypatch
 ):
