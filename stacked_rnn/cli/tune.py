@@ -250,7 +250,8 @@ def _report(ended, config, trainers, info, directory) -> None:
     recipe.write_text(
         f"# {quality}: the best of {len(ended)} trial(s) of tune.py, among\n"
         f"#   {searched}\n# To train and export it:\n"
-        f"#   python train.py {flag}\n" + trainers.to_flags(best.values, directory),
+        f"#   python train.py {flag}\n"
+        + trainers.to_flags(best.values, directory),
         encoding="utf-8",
     )
     print(f"Best flags: {recipe}, {quality}. Next:")

@@ -284,5 +284,6 @@ def _describe(settings, num_tokens, is_list) -> str:
         f"{settings['num_layers']} {settings['cell'].upper()} layer(s) of "
         f"{settings['units']} units, dropout {settings['dropout']:g}.\nFlags "
         "override it: --max_minutes, --units, --dropout; config.flags has all."
-        + f"\n{LINES_ARE_TEXTS}" * is_list
+        + f"\n{LINES_ARE_TEXTS}"
+        * is_list
     )
