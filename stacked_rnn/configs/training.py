@@ -100,7 +100,7 @@ class TrainConfig(Config):
     letters_only: bool = setting(
         False,
         "Reduce all text to the lower-case letters a-z and single spaces, as "
-        "the book Dive into Deep Learning does.",
+        "the book Dive into Deep Learning does. Not for seq2seq.",
     )
     sequence_length: int = setting(
         100,
