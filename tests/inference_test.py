@@ -290,6 +290,19 @@ def test_beam_search_cuts_at_a_stop_string_of_several_tokens(loaded):
     assert cut.finish_reason == "stop" and len(cut.log_probs) == len(cut.text)
 
 
+def test_beam_search_finds_no_text_twice(loaded):
+    """Where a stop string of several tokens cuts texts to one beginning."""
+    best, *others = search(loaded, ["abc"], num_beams=8, num_samples=8)
+    stop = best.text[:2]
+    same = [text for text in others if text.text.startswith(stop)]
+    assert same and len(same) < len(others)
+    first, *rest = search(
+        loaded, ["abc"], num_beams=8, num_samples=8, stop=(stop,)
+    )
+    assert first.text == ""
+    assert len({text.text for text in rest} | {""}) == 1 + len(rest)
+
+
 def test_beam_search_puts_a_text_with_an_end_first(loaded):
     """A stop string of several tokens, unknown to the search itself."""
     best, *_, last = search(loaded, ["abc"], num_samples=3)

@@ -159,7 +159,7 @@ class SavedLanguageModel(base.LoadedModel):
         return filter(None, turn.write())
 
     def beam_search(
-        self, prompts, *, num_beams=4, length_penalty=0.0, stop=(), **options
+        self, prompts, *, num_beams=4, length_penalty=1.0, stop=(), **options
     ):
         """Finds the most likely continuation of a text, or of several.
 
@@ -391,8 +391,8 @@ class SavedLanguageModel(base.LoadedModel):
 
         Yields:
             Finished `Continuation`s, in the order of the prompts and the best
-            of each prompt first. There may be fewer than num_samples of a
-            prompt, if the search finds no more.
+            of each prompt first, no text twice. There may be fewer than
+            num_samples of a prompt, if the search finds no more.
         """
         stops = tuple(string.encode() for string in stop)
         search_options = {
@@ -421,6 +421,7 @@ class SavedLanguageModel(base.LoadedModel):
                 for name in ("token_ids", "log_probs", "lengths", "scores")
             ]
             for row, *beams in zip(batch, *found):
+                texts = []
                 for token_ids, log_probs, length, score in zip(*beams):
                     if score == -np.inf:
                         continue
@@ -430,10 +431,14 @@ class SavedLanguageModel(base.LoadedModel):
                         log_probs[:length],
                         ended=bool(length < sampling.max_new_tokens),
                     )
-                    row.found.append(text)
-                # A stop string of several tokens may have ended some of them.
-                row.found.sort(key=lambda text: not text.stopped)
-                del row.found[num_samples:]
+                    texts.append(text)
+                # A stop string of several tokens may have ended some of them,
+                # and left the same text of several: the first is the best.
+                texts.sort(key=lambda text: not text.stopped)
+                best = {}
+                for text in texts:
+                    best.setdefault(text.text, text)
+                row.found.extend([*best.values()][:num_samples])
 
         rows = (_SearchedPrompt(prompt, []) for prompt in prompts)
         workers = devices.cores()
