@@ -1,5 +1,9 @@
 """A loaded language model: generation, beam search, evaluation."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -42,6 +46,24 @@ def test_many_samples_are_split_into_batches(loaded):
     assert all(len(sample.tokens) == 2 for sample in samples)
     (alone,) = loaded.continuations(["a"], sampling(max_new_tokens=2, seed=129))
     assert alone.text == samples[-1].text
+
+
+def test_ctrl_c_ends_the_batches_that_are_at_work(loaded, monkeypatch):
+    """After the chunk of tokens that each is at, not at the end of its text."""
+    yielded = []
+
+    def decode(self, carry, rows, *_):
+        for number in range(500):
+            if (number, rows[0].prompt) == (0, "a"):
+                os.kill(os.getpid(), signal.SIGINT)
+            yielded.append(number)
+            yield carry
+            time.sleep(0.01)
+
+    monkeypatch.setattr(type(loaded), "decode", decode)
+    with pytest.raises(KeyboardInterrupt):
+        list(loaded.continuations(["a", "b"], sampling()))
+    assert max(yielded) < 499
 
 
 def test_a_gpu_gets_one_large_batch(loaded, monkeypatch):

@@ -1,10 +1,10 @@
 """A loaded language model, which continues texts and scores them."""
 
-import collections
 import dataclasses
 import functools
 import itertools
 import pathlib
+import threading
 from concurrent import futures
 
 import numpy as np
@@ -323,7 +323,7 @@ class SavedLanguageModel(base.LoadedModel):
             for prompt in prompts
             for sample in range(num_samples)
         )
-        use_xla = False
+        use_xla, given_up = False, threading.Event()
         workers, max_size, min_size = devices.cores(), _BATCH_SIZE, 1
         if devices.gpus():
             workers, max_size = 1, _GPU_BATCH_SIZE
@@ -342,12 +342,17 @@ class SavedLanguageModel(base.LoadedModel):
                     sampling=sampling,
                     size=len(batches[0]),
                     use_xla=use_xla,
+                    given_up=given_up,
                 )
-                list(pool.map(generate_batch, batches))
+                try:
+                    list(pool.map(generate_batch, batches))
+                except BaseException:  # Ctrl-C: the pool waits for its threads
+                    given_up.set()
+                    raise
                 yield from group
 
-    def _generate_batch(self, rows, sampling, size, use_xla):
-        """Finishes the `Continuation`s of a batch.
+    def _generate_batch(self, rows, sampling, size, use_xla, given_up):
+        """Finishes the `Continuation`s of a batch, unless an event is set.
 
         It is padded to `size` rows, so that XLA compiles for one shape only.
         """
@@ -361,8 +366,9 @@ class SavedLanguageModel(base.LoadedModel):
         # Only stop strings, which TensorFlow does not know, end it sooner.
         has_stops = any(row.has_stops for row in rows)
         first_chunk = 16 if has_stops else generation.CHUNK
-        chunks = self.decode(carry, rows, sampling, use_xla, first_chunk)
-        collections.deque(chunks, 0)
+        for _ in self.decode(carry, rows, sampling, use_xla, first_chunk):
+            if given_up.is_set():
+                return
 
     def likeliest_continuations(
         self,
