@@ -209,19 +209,25 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
     if run.config.learn_all and trainer.is_timed:
         last_pass = _LAST_PASS * run.config.max_minutes
     limits = {"started": started, "reserve": reserve + 60 * last_pass}
-    if not trainer.is_chief:
-        trainer.fit(**limits)
-        _learn_all(run, trainer, last_pass)
-        return None
     learns_all = run.config.learn_all and bool(task.data.validation)
     version = training.find_export(
         run.model_dir, _stage(trainer, learns_all), run.export_dir
     )
-    if (
+    is_done = (
         trainer.is_finished
         and version
         and saved_models.chat_template(version) == run.chat_template
-    ):
+    )
+    # The chief decides: other machines may not see its exports.
+    is_done = training.Workers(run.strategy).largest(
+        float(trainer.is_chief and bool(is_done))
+    )
+    if not trainer.is_chief:
+        if not is_done:
+            trainer.fit(**limits)
+            _learn_all(run, trainer, last_pass, limits)
+        return None
+    if is_done:
         print(
             f"Nothing is left to do: the run in {run.model_dir} ended with "
             f"step {trainer.step}, and {version} holds its best model.\n"
@@ -252,7 +258,7 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
             ],
             **limits,
         )
-        weights = _learn_all(run, trainer, last_pass)
+        weights = _learn_all(run, trainer, last_pass, limits)
 
         exported.model.set_weights(trainer.best_model().get_weights())
         found = task.calibrate(exported)
@@ -305,18 +311,21 @@ def _draw_curves(run, trainer) -> None:
         )
 
 
-def _learn_all(run, trainer, minutes):
+def _learn_all(run, trainer, minutes, limits):
     """Trains on with the held-out text too, for `--learn_all`.
 
     Args:
         run: the `_Run`.
         trainer: its `Trainer`, at its end.
         minutes: time limit, where the time ends the run.
+        limits: of the run, for `Trainer.fit`, where its epochs end it.
 
     Returns:
         The weights; None if there is nothing to learn, or not yet.
     """
-    config, ended = run.config, time.monotonic()
+    config = run.config
+    if trainer.is_timed:
+        limits = {"started": time.monotonic()}
     has_rest = config.learn_all and run.task.data.validation
     if not (has_rest and trainer.is_finished):
         return None
@@ -326,8 +335,9 @@ def _learn_all(run, trainer, minutes):
         early_stopping=0,
         learning_rate=_LAST_RATE * config.learning_rate,
         epochs=0 if trainer.is_timed else 1,
-        max_minutes=minutes,
+        max_minutes=minutes or config.max_minutes,
         init_from="",
+        resume=None,
     )
     last = training.Trainer(
         trainer.model.config,
@@ -340,7 +350,7 @@ def _learn_all(run, trainer, minutes):
     )
     if last.is_chief:
         print("Learning the held-out text too:", flush=True)
-    last.fit(started=ended)
+    last.fit(**limits)
     return last.weights() if last.is_finished else None
 
 

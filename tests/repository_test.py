@@ -13,6 +13,7 @@ import threading
 import time
 import types
 import weakref
+import zipfile
 
 import pytest
 import tensorflow as tf
@@ -471,6 +472,34 @@ def test_a_snapshot_of_the_hub_is_called_by_its_repository(letters, tmp_path):
     assert found.versions == {"tiny-cats": [snapshot / "1"]}
     found = model_directory.ModelDirectory(str(snapshot), "mine")
     assert [*found.versions] == ["mine"]
+
+
+def test_runs_archives_and_models_of_the_hub_are_served(
+    letters, tmp_path, monkeypatch
+):
+    snapshot = tmp_path / "models--me--tiny-cats/snapshots/0123abc"
+    shutil.copytree(letters, snapshot)
+    monkeypatch.setattr(saved_models.hub, "download", lambda name: snapshot)
+    run = tmp_path / "run"
+    exported = run / saved_models.EXPORTED_FILE
+    exported.parent.mkdir(parents=True)
+    exported.write_text(json.dumps({"version": 1, "path": str(letters)}))
+    for path in (letters, letters.parent):
+        name = f"{path.name}-model"
+        shutil.make_archive(tmp_path / name, "zip", path)
+    for saved_model, name in (
+        (run, "letters"),
+        (tmp_path / "1-model.zip", "1-model"),
+        (tmp_path / "letters-model.zip", "letters-model"),
+        ("hf://me/tiny-cats", "tiny-cats"),
+    ):
+        found = model_directory.ModelDirectory(str(saved_model), "")
+        assert [*found.versions] == [name]
+        assert (found.versions[name][0] / saved_models.GRAPH_FILE).exists()
+    with pytest.raises(UserError, match="empty.zip: neither a SavedModel"):
+        with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+            pass
+        model_directory.ModelDirectory(str(tmp_path / "empty.zip"), "")
 
 
 def test_parameters_are_counted_from_the_files(letters, generator):

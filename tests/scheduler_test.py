@@ -250,12 +250,16 @@ def test_a_few_sequences_share_a_call(loaded, monkeypatch):
 
 
 def test_all_slots_are_taken_by_one_lane_or_by_several(loaded, monkeypatch):
-    for cores in (1, 3, 16):
+    for cores, slots in ((1, 64), (3, 63), (16, 64)):
         monkeypatch.setattr(devices, "cores", lambda cores=cores: cores)
         harness = Harness(loaded)
         harness.submit(["abc"] * 100, max_new_tokens=300)
-        wait_until(lambda harness=harness: harness.scheduler.num_active >= 63)
-        assert harness.scheduler.num_active <= scheduler.NUM_SLOTS
+        assert harness.scheduler.num_slots == slots
+        wait_until(
+            lambda harness=harness, slots=slots: (
+                harness.scheduler.num_active == slots
+            )
+        )
         harness.wait(100)
         harness.scheduler.close(10)
 

@@ -6,8 +6,6 @@ import prometheus_client
 from prometheus_client import core
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from stacked_rnn.serving.scheduler import NUM_SLOTS
-
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
@@ -245,7 +243,7 @@ class _StateCollector:
             if scheduler := served.scheduler:
                 values = (
                     scheduler.num_waiting, scheduler.max_waiting,
-                    scheduler.num_active, NUM_SLOTS,
+                    scheduler.num_active, scheduler.num_slots,
                     scheduler.prefixes.num_bytes,
                     scheduler.is_compiled.is_set(),
                 )  # fmt: skip

@@ -33,7 +33,7 @@ from stacked_rnn.serving import adjustments, decode_functions, prefix_cache
 from stacked_rnn.utils import devices
 
 BATCH_SIZES = (1, 4, 8, 16, 64)
-NUM_SLOTS = BATCH_SIZES[-1]  # of all batches together
+NUM_SLOTS = BATCH_SIZES[-1]  # most slots of all batches together
 _MOST_LANES = 4  # batches
 _SHARED = 8  # as few sequences share a lane
 CHUNK = 64  # most steps per call
@@ -152,6 +152,8 @@ class Scheduler:
             of texts.
         is_compiled: an event, set once `compile` has finished.
         max_waiting: see above.
+        num_slots: sequences that have a slot at a time, at most: as many for
+            each lane.
     """
 
     def __init__(self, model, deliver, max_waiting=1024, cache_bytes=0):
@@ -171,6 +173,7 @@ class Scheduler:
             num_lanes = min(devices.cores(), _MOST_LANES)
         self._lanes = [_Lane(self._empty) for _ in range(num_lanes)]
         self._lane_slots = NUM_SLOTS // num_lanes
+        self.num_slots = num_lanes * self._lane_slots
         self._batch_sizes = (
             *(size for size in BATCH_SIZES if size < self._lane_slots),
             self._lane_slots,

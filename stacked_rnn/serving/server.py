@@ -54,7 +54,7 @@ class Server:
         if config.api_keys_file:
             content = terminal.read_file("api_keys_file", config.api_keys_file)
             keys = access.read_keys(content, config.api_keys_file)
-            _log.info("/v1 needs one of %d API key(s)", len(keys))
+            _log.info("requests need one of %d API key(s)", len(keys))
         template = None
         if config.chat_template:
             template = terminal.read_file(
