@@ -437,8 +437,8 @@ sys.argv = ["train.py", *sys.argv[1:]]
 start = time.time()
 from stacked_rnn import datasets
 load = datasets.load_language_data
-def timed(*arguments):
-    data = load(*arguments)
+def timed(*arguments, **options):
+    data = load(*arguments, **options)
     print("LOADED", time.time() - start)
     return data
 datasets.load_language_data = timed
