@@ -483,7 +483,7 @@ def test_runs_archives_and_models_of_the_hub_are_served(
     run = tmp_path / "run"
     exported = run / saved_models.EXPORTED_FILE
     exported.parent.mkdir(parents=True)
-    exported.write_text(json.dumps({"version": 1, "path": str(letters)}))
+    exported.write_text(json.dumps({"version": str(letters)}))
     for path in (letters, letters.parent):
         name = f"{path.name}-model"
         shutil.make_archive(tmp_path / name, "zip", path)
