@@ -97,8 +97,10 @@ def _hub(name):
 @contextlib.contextmanager
 def _errors_in_a_line(hub, name):
     """Turns errors of the Hub and of the network into a `UserError`."""
+    # HTTPError: a lost connection, for one; older versions have another client.
+    lost = getattr(hub.errors, "HTTPError", OSError)
     try:
         yield
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+    except (OSError, ValueError, hub.errors.HfHubHTTPError, lost) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{name}: {reason[0]}") from error

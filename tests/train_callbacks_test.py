@@ -99,6 +99,7 @@ def test_a_scheduler_sets_the_learning_rate_of_each_epoch(tmp_path):
             "=cosine: LearningRateScheduler sets the learning rate, too",
         ),
         ([plateau()], {"strategy": "multi_worker"}, "of the chief only"),
+        ([plateau()], {"half_windows": 0.1}, "^--half_windows=0.1 scales the"),
         (
             [plateau(), keras.callbacks.BackupAndRestore("backup")],
             {},

@@ -45,6 +45,11 @@ def settings_for(callbacks, train_config, given) -> dict:
                 f"callbacks: {name} would set the learning rate of the chief "
                 "only: leave it out with --strategy=multi_worker"
             )
+        if train_config.half_windows:
+            raise UserError(
+                f"--half_windows={train_config.half_windows:g} scales the "
+                f"learning rate, which {name} sets: leave one of the two out"
+            )
         schedule = train_config.learning_rate_schedule
         if schedule == "constant":
             continue

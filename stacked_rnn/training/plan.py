@@ -80,7 +80,7 @@ def make_plan(
         replicas: number of replicas in all processes.
         local_replicas: number of replicas in this process.
         gpus: GPUs of this process, see `devices`.
-        steps: number of steps with batches of one shape; XLA compiles for
+        steps: number of steps with batches of few shapes; XLA compiles for
             each shape.
     """
     use_xla = train_config.jit_compile
@@ -178,5 +178,7 @@ def estimated_bytes(
         * (model_config.num_layers * (gates + saved) + 2 * gates)
     )
     if has_logits_at_each_token:
-        values_per_token += 3 * model_config.vocabulary_size
+        vocabulary_size = model_config.vocabulary_size
+        candidates = model_config.sampled_words or vocabulary_size
+        values_per_token += 3 * min(vocabulary_size, candidates)
     return 16 * num_parameters + 4 * tokens * values_per_token

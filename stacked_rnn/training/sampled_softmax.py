@@ -54,7 +54,7 @@ def sampled_nats(
     A candidate that is the target itself, or a repeated one, does not count.
     The loss of the sampled softmax also has the log of the probability of the
     target, on which no gradient depends. Without it, the values are about those
-    of the full softmax: equal to them if all tokens are candidates.
+    of the full softmax.
 
     Args:
         target_logits: float32 [positions].
