@@ -137,10 +137,11 @@ def test_other_floats_in_keras_json_make_no_difference(trained):
     assert ", float32, " in (trained / "train.log").read_text()
 
 
-def test_config_flags_repeat_a_run_which_goes_on(trained):
+def test_config_flags_repeat_a_run_which_goes_on(finished_copy):
     more = run(
-        trained, "train.py", "--flagfile=runs/cats/config.flags", "--epochs=3"
-    )
+        finished_copy, "train.py", "--flagfile=runs/cats/config.flags",
+        "--epochs=3", in_memory=True,
+    )  # fmt: skip
     assert more.returncode == 0, more.stderr
     assert "resuming at step" in more.stdout
     assert "Epoch 3/3" in more.stdout and "Epoch 2" not in more.stdout
@@ -159,13 +160,19 @@ def test_a_finished_run_exports_nothing_new(finished_copy):
     assert [path.name for path in versions.iterdir()] == ["1"]
     # Where the export is gone, or asked for elsewhere, it is made again.
     shutil.rmtree(versions)
-    elsewhere = run(finished_copy, "train.py", *SMALL, "--export_dir=elsewhere")
+    elsewhere = run(
+        finished_copy, "train.py", *SMALL, "--export_dir=elsewhere",
+        in_memory=True,
+    )  # fmt: skip
     assert "Exported elsewhere/1" in elsewhere.stdout
 
 
 def test_another_learning_rate_begins_another_run(finished_copy):
     """A warning says that the new one is worse."""
-    other = run(finished_copy, "train.py", *SMALL, "--learning_rate=1e-06")
+    other = run(
+        finished_copy, "train.py", *SMALL, "--learning_rate=1e-06",
+        in_memory=True,
+    )  # fmt: skip
     assert other.returncode == 0, other.stderr
     assert (
         "moved the run in runs/cats to runs/cats.1 "
@@ -184,14 +191,14 @@ def test_a_chat_template_becomes_part_of_the_model(finished_copy):
     """Of a new version, if the run has ended; once more changes nothing."""
     (finished_copy / "chat.jinja").write_bytes(b"{{ messages }}\r\nA: ")
     flags = (*SMALL, "--chat_template=chat.jinja")
-    ran = run(finished_copy, "train.py", *flags)
+    ran = run(finished_copy, "train.py", *flags, in_memory=True)
     assert ran.returncode == 0, ran.stderr
     assert "Exported saved_models/cats/2" in ran.stdout
     version = finished_copy / "saved_models/cats/2"
     assert saved_models.chat_template(version) == "{{ messages }}\nA: "
     again = run(finished_copy, "train.py", *flags)
     assert "Nothing is left to do" in again.stdout
-    without = run(finished_copy, "train.py", *SMALL)
+    without = run(finished_copy, "train.py", *SMALL, in_memory=True)
     assert "Exported saved_models/cats/3" in without.stdout
 
 
@@ -312,7 +319,7 @@ def test_config_flags_repeat_a_run_of_words_and_documents(tmp_path):
         *SMALL, "--epochs=1", "--tokenizer=word", "--document_separator= ",
         "--vocabulary_size=40",
     )  # fmt: skip
-    first = run(tmp_path, "train.py", *flags)
+    first = run(tmp_path, "train.py", *flags, in_memory=True)
     assert first.returncode == 0, first.stderr
     assert "--prompt" not in first.stdout  # a document begins without a prompt
     again = run(tmp_path, "train.py", "--flagfile=runs/cats/config.flags")
@@ -664,24 +671,29 @@ def test_bad_input_to_other_commands_is_one_line(trained, script, flags, words):
     assert_fails(run(trained, script, *flags), *words)
 
 
-def test_init_from_begins_with_the_weights_of_a_trained_model(trained):
-    (trained / "birds.txt").write_text(TEXT.replace("cat", "j\u00e4y"))
+def test_init_from_begins_with_the_weights_of_a_trained_model(finished_copy):
+    (finished_copy / "birds.txt").write_text(TEXT.replace("cat", "j\u00e4y"))
     flags = ("--corpus=birds.txt", "--init_from=saved_models/cats")
-    refused = run(trained, "train.py", *flags, "--units=192", "--cell=lstm")
+    refused = run(
+        finished_copy, "train.py", *flags, "--units=192", "--cell=lstm"
+    )
     assert_fails(refused, "--init_from", "leave out --units=192 (it has 16)")
-    assert not (trained / "runs/birds").exists()
-    assert not (trained / "saved_models/birds").exists()
-    ran = run(trained, "train.py", *flags, *SMALL[4:], "--epochs=1")
+    assert not (finished_copy / "runs/birds").exists()
+    assert not (finished_copy / "saved_models/birds").exists()
+    ran = run(
+        finished_copy, "train.py", *flags, *SMALL[4:], "--epochs=1",
+        in_memory=True,
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "Starting with the weights of saved_models/cats/" in ran.stdout
     assert ran.stderr.count("\n") == 1
     assert "2 new characters join the vocabulary of saved_models/cats: " in (
         ran.stderr
     )
-    written = (trained / "runs/birds/config.flags").read_text()
+    written = (finished_copy / "runs/birds/config.flags").read_text()
     assert "--init_from=saved_models/cats\n" in written
     assert "--units=16\n" in written
-    assert (trained / "saved_models/birds/1/saved_model.pb").exists()
+    assert (finished_copy / "saved_models/birds/1/saved_model.pb").exists()
 
 
 def test_windows_of_a_given_number_leave_no_text_to_learn(tmp_path):
@@ -693,7 +705,7 @@ def test_windows_of_a_given_number_leave_no_text_to_learn(tmp_path):
 def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
     flags = (*SMALL, "--learn_all", "--validation_fraction=0.5")
-    ran = run(tmp_path, "train.py", *flags)
+    ran = run(tmp_path, "train.py", *flags, in_memory=True)
     assert ran.returncode == 0, ran.stderr
     before, after = ran.stdout.split("Learning the held-out text too:")
     assert "Epoch 2/2" in before and "val_loss" in before
@@ -706,7 +718,9 @@ def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
     again = run(tmp_path, "train.py", *flags)
     assert "Nothing is left to do" in again.stdout
     # A longer run learns it from its own best weights.
-    longer = run(tmp_path, "train.py", *flags, "--epochs=3", "--resume")
+    longer = run(
+        tmp_path, "train.py", *flags, "--epochs=3", "--resume", in_memory=True
+    )
     _, after = longer.stdout.split("Learning the held-out text too:")
     assert "Epoch 1/1" in after and "Exported saved_models/cats/2" in after
 
