@@ -1,7 +1,9 @@
 """The commands as a person runs them, in a directory with flags."""
 
 import contextlib
+import functools
 import gzip
+import io
 import json
 import os
 import re
@@ -15,7 +17,8 @@ import threading
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, pipeline, saved_models
+from stacked_rnn import configs, datasets, pipeline, saved_models
+from stacked_rnn.cli import generate
 from stacked_rnn.training import runs
 from tests.helpers import ROOT, pages
 from tests.helpers.processes import Script, run, run_anew
@@ -327,9 +330,7 @@ def test_config_flags_repeat_a_run_of_words_and_documents(tmp_path):
 
 
 def test_generate_needs_no_further_flags(trained):
-    ran = run_anew(
-        trained, "generate.py", "--prompt=The ", "--max_new_tokens=40"
-    )
+    ran = run(trained, "generate.py", "--prompt=The ", "--max_new_tokens=40")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("The ") and len(ran.stdout) == 45
     named = r"the newest model: --saved_model=saved_models/cats/\d\n"
@@ -374,35 +375,34 @@ def test_stop_strings_are_written_with_escapes(trained):
     assert "--stop='\u4e2d' never occurs: the model's vocab" in ran.stderr
 
 
-def test_prompts_come_from_files_pipes_and_standard_input(trained):
+def test_prompts_come_from_a_pipe(trained):
+    """text_files_test.py reads from the other sources."""
     packed = gzip.compress(b"\xef\xbb\xbfThe \r\nthe dog")
-    (trained / "prompts.txt.gz").write_bytes(packed)
     with pipe(trained, packed) as named:
-        for source in ("prompts.txt.gz", named, "-"):
-            ran = run(
-                trained, "generate.py", f"--prompts_file={source}",
-                "--saved_model=saved_models/cats", "--output=jsonl",
-                "--max_new_tokens=5", stdin=packed,
-            )  # fmt: skip
-            assert ran.returncode == 0 and ran.stderr == ""
-            found = [json.loads(line) for line in ran.stdout.splitlines()]
-            assert [one["prompt"] for one in found] == ["The ", "the dog"]
-
-
-def test_interactive_lines_are_read_as_text(trained):
-    for entered, code, words in (
-        (b"\xef\xbb\xbfThe \r\nthe dog\n", 0, ""),
-        (b"caf\xe9\n", 2, "--interactive: a line is not UTF-8 text\n"),
-    ):
         ran = run(
-            trained, "generate.py", "--interactive", "--stop=\n",
-            "--saved_model=saved_models/cats", "--max_new_tokens=1",
-            stdin=entered,
+            trained, "generate.py", f"--prompts_file={named}",
+            "--saved_model=saved_models/cats", "--output=jsonl",
+            "--max_new_tokens=5",
         )  # fmt: skip
-        assert ran.returncode == code
-        assert ran.stderr.endswith(words)
-        if not code:
-            assert ran.stdout.count("\n") == 2 and ran.stderr == ""
+    assert ran.returncode == 0 and ran.stderr == ""
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [one["prompt"] for one in found] == ["The ", "the dog"]
+
+
+def test_interactive_lines_are_read_as_text(trained, monkeypatch):
+    ran = run(
+        trained, "generate.py", "--interactive", "--stop=\n",
+        "--saved_model=saved_models/cats", "--max_new_tokens=1",
+        stdin=b"\xef\xbb\xbfThe \r\nthe dog\n",
+    )  # fmt: skip
+    assert ran.returncode == 0 and ran.stderr == ""
+    assert ran.stdout.count("\n") == 2
+    entered = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8")
+    monkeypatch.setattr("sys.stdin", entered)
+    with pytest.raises(
+        configs.UserError, match="--interactive: a line is not UTF-8 text$"
+    ):
+        generate.interact(conversation=None, tokenizer=None)
 
 
 def test_generate_searches_with_beams(trained):
@@ -432,8 +432,16 @@ def test_options_that_beam_search_lacks_are_refused():
         configs.GenerateConfig(**changes)
 
 
-def test_evaluate_prints_one_json_object(trained):
-    ran = run(trained, "evaluate.py", "--text=cats.txt")
+@pytest.fixture(scope="module")
+def marked(trained):
+    """The corpus with a byte order mark and line ends of Windows."""
+    path = trained / "marked.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    return path.name
+
+
+def test_evaluate_prints_one_json_object(trained, marked):
+    ran = run(trained, "evaluate.py", f"--text={marked}")
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout)
     assert set(result) == {
@@ -443,45 +451,49 @@ def test_evaluate_prints_one_json_object(trained):
     assert result["tokens"] == len(TEXT) - 1 and result["unknown_tokens"] == 0
 
 
-def test_evaluate_reads_a_text_as_train_does(trained):
+def test_evaluate_reads_a_text_as_train_does(trained, marked, monkeypatch):
     """In any packing, with any line ends; other encodings are refused."""
-    expected = json.loads(run(trained, "evaluate.py", "--text=cats.txt").stdout)
-    marked = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
-    (trained / "marked.txt").write_bytes(marked)
+    monkeypatch.chdir(trained)
     (trained / "packed.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
     (trained / "texts").mkdir()
     half = TEXT[: len(TEXT) // 2]
     for name in "ab":
         (trained / "texts" / name).write_text(half.removesuffix("\n"))
-    for name in ("marked.txt", "packed.txt.gz", "texts"):
-        ran = run(trained, "evaluate.py", f"--text={name}")
-        result = json.loads(ran.stdout)
-        assert result["unknown_tokens"] == 0
-        if name != "texts":  # without the last line break
-            assert result == expected
-        assert result["tokens"] == expected["tokens"] - (name == "texts")
+    description = saved_models.find_description("saved_models/cats")
+    read = functools.partial(
+        datasets.read_text, tokenizer=description.tokenizer
+    )
+    for name in (marked, "packed.txt.gz"):
+        assert read(name) == TEXT.encode()
+    assert read("texts") == TEXT.removesuffix("\n").encode()
     (trained / "wide.txt").write_bytes(TEXT.encode("utf-16"))
     (trained / "old.txt").write_bytes("caf\u00e9".encode("cp1252"))
-    for script in ("evaluate.py", "export.py"):
-        ran = run(trained, script, "--text=wide.txt")
-        assert_fails(ran, "--text: wide.txt is UTF-16 text", "iconv")
-        ran = run(trained, script, "--text=old.txt")
-        assert_fails(ran, "--text: old.txt is not UTF-8 text (byte 3, line 1)")
+    wide = run(trained, "evaluate.py", "--text=wide.txt")
+    assert_fails(wide, "--text: wide.txt is UTF-16 text", "iconv")
+    old = run(trained, "export.py", "--text=old.txt")
+    assert_fails(old, "--text: old.txt is not UTF-8 text (byte 3, line 1)")
 
 
-def test_evaluate_reads_pipes_and_standard_input(trained):
-    with pipe(trained, gzip.compress(TEXT.encode())) as named:
-        for source in (named, "-"):
-            ran = run(
-                trained, "evaluate.py", f"--text={source}", stdin=TEXT.encode()
-            )
-            assert json.loads(ran.stdout)["tokens"] == len(TEXT) - 1
+def test_evaluate_reads_standard_input(trained):
+    ran = run(trained, "evaluate.py", "--text=-", stdin=TEXT.encode())
+    assert json.loads(ran.stdout)["tokens"] == len(TEXT) - 1
+
+
+@pytest.fixture(scope="module")
+def greedy_text(trained):
+    """What generate.py prints where nothing is drawn."""
+    return run(
+        trained, "generate.py", "--prompt=The ", "--temperature=0",
+        "--max_new_tokens=60",
+    ).stdout  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("format", "file"), [("onnx", "cats.onnx"), ("litert", "cats.tflite")]
 )
-def test_export_writes_what_the_page_generates_with(trained, format, file):
+def test_export_writes_what_the_page_generates_with(
+    format, file, trained, greedy_text
+):
     """Runs the program of docs/runtimes.md, as printed, without TensorFlow.
 
     It prints the same text as generate.py.
@@ -512,12 +524,8 @@ runpy.run_path("{example}", run_name="__main__")
         capture_output=True, text=True,
     )  # fmt: skip
     assert generated.returncode == 0, generated.stderr
-    expected = run(
-        trained, "generate.py", "--prompt=The ", "--temperature=0",
-        "--max_new_tokens=60",
-    )  # fmt: skip
     assert len(generated.stdout) == 65
-    assert generated.stdout == expected.stdout
+    assert generated.stdout == greedy_text
 
 
 def test_export_writes_a_page_that_loses_little(trained):
@@ -544,6 +552,8 @@ def test_generate_and_evaluate_load_neither_models_nor_training(
 ):
     program = """
 import sys
+for name in [name for name in sys.modules if name.startswith("stacked_rnn")]:
+    del sys.modules[name]
 import generate, evaluate
 from stacked_rnn import inference
 inference.load("saved_models/cats")
@@ -788,18 +798,19 @@ def test_predict_labels_texts_one_per_line(labelled):
     assert [len(row) for row in rows] == [3] * 3
     assert all(0.5 <= float(row[1]) <= 1 for row in rows)
     assert "1 text(s) are empty" in ran.stderr
-    ran = run(labelled, "predict.py", "--text=so sad", "--output=jsonl")
-    answer = json.loads(ran.stdout)
-    assert (answer["text"], answer["label"]) == ("so sad", "bad")
-    assert set(answer["scores"]) == {"good", "bad"}
 
 
 def test_predict_counts_unknown_and_empty_texts(labelled):
     ran = run(
         labelled, "predict.py", "--text=zzz qqq", "--text=\U0001f600",
-        "--text=a zzz", "--text=",
+        "--text=so sad", "--text=", "--output=jsonl",
     )  # fmt: skip
-    assert ran.returncode == 0 and ran.stdout.count("\n") == 4
+    assert ran.returncode == 0
+    answers = [json.loads(line) for line in ran.stdout.splitlines()]
+    texts = [answer["text"] for answer in answers]
+    assert texts == ["zzz qqq", "\U0001f600", "so sad", ""]
+    assert answers[2]["label"] == "bad"
+    assert set(answers[2]["scores"]) == {"good", "bad"}
     _, unknown, empty = ran.stderr.splitlines()
     assert "the model knows no token of 2 text(s)" in unknown
     assert "1 text(s) are empty" in empty

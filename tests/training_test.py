@@ -1118,21 +1118,18 @@ def test_the_softmax_temperature_of_the_validation_text_is_found(finished):
         return task.calibrate(exported)["softmax_temperature"]
 
     # Repeated, steps of Newton's method end where the loss is the lowest.
-    best, tokens = 1.0, finished.evaluate(task.data.validation).tokens
-    for _ in range(4):
+    score = finished.evaluate(task.data.validation)
+    found = found_at(1.0)
+    assert found["tokens"] == score.tokens
+    assert found["loss_at_1"] == pytest.approx(score.nats_per_token)
+    best = found["temperature"]
+    for _ in range(3):
         found = found_at(best)
         best *= found["temperature"]
-        assert found["tokens"] == tokens
     assert found["temperature"] == pytest.approx(1.0, abs=0.002)
-    lowest = found_at(best)["loss_at_1"]
-    assert lowest < min(
-        found_at(best * 0.9)["loss_at_1"], found_at(best * 1.1)["loss_at_1"]
-    )
-    found = found_at(best * 1.1)
-    assert found["loss"] == pytest.approx(lowest, abs=1e-3)
-    assert found_at(1.0)["loss_at_1"] == pytest.approx(
-        finished.evaluate(task.data.validation).nats_per_token
-    )
+    lowest, below, above = (found_at(best * x) for x in (1.0, 0.9, 1.1))
+    assert lowest["loss_at_1"] < min(below["loss_at_1"], above["loss_at_1"])
+    assert above["loss"] == pytest.approx(lowest["loss_at_1"], abs=1e-3)
 
 
 def test_a_long_epoch_is_validated_within(monkeypatch, a_second_a_step):
