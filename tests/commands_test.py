@@ -426,14 +426,16 @@ def test_options_that_beam_search_lacks_are_refused():
 
 
 def test_evaluate_prints_one_json_object(trained):
-    ran = run(trained, "evaluate.py", "--text=cats.txt")
+    (trained / "new.txt").write_text(TEXT + "\u00e9", encoding="utf-8")
+    ran = run(trained, "evaluate.py", "--text=new.txt")
     assert ran.returncode == 0, ran.stderr
+    assert f"warning: 1 of {len(TEXT)} tokens are not in the" in ran.stderr
     result = json.loads(ran.stdout)
     assert set(result) == {
         "nats_per_token", "perplexity", "bits_per_character", "tokens",
         "characters", "unknown_tokens",
     }  # fmt: skip
-    assert result["tokens"] == len(TEXT) - 1 and result["unknown_tokens"] == 0
+    assert result["tokens"] == len(TEXT) and result["unknown_tokens"] == 1
 
 
 def test_evaluate_reads_a_text_as_train_does(trained):
@@ -631,6 +633,16 @@ def test_a_changed_architecture_is_named(trained):
         ("generate.py", ["--prompts_file=wide"], ["wide is UTF-16", "iconv"]),
         ("evaluate.py", [], ["--text"]),
         ("evaluate.py", ["--text=nowhere"], ["--text=nowhere"]),
+        (
+            "evaluate.py",
+            ["--text=cats.txt", "--cache_weight=0.2"],
+            ["--cache_weight: no effect without --cache_size"],
+        ),
+        (
+            "evaluate.py",
+            ["--text=cats.txt", "--source_field=a"],
+            ["--source_field: no effect on a language model"],
+        ),
         ("export.py", ["--weights=int4"], ["weights", "int8"]),
         ("export.py", ["--text=nowhere"], ["--text=nowhere"]),
         ("export.py", ["--saved_model=nowhere"], ["nowhere"]),
