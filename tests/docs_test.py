@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 import stacked_rnn
-from stacked_rnn import cli, configs, datasets
-from tests.helpers import ROOT, pages, quick
+from stacked_rnn import cli, configs, datasets, layers
+from stacked_rnn.training import plan
+from tests.helpers import ROOT, exports, pages, quick
 from tests.helpers.live_server import serving
 from tests.helpers.processes import assert_flags_are_parsed
 
@@ -52,7 +53,16 @@ def reader(letters, tmp_path_factory):
 def directory(reader, monkeypatch):
     monkeypatch.chdir(reader)
     monkeypatch.setattr(stacked_rnn, "train", quick.train)
-    return reader
+    # XLA would compile for longer than `fit` and the Trainer run.
+    monkeypatch.setattr(layers.LSTM, "jit_compile", False)
+    make_plan = plan.make_plan
+    monkeypatch.setattr(
+        plan,
+        "make_plan",
+        lambda *args: dataclasses.replace(make_plan(*args), xla="nothing"),
+    )
+    with exports.in_memory():
+        yield reader
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -94,7 +104,7 @@ def test_the_held_out_text_is_that_of_the_run(tmp_path, monkeypatch):
 
 def test_python_blocks_that_call_the_server_run(directory, capsys):
     clients = [block for block in BLOCKS if SERVER in block.code]
-    with serving("saved_models") as running:
+    with serving("saved_models/pydoc") as running:
         address = f"http://127.0.0.1:{running.port}/"
         for client in clients:
             code = client.code.replace(SERVER, address)

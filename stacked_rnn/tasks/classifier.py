@@ -31,7 +31,7 @@ class ClassifierTask(base.Task):
     @classmethod
     def read(cls, start):
         config, model_config = start.train_config, start.model_config
-        labelled = datasets.read_texts_of(config)
+        labelled = start.source or datasets.read_texts_of(config)
         chosen = None
         if start.given is not None and not start.tokenizer:
             chosen = sizing.for_classifier(
