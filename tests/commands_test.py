@@ -429,7 +429,7 @@ def test_evaluate_prints_one_json_object(trained):
     (trained / "new.txt").write_text(TEXT + "\u00e9", encoding="utf-8")
     ran = run(trained, "evaluate.py", "--text=new.txt")
     assert ran.returncode == 0, ran.stderr
-    assert f"warning: 1 of {len(TEXT)} tokens are not in the" in ran.stderr
+    assert f"warning: 1 of {len(TEXT):,} tokens are not in the" in ran.stderr
     result = json.loads(ran.stdout)
     assert set(result) == {
         "nats_per_token", "perplexity", "bits_per_character", "tokens",
