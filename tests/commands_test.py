@@ -432,28 +432,24 @@ def test_options_that_beam_search_lacks_are_refused():
         configs.GenerateConfig(**changes)
 
 
-@pytest.fixture(scope="module")
-def marked(trained):
-    """The corpus with a byte order mark and line ends of Windows."""
-    path = trained / "marked.txt"
-    path.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
-    return path.name
-
-
-def test_evaluate_prints_one_json_object(trained, marked):
-    ran = run(trained, "evaluate.py", f"--text={marked}")
+def test_evaluate_prints_one_json_object(trained):
+    (trained / "new.txt").write_text(TEXT + "\u00e9", encoding="utf-8")
+    ran = run(trained, "evaluate.py", "--text=new.txt")
     assert ran.returncode == 0, ran.stderr
+    assert f"warning: 1 of {len(TEXT):,} tokens are not in the" in ran.stderr
     result = json.loads(ran.stdout)
     assert set(result) == {
         "nats_per_token", "perplexity", "bits_per_character", "tokens",
         "characters", "unknown_tokens",
     }  # fmt: skip
-    assert result["tokens"] == len(TEXT) - 1 and result["unknown_tokens"] == 0
+    assert result["tokens"] == len(TEXT) and result["unknown_tokens"] == 1
 
 
-def test_evaluate_reads_a_text_as_train_does(trained, marked, monkeypatch):
+def test_evaluate_reads_a_text_as_train_does(trained, monkeypatch):
     """In any packing, with any line ends; other encodings are refused."""
     monkeypatch.chdir(trained)
+    marked = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
+    (trained / "marked.txt").write_bytes(marked)
     (trained / "packed.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
     (trained / "texts").mkdir()
     half = TEXT[: len(TEXT) // 2]
@@ -463,7 +459,7 @@ def test_evaluate_reads_a_text_as_train_does(trained, marked, monkeypatch):
     read = functools.partial(
         datasets.read_text, tokenizer=description.tokenizer
     )
-    for name in (marked, "packed.txt.gz"):
+    for name in ("marked.txt", "packed.txt.gz"):
         assert read(name) == TEXT.encode()
     assert read("texts") == TEXT.removesuffix("\n").encode()
     (trained / "wide.txt").write_bytes(TEXT.encode("utf-16"))
@@ -659,6 +655,16 @@ def test_a_changed_architecture_is_named(trained):
         ("generate.py", ["--prompts_file=wide"], ["wide is UTF-16", "iconv"]),
         ("evaluate.py", [], ["--text"]),
         ("evaluate.py", ["--text=nowhere"], ["--text=nowhere"]),
+        (
+            "evaluate.py",
+            ["--text=cats.txt", "--cache_weight=0.2"],
+            ["--cache_weight: no effect without --cache_size"],
+        ),
+        (
+            "evaluate.py",
+            ["--text=cats.txt", "--source_field=a"],
+            ["--source_field: no effect on a language model"],
+        ),
         ("export.py", ["--weights=int4"], ["weights", "int8"]),
         ("export.py", ["--text=nowhere"], ["--text=nowhere"]),
         ("export.py", ["--saved_model=nowhere"], ["nowhere"]),

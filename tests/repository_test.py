@@ -440,6 +440,9 @@ def test_texts_in_a_replaced_version_end_in_time(add, loader, tmp_path):
         ({"validation": 3}, 1),
         ({"learned_all": False}, 1),
         ({"learned_all": True}, 2),
+        ({"unknown_share": 0.0}, 1),
+        ({"unknown_share": 0.031}, 2),
+        ({"unknown_share": "all"}, 1),
     ],
 )
 def test_an_unknown_training_record_shortens_the_card(letters, training, count):

@@ -216,7 +216,8 @@ class Trainer:
 
         Returns:
             corpus (its name), tokenizer, characters (of the training part),
-            epochs, and validation (the results of the best epoch, or None).
+            unknown_share (of the tokens), epochs, and validation (the results
+            of the best epoch, or None).
         """
         best, windows = self.best_row, self.data.training
         return {
@@ -226,6 +227,7 @@ class Trainer:
             ),
             "tokenizer": self.config.tokenizer,
             "characters": windows.characters or windows.num_tokens,
+            "unknown_share": round(float(self.data.unknown_share), 4),
             "epochs": round(self.step / windows.steps_per_epoch, 2),
             "validation": best
             and {
