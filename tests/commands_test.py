@@ -626,6 +626,17 @@ def test_a_changed_architecture_is_named(trained):
             ["--temperature, --top_k", "--num_beams=2"],
         ),
         ("generate.py", ["--length_penalty=1"], ["--length_penalty"]),
+        (
+            "generate.py",
+            ["--interactive", "--prompt=The", "--prompts_file=-"],
+            ["--prompt, --prompts_file: no effect with --interactive"],
+        ),
+        (
+            "generate.py",
+            ["--stream", "--output=jsonl"],
+            ["--stream: only a single text"],
+        ),
+        ("generate.py", ["--stream", "--num_samples=2"], ["--stream: only"]),
         ("generate.py", ["--stop="], ["--stop=", "empty"]),
         ("generate.py", ["--prompts_file=empty"], ["file=empty", "no line"]),
         ("generate.py", ["--prompts_file=wide"], ["wide is UTF-16", "iconv"]),

@@ -9,7 +9,9 @@ from stacked_rnn.reports import plots
 from stacked_rnn.tasks import base
 from stacked_rnn.training import sizing
 
-_REPORTED = ("accuracy", "macro_f1", "auc", "calibration_error")
+_REPORTED = (
+    "accuracy", "exact_match", "macro_f1", "auc", "calibration_error",
+)  # fmt: skip
 
 
 class ClassifierTask(base.Task):
@@ -164,7 +166,7 @@ class ClassifierTask(base.Task):
             + ", ".join(
                 f"{name.replace('_', ' ')} {result[name]:.3f}"
                 for name in _REPORTED
-                if result[name] is not None
+                if result.get(name) is not None
             )
         )
         if "confusion" in result:

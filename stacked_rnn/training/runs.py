@@ -227,7 +227,11 @@ def move_aside(kind, directory, reason) -> None:
 def note_export(model_dir, stage, version) -> None:
     """Records the stage at which a run was exported, and the version."""
     version = pathlib.Path(version).resolve()
-    noted = {"step": stage, "version": str(version)}
+    noted = {
+        "step": stage,
+        "version": str(version),
+        "fingerprint": saved_models.fingerprint(version),
+    }
     with contextlib.suppress(ValueError):  # on another drive, on Windows
         # The way from the run to it: both may be moved together.
         noted["path"] = os.path.relpath(version, model_dir.resolve())
@@ -238,7 +242,7 @@ def find_export(model_dir, stage, export_dir) -> pathlib.Path | None:
     """Returns the version that the run was exported as, see `note_export`.
 
     None if the run was not exported then, or to another directory, or if the
-    version has been deleted.
+    version has been deleted, also if its number has been taken again.
     """
     try:
         noted = json.loads(
@@ -246,7 +250,7 @@ def find_export(model_dir, stage, export_dir) -> pathlib.Path | None:
         )
         version = pathlib.Path(export_dir, pathlib.Path(noted["version"]).name)
         if (noted["step"], noted["version"]) == (stage, str(version.resolve())):
-            return version if version.is_dir() else None
+            return version if saved_models.is_noted(version, noted) else None
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
