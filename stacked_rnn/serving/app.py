@@ -37,6 +37,7 @@ from stacked_rnn.utils import devices
 _MOST_BEAMS = 100  # per row; a beam takes as much memory as a row
 _MOST_ROWS = 1_024  # per `:predict`; a row holds a float per vocabulary entry
 _MOST_NUMBERS = 2**21  # in the answer to a `:predict`
+_MOST_MEMORY = 2**26  # numbers that a `:predict` holds at a time: 0.5 GB
 _MOST_PREDICTIONS = 64  # waiting for a thread
 _MOST_FIELDS = 100  # that the log says are ignored
 _log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ def create_app(
         rows=_MOST_ROWS,
         tokens=scheduler.NUM_SLOTS * config.max_tokens,
         numbers=_MOST_NUMBERS,
+        memory=_MOST_MEMORY,
     )
 
     known_to_be_ignored: set[str] = set()
@@ -252,7 +254,8 @@ def create_app(
                 config, readers, _serving_error, _metadata, *version
             )
             return responses.Response(content, media_type="application/json")
-        arguments = served.model.functions, await request.body(), limits
+        body, functions = await request.body(), served.model.functions
+        arguments = functions, body, limits, served.row_size
         start = time.monotonic()
         content = await _computed(
             config, predictors, _serving_error, tf_serving.predict, *arguments

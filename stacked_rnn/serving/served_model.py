@@ -10,6 +10,9 @@ from stacked_rnn.serving import top_logprobs
 from stacked_rnn.serving.model_listing import ListedModel
 from stacked_rnn.serving.scheduler import Scheduler
 
+_WINDOW = 128  # tokens that the signatures of a language model read at once
+_ARRAYS = 16  # as wide as a layer that reading a token takes
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ServedModel(ListedModel):
@@ -43,6 +46,31 @@ class ServedModel(ListedModel):
         """Accepts no more sequences; see `Scheduler.close`."""
         if self.scheduler:
             self.scheduler.close(seconds)
+
+    def row_size(self, signature, inputs) -> int:
+        """Estimates how many numbers a call holds at a time for each row.
+
+        Args:
+            signature: its name.
+            inputs: dict of input name -> tensor.
+        """
+        description, lengths = self.description, {}
+        config = description.model_config
+        for name, tensor in inputs.items():
+            if tensor.dtype == tf.string and tensor.shape[0]:
+                lengths[name] = int(tf.reduce_max(tf.strings.length(tensor)))
+        length = 1 + max(lengths.values(), default=0)
+        most = description.entries.get("max_tokens", length)
+        if description.info.continues_texts:
+            most = _WINDOW
+        length = min(length, most)
+        width = _ARRAYS * config.units
+        if signature == "score":
+            width += config.vocabulary_size
+        elif signature == "align":
+            width += 2 * (config.vocabulary_size + lengths.get("texts", 0))
+        beams = int(tf.reduce_max(inputs.get("num_beams", 1)))
+        return max(1, beams) * max(length * width, config.vocabulary_size)
 
     @functools.cached_property
     def rank(self):
