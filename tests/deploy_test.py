@@ -575,7 +575,8 @@ def run_slurm_script(directory, *flags):
     return subprocess.run(
         [DEPLOY / "slurm.sh", *flags],
         cwd=directory,
-        env=environment | {"SLURM_JOB_NAME": "cats", "SLURM_CPUS_PER_TASK": "3"},
+        env=environment
+        | {"SLURM_JOB_NAME": "cats", "SLURM_CPUS_PER_TASK": "3"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

@@ -980,7 +980,7 @@ def test_rows_beyond_the_memory_are_computed_in_parts(functions, name, inputs):
 def test_the_memory_of_a_row_grows_to_that_of_a_window(loaded):
     description = loaded.description
     served = served_model.ServedModel.from_description(
-        "letters", 1, description, description, loaded, None
+        "letters", 1, description, description, b"", loaded, None
     )
 
     def size(name, length):

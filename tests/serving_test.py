@@ -819,6 +819,13 @@ def test_a_new_version_takes_over_and_a_broken_one_does_not(
         for one in asking:
             one.result()
         assert set(statuses) == {200} and len(statuses) >= 4
+        # What was read when the version was loaded: its files may go.
+        shutil.rmtree(versions)
+        status, _, content = request(
+            running, "GET", "/v1/models/letters/metadata"
+        )
+        assert status == 200
+        assert json.loads(content)["model_spec"]["version"] == "2"
 
 
 def test_a_stopping_server_finishes_texts_and_refuses_new_ones(saved_models):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import time
 
@@ -249,11 +248,9 @@ def create_app(
             return _status(repository, target, chat_template)
         served = await _find(repository, target, config.request_seconds)
         if target.action == "metadata":
-            version = served.model.path, served.name, served.version
-            content = await _computed(
-                config, readers, _serving_error, _metadata, *version
+            return responses.Response(
+                served.metadata, media_type="application/json"
             )
-            return responses.Response(content, media_type="application/json")
         body, functions = await request.body(), served.model.functions
         arguments = functions, body, limits, served.row_size
         start = time.monotonic()
@@ -435,9 +432,6 @@ async def _computed(config, pool, make_error, function, *arguments):
 
 def _serving_error(status, message) -> tf_serving.ServingError:
     return tf_serving.ServingError(message, status)
-
-
-_metadata = functools.lru_cache(64)(tf_serving.metadata)
 
 
 def _model_object(listed, chat_template) -> dict:

@@ -16,7 +16,13 @@ import time
 from stacked_rnn import inference, saved_models, version_changes
 from stacked_rnn.configs import UserError
 from stacked_rnn.inference import language_model
-from stacked_rnn.serving import memory, model_directory, scheduler, served_model
+from stacked_rnn.serving import (
+    memory,
+    model_directory,
+    scheduler,
+    served_model,
+    tf_serving,
+)
 from stacked_rnn.serving.model_directory import ModelDirectory, version_of
 from stacked_rnn.serving.model_listing import ListedModel
 from stacked_rnn.serving.served_model import ServedModel
@@ -504,5 +510,7 @@ class Repository:
                 sequences.compile()  # the old version serves meanwhile
                 self._unserved.discard(sequences)
         return ServedModel.from_description(
-            name, version, description, description, model, sequences
-        )
+            name, version, description, description,
+            tf_serving.metadata(description.path, name, version),
+            model, sequences,
+        )  # fmt: skip

@@ -20,12 +20,14 @@ class ServedModel(ListedModel):
 
     Attributes:
         description: the metadata of its directory.
+        metadata: the result of `tf_serving.metadata`.
         model: the result of `inference.load`.
         scheduler: the `Scheduler` that continues texts with it; None: its task
             generates no text token by token.
     """
 
     description: saved_models.Description
+    metadata: bytes
     model: inference.LoadedModel
     scheduler: Scheduler | None
 
