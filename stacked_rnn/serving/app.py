@@ -66,7 +66,7 @@ def create_app(
     app.openapi = lambda: document  # type: ignore[method-assign]
     app.state.is_draining, app.state.num_active = False, 0
     metrics = Metrics(repository)
-    page = playground.page()
+    page = playground.page(config.max_tokens)
     policy = playground.content_security_policy(page)
     readers = pools.Pool("reader", devices.cores(), config.max_waiting)
     predictors = pools.Pool("predictor", devices.cores(), _MOST_PREDICTIONS)
@@ -190,11 +190,11 @@ def create_app(
             repository, name, config.request_seconds
         )
 
-    async def asked(request, kind, pool, function, *arguments):
+    async def asked(request, kind, pool, function):
         """Answers a request by a function of a language model and a body."""
         body, headers = await parsed(request, kind)
         served = await language_model(body.model)
-        answer = await computed(pool, function, served.model, body, *arguments)
+        answer = await computed(pool, function, served.model, body)
         return responses.JSONResponse(answer, headers=headers)
 
     @app.post("/v1/embeddings")
@@ -204,7 +204,6 @@ def create_app(
             openai_embeddings.EmbeddingRequest,
             predictors,
             openai_embeddings.embed,
-            limits,
         )
 
     @app.post("/tokenize")
