@@ -161,6 +161,7 @@ class Stream:
                     self._repository, body.model, self._config.request_seconds
                 )
                 self._check_token_ids(served.model)
+                self._served = served
                 if self._reads_prompts:
                     prompts = await self._readers.run(self._read, served)
                 else:
@@ -249,7 +250,9 @@ class Stream:
         for prompt, sequence in zip(body.prompts, sequences, strict=True):
             prompt_ids, likeliest = sequence.prompt_ids, []
             if body.logprobs:
-                ranking = top_logprobs.TopLogprobs(served.model, served.rank)
+                ranking = top_logprobs.TopLogprobs(
+                    served.model, served.rank, served.token_names
+                )
                 likeliest = ranking.read(prompt_ids.tolist())
                 self._rankings += [copy.copy(ranking) for _ in range(body.n)]
             # As it was sent: the tokens may lack what the model does not know.
@@ -355,7 +358,8 @@ class Stream:
                         update.log_probs,
                         await self._likeliest(sequence, update),
                         update.finish_reason,
-                        sequence.continuation.stop_string,
+                        self._stop_reason(sequence, update),
+                        self._end_token(update),
                         update.end_log_prob,
                     )
                 )  # fmt: skip
@@ -364,6 +368,17 @@ class Stream:
             if self._num_unread > _MOST_UNREAD:
                 raise ApiError(*_FAILURES["unread"])
             self._is_sending, self._num_unread = False, 0
+
+    def _stop_reason(self, sequence, update):
+        """The stop string or the id in `stop_token_ids` that ended it."""
+        if update.end_id in self._body.stop_token_ids:
+            return update.end_id
+        return sequence.continuation.stop_string
+
+    def _end_token(self, update):
+        if update.end_id is None:
+            return None
+        return self._served.token_names[update.end_id]
 
     async def _likeliest(self, sequence, update):
         """The likeliest tokens at the position of each new one, if wanted."""
@@ -438,7 +453,7 @@ def _merged(updates):
         yield (
             sequence,
             scheduler.Update(
-                text, *lists, last.finish_reason, last.end_log_prob
+                text, *lists, last.finish_reason, last.end_id, last.end_log_prob
             ),
         )
 

@@ -79,6 +79,11 @@ class ServedModel(ListedModel):
         """See `top_logprobs.rank_function`."""
         return top_logprobs.rank_function(self.model)
 
+    @functools.cached_property
+    def token_names(self):
+        """See `top_logprobs.token_names`."""
+        return top_logprobs.token_names(self.model)
+
     def echo(self, token_ids, is_scored):
         """Describes a prompt for an answer that repeats it.
 
@@ -87,10 +92,10 @@ class ServedModel(ListedModel):
             is_scored: whether to compute log p.
 
         Returns:
-            (bytes of the tokens, log p of each token in nats). The latter is
+            (names of the tokens, log p of each token in nats). The latter is
             None for the first token, and for all if not `is_scored`.
         """
-        tokens = self.model.token_bytes[token_ids].tolist()
+        tokens = self.token_names[token_ids].tolist()
         log_probs = [None] * len(tokens)
         if is_scored and len(tokens) > 1:
             functions = self.model.functions
