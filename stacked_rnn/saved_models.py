@@ -12,6 +12,7 @@ saved_models/NAME/VERSION/
 
 import atexit
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -98,10 +99,26 @@ def read_description(path, flag="saved_model") -> Description:
         ) from error
     except PermissionError as error:
         raise _unreadable(path, flag, error) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged file raises anything
         raise UserError(
             f"--{flag}={path}: damaged: {error}; export it again"
         ) from error
+
+
+def num_units(path) -> int:
+    """Reads the width of a model's layers; 0 if its metadata are damaged.
+
+    Unlike `read_description`, it makes no tokenizer, whose tables would
+    initialize TensorFlow.
+
+    Args:
+        path: the directory of a version.
+    """
+    try:
+        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        return int(config["model"]["units"])
+    except Exception:  # a damaged file raises anything
+        return 0
 
 
 def _unreadable(path, flag, error) -> UserError:
@@ -202,6 +219,28 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
             )
         print(f"the newest model: --saved_model={path}", file=sys.stderr)
         return path
+    version = find_version(find_directory(saved_model))
+    if version is None:
+        raise UserError(
+            f"--saved_model={saved_model}: neither a SavedModel nor a "
+            "directory of versions of one: no saved_model.pb found"
+        )
+    return version
+
+
+def find_directory(saved_model) -> pathlib.Path:
+    """Finds the directory that `--saved_model` stands for.
+
+    Args:
+        saved_model: see `find`; not empty.
+
+    Returns:
+        The directory itself, or that of a model from elsewhere; for a run, that
+        of the version that it exported last.
+
+    Raises:
+        UserError: there is no such directory.
+    """
     path = _local(saved_model)
     if os.path.isfile(path):
         raise UserError(
@@ -209,14 +248,11 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
             "model, or its .zip archive"
         )
     if not os.path.isdir(path):
-        raise UserError(f"--saved_model={saved_model}: no such directory")
-    version = _exported_version(path) or find_version(path)
-    if version is None:
         raise UserError(
-            f"--saved_model={saved_model}: neither a SavedModel nor a "
-            "directory of versions of one: no saved_model.pb found"
+            f"--saved_model={saved_model}: no such directory: train.py exports "
+            "models"
         )
-    return version
+    return _exported_version(path) or path
 
 
 def _local(saved_model) -> pathlib.Path:
@@ -250,16 +286,42 @@ def _exported_version(run) -> pathlib.Path | None:
     """
     try:
         noted = json.loads((run / EXPORTED_FILE).read_text(encoding="utf-8"))
-        version = run.resolve() / noted.get("path", noted["version"])
+        paths = [noted.get("path", noted["version"]), noted["version"]]
+        paths = [os.path.normpath(run.resolve() / path) for path in paths]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    version = pathlib.Path(os.path.normpath(version))
-    if not (version / GRAPH_FILE).is_file():
-        raise UserError(
-            f"--saved_model={run}: the version that this run was exported as "
-            f"is gone: {version}"
-        )
-    return version
+    for path in map(pathlib.Path, paths):
+        if is_noted(path, noted):
+            return path
+    raise UserError(
+        f"--saved_model={run}: the version that this run was exported as is "
+        f"gone: {paths[0]}: to export it again, run train.py --flagfile="
+        f"{run / 'config.flags'} --model_dir={run}"
+    )
+
+
+def is_noted(version, noted) -> bool:
+    """Whether a version is the one that a run has noted in `EXPORTED_FILE`.
+
+    Another model may have its number, once it has been deleted.
+    """
+    known = noted.get("fingerprint")  # old notes lack it
+    return (version / GRAPH_FILE).is_file() and (
+        known is None or known == fingerprint(version)
+    )
+
+
+def fingerprint(version) -> str | None:
+    """Identifies the weights of a version; None where they are missing.
+
+    It is a digest of the index of the variables, which has the checksum of
+    each.
+    """
+    try:
+        index = (version / "variables/variables.index").read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(index).hexdigest()
 
 
 def _newest(tasks) -> pathlib.Path | None:

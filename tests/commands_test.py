@@ -626,6 +626,17 @@ def test_a_changed_architecture_is_named(trained):
             ["--temperature, --top_k", "--num_beams=2"],
         ),
         ("generate.py", ["--length_penalty=1"], ["--length_penalty"]),
+        (
+            "generate.py",
+            ["--interactive", "--prompt=The", "--prompts_file=-"],
+            ["--prompt, --prompts_file: no effect with --interactive"],
+        ),
+        (
+            "generate.py",
+            ["--stream", "--output=jsonl"],
+            ["--stream: only a single text"],
+        ),
+        ("generate.py", ["--stream", "--num_samples=2"], ["--stream: only"]),
         ("generate.py", ["--stop="], ["--stop=", "empty"]),
         ("generate.py", ["--prompts_file=empty"], ["file=empty", "no line"]),
         ("generate.py", ["--prompts_file=wide"], ["wide is UTF-16", "iconv"]),
@@ -695,7 +706,7 @@ def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
     again = run(tmp_path, "train.py", *flags)
     assert "Nothing is left to do" in again.stdout
     # A longer run learns it from its own best weights.
-    longer = run(tmp_path, "train.py", *flags, "--epochs=3")
+    longer = run(tmp_path, "train.py", *flags, "--epochs=3", "--resume")
     _, after = longer.stdout.split("Learning the held-out text too:")
     assert "Epoch 1/1" in after and "Exported saved_models/cats/2" in after
 

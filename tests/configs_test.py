@@ -202,6 +202,24 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     assert said.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("size", [9, 99_999])
+def test_a_full_disk_is_one_line_for_the_output(size):
+    """Also where it is so short that it is written at the end."""
+    program = (
+        "from stacked_rnn.cli import flags\n"
+        "flags.quiet_import.import_tensorflow = lambda: None\n"
+        f"flags.run(lambda: print('x' * {size}))"
+    )
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", program], stdout=full,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("-c: error: cannot write the output: No space")
+    assert ran.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("count", "end"), [(1, "unknown: '0'\n"), (20, "'19'\n"), (1025, "more\n")]
 )

@@ -1,5 +1,7 @@
 """`import stacked_rnn`: training, loading, and models with plain arguments."""
 
+import dataclasses
+import inspect
 import pathlib
 import shutil
 import subprocess
@@ -13,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import stacked_rnn
-from stacked_rnn import configs, hub, inference, saved_models
+from stacked_rnn import configs, hub, inference, saved_models, training
 from stacked_rnn.configs import UserError
 from tests.helpers import ROOT
 
@@ -87,11 +89,6 @@ def test_training_gives_a_model_that_generates(here, capsys):
         shutil.copytree(name, here / "copy" / name)
     copied = stacked_rnn.load(here / "copy/runs/mine")
     assert copied.path == here / "copy/saved_models/mine/2"
-    shutil.rmtree(here / "copy/saved_models")
-    with pytest.raises(
-        UserError, match="exported as is gone: .*copy/saved_mod"
-    ):
-        stacked_rnn.load(here / "copy/runs/mine")
 
 
 def test_minutes_are_the_time_limit(here, capsys):
@@ -104,6 +101,20 @@ def test_minutes_are_the_time_limit(here, capsys):
     assert model.description.training["characters"] > 0
     text = model.generate("a", max_new_tokens=np.int64(3), seed=np.uint8(1))
     assert len(text) == 3
+
+
+def test_the_time_limit_holds_for_the_held_out_text_too(here, monkeypatch):
+    limits = []
+    fit = training.Trainer.fit
+
+    def noted_fit(trainer, *args, **limit):
+        limits.append((trainer.config.max_minutes, limit["started"]))
+        fit(trainer, *args, **limit)
+
+    monkeypatch.setattr(training.Trainer, "fit", noted_fit)
+    small = SMALL | {"minutes": 9, "epochs": 1}
+    stacked_rnn.train("mine.txt", learn_all=True, **small)
+    assert limits == [(9, limits[0][1])] * 2
 
 
 def test_a_second_run_in_a_process_is_like_the_first(here):
@@ -196,6 +207,25 @@ def test_beam_search_finds_likelier_texts_than_the_greedy_one(loaded):
     greedy = loaded.generate("abc", temperature=0, max_new_tokens=6)
     costs = [loaded.score("abc" + text).nats for text in (found[0], greedy)]
     assert costs[0] <= costs[1] + 1e-5
+
+
+def test_defaults_are_those_of_the_flags():
+    """All but `num_beams`: for the command, 1 means to draw."""
+    flags = {
+        field.name: field.default
+        for cls in (configs.GenerateConfig, configs.ExportConfig)
+        for field in dataclasses.fields(cls)
+    }
+    methods = vars(inference.SavedLanguageModel)
+    defaults = [
+        (parameter.name, parameter.default)
+        for name in ("generate", "stream", "beam_search", "chat", "export")
+        for parameter in inspect.signature(methods[name]).parameters.values()
+        if parameter.default is not parameter.empty
+    ]
+    assert len(defaults) == 8
+    for name, default in defaults:
+        assert name == "num_beams" or flags[name] == default, name
 
 
 def test_score_and_surprisal_agree_with_evaluate(loaded):
@@ -328,6 +358,27 @@ def test_a_saved_model_loads_again(loaded, name, tmp_path):
     if name == "copies":
         assert loaded.save(tmp_path / name).name == "2"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_finds_its_model_and_no_other(letters, tmp_path):
+    """Of its number: it may be taken again, and another project has one."""
+    run, versions = tmp_path / "runs/mine", tmp_path / "saved_models/mine"
+    version = shutil.copytree(letters, versions / "1")
+    training.note_export(run, 3, version)
+    assert saved_models.find(run) == version
+    (tmp_path / "old/runs").mkdir(parents=True)
+    run = run.rename(tmp_path / "old/runs/mine")  # only the full path leads
+    assert saved_models.find(run) == version
+    other = letters.parents[1] / "others/1"
+    project = shutil.copytree(run, tmp_path / "b/runs/mine")
+    shutil.copytree(other, tmp_path / "b/saved_models/mine/1")
+    assert saved_models.find(project) == version
+    assert training.find_export(run, 3, versions) == version
+    shutil.rmtree(version)
+    shutil.copytree(other, version)
+    assert training.find_export(run, 3, versions) is None
+    with pytest.raises(UserError, match="exported as is gone: .*: to export"):
+        saved_models.find(run)
 
 
 def test_an_archive_may_hold_the_directory_of_a_model(letters, tmp_path):

@@ -1,5 +1,9 @@
 """A loaded language model: generation, beam search, evaluation."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -42,6 +46,24 @@ def test_many_samples_are_split_into_batches(loaded):
     assert all(len(sample.tokens) == 2 for sample in samples)
     (alone,) = loaded.continuations(["a"], sampling(max_new_tokens=2, seed=129))
     assert alone.text == samples[-1].text
+
+
+def test_ctrl_c_ends_the_batches_that_are_at_work(loaded, monkeypatch):
+    """After the chunk of tokens that each is at, not at the end of its text."""
+    yielded = []
+
+    def decode(self, carry, rows, *_):
+        for number in range(500):
+            if (number, rows[0].prompt) == (0, "a"):
+                os.kill(os.getpid(), signal.SIGINT)
+            yielded.append(number)
+            yield carry
+            time.sleep(0.01)
+
+    monkeypatch.setattr(type(loaded), "decode", decode)
+    with pytest.raises(KeyboardInterrupt):
+        list(loaded.continuations(["a", "b"], sampling()))
+    assert max(yielded) < 499
 
 
 def test_a_gpu_gets_one_large_batch(loaded, monkeypatch):
@@ -288,6 +310,19 @@ def test_beam_search_cuts_at_a_stop_string_of_several_tokens(loaded):
     (cut,) = search(loaded, ["abc"], stop=(stop,))
     assert cut.text == whole.text[: whole.text.index(stop)]
     assert cut.finish_reason == "stop" and len(cut.log_probs) == len(cut.text)
+
+
+def test_beam_search_finds_no_text_twice(loaded):
+    """Where a stop string of several tokens cuts texts to one beginning."""
+    best, *others = search(loaded, ["abc"], num_beams=8, num_samples=8)
+    stop = best.text[:2]
+    same = [text for text in others if text.text.startswith(stop)]
+    assert same and len(same) < len(others)
+    first, *rest = search(
+        loaded, ["abc"], num_beams=8, num_samples=8, stop=(stop,)
+    )
+    assert first.text == ""
+    assert len({text.text for text in rest} | {""}) == 1 + len(rest)
 
 
 def test_beam_search_puts_a_text_with_an_end_first(loaded):

@@ -72,6 +72,7 @@ def run(main, *config_classes) -> None:
             if not flags.FLAGS["verbosity"].present:  # absl says INFO
                 logging.set_verbosity(logging.WARNING)
             main(*values)
+            sys.stdout.flush()  # what fails at the exit ends in a traceback
 
     app.run(guarded, flags_parser=parse)
 
@@ -88,17 +89,19 @@ def _errors_in_a_line(program):
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of the pipe has ended, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        terminal.discard(sys.stdout)
         sys.exit(1)
     except OSError as error:
         if error.errno not in _DISK_IS_FULL:
             raise
         print(
             f"{program}: error: cannot write "
-            f"{error.filename or 'a file'}: {error.strerror}: free some "
+            f"{error.filename or 'the output'}: {error.strerror}: free some "
             "space, and run the same command again",
             file=sys.stderr,
         )
+        if not error.filename:
+            terminal.discard(sys.stdout)
         sys.exit(2)
 
 

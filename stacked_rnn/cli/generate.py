@@ -26,13 +26,20 @@ def main(saved_model_config, config, sampling):
     """Continues the prompts and prints the texts."""
     from stacked_rnn import inference
 
-    check_flags(config, sampling, flags.given_flags())
+    check_flags(config, sampling)
     has_prompt = config.prompt or config.prompts_file
     prompts = texts.Lines(
         config.prompt if has_prompt else ("",),
         config.prompts_file,
         "prompts_file",
     )
+    count = len(prompts) * config.num_samples
+    is_streamed = _is_streamed(config, count)
+    if config.stream and not is_streamed:
+        raise UserError(
+            "--stream: only a single text is printed as it is generated: leave "
+            "it out, or ask for one prompt, one sample and --output=text"
+        )
     model = inference.load(saved_model_config.saved_model, "language_model")
     stop = config.stop_strings
     warn_of_stop_strings(model.tokenizer, stop)
@@ -43,8 +50,7 @@ def main(saved_model_config, config, sampling):
     texts.warn_of_unknown_parts(
         model.tokenizer, itertools.islice(prompts, 1000)
     )
-    count = len(prompts) * config.num_samples
-    if _is_streamed(config, count):
+    if is_streamed:
         (prompt,) = prompts
         conversation = inference.Conversation(model, sampling, stop)
         conversation.read(prompt)
@@ -78,26 +84,31 @@ def _is_streamed(config, count) -> bool:
     return is_wanted and is_possible and count == 1
 
 
-def check_flags(config, sampling, given) -> None:
+def check_flags(config, sampling) -> None:
     """Raises a `UserError` for flags that have no effect together.
 
     Args:
         config: a `GenerateConfig`.
         sampling: a `SamplingConfig`.
-        given: the names of the flags on the command line.
     """
-    if config.use_beam_search and not sampling.max_new_tokens:
-        raise UserError("--max_new_tokens=0: beam search needs at least 1")
-    without_effect = given & (
-        {"temperature", "top_k", "top_p", "repetition_penalty"}
-        if config.use_beam_search
-        else {"length_penalty"}
-    )
-    if without_effect:
-        names = ", ".join(f"--{name}" for name in sorted(without_effect))
-        raise UserError(
-            f"{names}: no effect with --num_beams={config.num_beams}, which "
-            + ("draws nothing" if config.use_beam_search else "does not search")
+    if config.use_beam_search:
+        if not sampling.max_new_tokens:
+            raise UserError("--max_new_tokens=0: beam search needs at least 1")
+        flags.refuse_given(
+            {"temperature", "top_k", "top_p", "repetition_penalty"},
+            f"no effect with --num_beams={config.num_beams}, which draws "
+            "nothing",
+        )
+    else:
+        flags.refuse_given(
+            {"length_penalty"},
+            "no effect with --num_beams=1, which does not search",
+        )
+    if config.interactive:
+        flags.refuse_given(
+            {"prompt", "prompts_file", "num_samples", "output"},
+            "no effect with --interactive, which continues the lines that you "
+            "enter",
         )
 
 

@@ -1,10 +1,10 @@
 """A loaded language model, which continues texts and scores them."""
 
-import collections
 import dataclasses
 import functools
 import itertools
 import pathlib
+import threading
 from concurrent import futures
 
 import numpy as np
@@ -159,7 +159,7 @@ class SavedLanguageModel(base.LoadedModel):
         return filter(None, turn.write())
 
     def beam_search(
-        self, prompts, *, num_beams=4, length_penalty=0.0, stop=(), **options
+        self, prompts, *, num_beams=4, length_penalty=1.0, stop=(), **options
     ):
         """Finds the most likely continuation of a text, or of several.
 
@@ -323,7 +323,7 @@ class SavedLanguageModel(base.LoadedModel):
             for prompt in prompts
             for sample in range(num_samples)
         )
-        use_xla = False
+        use_xla, given_up = False, threading.Event()
         workers, max_size, min_size = devices.cores(), _BATCH_SIZE, 1
         if devices.gpus():
             workers, max_size = 1, _GPU_BATCH_SIZE
@@ -342,12 +342,17 @@ class SavedLanguageModel(base.LoadedModel):
                     sampling=sampling,
                     size=len(batches[0]),
                     use_xla=use_xla,
+                    given_up=given_up,
                 )
-                list(pool.map(generate_batch, batches))
+                try:
+                    list(pool.map(generate_batch, batches))
+                except BaseException:  # Ctrl-C: the pool waits for its threads
+                    given_up.set()
+                    raise
                 yield from group
 
-    def _generate_batch(self, rows, sampling, size, use_xla):
-        """Finishes the `Continuation`s of a batch.
+    def _generate_batch(self, rows, sampling, size, use_xla, given_up):
+        """Finishes the `Continuation`s of a batch, unless an event is set.
 
         It is padded to `size` rows, so that XLA compiles for one shape only.
         """
@@ -361,8 +366,9 @@ class SavedLanguageModel(base.LoadedModel):
         # Only stop strings, which TensorFlow does not know, end it sooner.
         has_stops = any(row.has_stops for row in rows)
         first_chunk = 16 if has_stops else generation.CHUNK
-        chunks = self.decode(carry, rows, sampling, use_xla, first_chunk)
-        collections.deque(chunks, 0)
+        for _ in self.decode(carry, rows, sampling, use_xla, first_chunk):
+            if given_up.is_set():
+                return
 
     def likeliest_continuations(
         self,
@@ -391,8 +397,8 @@ class SavedLanguageModel(base.LoadedModel):
 
         Yields:
             Finished `Continuation`s, in the order of the prompts and the best
-            of each prompt first. There may be fewer than num_samples of a
-            prompt, if the search finds no more.
+            of each prompt first, no text twice. There may be fewer than
+            num_samples of a prompt, if the search finds no more.
         """
         stops = tuple(string.encode() for string in stop)
         search_options = {
@@ -421,6 +427,7 @@ class SavedLanguageModel(base.LoadedModel):
                 for name in ("token_ids", "log_probs", "lengths", "scores")
             ]
             for row, *beams in zip(batch, *found):
+                texts = []
                 for token_ids, log_probs, length, score in zip(*beams):
                     if score == -np.inf:
                         continue
@@ -430,10 +437,14 @@ class SavedLanguageModel(base.LoadedModel):
                         log_probs[:length],
                         ended=bool(length < sampling.max_new_tokens),
                     )
-                    row.found.append(text)
-                # A stop string of several tokens may have ended some of them.
-                row.found.sort(key=lambda text: not text.stopped)
-                del row.found[num_samples:]
+                    texts.append(text)
+                # A stop string of several tokens may have ended some of them,
+                # and left the same text of several: the first is the best.
+                texts.sort(key=lambda text: not text.stopped)
+                best = {}
+                for text in texts:
+                    best.setdefault(text.text, text)
+                row.found.extend([*best.values()][:num_samples])
 
         rows = (_SearchedPrompt(prompt, []) for prompt in prompts)
         workers = devices.cores()

@@ -159,24 +159,9 @@ def open_run(
     Raises:
         UserError: `--resume` is given, and there is no such run.
     """
-    description = {
-        "task": train_config.task,
-        "model": model_config.to_dict(),
-        "tokenizer": tokenizer.to_dict(),
-        "corpus": train_config.corpus,
-        "init_from": train_config.init_from,
-        "digest": digest,
-        "length": {
-            name: getattr(train_config, name)
-            for name in ("epochs", "max_minutes")
-        },
-        "settings": {
-            name: value
-            for name, value in train_config.to_dict().items()
-            if name not in MAY_CHANGE
-        },
-        **task_record,
-    }
+    description = _describe(
+        model_config, tokenizer, train_config, digest, task_record
+    )
     record = model_dir / RECORD
     if record.exists():
         reason = "--noresume"
@@ -196,6 +181,40 @@ def open_run(
     return False
 
 
+def differences(model_dir, *described) -> list[str]:
+    """Lists what keeps the run in a directory from resuming, in words.
+
+    Args:
+        model_dir: the directory of a run.
+        *described: what `open_run` takes after it.
+    """
+    return _differences(
+        read_record(pathlib.Path(model_dir)), _describe(*described)
+    )
+
+
+def _describe(model_config, tokenizer, train_config, digest, task_record):
+    """Returns the record of a run, see `open_run`."""
+    return {
+        "task": train_config.task,
+        "model": model_config.to_dict(),
+        "tokenizer": tokenizer.to_dict(),
+        "corpus": train_config.corpus,
+        "init_from": train_config.init_from,
+        "digest": digest,
+        "length": {
+            name: getattr(train_config, name)
+            for name in ("epochs", "max_minutes")
+        },
+        "settings": {
+            name: value
+            for name, value in train_config.to_dict().items()
+            if name not in MAY_CHANGE
+        },
+        **task_record,
+    }
+
+
 def move_aside(kind, directory, reason) -> None:
     """Renames the directory of a run or a search, and says so."""
     number = 1
@@ -208,7 +227,11 @@ def move_aside(kind, directory, reason) -> None:
 def note_export(model_dir, stage, version) -> None:
     """Records the stage at which a run was exported, and the version."""
     version = pathlib.Path(version).resolve()
-    noted = {"step": stage, "version": str(version)}
+    noted = {
+        "step": stage,
+        "version": str(version),
+        "fingerprint": saved_models.fingerprint(version),
+    }
     with contextlib.suppress(ValueError):  # on another drive, on Windows
         # The way from the run to it: both may be moved together.
         noted["path"] = os.path.relpath(version, model_dir.resolve())
@@ -219,7 +242,7 @@ def find_export(model_dir, stage, export_dir) -> pathlib.Path | None:
     """Returns the version that the run was exported as, see `note_export`.
 
     None if the run was not exported then, or to another directory, or if the
-    version has been deleted.
+    version has been deleted, also if its number has been taken again.
     """
     try:
         noted = json.loads(
@@ -227,7 +250,7 @@ def find_export(model_dir, stage, export_dir) -> pathlib.Path | None:
         )
         version = pathlib.Path(export_dir, pathlib.Path(noted["version"]).name)
         if (noted["step"], noted["version"]) == (stage, str(version.resolve())):
-            return version if version.is_dir() else None
+            return version if saved_models.is_noted(version, noted) else None
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None

@@ -34,6 +34,11 @@ def prepare_streams() -> None:
             )
 
 
+def discard(stream) -> None:
+    """Discards what a stream has yet to write, and all further output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class SurvivingOutput:
     """A standard output that survives when its reader exits, as `head` does.
 
@@ -62,7 +67,7 @@ class SurvivingOutput:
         try:
             return write(*arguments)
         except OSError as error:  # a broken pipe, a terminal that is closed
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            discard(self._stream)
             with contextlib.suppress(OSError):
                 print(
                     f"note: cannot write the output ({error.strerror}); "
