@@ -292,6 +292,7 @@ def test_embeddings_are_arrays(loaded):
     [
         ({"temprature": 1}, "^temprature: there is no such .* temperature?"),
         ({"temperature": -1.0}, "^--temperature=-1.0: expected 0.0 <="),
+        ({"top_k": 2**31}, "^--top_k=2147483648: expected 0 <= top_k <= 21474"),
         ({"max_tokens": 3}, "^max_tokens: there is no such setting"),
         ({"seed": np.arange(2)}, "^--seed=array.*: expected type int"),
     ],
