@@ -6,7 +6,6 @@ signature `generate`.
 """
 
 import dataclasses
-import math
 
 import tensorflow as tf
 
