@@ -6,6 +6,7 @@ model.
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import shlex
 import sys
@@ -23,7 +24,7 @@ from stacked_rnn import (
     version_changes,
 )
 from stacked_rnn.reports import plots
-from stacked_rnn.training import descriptions, warm_start
+from stacked_rnn.training import descriptions, runs, warm_start
 from stacked_rnn.utils import devices, terminal, text_files
 
 _RESERVE = 5.0  # seconds
@@ -128,21 +129,50 @@ def _prepare(model_config, train_config, given, strategy):
     name = name_of(train_config.corpus)
     model_dir = train_config.model_dir or f"runs/{name}"
     export_dir = train_config.export_dir or f"saved_models/{name}"
-    start = warm_start.resolve_init_from(
+    start, task, model_config = read(
         model_config, train_config, model_dir, given
     )
-    past = None
-    if train_config.resume is not False:
-        past = training.past_record(model_dir)
-    start = dataclasses.replace(start, given=given, past=past)
-    task = tasks.TASKS[train_config.task].read(start)
-    if task.chosen:
-        start = start.with_settings(task.chosen.settings)
-    model_config = task.complete(start.model_config)
     terminal.writable_directory("export_dir", export_dir)
     model_dir = terminal.writable_directory("model_dir", model_dir)
     run = _Run(start, task, strategy, model_dir, export_dir, chat_template)
     return run, model_config
+
+
+def read(model_config, train_config, model_dir, given) -> tuple:
+    """Reads the data, and the trained model that the run starts with, if any.
+
+    Returns:
+        The `WarmStart` with the settings that fit the data, the task, and the
+        `ModelConfig` with what the data determine.
+    """
+    past = None
+    if train_config.resume is not False:
+        past = training.past_record(model_dir)
+    resolve = functools.partial(
+        warm_start.resolve_init_from,
+        model_config, train_config, model_dir, given,
+    )  # fmt: skip
+
+    def complete(start, source=None):
+        start = dataclasses.replace(
+            start, given=given, past=past, source=source
+        )
+        task = tasks.TASKS[train_config.task].read(start)
+        if task.chosen:
+            start = start.with_settings(task.chosen.settings)
+        return start, task, task.complete(start.model_config)
+
+    start, task, completed = complete(resolve())
+    if start.is_resumed and runs.differences(
+        model_dir,
+        completed,
+        task.data.tokenizer,
+        start.train_config,
+        task.data.digest,
+        task.record(),
+    ):
+        return complete(resolve(may_resume=False), task.source)
+    return start, task, completed
 
 
 def _read_template(train_config) -> str | None:
@@ -179,19 +209,25 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
     if run.config.learn_all and trainer.is_timed:
         last_pass = _LAST_PASS * run.config.max_minutes
     limits = {"started": started, "reserve": reserve + 60 * last_pass}
-    if not trainer.is_chief:
-        trainer.fit(**limits)
-        _learn_all(run, trainer, last_pass)
-        return None
     learns_all = run.config.learn_all and bool(task.data.validation)
     version = training.find_export(
         run.model_dir, _stage(trainer, learns_all), run.export_dir
     )
-    if (
+    is_done = (
         trainer.is_finished
         and version
         and saved_models.chat_template(version) == run.chat_template
-    ):
+    )
+    # The chief decides: other machines may not see its exports.
+    is_done = training.Workers(run.strategy).largest(
+        float(trainer.is_chief and bool(is_done))
+    )
+    if not trainer.is_chief:
+        if not is_done:
+            trainer.fit(**limits)
+            _learn_all(run, trainer, last_pass, limits)
+        return None
+    if is_done:
         print(
             f"Nothing is left to do: the run in {run.model_dir} ended with "
             f"step {trainer.step}, and {version} holds its best model.\n"
@@ -222,7 +258,7 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
             ],
             **limits,
         )
-        weights = _learn_all(run, trainer, last_pass)
+        weights = _learn_all(run, trainer, last_pass, limits)
 
         exported.model.set_weights(trainer.best_model().get_weights())
         found = task.calibrate(exported)
@@ -275,18 +311,21 @@ def _draw_curves(run, trainer) -> None:
         )
 
 
-def _learn_all(run, trainer, minutes):
+def _learn_all(run, trainer, minutes, limits):
     """Trains on with the held-out text too, for `--learn_all`.
 
     Args:
         run: the `_Run`.
         trainer: its `Trainer`, at its end.
         minutes: time limit, where the time ends the run.
+        limits: of the run, for `Trainer.fit`, where its epochs end it.
 
     Returns:
         The weights; None if there is nothing to learn, or not yet.
     """
-    config, ended = run.config, time.monotonic()
+    config = run.config
+    if trainer.is_timed:
+        limits = {"started": time.monotonic()}
     has_rest = config.learn_all and run.task.data.validation
     if not (has_rest and trainer.is_finished):
         return None
@@ -296,8 +335,9 @@ def _learn_all(run, trainer, minutes):
         early_stopping=0,
         learning_rate=_LAST_RATE * config.learning_rate,
         epochs=0 if trainer.is_timed else 1,
-        max_minutes=minutes,
+        max_minutes=minutes or config.max_minutes,
         init_from="",
+        resume=None,
     )
     last = training.Trainer(
         trainer.model.config,
@@ -310,7 +350,7 @@ def _learn_all(run, trainer, minutes):
     )
     if last.is_chief:
         print("Learning the held-out text too:", flush=True)
-    last.fit(started=ended)
+    last.fit(**limits)
     return last.weights() if last.is_finished else None
 
 

@@ -99,10 +99,26 @@ def read_description(path, flag="saved_model") -> Description:
         ) from error
     except PermissionError as error:
         raise _unreadable(path, flag, error) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged file raises anything
         raise UserError(
             f"--{flag}={path}: damaged: {error}; export it again"
         ) from error
+
+
+def num_units(path) -> int:
+    """Reads the width of a model's layers; 0 if its metadata are damaged.
+
+    Unlike `read_description`, it makes no tokenizer, whose tables would
+    initialize TensorFlow.
+
+    Args:
+        path: the directory of a version.
+    """
+    try:
+        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        return int(config["model"]["units"])
+    except Exception:  # a damaged file raises anything
+        return 0
 
 
 def _unreadable(path, flag, error) -> UserError:
@@ -203,6 +219,28 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
             )
         print(f"the newest model: --saved_model={path}", file=sys.stderr)
         return path
+    version = find_version(find_directory(saved_model))
+    if version is None:
+        raise UserError(
+            f"--saved_model={saved_model}: neither a SavedModel nor a "
+            "directory of versions of one: no saved_model.pb found"
+        )
+    return version
+
+
+def find_directory(saved_model) -> pathlib.Path:
+    """Finds the directory that `--saved_model` stands for.
+
+    Args:
+        saved_model: see `find`; not empty.
+
+    Returns:
+        The directory itself, or that of a model from elsewhere; for a run, that
+        of the version that it exported last.
+
+    Raises:
+        UserError: there is no such directory.
+    """
     path = _local(saved_model)
     if os.path.isfile(path):
         raise UserError(
@@ -210,14 +248,11 @@ def find(saved_model, tasks=TASKS) -> pathlib.Path:
             "model, or its .zip archive"
         )
     if not os.path.isdir(path):
-        raise UserError(f"--saved_model={saved_model}: no such directory")
-    version = _exported_version(path) or find_version(path)
-    if version is None:
         raise UserError(
-            f"--saved_model={saved_model}: neither a SavedModel nor a "
-            "directory of versions of one: no saved_model.pb found"
+            f"--saved_model={saved_model}: no such directory: train.py exports "
+            "models"
         )
-    return version
+    return _exported_version(path) or path
 
 
 def _local(saved_model) -> pathlib.Path:

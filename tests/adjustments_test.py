@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from stacked_rnn import configs
 from stacked_rnn.decoding import samplers
 from stacked_rnn.serving import scheduler
 from stacked_rnn.serving.adjustments import NONE, Adjustment
@@ -89,30 +88,27 @@ def test_what_has_no_effect_needs_no_loop_of_its_own(
     assert adjustment.for_model(end_id) == expected
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("fixture", ["loaded", "loaded_lines"])
+@pytest.mark.parametrize(
+    "fixture, jit_compile",
+    [("loaded", False), ("loaded_lines", False), ("loaded_lines", True)],
+)
 def test_adjusted_sequences_equal_a_plain_loop(
     fixture, jit_compile, request, monkeypatch
 ):
     """Beside plain ones, which get the texts that they get alone."""
     monkeypatch.setattr(scheduler, "BATCH_SIZES", (1, 64))
     model = request.getfixturevalue(fixture)
-    harness = Harness(model, jit_compile=jit_compile)
+    harness = Harness(model)
     if jit_compile:
-        assert harness.scheduler.is_compiled.wait(120)
+        harness.scheduler.compile()
         harness.scheduler.compile(adjusts=True)
     prompt = "a b" if fixture == "loaded" else "abc"
     sequences = []
     for seed, adjustment in enumerate([NONE, *CASES, NONE]):
-        one = harness.scheduler.sequence(
-            prompt,
-            configs.SamplingConfig(
-                max_new_tokens=80, temperature=1.0, seed=seed
-            ),
-            adjustment=adjustment,
-        )
-        harness.scheduler.submit([one])
-        sequences.append(one)
+        sequences += harness.submit(
+            [prompt], adjustment=adjustment, max_new_tokens=80,
+            temperature=1.0, seed=seed,
+        )  # fmt: skip
     harness.wait(len(sequences))
     ended = set()
     for sequence in sequences:

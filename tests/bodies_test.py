@@ -96,6 +96,15 @@ def test_the_sum_of_all_bodies_is_limited(monkeypatch):
     assert read(b"a" * 10, reader=reader)  # the others freed their share
 
 
+def test_unpacked_bodies_count(monkeypatch):
+    monkeypatch.setattr(bodies, "MOST_BYTES", 100)
+    reader, packing = bodies.Bodies(LIMIT), {"content_encoding": "gzip"}
+    packed = [gzip.compress(b"a" * size) for size in (100, 101)]
+    assert status(packed[1], reader=reader, **packing) == 503
+    assert len(read(packed[0], reader=reader, **packing)) == 100
+    assert read(b"a" * 100, reader=reader)  # both freed their share
+
+
 @pytest.mark.parametrize(
     "body",
     ["[" * 30_000, "[" + "{}," * 30_000, '["",' * 30_000, '{"[[": [' * 30_000],

@@ -49,7 +49,8 @@ def test_figures_for_one_label_equal_scikit_learn(one_label):
 def test_figures_for_several_labels_equal_scikit_learn(multi_label):
     scores, targets = multi_label
     report = metrics.classification_report(scores, targets, multi_label=True)
-    assert report["accuracy"] == sklearn_metrics.accuracy_score(
+    assert report["accuracy"] == ((scores > 0.5) == targets).mean()
+    assert report["exact_match"] == sklearn_metrics.accuracy_score(
         targets, scores > 0.5
     )
     assert report["macro_f1"] == pytest.approx(
@@ -60,12 +61,17 @@ def test_figures_for_several_labels_equal_scikit_learn(multi_label):
     )
 
 
-def test_a_class_without_texts_has_f1_zero_and_no_auc():
+def test_a_class_without_texts_is_left_out_of_the_means():
     scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]], "float32")
     targets = np.eye(3, dtype=bool)[[0, 1]]
     report = metrics.classification_report(scores, targets, multi_label=False)
     assert report["f1"] == [1.0, 1.0, 0.0]
-    assert report["auc"] == 1.0  # the mean of those classes that have one
+    # The means of those classes that have one.
+    assert report["macro_f1"] == report["auc"] == 1.0
+    report = metrics.classification_report(
+        scores[:, 2:], targets[:, 2:], multi_label=True
+    )
+    assert report["macro_f1"] is report["auc"] is None
 
 
 def test_auc_of_a_single_class_is_none():

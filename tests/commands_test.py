@@ -712,7 +712,7 @@ def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
     again = run(tmp_path, "train.py", *flags)
     assert "Nothing is left to do" in again.stdout
     # A longer run learns it from its own best weights.
-    longer = run(tmp_path, "train.py", *flags, "--epochs=3")
+    longer = run(tmp_path, "train.py", *flags, "--epochs=3", "--resume")
     _, after = longer.stdout.split("Learning the held-out text too:")
     assert "Epoch 1/1" in after and "Exported saved_models/cats/2" in after
 

@@ -760,6 +760,15 @@ def test_later_epochs_begin_at_an_offset_of_less_than_a_window():
         assert targets == [*range(first, 1003)]
 
 
+@pytest.mark.parametrize("num_tokens", [6, 7, 8, 10, 11, 13, 21])
+def test_no_batch_of_streams_is_empty_in_any_epoch(num_tokens):
+    for batch_size in (1, 2, 4):
+        windows = datasets.Streams(tf.range(num_tokens), 5, batch_size)
+        for step in range(20 * windows.steps_per_epoch):
+            _, targets = windows.batch(step, tf.constant(windows.page(step)))
+            assert np.any(targets >= 0), (batch_size, step)
+
+
 def test_row_i_of_a_batch_of_streams_continues_row_i_of_the_one_before():
     windows = datasets.Streams(tf.range(103), 5, 4)
     for step in range(windows.steps_per_epoch - 1):

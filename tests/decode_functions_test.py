@@ -159,9 +159,7 @@ def test_a_second_scheduler_of_the_same_kind_needs_no_compilation(
     monkeypatch.setattr(scheduler, "BATCH_SIZES", (1,))
     functions = []
     for model in models:
-        one = scheduler.Scheduler(
-            model, lambda updates: None, jit_compile=False
-        )
+        one = scheduler.Scheduler(model, lambda updates: None)
         one.compile()
         assert one.is_compiled.is_set()
         functions.append(one._loops[False, True])

@@ -102,7 +102,6 @@ def use(saved, task):
         ("classifier", "lstm",
          {"bidirectional": True, "pooling": "mean_max"}, None),
         ("seq2seq", "gru", {"bidirectional": True}, "|"),
-        ("seq2seq", "lstm", {"decoder_layers": 1}, "|"),
     ],
     ids=str,
 )  # fmt: skip
@@ -151,8 +150,6 @@ def test_an_export_made_beside_a_gpu_runs_anywhere(
         ("language_model", {"cell": "lstm", "residual": True},
          {"carry_state": True, "accumulate_steps": 2}),
         ("classifier", {"cell": "gru", "num_layers": 1, "pooling": "last"}, {}),
-        ("classifier", {"cell": "lstm", "num_layers": 1, "pooling": "max"},
-         {}),
         ("seq2seq", {"cell": "lstm", "num_layers": 1}, {}),
     ],
     ids=str,
@@ -182,16 +179,15 @@ def test_training_with_cudnn_equals_training_with_the_scan(
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("task", ["language_model", "classifier"])
-def test_training_in_float16_with_cudnn_learns(task, tmp_path, monkeypatch):
+def test_training_in_float16_with_cudnn_learns(tmp_path, monkeypatch):
     """As on an older GPU without bfloat16."""
     simulated_gpu.plug_in(monkeypatch, devices.Gpu("Old", (7, 5)))
     simulated_gpu.plug_in_cudnn(monkeypatch)
     trainer = small_tasks.make_trainer(
-        task, tmp_path, strategy=tf.distribute.OneDeviceStrategy("CPU:0"),
+        "language_model", tmp_path,
+        strategy=tf.distribute.OneDeviceStrategy("CPU:0"),
         model={"cell": "gru", "num_layers": 1}, mixed_precision=True,
-        jit_compile=False,
-        epochs=3,
+        jit_compile=False, epochs=3,
     )  # fmt: skip
     assert "Old, matmuls in float16, cuDNN" in str(trainer.plan)
     trainer.fit(verbose=0)

@@ -45,6 +45,14 @@ def test_workers_train_as_one_process_does(count, one_process, tmp_path):
     assert_close(tmp_path, one_process)
 
 
+@pytest.mark.drill
+def test_workers_of_a_finished_run_end_with_the_chief(tmp_path):
+    flags = [["--learn_all", "--epochs=1", "--validation_fraction=0.5"]] * 2
+    finish(start_workers([tmp_path] * 2, flags))
+    chief, other = finish(start_workers([tmp_path] * 2, flags))
+    assert "Nothing is left to do" in chief and other == ""
+
+
 @pytest.mark.parametrize(
     "victim", [1, pytest.param(0, marks=pytest.mark.drill)]
 )

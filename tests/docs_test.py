@@ -19,14 +19,16 @@ import numpy as np
 import pytest
 
 import stacked_rnn
-from stacked_rnn import cli, configs
-from tests.helpers import ROOT, pages, quick
+from stacked_rnn import cli, configs, datasets, layers
+from stacked_rnn.training import plan
+from tests.helpers import ROOT, exports, pages, quick
 from tests.helpers.live_server import serving
 from tests.helpers.processes import assert_flags_are_parsed
 
 BLOCKS = [block for page in pages.paths() for block in pages.blocks(page)]
 SERVER = "http://127.0.0.1:8501/"
-PAGES = sorted({block.page for block in BLOCKS if not block.name})
+HELD_OUT = "docs/corpora.md"  # it reads the record of a run
+PAGES = sorted({block.page for block in BLOCKS if not block.name} - {HELD_OUT})
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,16 @@ def reader(letters, tmp_path_factory):
 def directory(reader, monkeypatch):
     monkeypatch.chdir(reader)
     monkeypatch.setattr(stacked_rnn, "train", quick.train)
-    return reader
+    # XLA would compile for longer than `fit` and the Trainer run.
+    monkeypatch.setattr(layers.LSTM, "jit_compile", False)
+    make_plan = plan.make_plan
+    monkeypatch.setattr(
+        plan,
+        "make_plan",
+        lambda *args: dataclasses.replace(make_plan(*args), xla="nothing"),
+    )
+    with exports.in_memory():
+        yield reader
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -74,9 +85,26 @@ def test_python_blocks_of_a_page_run(page, directory):
             assert (directory / "saved_models/trials" / version).is_dir()
 
 
+def test_the_held_out_text_is_that_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "".join(f"line {number}\n" for number in range(2000))
+    pathlib.Path("mine.txt").write_text(text)
+    config = configs.TrainConfig(corpus="mine.txt", validation_fraction=0.3)
+    recorded = pathlib.Path("runs/mine/config.flags")
+    recorded.parent.mkdir(parents=True)
+    recorded.write_text(configs.to_flags(config))
+    (block,) = (block for block in BLOCKS if block.page == HELD_OUT)
+    block.run({})
+    parts = datasets.split(datasets.Corpus("mine.txt"), 0.3, config.seed)
+    spans = [parts[f"validation-{index}"].bounds[0] for index in range(5)]
+    assert pathlib.Path("held_out.txt").read_text() == "".join(
+        text[first:last] for first, last in spans
+    )
+
+
 def test_python_blocks_that_call_the_server_run(directory, capsys):
     clients = [block for block in BLOCKS if SERVER in block.code]
-    with serving("saved_models") as running:
+    with serving("saved_models/pydoc") as running:
         address = f"http://127.0.0.1:{running.port}/"
         for client in clients:
             code = client.code.replace(SERVER, address)

@@ -596,15 +596,32 @@ def test_truncated_files_are_reported(letters, tmp_path, damage, message):
 
 
 @pytest.mark.parametrize(
-    "sampling", [3, {"no_such_option": 1}, {"temperature": -1.0}]
+    "file, values",
+    [
+        (artifact.CONFIG_FILE, {"sampling": 3}),
+        (artifact.CONFIG_FILE, {"sampling": {"no_such_option": 1}}),
+        (artifact.CONFIG_FILE, {"sampling": {"temperature": -1.0}}),
+        (artifact.CONFIG_FILE, {"model": []}),
+        (artifact.CONFIG_FILE, {"task": "fourth"}),
+        (artifact.TOKENIZER_FILE, {"kind": "word", "vocabulary": [1]}),
+        (
+            artifact.TOKENIZER_FILE,
+            {"kind": "word", "vocabulary": ["<unk>", "a", "a"]},
+        ),
+        (artifact.TOKENIZER_FILE, {"kind": "subword", "merges": [1]}),
+    ],
 )
-def test_damaged_default_options_are_reported(letters, tmp_path, sampling):
+def test_damaged_metadata_are_reported(letters, tmp_path, file, values):
     shutil.copytree(letters, tmp_path / "1")
-    path = tmp_path / "1" / artifact.CONFIG_FILE
-    config = json.loads(path.read_text()) | {"sampling": sampling}
-    path.write_text(json.dumps(config))
-    with pytest.raises(configs.UserError, match="damaged: .*export it again"):
+    path = tmp_path / "1" / file
+    old = json.loads(path.read_text())
+    old.pop("vocabulary", None)
+    path.write_text(json.dumps(old | values))
+    with pytest.raises(
+        configs.UserError, match="damaged: .*export it again"
+    ) as caught:
         artifact.read_description(tmp_path / "1")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("option", ["top_p", "repetition_penalty"])

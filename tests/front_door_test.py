@@ -104,6 +104,20 @@ def test_minutes_are_the_time_limit(here, capsys):
     assert len(text) == 3
 
 
+def test_the_time_limit_holds_for_the_held_out_text_too(here, monkeypatch):
+    limits = []
+    fit = training.Trainer.fit
+
+    def noted_fit(trainer, *args, **limit):
+        limits.append((trainer.config.max_minutes, limit["started"]))
+        fit(trainer, *args, **limit)
+
+    monkeypatch.setattr(training.Trainer, "fit", noted_fit)
+    small = SMALL | {"minutes": 9, "epochs": 1}
+    stacked_rnn.train("mine.txt", learn_all=True, **small)
+    assert limits == [(9, limits[0][1])] * 2
+
+
 def test_a_second_run_in_a_process_is_like_the_first(here):
     """Also with the graph optimizer, which a loaded model switches off."""
     is_off, models = [], []

@@ -140,6 +140,8 @@ def test_costly_invalid_bodies_are_refused_at_once(
         (b'"' + b'\\"' * 400_000 + b"[" * 90_000 + b"\\", "not JSON"),
         (b"[" * 15_000, "not JSON"),
         (b'{"n": ' + b"1" * 100_000 + b"}", "not JSON"),
+        (b'{"presence_penalty": NaN}', "not JSON: it has NaN"),
+        (b'{"logit_bias": {"1": -Infinity}}', "not JSON: it has -Infinity"),
         (b'{"model": "\xff"}', "not UTF-8"),
         (b"null", "expected a JSON object"),
         (b'"text"', "expected a JSON object"),

@@ -442,7 +442,7 @@ def timed(*arguments):
     print("LOADED", time.time() - start)
     return data
 datasets.load_language_data = timed
-from stacked_rnn.cli from stacked_rnn.cli from stacked_rnn.cli import train
+from stacked_rnn.cli import train
 try:
     train.run()
 finally:

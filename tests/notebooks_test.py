@@ -49,11 +49,12 @@ def test_all_cells_of_a_notebook_run(path, tmp_path):
     pytest.importorskip("matplotlib")
     downloads = tmp_path / "keras/datasets"
     downloads.mkdir(parents=True)
-    (downloads / "timemachine.txt").write_text("it has a time machine\n" * 99)
+    text = "it has a time machine\n" * 600  # enough for all its windows
+    (downloads / "timemachine.txt").write_text(text)
     program = tmp_path / "notebook.py"
     cells = ["".join(cell["source"]) for cell in code_cells(path)]
     program.write_text("\n\n".join([QUICKLY, *cells]), encoding="utf-8")
-    ended = run(tmp_path, program, MPLBACKEND="agg")
+    ended = run(tmp_path, program, in_memory=True, MPLBACKEND="agg")
     assert ended.returncode == 0, ended.stderr
 
 

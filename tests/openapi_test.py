@@ -459,7 +459,7 @@ def many(quick, in_a_drill):
     )
 
 
-@many(60, 2_000)
+@many(40, 2_000)
 def test_any_get_is_answered_as_documented(running, count):
     statuses = statuses_of(running, count, method="GET")
     assert statuses.keys() <= {200, 404}
@@ -472,7 +472,7 @@ def test_any_completion_is_answered_as_documented(running, count):
     assert statuses[200] > 0.3 * statuses.total()
 
 
-@many(60, 2_000)
+@many(40, 2_000)
 def test_any_prediction_is_answered_as_documented(running, count):
     statuses = statuses_of(
         running,

@@ -1,7 +1,9 @@
 """Thread pools with a bounded queue: waiting, cancelling, refusing."""
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -41,5 +43,28 @@ def test_a_full_pool_refuses_calls_until_one_ends():
         assert not again.done()
         release.set()  # ... to its end
         assert await again == 6
+
+    run(scenario)
+
+
+def test_a_call_that_is_cancelled_in_the_queue_lets_its_arguments_go():
+    class Body:
+        """An argument."""
+
+    async def scenario(pool):
+        release = threading.Event()
+        running = asyncio.ensure_future(pool.run(release.wait))
+        await asyncio.sleep(0.05)
+        body = Body()
+        left = weakref.ref(body)
+        waiting = asyncio.ensure_future(pool.run(id, body))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.sleep(0.05)
+        del body, waiting
+        gc.collect()
+        assert left() is None
+        release.set()
+        assert await running
 
     run(scenario)

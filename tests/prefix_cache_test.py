@@ -1,11 +1,13 @@
 """The prefix cache finds the longest beginning, and keeps to its bytes."""
 
+import weakref
+
 import numpy as np
 import pytest
 
 from stacked_rnn.serving import prefix_cache
 
-STATE_BYTES = 8
+ENTRY_BYTES = prefix_cache.ENTRY_BYTES + 8
 
 
 def ids(text):
@@ -52,22 +54,32 @@ def test_equal_hashes_are_told_apart(cache, monkeypatch):
 
 
 def test_the_least_used_go_first():
-    cache = prefix_cache.PrefixCache(2 * (4 * 3 + STATE_BYTES))
+    cache = prefix_cache.PrefixCache(2 * ENTRY_BYTES)
     cache.add(ids("abc"), states(0))
     cache.add(ids("def"), states(1))
     assert found(cache, "abc.") == (3, 0)
     cache.add(ids("ghi"), states(2))
     assert found(cache, "abc.") == (3, 0)
     assert cache.find(ids("def.")) == (0, {})
-    assert cache.num_bytes == 2 * (4 * 3 + STATE_BYTES)
+    assert cache.num_bytes == 2 * ENTRY_BYTES
     cache.add(ids("ghi"), states(3))
     assert found(cache, "ghi.") == (3, 3)
-    assert cache.num_bytes == 2 * (4 * 3 + STATE_BYTES)
+    assert cache.num_bytes == 2 * ENTRY_BYTES
 
 
 def test_what_is_too_large_is_not_kept():
-    for most in (0, 4 * 3 + STATE_BYTES - 1):
+    for most in (0, ENTRY_BYTES - 1):
         cache = prefix_cache.PrefixCache(most)
         cache.add(ids("abc"), states(0))
         assert cache.find(ids("abc.")) == (0, {})
         assert not cache.num_bytes
+
+
+def test_a_long_beginning_takes_no_more_than_a_short_one(cache):
+    text = ids("a" * 100_000)
+    base = weakref.ref(text)
+    cache.add(text[:90_000], states(0))
+    assert cache.num_bytes == ENTRY_BYTES
+    del text
+    assert base() is None
+    assert found(cache, "a" * 90_001) == (90_000, 0)

@@ -10,19 +10,13 @@ import tensorflow as tf
 from stacked_rnn import configs, inference, layers, training
 from stacked_rnn.layers import masks
 from tests.helpers import small_tasks
-from tests.helpers.small_models import mirrored, randomized_model, small_config
+from tests.helpers.small_models import (
+    REGULARIZED,
+    mirrored,
+    randomized_model,
+    small_config,
+)
 
-ALL = {
-    "dropout": 0.2,
-    "recurrent_dropout": 0.1,
-    "weight_dropout": 0.3,
-    "embedding_dropout": 0.1,
-    "token_dropout": 0.1,
-    "output_dropout": 0.2,
-    "label_smoothing": 0.1,
-    "activation_penalty": 0.01,
-    "temporal_penalty": 0.02,
-}
 make_trainer = functools.partial(
     small_tasks.make_trainer, "language_model", batch_size=8, jit_compile=False
 )
@@ -360,7 +354,7 @@ def test_all_regularizers_together_learn(
         accumulate_steps=parts, jit_compile=jit_compile, weight_decay=0.01,
         average_decay=0.9, reset_states=0.01 * carry_state,
         half_windows=0.3 * carry_state,
-        model=ALL | {
+        model=REGULARIZED | {
             "cell": "lstm", "readout_layers": "concat",
             "embedding_to_all_layers": True, "locked_dropout": carry_state,
         },
@@ -370,24 +364,10 @@ def test_all_regularizers_together_learn(
     assert losses[-1] < losses[0] - 0.05, losses
 
 
-def test_a_resumed_run_draws_the_same_masks(tmp_path):
-    """They depend on the seed and the step alone."""
-    settings = {"epochs": 2, "model": ALL | {"cell": "lstm"}}
-    whole = make_trainer(tmp_path, tmp_path / "whole", **settings)
-    whole.fit(verbose=0)
-    for _ in range(2):
-        parts = make_trainer(tmp_path, tmp_path / "parts", **settings)
-        parts.fit([small_tasks.CtrlC(parts, 5)], verbose=0)
-    for got, expected in zip(
-        parts.model.get_weights(), whole.model.get_weights()
-    ):
-        np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
 def test_off_they_leave_no_trace(rng):
     """An inference copy has the weights and the logits of the model."""
     model = randomized_model(
-        small_config(**ALL, locked_dropout=True, cell="lstm")
+        small_config(**REGULARIZED, locked_dropout=True, cell="lstm")
     )
     copy = model.for_inference()
     assert copy.config == configs.ModelConfig(
@@ -407,7 +387,9 @@ def test_off_they_leave_no_trace(rng):
 def test_a_model_that_was_regularized_is_exported(tmp_path):
     trainer = make_trainer(
         tmp_path, tmp_path / "run",
-        model=ALL | {"readout_layers": "sum", "embedding_to_all_layers": True},
+        model=REGULARIZED | {
+            "readout_layers": "sum", "embedding_to_all_layers": True,
+        },
     )  # fmt: skip
     trainer.fit(verbose=0)
     loaded = inference.load(

@@ -13,15 +13,17 @@ import threading
 import time
 import types
 import weakref
+import zipfile
 
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, model_cards, saved_models
+from stacked_rnn import configs, model_cards, saved_models, tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import memory, model_directory, repository, server
 from stacked_rnn.utils import devices
 from tests.helpers.processes import Script
+from tests.helpers.small_models import build_generator
 from tests.helpers.waiting import wait_until
 
 LOGGER = "stacked_rnn.serving"
@@ -53,7 +55,7 @@ def break_graph(version, content=b"broken"):
 class Scheduler:
     """Stands for `scheduler.Scheduler`."""
 
-    def __init__(self, *_, jit_compile, cache_bytes):
+    def __init__(self, model, deliver, max_waiting, cache_bytes):
         self.num_waiting = self.num_active = 0
         self.is_compiled = threading.Event()
         self.ended, self.closed = threading.Event(), []
@@ -173,6 +175,7 @@ def test_one_core_is_left_to_python_where_all_models_are_narrow(
     add, monkeypatch, tmp_path, units, threads
 ):
     add("broken/1", model={})
+    add("worse/1", model=[])
     path = add("narrow/1") / saved_models.CONFIG_FILE
     model = json.loads(path.read_text(encoding="utf-8"))["model"]
     add("a/1", model=model | {"units": units})
@@ -185,6 +188,9 @@ def test_one_core_is_left_to_python_where_all_models_are_narrow(
     models = open_repository(tmp_path)
     server.Server.share_cores(types.SimpleNamespace(_repository=models))
     assert given == threads and intervals == [5e-4]
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    server.Server.share_cores(types.SimpleNamespace(_repository=models))
+    assert given == threads
 
 
 @pytest.fixture
@@ -468,6 +474,34 @@ def test_a_snapshot_of_the_hub_is_called_by_its_repository(letters, tmp_path):
     assert [*found.versions] == ["mine"]
 
 
+def test_runs_archives_and_models_of_the_hub_are_served(
+    letters, tmp_path, monkeypatch
+):
+    snapshot = tmp_path / "models--me--tiny-cats/snapshots/0123abc"
+    shutil.copytree(letters, snapshot)
+    monkeypatch.setattr(saved_models.hub, "download", lambda name: snapshot)
+    run = tmp_path / "run"
+    exported = run / saved_models.EXPORTED_FILE
+    exported.parent.mkdir(parents=True)
+    exported.write_text(json.dumps({"version": 1, "path": str(letters)}))
+    for path in (letters, letters.parent):
+        name = f"{path.name}-model"
+        shutil.make_archive(tmp_path / name, "zip", path)
+    for saved_model, name in (
+        (run, "letters"),
+        (tmp_path / "1-model.zip", "1-model"),
+        (tmp_path / "letters-model.zip", "letters-model"),
+        ("hf://me/tiny-cats", "tiny-cats"),
+    ):
+        found = model_directory.ModelDirectory(str(saved_model), "")
+        assert [*found.versions] == [name]
+        assert (found.versions[name][0] / saved_models.GRAPH_FILE).exists()
+    with pytest.raises(UserError, match="empty.zip: neither a SavedModel"):
+        with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+            pass
+        model_directory.ModelDirectory(str(tmp_path / "empty.zip"), "")
+
+
 def test_parameters_are_counted_from_the_files(letters, generator):
     assert (
         saved_models.num_parameters(letters) == generator.model.count_params()
@@ -523,6 +557,25 @@ def test_a_model_with_damaged_versions_only_does_not_exist(
             ask("a")
     state, code, message = models.states("a")[1]
     assert (state, code) == ("END", "INVALID_ARGUMENT") and "damaged" in message
+
+
+def test_a_refused_version_leaves_no_scheduler(
+    add, loader, monkeypatch, tmp_path
+):
+    def unreadable(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    made = []
+    monkeypatch.setattr(
+        "stacked_rnn.serving.scheduler.Scheduler",
+        lambda *settings: made.append(Scheduler(*settings)),
+    )
+    monkeypatch.setattr(saved_models, "chat_template", unreadable)
+    add("a/1")
+    models = open_repository(tmp_path)
+    models.update()
+    assert models.states("a")[1][0] == "END"
+    assert all(one.closed for one in made)
 
 
 def test_stopping_ends_the_loading(add, loader, tmp_path):
@@ -746,17 +799,24 @@ def test_addresses_open_in_a_browser(host, base):
     assert one._base_url == base
 
 
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A model whose tokenizer has a table, which initializes TensorFlow."""
+    generator = build_generator(tokenizer=tokenizers.build("word", b"a b c"))
+    return generator.save(tmp_path_factory.mktemp("words"))
+
+
 @pytest.mark.parametrize(
     ("names", "line"),
     [("abcdef", "listening at http://127.0.0.1:"), ("a", "  OpenAI's API: ")],
     ids=["loads", "compiles"],
 )
 def test_serve_logs_its_address_and_stops_while_it(
-    letters, tmp_path, names, line
+    words, tmp_path, names, line
 ):
     models = tmp_path / "models"
     for name in names:
-        shutil.copytree(letters, models / name / "1", copy_function=os.link)
+        shutil.copytree(words, models / name / "1", copy_function=os.link)
     serve = Script(tmp_path, "serve.py", f"--saved_model={models}", "--port=0")
     serve.wait_for(line)
     serve.send_signal(signal.SIGTERM)

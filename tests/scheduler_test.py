@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stacked_rnn import configs
-from stacked_rnn.serving import scheduler
+from stacked_rnn.serving import adjustments, scheduler
 from stacked_rnn.utils import devices
 from tests.helpers.schedulers import Harness, alone
 from tests.helpers.waiting import wait_until
@@ -26,8 +26,8 @@ def test_a_sequence_gets_the_text_of_generate(
 ):
     if jit_compile:
         monkeypatch.setattr(scheduler, "BATCH_SIZES", (1, 64))
-        harness = Harness(loaded, jit_compile=True)
-        assert harness.scheduler.is_compiled.wait(120)
+        harness = Harness(loaded)
+        harness.scheduler.compile()
     cases = [
         {"seed": seed, **options}
         for seed in range(12)
@@ -250,14 +250,66 @@ def test_a_few_sequences_share_a_call(loaded, monkeypatch):
 
 
 def test_all_slots_are_taken_by_one_lane_or_by_several(loaded, monkeypatch):
-    for cores in (1, 3, 16):
+    for cores, slots in ((1, 64), (3, 63), (16, 64)):
         monkeypatch.setattr(devices, "cores", lambda cores=cores: cores)
         harness = Harness(loaded)
         harness.submit(["abc"] * 100, max_new_tokens=300)
-        wait_until(lambda harness=harness: harness.scheduler.num_active >= 63)
-        assert harness.scheduler.num_active <= scheduler.NUM_SLOTS
+        assert harness.scheduler.num_slots == slots
+        wait_until(
+            lambda harness=harness, slots=slots: (
+                harness.scheduler.num_active == slots
+            )
+        )
         harness.wait(100)
         harness.scheduler.close(10)
+
+
+ADJUSTED = adjustments.Adjustment(presence_penalty=1.0)
+
+
+def test_while_adjustments_are_traced_other_lanes_decode(loaded, monkeypatch):
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    find, may_find = scheduler.Scheduler._find_function, threading.Event()
+
+    def find_later(self, size, adjusts, jit_compile):
+        assert not adjusts or may_find.wait(60)
+        find(self, size, adjusts, jit_compile)
+
+    monkeypatch.setattr(scheduler.Scheduler, "_find_function", find_later)
+    harness = Harness(loaded)
+    adjusted = harness.submit(["abc"], adjustment=ADJUSTED)
+    wait_until(lambda: harness.scheduler.num_active == 1)
+    plain = harness.submit(["abc"])
+    assert harness.wait() == plain
+    may_find.set()
+    assert harness.wait() == adjusted
+    harness.scheduler.close(10)
+
+
+def test_a_compiled_loop_is_not_replaced_by_a_slower_one(harness):
+    """Where the thread that compiles was faster than a lane that traced."""
+    key, compiled = (1, True), object()
+    functions = harness.scheduler._decode_functions
+    functions[key] = compiled
+    harness.scheduler._find_function(*key, jit_compile=False)
+    assert functions.pop(key) is compiled
+
+
+def test_a_sequence_that_gets_its_slot_is_active(loaded, monkeypatch):
+    harness = Harness(loaded)
+    tokenize, goes_on = scheduler.Scheduler.tokenize, threading.Event()
+
+    def tokenize_later(self, sequences):
+        assert goes_on.wait(60)
+        tokenize(self, sequences)
+
+    monkeypatch.setattr(scheduler.Scheduler, "tokenize", tokenize_later)
+    harness.submit(["abc"])
+    wait_until(lambda: not harness.scheduler.num_waiting)
+    assert harness.scheduler.num_active == 1
+    goes_on.set()
+    harness.wait()
+    harness.scheduler.close(10)
 
 
 def test_a_full_queue_raises_busy_error(loaded, harness):

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import types
 
 import keras
 import numpy as np
@@ -261,17 +262,36 @@ def saved(learned, tmp_path_factory):
     return save(learned, tmp_path_factory.mktemp("saved") / "words")
 
 
-def test_training_generalizes_and_the_export_scores_the_same(learned, saved):
+@pytest.fixture(scope="module")
+def loaded_words(saved):
+    return inference.load(saved)
+
+
+def test_training_generalizes_and_the_export_scores_the_same(
+    learned, loaded_words
+):
     score = learned.evaluate(learned.data.validation)
     pairs = learned.data.validation_texts
     assert score.texts == len(pairs.sources) == 51
     assert score.exact_match > 0.8
-    model = inference.load(saved)
-    greedy = model.evaluate(pairs, BeamConfig(num_beams=1))
+    greedy = loaded_words.evaluate(pairs, BeamConfig(num_beams=1))
     assert greedy["exact_match"] == pytest.approx(score.exact_match)
-    beams = model.evaluate(pairs)
+    beams = loaded_words.evaluate(pairs)
     assert beams["exact_match"] >= greedy["exact_match"]
     assert beams["edit_distance"] <= 0.2 and beams["examples"] == 51
+
+
+def test_a_target_with_an_unknown_token_is_not_exact():
+    """No decoding writes it, even if the model expects it."""
+    targets = tf.constant([[3, 0, 1], [3, 4, 1], [2, 1, -1]])
+    tokenizer = tokenizers.build("word", b"a b", document_separator="\0")
+    assert tokenizer.unknown_id == 0
+    task = tasks.TASKS["seq2seq"](types.SimpleNamespace(tokenizer=tokenizer))
+    sums, _ = task.sums(
+        lambda inputs, training: {"logits": 9 * tf.one_hot(targets, 5)},
+        {}, targets, (),
+    )  # fmt: skip
+    assert task.score(sums.numpy(), None).exact_match == pytest.approx(2 / 3)
 
 
 # The SavedModel ---------------------------------------------------------------
@@ -331,18 +351,17 @@ def test_beams_find_likelier_texts_than_greedy_decoding(unsure):
     )
 
 
-def test_texts_do_not_depend_on_their_neighbours(saved):
-    model = inference.load(saved)
+def test_texts_do_not_depend_on_their_neighbours(loaded_words):
     texts = ["abcd", "ab", "dddddddddd", ""]
-    together = [one.output for one in model.rewrite(texts)]
-    alone = [one.output for text in texts for one in model.rewrite([text])]
+    rewrite = loaded_words.rewrite
+    together = [one.output for one in rewrite(texts)]
+    alone = [one.output for text in texts for one in rewrite([text])]
     assert together == alone
     assert together[0] == "DCBA"
 
 
-def test_max_new_tokens_limits_the_output(saved):
-    model = inference.load(saved)
-    (one,) = model.rewrite(["abcd"], BeamConfig(max_new_tokens=2))
+def test_max_new_tokens_limits_the_output(loaded_words):
+    (one,) = loaded_words.rewrite(["abcd"], BeamConfig(max_new_tokens=2))
     assert one.output == "DC"
 
 
@@ -364,26 +383,25 @@ def test_export_runs_without_this_project(saved):
     np.testing.assert_array_equal(found["outputs"][:, 0], answer["outputs"])
 
 
-def test_align_names_the_tokens_of_the_attention(saved):
-    model = inference.load(saved)
-    text_tokens, output_tokens, attention = model.align("abcd", "DCBA")
+def test_align_names_the_tokens_of_the_attention(loaded_words):
+    text_tokens, output_tokens, attention = loaded_words.align("abcd", "DCBA")
     assert text_tokens == ["a", "b", "c", "d", ""]
     assert output_tokens == ["D", "C", "B", "A", ""]
     assert attention.shape == (5, 5)
 
 
-def test_a_notebook_shows_attention_as_a_picture(saved, monkeypatch):
-    attention = inference.load(saved).align("abcd", "DCBA")
+def test_a_notebook_shows_attention_as_a_picture(loaded_words, monkeypatch):
+    attention = loaded_words.align("abcd", "DCBA")
     assert attention._repr_png_().startswith(b"\x89PNG")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert attention._repr_png_() is None  # it then shows the tuple
 
 
-def test_search_options_are_taken_by_name(saved):
-    model = inference.load(saved)
-    assert model.rewrite("abcd", max_new_tokens=2).output == "DC"
+def test_search_options_are_taken_by_name(loaded_words):
+    rewritten = loaded_words.rewrite("abcd", max_new_tokens=2)
+    assert rewritten.output == "DC"
     with pytest.raises(UserError, match="did you mean num_beams"):
-        model.rewrite("abcd", num_beam=2)
+        loaded_words.rewrite("abcd", num_beam=2)
 
 
 def test_loading_a_seq2seq_model_to_generate_is_refused(saved):

@@ -28,9 +28,7 @@ class Harness:
         self.name, self.version = "letters", 3
         self.metrics = metrics.Metrics([self])
         self.ended = queue.Queue()  # (text, just before, just after)
-        self.scheduler = scheduler.Scheduler(
-            model, self._deliver, jit_compile=False, **options
-        )
+        self.scheduler = scheduler.Scheduler(model, self._deliver, **options)
 
     def _deliver(self, updates):
         own = self.metrics.of(self.name)

@@ -22,7 +22,12 @@ from hypothesis import strategies as st
 
 import stacked_rnn
 from stacked_rnn import configs, reference
-from stacked_rnn.serving import openai_completions, openai_stream, server
+from stacked_rnn.serving import (
+    openai_completions,
+    openai_stream,
+    server,
+    top_logprobs,
+)
 from tests.helpers import ROOT
 from tests.helpers.live_server import (
     active,
@@ -221,6 +226,13 @@ def test_logprobs_without_echo_cover_new_tokens_only(client, loaded):
     empty = client.completions.create(logprobs=5, **options | {"prompt": ""})
     places = empty.choices[0].logprobs.top_logprobs
     assert len(places) == 20 and {*map(len, places)} <= {5, 6}
+
+
+def test_ranking_with_several_models_causes_no_warning(loaded, caplog):
+    for _ in range(6):
+        rank = top_logprobs.rank_function(loaded)
+        rank(tf.constant([1, 2]), loaded.initial_states(1))
+    assert "retracing" not in caplog.text
 
 
 def test_token_ids_are_accepted_as_a_prompt(client, loaded):

@@ -186,3 +186,31 @@ def test_lines_end_at_line_breaks_alone(tmp_path, monkeypatch, size):
     assert list(text_files.read_lines(file, "corpus")) == [
         "one\u2028", "", "tw\u0085o", "", "three",
     ]  # fmt: skip
+
+
+def test_nothing_in_a_directory_vanishes(tmp_path, monkeypatch):
+    """Links to directories are followed, each directory once."""
+    for name in ("corpus/a/b", "corpus/locked", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "corpus/a/b/one.txt").write_text("1")
+    (tmp_path / "elsewhere/two.txt").write_text("2")
+    (tmp_path / "corpus/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "corpus/a/b/back").symlink_to(tmp_path / "corpus")
+    (tmp_path / "corpus/gone.txt").symlink_to(tmp_path / "nowhere")
+    scan = os.scandir
+
+    def refuse_locked(path):  # root may read anything
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_locked)
+    files = text_files.find(str(tmp_path / "corpus"), "corpus")
+    found = {os.path.relpath(file.name, tmp_path): file for file in files}
+    assert [*found] == [
+        "corpus/a/b/one.txt", "corpus/gone.txt", "corpus/linked/two.txt",
+        "corpus/locked",
+    ]  # fmt: skip
+    for name in ("gone.txt", "locked"):
+        with pytest.raises(UserError, match=f"--corpus: cannot read .*/{name}"):
+            text_files.read_text(found[f"corpus/{name}"], "corpus")

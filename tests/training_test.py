@@ -198,18 +198,15 @@ def test_empty_rows_change_neither_loss_nor_gradient():
 
 
 @pytest.mark.parametrize(
-    "cell, how", [("gru", "whole_shards"), ("lstm", "loops"), ("gru", "no_xla")]
+    "cell, xla", [("gru", "shards"), ("lstm", "loops"), ("gru", "nothing")]
 )
-def test_shards_and_xla_change_nothing(cell, how, monkeypatch):
+def test_shards_and_xla_change_nothing(cell, xla, monkeypatch):
     """Three shards of a batch with carried state train as one does."""
     trainers = []
-    for shards in (1, 3):
-        change_plan(monkeypatch, shards=shards)
+    for changes in ({"shards": 1}, {"shards": 3, "xla": xla}):
+        change_plan(monkeypatch, **changes)
         trainer = make_trainer(
-            load_data(carry_state=True),
-            model={"cell": cell, "units": 300 if how == "loops" else 6},
-            jit_compile=how != "no_xla" and shards > 1,
-            epochs=1,
+            load_data(carry_state=True), model={"cell": cell}, epochs=1
         )
         trainer.fit(verbose=0)
         trainers.append(trainer)
@@ -422,7 +419,8 @@ def test_float16_with_loss_scaling_trains_like_float32(monkeypatch):
 def test_mixed_precision_trains_like_float32(tmp_path):
     losses = []
     for mixed_precision in (False, True):
-        for total_steps in (7, 30):  # within an epoch, and resumed
+        # In bfloat16, stopped within an epoch and resumed.
+        for total_steps in (7, 30) if mixed_precision else (30,):
             trainer = make_trainer(
                 load_data(carry_state=True),
                 tmp_path / str(mixed_precision),
@@ -441,33 +439,6 @@ def test_mixed_precision_trains_like_float32(tmp_path):
 
 
 # Replicas
-
-
-def test_two_replicas_have_the_losses_of_one():
-    """Per step, with the gradient clipped in each."""
-    losses = []
-    for strategy in (training.make_strategy("one_device"), mirrored()):
-        trainer = make_trainer(
-            load_data(carry_state=True), strategy=strategy,
-            model={"cell": "lstm"}, optimizer="sgd", learning_rate=0.5,
-            gradient_clip_norm=0.1,
-        )  # fmt: skip
-        history = History()
-        trainer.total_steps = 10
-        trainer.fit([history], verbose=0)
-        losses.append([step["loss"] for step in history.steps])
-    assert trainer.strategy.num_replicas_in_sync == 2
-    np.testing.assert_allclose(*losses, atol=1e-5)
-
-
-def test_two_replicas_train_with_dropout():
-    trainer = make_trainer(
-        strategy=mirrored(),
-        model={"dropout": 0.2, "recurrent_dropout": 0.2}, epochs=6,
-    )  # fmt: skip
-    history = History()
-    trainer.fit([history], verbose=0)
-    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
 
 
 def test_auto_takes_one_device_without_gpus():
@@ -765,14 +736,11 @@ def test_twenty_lines_train_with_the_defaults(tmp_path):
         ([], "no validation texts"),
     ],
 )
-def test_the_best_epoch_is_named(losses, expected, monkeypatch):
-    data = load_data()
-    if not losses:
-        data = dataclasses.replace(data, validation=None)
-    trainer = make_trainer(data, epochs=max(1, len(losses)))
-    scores = iter([metrics.Score(10 * loss, 10, 10.0) for loss in losses])
-    monkeypatch.setattr(trainer, "evaluate", lambda windows: next(scores))
-    trainer.fit(verbose=0)
+def test_the_best_epoch_is_named(losses, expected):
+    trainer = make_trainer()
+    trainer.history.extend(
+        {"epoch": epoch, "val_loss": loss} for epoch, loss in enumerate(losses)
+    )
     assert re.search(expected, descriptions.describe_best(trainer))
 
 
@@ -889,13 +857,18 @@ def damage(path, how):
         ("ckpt-60.index", "empty"),
     ],
 )
-def test_a_damaged_checkpoint_is_skipped(finished, run, file, how, capsys):
-    expected = (run / "history.csv").read_bytes()
+def test_a_damaged_checkpoint_is_skipped(run, file, how, capsys):
     (path,) = (run / "checkpoints/last").glob(file)
     damage(path, how)
-    resumed = make_trainer(model_dir=run)
-    assert resumed.step == 30
+    assert make_trainer(model_dir=run).step == 30
     assert "ckpt-60 is damaged" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(finished, run):
+    expected = (run / "history.csv").read_bytes()
+    (path,) = (run / "checkpoints/last").glob("ckpt-60.data*")
+    damage(path, "cut")
+    resumed = make_trainer(model_dir=run)
     resumed.fit(verbose=0)
     assert_weights_equal(resumed, finished, 1e-6)
     assert (run / "history.csv").read_bytes() == expected
@@ -1162,33 +1135,35 @@ def test_the_softmax_temperature_of_the_validation_text_is_found(finished):
     )
 
 
-@pytest.mark.parametrize(
-    ("tokens_per_scored", "steps"),
-    [(11, [120, 152]), (1, [31, 62, 93, 120, 152])],
-)
-def test_a_long_epoch_is_validated_within(
-    tokens_per_scored, steps, monkeypatch, a_second_a_step
-):
+def test_a_long_epoch_is_validated_within(monkeypatch, a_second_a_step):
     """A run of 150 seconds, whose epoch has 120 steps; training goes on."""
-    monkeypatch.setattr(
-        training.trainer, "_TOKENS_PER_SCORED", tokens_per_scored
-    )
-    trainer = make_trainer(
-        load_data(carry_state=True, batch_size=1), epochs=0, max_minutes=2.5
-    )
-    a_second_a_step(trainer)
-    history = History()
-    trainer.fit([history], verbose=0)
-    rows = trainer.history
-    assert [row["step"] for row in rows] == pytest.approx(steps, abs=1)
-    assert [row["epoch"] for row in rows][-2:] == [0, 1]
-    assert len(history.epochs) == len(rows)
-    # The loss of a row is that since the row before.
-    losses = [logs["loss"] for logs in history.steps]
-    assert rows[-1]["loss"] == pytest.approx(losses[-1])
+    trainers = []
+    for tokens_per_scored, steps in (
+        (11, [120, 152]),
+        (1, [31, 62, 93, 120, 152]),
+    ):
+        monkeypatch.setattr(
+            training.trainer, "_TOKENS_PER_SCORED", tokens_per_scored
+        )
+        trainer = make_trainer(
+            load_data(carry_state=True, batch_size=1),
+            epochs=0, max_minutes=2.5,
+        )  # fmt: skip
+        a_second_a_step(trainer)
+        history = History()
+        trainer.fit([history], verbose=0)
+        rows = trainer.history
+        assert [row["step"] for row in rows] == pytest.approx(steps, abs=1)
+        assert [row["epoch"] for row in rows][-2:] == [0, 1]
+        assert len(history.epochs) == len(rows)
+        # The loss of a row is that since the row before.
+        losses = [logs["loss"] for logs in history.steps]
+        assert rows[-1]["loss"] == pytest.approx(losses[-1])
+        trainers.append(trainer)
     plain = make_trainer(load_data(carry_state=True, batch_size=1), epochs=2)
     plain.fit([CtrlC(plain, trainer.step - 1)], verbose=0)
-    assert_weights_equal(trainer, plain, atol=1e-6)
+    for trainer in trainers:
+        assert_weights_equal(trainer, plain, atol=1e-6)
 
 
 def test_a_timed_run_resumes_by_epochs_and_back(tmp_path, a_second_a_step):
@@ -1224,14 +1199,12 @@ def test_cosine_schedule_warms_up_and_decays():
     np.testing.assert_allclose(rates, [0, 0.5, 1, 0.505, 0.01], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "muon", "rmsprop", "sgd"])
-def test_every_optimizer_learns(name):
-    trainer = make_trainer(
-        optimizer=name, learning_rate=0.3 if name == "sgd" else 0.01
-    )
-    history = History()
-    trainer.fit([history], verbose=0)
-    assert history.epochs[1]["loss"] < history.epochs[0]["loss"]
+def test_rmsprop_learns():
+    """Other tests train with each of the other optimizers."""
+    trainer = make_trainer(optimizer="rmsprop")
+    trainer.fit(verbose=0)
+    losses = [row["loss"] for row in trainer.history]
+    assert losses[1] < losses[0]
 
 
 def test_a_run_is_described_in_two_lines(monkeypatch):

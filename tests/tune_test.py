@@ -150,10 +150,14 @@ def test_data_are_read_again_for_each_setting_that_they_depend_on(
 
 
 def test_a_search_leaves_a_table_a_picture_and_a_recipe(directory):
+    """Of a list, whose lines are documents in the trials and after them."""
+    names = "".join(f"{a}{b}\n" for a in TEXT[:20] for b in TEXT[20:40])
+    (directory / "cats.txt").write_text(names)
     flags = (*SMALL, "--epochs=2", "--search=units=4,8")
     ran = run(directory, "tune.py", *flags)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stderr == ""
+    assert re.fullmatch("note: .* documents are held out .*\n", ran.stderr)
+    assert "Each line is a text of its own" in ran.stdout
     lines = re.findall(
         r"^Trial (\d)  units=(\d+)  ([\d.]+) bits/char  \d+:\d\d$",
         ran.stdout,
@@ -175,6 +179,7 @@ def test_a_search_leaves_a_table_a_picture_and_a_recipe(directory):
     )
     assert "\n--corpus=cats.txt\n" in recipe.read_text()
     assert f"\n--units={table[0]['units']}\n" in recipe.read_text()
+    assert "\n--document_separator=\\n\n" in recipe.read_text()
     assert_flags_are_parsed("train.py", [f"--flagfile={recipe}"])
     assert "train.py --flagfile=runs/tune-cats/best.flags\n" in ran.stdout
 

@@ -16,6 +16,7 @@ from stacked_rnn import (
     export,
     inference,
     models,
+    pipeline,
     saved_models,
     tasks,
     training,
@@ -29,6 +30,13 @@ TEXT = "the bad age had a deaf \u00e9 face, z he fed a bad \u00e9gg\n" * 10
 CONFIG = pathlib.Path("models/1") / saved_models.CONFIG_FILE
 VARIABLES = pathlib.Path("models/1/variables/variables")
 RECORD = pathlib.Path("old/checkpoints/model.json")
+# All that does not contradict a trained model, so that nothing is chosen.
+GIVEN = frozenset(
+    (
+        *configs.TASKS["language_model"].free_settings,
+        *configs.TrainConfig().to_dict(),
+    )
+) - {"tokenizer", "letters_only", "document_separator"}
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +106,12 @@ def read_task(start):
 
 
 def make_trainer(init_from, model_dir="another", strategy=None, **changes):
-    start = prepare(init_from, model_dir, **changes)
-    task = read_task(start)
-    model_config = task.complete(start.model_config)
+    start, task, model_config = pipeline.read(
+        configs.ModelConfig(**changes.pop("model", {})),
+        train_config(init_from=init_from, **changes),
+        model_dir,
+        GIVEN,
+    )
     return training.Trainer(
         model_config,
         start.train_config,
@@ -304,13 +315,15 @@ def test_a_bad_init_from_is_one_line(init_from, damage, message):
 def test_a_begun_run_resumes_without_the_trained_model():
     begun = prepare("old", "another").model.get_weights()
     shutil.rmtree("old")
-    trainer = make_trainer("old", "new")
+    pathlib.Path("text.txt").rename("moved.txt")
+    trainer = make_trainer("old", "new", corpus="moved.txt")
     assert trainer.step == 10
     assert np.abs(begun[0] - trainer.model.get_weights()[0]).max() > 0
     train(trainer, 11)
-    again = make_trainer("old", "new")
+    again = make_trainer("old", "new", corpus="moved.txt")
     assert again.step == 11
     assert_weights(again, trainer.model.get_weights())
+    pathlib.Path("moved.txt").rename("text.txt")
     # The weights now come from "new"; the error names the flag.
     with pytest.raises(configs.UserError, match="^--init_from=old: the arch"):
         prepare("old", "new", model={"units": 7}, given={"units"})
@@ -327,7 +340,8 @@ def test_a_run_without_a_checkpoint_starts_over():
     "changes",
     [
         {"resume": False},
-        {"model": {"dropout": 0.1}, "given": {"dropout"}},
+        {"model": {"dropout": 0.1}},
+        {"learning_rate": 0.001},
         {"corpus": "text.txt,text.txt"},
         {"init_from": "models/../old"},
     ],

@@ -133,12 +133,12 @@ class _Trainers:
         from stacked_rnn import training
 
         self._configs = (model_config, train_config)
-        names = {
+        self._names = {
             field.name
             for given_config in self._configs
             for field in dataclasses.fields(given_config)
         }
-        self._given = flags.given_flags() & names
+        self._given = flags.given_flags() & self._names
         self._strategy = training.make_strategy(train_config.strategy)
         self._tasks: dict[tuple, object] = {}
 
@@ -158,7 +158,7 @@ class _Trainers:
             if hasattr(config, name)
         }
 
-    def to_flags(self, values) -> str:
+    def to_flags(self, values, directory) -> str:
         """Writes the flags of train.py that repeat a trial.
 
         Those that train.py would choose to fit the text are among them: a trial
@@ -166,8 +166,10 @@ class _Trainers:
         """
         from stacked_rnn.training import sizing
 
+        start, *_ = self.read(values, directory)
         return configs.to_flags(
-            *self.with_values(values),
+            start.model_config,
+            start.train_config,
             names={"corpus", *sizing.OPEN_SETTINGS}
             | self._given
             | values.keys(),
@@ -176,11 +178,14 @@ class _Trainers:
     def read(self, values, directory):
         """Reads the text for the values of a trial, once where it can.
 
+        Of the settings that fit a text, a trial has the separator of documents
+        alone: the lines of a list are documents.
+
         Returns:
             The `warm_start.WarmStart`, its `TrainConfig`, and the task.
         """
         from stacked_rnn import tasks
-        from stacked_rnn.training import warm_start
+        from stacked_rnn.training import sizing, warm_start
 
         model_config, train_config = self.with_values(values)
         start = warm_start.resolve_init_from(
@@ -188,10 +193,18 @@ class _Trainers:
         )
         key = tuple(values.get(name) for name in DATA_SETTINGS)
         if key not in self._tasks:
-            task = tasks.TASKS[train_config.task].read(start)
+            given = self._names - ({"document_separator"} - self._given)
+            task = tasks.TASKS[train_config.task].read(
+                dataclasses.replace(start, given=given)
+            )
             task.warn()
+            if task.chosen and task.chosen.settings and not self._tasks:
+                print(sizing.LINES_ARE_TEXTS)
             self._tasks[key] = task
-        return start, start.train_config, self._tasks[key]
+        task = self._tasks[key]
+        if task.chosen:
+            start = start.with_settings(task.chosen.settings)
+        return start, start.train_config, task
 
     def make(self, values, directory):
         """Makes the `Trainer` of a trial, in a directory."""
@@ -237,7 +250,8 @@ def _report(ended, config, trainers, info, directory) -> None:
     recipe.write_text(
         f"# {quality}: the best of {len(ended)} trial(s) of tune.py, among\n"
         f"#   {searched}\n# To train and export it:\n"
-        f"#   python train.py {flag}\n" + trainers.to_flags(best.values),
+        f"#   python train.py {flag}\n"
+        + trainers.to_flags(best.values, directory),
         encoding="utf-8",
     )
     print(f"Best flags: {recipe}, {quality}. Next:")

@@ -391,7 +391,9 @@ class ServeConfig(Config):
         "",
         "Directory of an exported model: one version, the parent of several "
         "(the highest is served, and a new one as soon as it is there), or of "
-        "several models, each served under its name. Empty: saved_models.",
+        "several models, each served under its name; or that of a run, a .zip "
+        "archive of a model, or hf://USER/NAME on the Hugging Face Hub. Empty: "
+        "saved_models.",
     )
     model_name: str = setting(
         "", "Name of a single model (empty: that of its directory)."
@@ -407,8 +409,9 @@ class ServeConfig(Config):
     )
     api_keys_file: str = setting(
         "",
-        "File with one API key per line; # begins a comment. Requests under "
-        "/v1 then need a key, as Authorization: Bearer KEY (empty: no keys).",
+        "File with one API key per line; # begins a comment. All but the page, "
+        "probes and metrics then needs a key, as Authorization: Bearer KEY "
+        "(empty: no keys).",
     )
     chat_template: str = setting(
         "",
@@ -446,9 +449,9 @@ class ServeConfig(Config):
     )
     max_waiting: int = setting(
         1024,
-        "Maximum number of sequences that wait for one of the 64 slots of a "
-        "model (a request has one per prompt and per n); further requests get "
-        "status 429.",
+        "Maximum number of sequences that wait for one of the slots of a model "
+        "(64, or 63 with three cores; a request has one per prompt and per n); "
+        "further requests get status 429.",
         minimum=1,
     )
     max_body_bytes: int = setting(

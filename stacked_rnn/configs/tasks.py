@@ -157,6 +157,7 @@ TASKS = {
             *_LABELS,
             *_STREAMS,
             *_NEXT_TOKENS,
+            "letters_only",
             "pooling",
             "embedding_dropout",
             "init_from",

@@ -100,7 +100,7 @@ class TrainConfig(Config):
     letters_only: bool = setting(
         False,
         "Reduce all text to the lower-case letters a-z and single spaces, as "
-        "the book Dive into Deep Learning does.",
+        "the book Dive into Deep Learning does. Not for seq2seq.",
     )
     sequence_length: int = setting(
         100,
@@ -173,7 +173,8 @@ class TrainConfig(Config):
     )
     validation_fraction: float = setting(
         0.1,
-        "Fraction of the text held out to measure progress. Classifiers and "
+        "Fraction of the text held out to measure progress. Language models: "
+        "0.05 or less of a long text, unless it is given. Classifiers and "
         "seq2seq: of the texts, chosen by the seed.",
         minimum=0.0,
         below=1.0,

@@ -149,11 +149,12 @@ def _read_fields(file, text_field, label_field, flag):
 
 def _read_directories(root, flag):
     """Yields (path, text, class): a directory per class, a file per text."""
-    classes = sorted(
-        path.name
-        for path in pathlib.Path(root).iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    )
+    with text_files.named_errors(root, flag):
+        classes = sorted(
+            path.name
+            for path in pathlib.Path(root).iterdir()
+            if path.is_dir() and not path.name.startswith(".")
+        )
     files = {
         name: paths
         for name in classes

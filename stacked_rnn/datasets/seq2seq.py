@@ -143,8 +143,7 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
         config.tokenizer,
         [b"\n".join(training_texts)],
         vocabulary_size,
-        config.letters_only,
-        _SEPARATOR,
+        document_separator=_SEPARATOR,
     )
     sources, targets = (_token_ids(tokenizer, side) for side in texts)
     limit = config.sequence_length

@@ -386,8 +386,12 @@ class Streams(Windows):
         return self.batches_per_page * self.sequence_length
 
     def _offset(self, epoch):
-        """Returns the position of the first token of an epoch."""
-        room = self.num_tokens - self.sequence_length
+        """Returns the position of the first token of an epoch.
+
+        The last batch keeps a target, even where there is one stream.
+        """
+        before = (self.batches_per_epoch - 1) * self.sequence_length
+        room = self.num_tokens - 1 - before
         offset = tf.random.stateless_uniform(
             (), self._seed(epoch), 0, min(room, self.sequence_length), tf.int64
         )

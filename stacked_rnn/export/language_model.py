@@ -221,7 +221,7 @@ class TextGenerator(base.ExportedModel):
     def _decode_step_signature(self):
         specs = self._state_specs()
 
-        def decode_step(token_ids, **states):
+        def decode_step(*, token_ids, **states):
             """Reads one token: token_ids int32 [batch] and the states that
             `prefill` returns, to logits and states.
             """
@@ -232,7 +232,7 @@ class TextGenerator(base.ExportedModel):
             return {"logits": logits, **self._named(states)}
 
         return _function(decode_step).get_concrete_function(
-            _rows(tf.int32, "token_ids"),
+            token_ids=_rows(tf.int32, "token_ids"),
             **{spec.name: spec for spec in tf.nest.flatten(specs)},
         )
 

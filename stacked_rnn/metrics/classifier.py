@@ -180,8 +180,12 @@ def classification_report(scores, targets, multi_label) -> dict:
     Returns:
         A dict of JSON values:
 
-        accuracy: fraction of the texts whose labels are all correct.
-        macro_f1: mean of f1 over the classes.
+        accuracy: fraction of the predictions that are correct, as in
+            `ClassificationScore`.
+        exact_match: fraction of the texts whose labels are all correct; only
+            if a text may have several.
+        macro_f1: mean of f1 over the classes that are predicted or the label of
+            any text; None if no class is.
         auc: mean of `area_under_curve` over the classes that have one; None
             if no class has.
         calibration_error: see `calibration_error`.
@@ -199,16 +203,21 @@ def classification_report(scores, targets, multi_label) -> dict:
     ]
     areas = [area for area in areas if area is not None]
     bins = calibration(scores, predicted, targets)
+    is_right = predicted == targets
+    is_exact = is_right.all(axis=1)
+    occurs = (predicted | targets).any(axis=0)
     result = {
-        "accuracy": float((predicted == targets).all(axis=1).mean()),
-        "macro_f1": float(f1.mean()),
+        "accuracy": float((is_right if multi_label else is_exact).mean()),
+        "macro_f1": float(f1[occurs].mean()) if occurs.any() else None,
         "auc": float(np.mean(areas)) if areas else None,
         "calibration_error": calibration_error(bins),
         "examples": len(scores),
         "f1": f1.tolist(),
         "calibration": bins,
     }
-    if not multi_label:
+    if multi_label:
+        result["exact_match"] = float(is_exact.mean())
+    else:
         result["confusion"] = confusion_matrix(predicted, targets).tolist()
     return result
 

@@ -53,7 +53,7 @@ def create_app(
     Args:
         repository: a `Repository` made with `openai_stream.deliver`.
         config: a `ServeConfig`.
-        api_keys: the keys for /v1; if empty, no key is needed.
+        api_keys: the keys, see `Access`.
         chat_template: the template of chats with models that have none of their
             own, or None.
     """

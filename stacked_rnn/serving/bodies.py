@@ -62,9 +62,11 @@ class Bodies:
                 raise ApiError(
                     408, f"The body did not arrive within {SECONDS:g} seconds"
                 ) from None
-            parts[:] = [b"".join(parts)]
-            is_packed = encoding == b"gzip" and parts[0]
-            body = self._unpacked(parts[0]) if is_packed else parts[0]
+            body = b"".join(parts)
+            if encoding == b"gzip" and body:
+                packed, body = body, self._unpacked(body)
+                self._hold(len(body) - len(packed))
+            parts[:] = [body]
             _check_parts(body)
             yield body
         finally:
@@ -80,14 +82,18 @@ class Bodies:
             size += len(part)
             if size > self._limit:
                 raise self._too_large()
-            if self._held + len(part) > MOST_BYTES:
-                raise ApiError(
-                    503,
-                    "The bodies of other requests fill the memory for bodies: "
-                    "try again later",
-                )
-            self._held += len(part)
+            self._hold(len(part))
             parts.append(part)
+
+    def _hold(self, size):
+        """Counts bytes as held, if there is room for them."""
+        if self._held + size > MOST_BYTES:
+            raise ApiError(
+                503,
+                "The bodies of other requests fill the memory for bodies: "
+                "try again later",
+            )
+        self._held += size
 
     def _unpacked(self, packed):
         unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)

@@ -6,8 +6,6 @@ import prometheus_client
 from prometheus_client import core
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from stacked_rnn.serving.scheduler import NUM_SLOTS
-
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
@@ -24,7 +22,7 @@ _GAUGES = {  # name -> help; `_StateCollector` has their values in this order
     "--max_waiting.",
     "texts_active": "Sequences that have a slot.",
     "max_texts_active": "Slots.",
-    "prefix_cache_bytes": "Bytes of tokens and states in the prefix cache.",
+    "prefix_cache_bytes": "Bytes of the prefix cache.",
     "is_compiled": "1 once XLA has compiled the model: it then has full speed.",
 }
 _FINISH_REASONS = ("stop", "length", "cancelled", "timeout", "error")
@@ -245,7 +243,7 @@ class _StateCollector:
             if scheduler := served.scheduler:
                 values = (
                     scheduler.num_waiting, scheduler.max_waiting,
-                    scheduler.num_active, NUM_SLOTS,
+                    scheduler.num_active, scheduler.num_slots,
                     scheduler.prefixes.num_bytes,
                     scheduler.is_compiled.is_set(),
                 )  # fmt: skip

@@ -18,8 +18,8 @@ class ModelDirectory:
     the others are found.
 
     Args:
-        saved_model: a version directory, the directory of a model's versions,
-            or a directory of several models; empty: saved_models/.
+        saved_model: a directory of several models, or what `saved_models.find`
+            takes; empty: saved_models/.
         model_name: the name of a single model; empty: that of its directory.
 
     Attributes:
@@ -31,34 +31,30 @@ class ModelDirectory:
     """
 
     def __init__(self, saved_model, model_name):
-        self._root = pathlib.Path(saved_model or "saved_models")
+        saved_model = saved_model or "saved_models"
+        self._root = saved_models.find_directory(saved_model)
         self._model_name = model_name
         self.versions = {}
         self._logged = {}  # path -> the error that was logged
-        if not os.path.isdir(self._root):
-            raise UserError(
-                f"--saved_model={self._root}: no such directory: train.py "
-                "exports a model there"
-            )
         errors = {}
         try:
             self._is_single = bool(saved_models.find_versions(self._root))
             found = self._find(errors)
         except OSError as error:
             raise UserError(
-                f"--saved_model={self._root}: cannot be read "
+                f"--saved_model={saved_model}: cannot be read "
                 f"({error.strerror}): check its permissions"
             ) from error
         self._log_new(errors)
         if not found:
             raise UserError(
-                f"--saved_model={self._root}: neither a SavedModel nor a "
+                f"--saved_model={saved_model}: neither a SavedModel nor a "
                 "directory of SavedModels: there is no saved_model.pb below it"
             )
         if model_name and len(found) > 1:
             raise UserError(
                 f"--model_name={model_name}: there are several models in "
-                f"{self._root}, named after their directories: "
+                f"{saved_model}, named after their directories: "
                 + ", ".join(sorted(found))
             )
         if model_name and not self._is_single:

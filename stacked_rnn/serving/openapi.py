@@ -136,7 +136,7 @@ def document(config, needs_key) -> dict:
 
     Args:
         config: a `ServeConfig`; the document states its limits.
-        needs_key: whether requests under /v1 need an API key.
+        needs_key: whether requests need an API key.
 
     Returns:
         The document, a dict for JSON.

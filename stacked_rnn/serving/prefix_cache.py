@@ -8,36 +8,37 @@ next turn of a chat, or instructions that many prompts share.
 import collections
 import dataclasses
 import functools
+import hashlib
 import threading
 
 import numpy as np
 
+ENTRY_BYTES = 1000  # about what an entry takes beside the numbers of its states
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd: no power of it is 0 modulo 2**64
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    token_ids: np.ndarray
+    digest: bytes
     states: dict
 
     @property
     def num_bytes(self):
-        return self.token_ids.nbytes + sum(
-            state.nbytes for state in self.states.values()
-        )
+        return ENTRY_BYTES + sum(state.nbytes for state in self.states.values())
 
 
 class PrefixCache:
     """Keeps the states that were used last, up to a number of bytes.
 
-    A beginning is looked up by a hash of its tokens and compared with them. It
-    may be used by several threads.
+    It does not keep the tokens. A beginning is looked up by a hash that is fast
+    for all beginnings of a prompt, and recognized by a digest. The cache may be
+    used by several threads.
 
     Args:
-        max_bytes: most bytes of tokens and states; 0 keeps nothing.
+        max_bytes: most bytes; 0 keeps nothing.
 
     Attributes:
-        num_bytes: bytes of the tokens and states that it has.
+        num_bytes: bytes that it has.
     """
 
     def __init__(self, max_bytes):
@@ -53,7 +54,7 @@ class PrefixCache:
             token_ids: its tokens, int32 [tokens].
             states: arrays by name, of one text; they must not change.
         """
-        entry = _Entry(token_ids, states)
+        entry = _Entry(_digest(token_ids), states)
         if entry.num_bytes > self._max_bytes:
             return
         key = int(np.dot(*_terms(token_ids)))
@@ -85,10 +86,14 @@ class PrefixCache:
             for length in reversed(known):
                 key = keys[length - 1]
                 entry = entries[key]
-                if np.array_equal(entry.token_ids, beginning[:length]):
+                if entry.digest == _digest(beginning[:length]):
                     entries.move_to_end(key)
                     return length, entry.states
         return 0, {}
+
+
+def _digest(token_ids) -> bytes:
+    return hashlib.sha256(token_ids).digest()
 
 
 def _terms(token_ids):

@@ -5,7 +5,6 @@ models up. Attributes that other threads read are replaced, never changed in
 place.
 """
 
-import contextlib
 import dataclasses
 import logging
 import math
@@ -69,7 +68,9 @@ class Repository:
 
     Args:
         saved_model, model_name: see `ModelDirectory`.
-        deliver, max_waiting, jit_compile, cache_bytes: see `Scheduler`.
+        deliver, max_waiting, cache_bytes: see `Scheduler`.
+        jit_compile: whether to compile the models with XLA, see
+            `Scheduler.compile`.
         max_loaded: most models in memory at a time; 0: all. Another model is
             loaded when it is requested, and replaces the one requested least
             recently. A new version is loaded beside the one that it replaces.
@@ -134,13 +135,14 @@ class Repository:
         return name in self._directory.versions or name in self._served
 
     def has_wide_models(self) -> bool:
-        """Whether several cores are of use for a step of some model."""
-        for newest, *_ in self._directory.versions.values():
-            with contextlib.suppress(UserError):  # loading it will say why
-                description = saved_models.read_description(newest)
-                if description.model_config.units >= language_model.WIDE:
-                    return True
-        return False
+        """Whether several cores are of use for a step of some model.
+
+        It does not initialize TensorFlow.
+        """
+        return any(
+            saved_models.num_units(newest) >= language_model.WIDE
+            for newest, *_ in self._directory.versions.values()
+        )
 
     def __iter__(self):
         """Iterates over the models that are ready, sorted by name."""
@@ -488,21 +490,18 @@ class Repository:
         return True
 
     def _load(self, name, version, description) -> ServedModel:
-        model, sequences = inference.from_description(description), None
+        model = inference.from_description(description)
+        served = ServedModel.from_description(
+            name, version, description, description, model, None
+        )
         if not description.info.continues_texts:
             served_model.warm_up(model.functions)
-        else:
-            sequences = scheduler.Scheduler(
-                model,
-                self._deliver,
-                self._max_waiting,
-                jit_compile=False,
-                cache_bytes=self._cache_bytes,
-            )
-            if self._jit_compile and name in self._served:
-                self._unserved.add(sequences)
-                sequences.compile()  # the old version serves meanwhile
-                self._unserved.discard(sequences)
-        return ServedModel.from_description(
-            name, version, description, description, model, sequences
+            return served
+        sequences = scheduler.Scheduler(
+            model, self._deliver, self._max_waiting, self._cache_bytes
         )
+        if self._jit_compile and name in self._served:
+            self._unserved.add(sequences)
+            sequences.compile()  # the old version serves meanwhile
+            self._unserved.discard(sequences)
+        return dataclasses.replace(served, scheduler=sequences)

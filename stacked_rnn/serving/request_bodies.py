@@ -128,7 +128,9 @@ def parse(body, kind) -> tuple:
         ApiError: the first error in it.
     """
     try:
-        values = json.loads(body.decode("utf-8-sig"))
+        values = json.loads(
+            body.decode("utf-8-sig"), parse_constant=_refuse_constant
+        )
     except UnicodeDecodeError:
         raise ApiError(400, "The body is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -152,6 +154,11 @@ def parse(body, kind) -> tuple:
             message = f"expected {_range(kind.model_fields[name].metadata)}"
         raise ApiError(400, f"{name or 'The body'}: {message}", name) from None
     return request, [*_unknown_fields(kind, values)]
+
+
+def _refuse_constant(name):
+    """Refuses NaN, which is within any range, and Infinity."""
+    raise ValueError(f"it has {name}")
 
 
 def _unknown_fields(kind, values, prefix=""):

@@ -33,7 +33,7 @@ from stacked_rnn.serving import adjustments, decode_functions, prefix_cache
 from stacked_rnn.utils import devices
 
 BATCH_SIZES = (1, 4, 8, 16, 64)
-NUM_SLOTS = BATCH_SIZES[-1]  # of all batches together
+NUM_SLOTS = BATCH_SIZES[-1]  # most slots of all batches together
 _MOST_LANES = 4  # batches
 _SHARED = 8  # as few sequences share a lane
 CHUNK = 64  # most steps per call
@@ -145,21 +145,18 @@ class Scheduler:
         deliver: called from these threads after each call of the model, with a
             list of (`Sequence`, `Update`).
         max_waiting: most sequences that may wait for a slot.
-        jit_compile: whether to compile with XLA: that takes about twenty
-            seconds, during which sequences are continued already, and makes
-            everything after it faster.
         cache_bytes: see `prefixes`.
 
     Attributes:
         prefixes: a `PrefixCache` of `cache_bytes`: the states after beginnings
             of texts.
-        is_compiled: an event, set once XLA has finished.
+        is_compiled: an event, set once `compile` has finished.
         max_waiting: see above.
+        num_slots: sequences that have a slot at a time, at most: as many for
+            each lane.
     """
 
-    def __init__(
-        self, model, deliver, max_waiting=1024, jit_compile=True, cache_bytes=0
-    ):
+    def __init__(self, model, deliver, max_waiting=1024, cache_bytes=0):
         self._model, self._deliver = model, deliver
         self.prefixes = prefix_cache.PrefixCache(cache_bytes)
         self.max_waiting = max_waiting
@@ -176,6 +173,7 @@ class Scheduler:
             num_lanes = min(devices.cores(), _MOST_LANES)
         self._lanes = [_Lane(self._empty) for _ in range(num_lanes)]
         self._lane_slots = NUM_SLOTS // num_lanes
+        self.num_slots = num_lanes * self._lane_slots
         self._batch_sizes = (
             *(size for size in BATCH_SIZES if size < self._lane_slots),
             self._lane_slots,
@@ -191,10 +189,6 @@ class Scheduler:
             threading.Thread(target=self._run, args=[lane], daemon=True)
             for lane in self._lanes
         ]
-        if jit_compile:
-            self._threads.append(
-                threading.Thread(target=self.compile, daemon=True)
-            )
         for thread in self._threads:
             thread.start()
 
@@ -268,7 +262,8 @@ class Scheduler:
     @property
     def num_active(self) -> int:
         """Number of sequences that have a slot."""
-        return sum(len(lane.batch.sequences) for lane in self._lanes)
+        with self._changed:
+            return sum(lane.num_taken for lane in self._lanes)
 
     def submit(self, sequences) -> None:
         """Queues sequences. Those of several calls get slots in turn.
@@ -339,9 +334,9 @@ class Scheduler:
         faster together.
         """
         with self._changed:
-            active = sum(lane.num_taken for lane in self._lanes)
             waiting = sum(map(len, self._waiting))
-            share = max(_SHARED, -(-(active + waiting) // len(self._lanes)))
+            total = self.num_active + waiting
+            share = max(_SHARED, -(-total // len(self._lanes)))
             num_free = min(share, self._lane_slots) - lane.num_taken
             while self._waiting and len(lane.admitted) < num_free:
                 group = self._waiting.popleft()
@@ -355,7 +350,9 @@ class Scheduler:
             self.tokenize(lane.admitted)
             carry = self._initial_carry(lane.admitted)
             new = self._make_batch(lane.admitted, carry)
-            lane.batch, lane.admitted = self._merge_rows(lane.batch, new), []
+            merged = self._merge_rows(lane.batch, new)
+            with self._changed:  # each sequence is in one of both at any time
+                lane.batch, lane.admitted = merged, []
 
     def _drop_waiting(self):
         """Drops waiting sequences that were cancelled or have timed out."""
@@ -472,17 +469,18 @@ class Scheduler:
         compiles it meanwhile, if it has compiled the other.
         """
         key = batch.size, batch.adjusts
-        with self._finding:
-            has_compiled = self.is_compiled.is_set()
-            if batch.adjusts and has_compiled and not self._compiles_adjusting:
-                self._compiles_adjusting = True
-                thread = threading.Thread(
-                    target=self.compile, args=[True], daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
-            if key not in self._decode_functions:
-                self._find_function(*key, jit_compile=False)
+        if batch.adjusts:  # the others were found at the start
+            with self._finding:
+                has_compiled = self.is_compiled.is_set()
+                if has_compiled and not self._compiles_adjusting:
+                    self._compiles_adjusting = True
+                    thread = threading.Thread(
+                        target=self.compile, args=[True], daemon=True
+                    )
+                    self._threads.append(thread)
+                    thread.start()
+                if key not in self._decode_functions:
+                    self._find_function(*key, jit_compile=False)
         return self._decode_functions[key]
 
     def _keep_states(self, sequence, length, states, row):
@@ -568,7 +566,8 @@ class Scheduler:
     def compile(self, adjusts=False) -> None:
         """Compiles with XLA, and switches to the result where it is faster.
 
-        `close` ends it after the batch size that is being compiled.
+        Sequences are continued meanwhile. `close` ends it after the batch size
+        that is being compiled.
 
         Args:
             adjusts: whether to compile the loop of batches with adjustments.
@@ -642,9 +641,11 @@ class Scheduler:
             seconds = best[function, many] - best[function, few]
             seconds_per_step = max(seconds / (many - few), 1e-6)
             measured.append(_DecodeFunction(function, seconds_per_step))
-        self._decode_functions[size, adjusts] = min(
-            measured, key=lambda decode: decode.seconds_per_step
-        )
+        fastest = min(measured, key=lambda decode: decode.seconds_per_step)
+        if jit_compile:
+            self._decode_functions[size, adjusts] = fastest
+        else:  # another thread may have found XLA's meanwhile
+            self._decode_functions.setdefault((size, adjusts), fastest)
 
 
 class _Lane:

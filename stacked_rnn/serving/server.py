@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import os
 import socket
 import sys
 import threading
@@ -53,7 +54,7 @@ class Server:
         if config.api_keys_file:
             content = terminal.read_file("api_keys_file", config.api_keys_file)
             keys = access.read_keys(content, config.api_keys_file)
-            _log.info("/v1 needs one of %d API key(s)", len(keys))
+            _log.info("requests need one of %d API key(s)", len(keys))
         template = None
         if config.chat_template:
             template = terminal.read_file(
@@ -130,11 +131,13 @@ class Server:
 
         Call it in a process that only serves, before TensorFlow computes. A
         step of a narrow model gains little from several cores, so one core is
-        left to the threads of Python; and a thread that has computed waits for
-        them for half a millisecond, not five.
+        left to the threads of Python, unless the user has set
+        `TF_NUM_INTRAOP_THREADS`; and a thread that has computed waits for them
+        for half a millisecond, not five.
         """
         sys.setswitchinterval(5e-4)
-        if not self._repository.has_wide_models():
+        is_set = "TF_NUM_INTRAOP_THREADS" in os.environ
+        if not (is_set or self._repository.has_wide_models()):
             tf.config.threading.set_intra_op_parallelism_threads(
                 max(1, devices.cores() - 1)
             )

@@ -21,7 +21,7 @@ def rank_function(model):
         model: an `inference.SavedLanguageModel`.
 
     Returns:
-        A `tf.function`: (token ids int32 [tokens], states before them, see
+        A function: (token ids int32 [tokens], states before them, see
         `state_specs`) -> (log p float32 [tokens, MOST], ids of the most likely
         next tokens int32 [tokens, MOST], states after them). A vocabulary of
         fewer than MOST tokens has that many columns.
@@ -48,7 +48,8 @@ def rank_function(model):
         last = {name: state[-1] for name, state in all_states.items()}
         return log_probs, likeliest, last
 
-    return rank
+    # TensorFlow would warn that the function of each model traces anew.
+    return rank.get_concrete_function()
 
 
 class TopLogprobs:

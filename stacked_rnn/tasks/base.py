@@ -24,7 +24,7 @@ class Task:
             `training` and `validation` (batches, or None for the latter),
             `tokenizer`, `digest` and `unknown_share` (of its tokens).
         chosen: a `sizing.Choice` of settings that fit the data, or None.
-        source: what the data were read from, for `read_all`.
+        source: what the data were read from, to read them again.
 
     Attributes:
         name: key of the task in `configs.TASKS`.
@@ -45,7 +45,7 @@ class Task:
     shapes_vary = True
 
     def __init__(self, data, chosen=None, source=None):
-        self.data, self.chosen, self._source = data, chosen, source
+        self.data, self.chosen, self.source = data, chosen, source
 
     @property
     def info(self) -> configs.TaskInfo:
@@ -70,7 +70,7 @@ class Task:
     def read_all(self, train_config) -> "Task":
         """Returns the task with all data to train on, and none held out."""
         return type(self)(
-            self.load_data(train_config, 0, self.data.tokenizer, self._source)
+            self.load_data(train_config, 0, self.data.tokenizer, self.source)
         )
 
     def complete(self, model_config) -> configs.ModelConfig:

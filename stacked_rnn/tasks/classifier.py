@@ -9,7 +9,9 @@ from stacked_rnn.reports import plots
 from stacked_rnn.tasks import base
 from stacked_rnn.training import sizing
 
-_REPORTED = ("accuracy", "macro_f1", "auc", "calibration_error")
+_REPORTED = (
+    "accuracy", "exact_match", "macro_f1", "auc", "calibration_error",
+)  # fmt: skip
 
 
 class ClassifierTask(base.Task):
@@ -29,7 +31,7 @@ class ClassifierTask(base.Task):
     @classmethod
     def read(cls, start):
         config, model_config = start.train_config, start.model_config
-        labelled = datasets.read_texts_of(config)
+        labelled = start.source or datasets.read_texts_of(config)
         chosen = None
         if start.given is not None and not start.tokenizer:
             chosen = sizing.for_classifier(
@@ -164,7 +166,7 @@ class ClassifierTask(base.Task):
             + ", ".join(
                 f"{name.replace('_', ' ')} {result[name]:.3f}"
                 for name in _REPORTED
-                if result[name] is not None
+                if result.get(name) is not None
             )
         )
         if "confusion" in result:

@@ -33,7 +33,7 @@ class LanguageModelTask(base.Task):
     @classmethod
     def read(cls, start):
         config, model_config = start.train_config, start.model_config
-        corpus = datasets.open_corpus(config, start.tokenizer)
+        corpus = start.source or datasets.open_corpus(config, start.tokenizer)
         chosen = None
         if start.given is not None and not config.train_windows:
             chosen = sizing.for_language_model(

@@ -19,7 +19,8 @@ class Seq2SeqTask(base.Task):
     The sums are the nats of the target tokens, their number, the number of
     exact texts, and the number of texts. A text is exact if each target token
     is the likeliest one; greedy decoding then writes this very target, so that
-    exact matches are counted without decoding.
+    exact matches are counted without decoding. It never writes a target with an
+    unknown token.
     """
 
     name = "seq2seq"
@@ -59,6 +60,9 @@ class Seq2SeqTask(base.Task):
         logits = model(inputs, training=seed is not None)["logits"]
         is_target = targets >= 0
         is_correct = tf.argmax(logits, -1, tf.int32) == targets
+        unknown_id = self.data.tokenizer.unknown_id
+        if unknown_id is not None:
+            is_correct &= targets != unknown_id
         is_text = tf.reduce_any(is_target, axis=1)
         is_exact = is_text & tf.reduce_all(is_correct | ~is_target, axis=1)
         nats = tf.reduce_sum(metrics.token_nats(logits, targets))

@@ -159,24 +159,9 @@ def open_run(
     Raises:
         UserError: `--resume` is given, and there is no such run.
     """
-    description = {
-        "task": train_config.task,
-        "model": model_config.to_dict(),
-        "tokenizer": tokenizer.to_dict(),
-        "corpus": train_config.corpus,
-        "init_from": train_config.init_from,
-        "digest": digest,
-        "length": {
-            name: getattr(train_config, name)
-            for name in ("epochs", "max_minutes")
-        },
-        "settings": {
-            name: value
-            for name, value in train_config.to_dict().items()
-            if name not in MAY_CHANGE
-        },
-        **task_record,
-    }
+    description = _describe(
+        model_config, tokenizer, train_config, digest, task_record
+    )
     record = model_dir / RECORD
     if record.exists():
         reason = "--noresume"
@@ -194,6 +179,40 @@ def open_run(
         raise UserError(f"--resume: there is no checkpoint in {model_dir}")
     write_json(record, description)
     return False
+
+
+def differences(model_dir, *described) -> list[str]:
+    """Lists what keeps the run in a directory from resuming, in words.
+
+    Args:
+        model_dir: the directory of a run.
+        *described: what `open_run` takes after it.
+    """
+    return _differences(
+        read_record(pathlib.Path(model_dir)), _describe(*described)
+    )
+
+
+def _describe(model_config, tokenizer, train_config, digest, task_record):
+    """Returns the record of a run, see `open_run`."""
+    return {
+        "task": train_config.task,
+        "model": model_config.to_dict(),
+        "tokenizer": tokenizer.to_dict(),
+        "corpus": train_config.corpus,
+        "init_from": train_config.init_from,
+        "digest": digest,
+        "length": {
+            name: getattr(train_config, name)
+            for name in ("epochs", "max_minutes")
+        },
+        "settings": {
+            name: value
+            for name, value in train_config.to_dict().items()
+            if name not in MAY_CHANGE
+        },
+        **task_record,
+    }
 
 
 def move_aside(kind, directory, reason) -> None:

@@ -39,7 +39,13 @@ _SHORT_STRINGS = {
     "dropout": 0.2, "epochs": 12,
 }  # fmt: skip
 
-OPEN_SETTINGS = frozenset((*_CHOSEN, *_SHORT_STRINGS, "epochs", "max_minutes"))
+OPEN_SETTINGS = frozenset(
+    (*_CHOSEN, *_SHORT_STRINGS, "epochs", "max_minutes", "document_separator")
+)
+LINES_ARE_TEXTS = (
+    "Each line is a text of its own: --document_separator= reads one running "
+    "text."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,6 +284,6 @@ def _describe(settings, num_tokens, is_list) -> str:
         f"{settings['num_layers']} {settings['cell'].upper()} layer(s) of "
         f"{settings['units']} units, dropout {settings['dropout']:g}.\nFlags "
         "override it: --max_minutes, --units, --dropout; config.flags has all."
-        + "\nEach line is a text of its own: --document_separator= reads one "
-        "running text." * is_list
+        + f"\n{LINES_ARE_TEXTS}"
+        * is_list
     )

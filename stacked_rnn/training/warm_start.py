@@ -48,6 +48,8 @@ class WarmStart:
             of weights of PyTorch.
         given: names of the settings that the user has set; None: all.
         past: the record of an earlier run in the same directory, or None.
+        source: what another reading of the text has left, or None: standard
+            input can be read only once.
     """
 
     model_config: ModelConfig
@@ -57,6 +59,12 @@ class WarmStart:
     path: pathlib.Path | None = None
     given: Collection[str] | None = None
     past: Mapping | None = None
+    source: object = None
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the run has begun with a trained model, and resumes."""
+        return self.path is not None and self.model is None
 
     def with_settings(self, settings) -> "WarmStart":
         """Returns a copy with other values of some settings."""
@@ -69,15 +77,19 @@ class WarmStart:
 
 
 def resolve_init_from(
-    model_config, train_config, model_dir, given=()
+    model_config, train_config, model_dir, given=(), may_resume=True
 ) -> WarmStart:
     """Finds and reads the trained model that `--init_from` names, if any.
+
+    A run in model_dir that has begun with that model is taken to resume; once
+    the text has been read, `runs.differences` tells.
 
     Args:
         model_config, train_config: the settings.
         model_dir: directory of the new run.
         given: names of the settings that the user has set; only these can
             contradict the trained model.
+        may_resume: whether a run in model_dir may resume.
 
     Raises:
         UserError: the trained model is missing or damaged, cannot be used, or
@@ -92,7 +104,7 @@ def resolve_init_from(
             "another one, or leave --init_from out to resume that run"
         )
     named = f"--init_from={path}"
-    has_begun = _has_begun(model_config, train_config, model_dir, given)
+    has_begun = may_resume and _has_begun(model_config, train_config, model_dir)
     if has_begun:
         path = model_dir  # the model of --init_from may be gone by now
     path, task, trained_config, tokenizer, build = _find(path, train_config)
@@ -143,11 +155,10 @@ def resolve_init_from(
     )
 
 
-def _has_begun(model_config, train_config, model_dir, given) -> bool:
-    """Whether model_dir has a checkpoint of a run of the same command.
+def _has_begun(model_config, train_config, model_dir) -> bool:
+    """Whether model_dir has a checkpoint of a run of the same task and model.
 
-    Compares what `runs.open_run` does, except for the settings that the trained
-    model determines.
+    The limits of the vocabulary are compared too: a resumed run keeps its own.
     """
     if (
         train_config.resume is False
@@ -156,25 +167,16 @@ def _has_begun(model_config, train_config, model_dir, given) -> bool:
     ):
         return False
     record = runs.read_record(model_dir)
-    trained_config = ModelConfig.from_dict(record["model"])
     recorded = record.get("settings", {}) | record
     limits = {  # not in older records
         "vocabulary_limit": model_config.vocabulary_size,
         "widen_vocabulary": train_config.widen_vocabulary,
     }
-    return (
-        all(
-            record.get(name) == getattr(train_config, name)
-            for name in ("task", "corpus", "init_from")
-        )
-        and all(
-            getattr(trained_config, name) == getattr(model_config, name)
-            for name in TASKS[train_config.task].free_settings
-            if name in given  # else the run has chosen it
-        )
-        and all(
-            recorded.get(name, value) == value for name, value in limits.items()
-        )
+    return all(
+        record.get(name) == getattr(train_config, name)
+        for name in ("task", "init_from")
+    ) and all(
+        recorded.get(name, value) == value for name, value in limits.items()
     )
 
 

@@ -157,13 +157,25 @@ def _why_missing(source, names):
 
 
 def walk(directory) -> list[str]:
-    """The files below a directory, in order.
+    """The files below a directory, in order; links are followed.
 
     What begins with a dot belongs to a tool, as .git does; runs and SavedModels
-    are what is made of texts.
+    are what is made of texts. A directory that cannot be read and a link to
+    nothing are among the files: whoever reads them finds out why.
     """
-    found = []
-    for root, directories, files in os.walk(directory):
+    found, seen = [], set()
+
+    def add_unreadable(error):
+        found.append(error.filename)
+
+    for root, directories, files in os.walk(
+        directory, onerror=add_unreadable, followlinks=True
+    ):
+        path = os.path.realpath(root)
+        if path in seen:  # a link leads back to it
+            directories.clear()
+            continue
+        seen.add(path)
         if "saved_model.pb" in files or "config.flags" in files:
             directories.clear()
             continue
@@ -172,7 +184,7 @@ def walk(directory) -> list[str]:
             continue
         directories[:] = [
             name
-            for name in directories
+            for name in sorted(directories)
             if not name.startswith(".") and not name.endswith(".partial")
         ]
         paths = (
@@ -180,7 +192,11 @@ def walk(directory) -> list[str]:
             for name in files
             if not name.startswith(".")
         )
-        found += [path for path in paths if os.path.isfile(path)]
+        found += [
+            path
+            for path in paths
+            if os.path.isfile(path) or not os.path.exists(path)
+        ]
     return sorted(found)
 
 

@@ -4,6 +4,7 @@
 packages already: that takes seconds, and the tests start hundreds of scripts.
 """
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -13,7 +14,7 @@ import sys
 import tempfile
 
 from stacked_rnn import cli
-from tests.helpers import ROOT
+from tests.helpers import ROOT, exports
 from tests.helpers.waiting import wait_until
 
 _forks = multiprocessing.get_context("forkserver")
@@ -35,10 +36,15 @@ class Script:
             `stacked-rnn inspect`.
         *arguments: strings.
         stdin: bytes to read from standard input.
+        in_memory: whether it exports as in `exports.in_memory`, much faster:
+            then its exports cannot be used by other processes.
         **environment: more variables.
     """
 
-    def __init__(self, directory, script, *arguments, stdin=b"", **environment):
+    def __init__(
+        self, directory, script, *arguments,
+        stdin=b"", in_memory=False, **environment,
+    ):  # fmt: skip
         self.arguments, self._written = [script, *arguments], None
         with tempfile.TemporaryFile() as entered:
             entered.write(stdin)
@@ -54,6 +60,7 @@ class Script:
                     [*_program(script), *map(str, arguments)],
                     str(directory),
                     environment,
+                    in_memory,
                     [
                         _forks.reducer.DupFd(file.fileno())
                         for file in (entered, *self._files)
@@ -156,7 +163,7 @@ def _program(script):
     return [str(ROOT / script)]
 
 
-def _run(arguments, directory, environment, files):
+def _run(arguments, directory, environment, in_memory, files):
     for number, file in enumerate(files):
         os.dup2(file.detach(), number)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -165,7 +172,8 @@ def _run(arguments, directory, environment, files):
     os.environ.update(environment)
     sys.argv = arguments
     sys.path.insert(0, str(ROOT))
-    if arguments[0] == "stacked-rnn":
-        cli.main()
-    else:
-        runpy.run_path(arguments[0], run_name="__main__")
+    with exports.in_memory() if in_memory else contextlib.nullcontext():
+        if arguments[0] == "stacked-rnn":
+            cli.main()
+        else:
+            runpy.run_path(arguments[0], run_name="__main__")

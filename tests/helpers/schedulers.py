@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from stacked_rnn import configs
-from stacked_rnn.serving import scheduler
+from stacked_rnn.serving import adjustments, scheduler
 
 
 class Harness:
@@ -16,9 +16,7 @@ class Harness:
         self.updates = {}
         self.ended = queue.Queue()
         self.scheduler = scheduler.Scheduler(
-            model,
-            self._deliver,
-            **{"jit_compile": False, "cache_bytes": 2**20} | options,
+            model, self._deliver, **{"cache_bytes": 2**20} | options
         )
 
     def _deliver(self, updates):
@@ -29,11 +27,19 @@ class Harness:
             if update.finish_reason:
                 self.ended.put(sequence)
 
-    def submit(self, prompts, stop=(), deadline=np.inf, **options):
+    def submit(
+        self,
+        prompts,
+        stop=(),
+        deadline=np.inf,
+        adjustment=adjustments.NONE,
+        **options,
+    ):
         settings = {"max_new_tokens": 50} | options
+        sampling = configs.SamplingConfig(**settings)
         sequences = [
             self.scheduler.sequence(
-                prompt, configs.SamplingConfig(**settings), stop, deadline
+                prompt, sampling, stop, deadline, adjustment
             )
             for prompt in prompts
         ]

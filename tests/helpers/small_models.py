@@ -9,6 +9,18 @@ from stacked_rnn import configs, export, models, reference, tokenizers, training
 
 CELLS = ("simple_rnn", "gru", "lstm")
 ALPHABET = "\n abcdefgh"  # with the unknown character: eleven tokens
+# Every regularizer of a language model.
+REGULARIZED = {
+    "dropout": 0.2,
+    "recurrent_dropout": 0.1,
+    "weight_dropout": 0.3,
+    "embedding_dropout": 0.1,
+    "token_dropout": 0.1,
+    "output_dropout": 0.2,
+    "label_smoothing": 0.1,
+    "activation_penalty": 0.01,
+    "temporal_penalty": 0.02,
+}
 
 
 @functools.cache
