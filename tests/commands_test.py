@@ -501,6 +501,7 @@ def test_export_writes_what_the_page_generates_with(
     assert f"Wrote {file} (" in ran.stdout and "Next: " in ran.stdout
     nats = re.search(r"cats.txt: (.*) nats .* SavedModel (.*): ", ran.stdout)
     assert nats[1] == nats[2]
+    assert ran.stderr.count("the newest model: ") == 1
 
     example = f"generate_{format}.py"
     [code] = [
@@ -677,6 +678,11 @@ def test_a_changed_architecture_is_named(trained):
         (
             "export.py",
             ["--format=html", "--output=cats.txt/a.html"],
+            ["--output=cats.txt", "cannot write"],
+        ),
+        (
+            "export.py",
+            ["--format=html", "--text=nowhere", "--output=cats.txt/a.html"],
             ["--output=cats.txt", "cannot write"],
         ),
     ],
@@ -936,6 +942,10 @@ def test_evaluate_scores_a_seq2seq_model(paired):
         (["evaluate.py", "--text=one.tsv"], ["one.tsv, line 1", "target_fiel"]),
         (["predict.py", "--text=a", "--num_beams=0"], ["--num_beams=0"]),
         (["predict.py", "--texts_file=none.txt"], ["file=none.txt: the file"]),
+        (
+            ["predict.py", "--text=a", "--attention=."],
+            ["--attention=.: cannot write it, a directory"],
+        ),
         (
             ["predict.py", "--text=a", "--attention=pairs.tsv/a.png"],
             ["--attention=pairs.tsv"],

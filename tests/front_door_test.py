@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import pathlib
 import shutil
 import subprocess
@@ -311,6 +312,7 @@ def test_embeddings_are_arrays(loaded):
     [
         ({"temprature": 1}, "^temprature: there is no such .* temperature?"),
         ({"temperature": -1.0}, "^--temperature=-1.0: expected 0.0 <="),
+        ({"top_k": 2**31}, "^--top_k=2147483648: expected 0 <= top_k <= 21474"),
         ({"max_tokens": 3}, "^max_tokens: there is no such setting"),
         ({"seed": np.arange(2)}, "^--seed=array.*: expected type int"),
     ],
@@ -363,6 +365,15 @@ def test_a_saved_model_loads_again(loaded, name, tmp_path):
     if name == "copies":
         assert loaded.save(tmp_path / name).name == "2"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_archive_takes_files_of_any_date(letters, loaded, tmp_path):
+    """As copies that leave the dates out have them: the first of 1970."""
+    path = shutil.copytree(letters, tmp_path / "old/1")
+    os.utime(path / "README.md", (0, 0))
+    description = dataclasses.replace(loaded.description, path=path)
+    old = dataclasses.replace(loaded, description=description)
+    assert zipfile.is_zipfile(old.save(tmp_path / "old.zip"))
 
 
 def test_a_run_finds_its_model_and_no_other(letters, tmp_path):

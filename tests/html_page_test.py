@@ -702,3 +702,15 @@ def test_a_token_is_described_with_what_else_could_stand_there(
     assert re.search(
         rf"Likeliest here: \u201c.\u201d {likeliest:.0f} %,", known
     )
+
+
+@browsers.needed
+def test_the_first_character_of_a_text_that_the_model_began_is_described(
+    loaded, open_page
+):
+    """The start token predicts it, which has no text itself."""
+    page = open_page(loaded)
+    page.write(max_new_tokens=3)
+    page.script("describe(0)")
+    assert page.value("[spans[0].first, spans[0].last]") == [1, 1]
+    assert re.search(r" nats, probability .*Likeliest here", page["token"].text)
