@@ -12,7 +12,9 @@
 set -euo pipefail
 
 . .venv/bin/activate
-srun --kill-on-bad-exit=1 python train.py --strategy=multi_worker \
+# srun does not take --cpus-per-task over from sbatch.
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+  python train.py --strategy=multi_worker \
   --model_dir="$PWD/runs/$SLURM_JOB_NAME" \
   --export_dir="$PWD/saved_models/$SLURM_JOB_NAME" \
   "$@"

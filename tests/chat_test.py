@@ -148,6 +148,7 @@ def test_the_logprobs_are_those_of_the_completion(running):
             {"role": "user", "content": "a", "name": "\ud83d"}
         ]}, "refuses them: 'utf-8' codec"),
         ({"max_tokens": 5000}, "max_tokens: at most 4096"),
+        ({"max_completion_tokens": 5000}, "max_completion_tokens: at most"),
         ({"top_logprobs": 9}, "top_logprobs: expected a number from 0 to 5"),
         ({"model": "none"}, "does not exist"),
         ({"response_format": {"type": "json_object"}},
@@ -160,6 +161,16 @@ def test_bad_chats_are_refused_in_words(running, values, words):
     body = {"model": "plain", "messages": MESSAGES} | values
     status, answer = post(running, "chat/completions", **body)
     assert status in (400, 404) and words in answer["error"]["message"]
+
+
+def test_defaults_are_no_more_than_the_server_allows(letters):
+    with serving(letters, model_name="m", max_tokens=10) as few:
+        _, answer = post(few, "completions", model="m", prompt="a")
+        assert answer["usage"]["completion_tokens"] == 10
+        _, answer = post(few, "chat/completions", model="m", messages=MESSAGES)
+        assert answer["usage"]["completion_tokens"] == 10
+        _, _, page = request(few, "GET", "/")
+        assert b"MOST_TOKENS = 10;" in page
 
 
 def test_without_a_limit_an_answer_has_300_tokens(running):

@@ -140,10 +140,11 @@ def test_other_floats_in_keras_json_make_no_difference(trained):
     assert ", float32, " in (trained / "train.log").read_text()
 
 
-def test_config_flags_repeat_a_run_which_goes_on(trained):
+def test_config_flags_repeat_a_run_which_goes_on(finished_copy):
     more = run(
-        trained, "train.py", "--flagfile=runs/cats/config.flags", "--epochs=3"
-    )
+        finished_copy, "train.py", "--flagfile=runs/cats/config.flags",
+        "--epochs=3", in_memory=True,
+    )  # fmt: skip
     assert more.returncode == 0, more.stderr
     assert "resuming at step" in more.stdout
     assert "Epoch 3/3" in more.stdout and "Epoch 2" not in more.stdout
@@ -162,13 +163,19 @@ def test_a_finished_run_exports_nothing_new(finished_copy):
     assert [path.name for path in versions.iterdir()] == ["1"]
     # Where the export is gone, or asked for elsewhere, it is made again.
     shutil.rmtree(versions)
-    elsewhere = run(finished_copy, "train.py", *SMALL, "--export_dir=elsewhere")
+    elsewhere = run(
+        finished_copy, "train.py", *SMALL, "--export_dir=elsewhere",
+        in_memory=True,
+    )  # fmt: skip
     assert "Exported elsewhere/1" in elsewhere.stdout
 
 
 def test_another_learning_rate_begins_another_run(finished_copy):
     """A warning says that the new one is worse."""
-    other = run(finished_copy, "train.py", *SMALL, "--learning_rate=1e-06")
+    other = run(
+        finished_copy, "train.py", *SMALL, "--learning_rate=1e-06",
+        in_memory=True,
+    )  # fmt: skip
     assert other.returncode == 0, other.stderr
     assert (
         "moved the run in runs/cats to runs/cats.1 "
@@ -187,14 +194,14 @@ def test_a_chat_template_becomes_part_of_the_model(finished_copy):
     """Of a new version, if the run has ended; once more changes nothing."""
     (finished_copy / "chat.jinja").write_bytes(b"{{ messages }}\r\nA: ")
     flags = (*SMALL, "--chat_template=chat.jinja")
-    ran = run(finished_copy, "train.py", *flags)
+    ran = run(finished_copy, "train.py", *flags, in_memory=True)
     assert ran.returncode == 0, ran.stderr
     assert "Exported saved_models/cats/2" in ran.stdout
     version = finished_copy / "saved_models/cats/2"
     assert saved_models.chat_template(version) == "{{ messages }}\nA: "
     again = run(finished_copy, "train.py", *flags)
     assert "Nothing is left to do" in again.stdout
-    without = run(finished_copy, "train.py", *SMALL)
+    without = run(finished_copy, "train.py", *SMALL, in_memory=True)
     assert "Exported saved_models/cats/3" in without.stdout
 
 
@@ -315,7 +322,7 @@ def test_config_flags_repeat_a_run_of_words_and_documents(tmp_path):
         *SMALL, "--epochs=1", "--tokenizer=word", "--document_separator= ",
         "--vocabulary_size=40",
     )  # fmt: skip
-    first = run(tmp_path, "train.py", *flags)
+    first = run(tmp_path, "train.py", *flags, in_memory=True)
     assert first.returncode == 0, first.stderr
     assert "--prompt" not in first.stdout  # a document begins without a prompt
     again = run(tmp_path, "train.py", "--flagfile=runs/cats/config.flags")
@@ -425,28 +432,24 @@ def test_options_that_beam_search_lacks_are_refused():
         configs.GenerateConfig(**changes)
 
 
-@pytest.fixture(scope="module")
-def marked(trained):
-    """The corpus with a byte order mark and line ends of Windows."""
-    path = trained / "marked.txt"
-    path.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
-    return path.name
-
-
-def test_evaluate_prints_one_json_object(trained, marked):
-    ran = run(trained, "evaluate.py", f"--text={marked}")
+def test_evaluate_prints_one_json_object(trained):
+    (trained / "new.txt").write_text(TEXT + "\u00e9", encoding="utf-8")
+    ran = run(trained, "evaluate.py", "--text=new.txt")
     assert ran.returncode == 0, ran.stderr
+    assert f"warning: 1 of {len(TEXT):,} tokens are not in the" in ran.stderr
     result = json.loads(ran.stdout)
     assert set(result) == {
         "nats_per_token", "perplexity", "bits_per_character", "tokens",
         "characters", "unknown_tokens",
     }  # fmt: skip
-    assert result["tokens"] == len(TEXT) - 1 and result["unknown_tokens"] == 0
+    assert result["tokens"] == len(TEXT) and result["unknown_tokens"] == 1
 
 
-def test_evaluate_reads_a_text_as_train_does(trained, marked, monkeypatch):
+def test_evaluate_reads_a_text_as_train_does(trained, monkeypatch):
     """In any packing, with any line ends; other encodings are refused."""
     monkeypatch.chdir(trained)
+    marked = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
+    (trained / "marked.txt").write_bytes(marked)
     (trained / "packed.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
     (trained / "texts").mkdir()
     half = TEXT[: len(TEXT) // 2]
@@ -456,7 +459,7 @@ def test_evaluate_reads_a_text_as_train_does(trained, marked, monkeypatch):
     read = functools.partial(
         datasets.read_text, tokenizer=description.tokenizer
     )
-    for name in (marked, "packed.txt.gz"):
+    for name in ("marked.txt", "packed.txt.gz"):
         assert read(name) == TEXT.encode()
     assert read("texts") == TEXT.removesuffix("\n").encode()
     (trained / "wide.txt").write_bytes(TEXT.encode("utf-16"))
@@ -498,6 +501,7 @@ def test_export_writes_what_the_page_generates_with(
     assert f"Wrote {file} (" in ran.stdout and "Next: " in ran.stdout
     nats = re.search(r"cats.txt: (.*) nats .* SavedModel (.*): ", ran.stdout)
     assert nats[1] == nats[2]
+    assert ran.stderr.count("the newest model: ") == 1
 
     example = f"generate_{format}.py"
     [code] = [
@@ -652,6 +656,16 @@ def test_a_changed_architecture_is_named(trained):
         ("generate.py", ["--prompts_file=wide"], ["wide is UTF-16", "iconv"]),
         ("evaluate.py", [], ["--text"]),
         ("evaluate.py", ["--text=nowhere"], ["--text=nowhere"]),
+        (
+            "evaluate.py",
+            ["--text=cats.txt", "--cache_weight=0.2"],
+            ["--cache_weight: no effect without --cache_size"],
+        ),
+        (
+            "evaluate.py",
+            ["--text=cats.txt", "--source_field=a"],
+            ["--source_field: no effect on a language model"],
+        ),
         ("export.py", ["--weights=int4"], ["weights", "int8"]),
         ("export.py", ["--text=nowhere"], ["--text=nowhere"]),
         ("export.py", ["--saved_model=nowhere"], ["nowhere"]),
@@ -666,6 +680,11 @@ def test_a_changed_architecture_is_named(trained):
             ["--format=html", "--output=cats.txt/a.html"],
             ["--output=cats.txt", "cannot write"],
         ),
+        (
+            "export.py",
+            ["--format=html", "--text=nowhere", "--output=cats.txt/a.html"],
+            ["--output=cats.txt", "cannot write"],
+        ),
     ],
 )
 def test_bad_input_to_other_commands_is_one_line(trained, script, flags, words):
@@ -674,24 +693,29 @@ def test_bad_input_to_other_commands_is_one_line(trained, script, flags, words):
     assert_fails(run(trained, script, *flags), *words)
 
 
-def test_init_from_begins_with_the_weights_of_a_trained_model(trained):
-    (trained / "birds.txt").write_text(TEXT.replace("cat", "j\u00e4y"))
+def test_init_from_begins_with_the_weights_of_a_trained_model(finished_copy):
+    (finished_copy / "birds.txt").write_text(TEXT.replace("cat", "j\u00e4y"))
     flags = ("--corpus=birds.txt", "--init_from=saved_models/cats")
-    refused = run(trained, "train.py", *flags, "--units=192", "--cell=lstm")
+    refused = run(
+        finished_copy, "train.py", *flags, "--units=192", "--cell=lstm"
+    )
     assert_fails(refused, "--init_from", "leave out --units=192 (it has 16)")
-    assert not (trained / "runs/birds").exists()
-    assert not (trained / "saved_models/birds").exists()
-    ran = run(trained, "train.py", *flags, *SMALL[4:], "--epochs=1")
+    assert not (finished_copy / "runs/birds").exists()
+    assert not (finished_copy / "saved_models/birds").exists()
+    ran = run(
+        finished_copy, "train.py", *flags, *SMALL[4:], "--epochs=1",
+        in_memory=True,
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "Starting with the weights of saved_models/cats/" in ran.stdout
     assert ran.stderr.count("\n") == 1
     assert "2 new characters join the vocabulary of saved_models/cats: " in (
         ran.stderr
     )
-    written = (trained / "runs/birds/config.flags").read_text()
+    written = (finished_copy / "runs/birds/config.flags").read_text()
     assert "--init_from=saved_models/cats\n" in written
     assert "--units=16\n" in written
-    assert (trained / "saved_models/birds/1/saved_model.pb").exists()
+    assert (finished_copy / "saved_models/birds/1/saved_model.pb").exists()
 
 
 def test_windows_of_a_given_number_leave_no_text_to_learn(tmp_path):
@@ -703,7 +727,7 @@ def test_windows_of_a_given_number_leave_no_text_to_learn(tmp_path):
 def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
     flags = (*SMALL, "--learn_all", "--validation_fraction=0.5")
-    ran = run(tmp_path, "train.py", *flags)
+    ran = run(tmp_path, "train.py", *flags, in_memory=True)
     assert ran.returncode == 0, ran.stderr
     before, after = ran.stdout.split("Learning the held-out text too:")
     assert "Epoch 2/2" in before and "val_loss" in before
@@ -716,7 +740,9 @@ def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
     again = run(tmp_path, "train.py", *flags)
     assert "Nothing is left to do" in again.stdout
     # A longer run learns it from its own best weights.
-    longer = run(tmp_path, "train.py", *flags, "--epochs=3", "--resume")
+    longer = run(
+        tmp_path, "train.py", *flags, "--epochs=3", "--resume", in_memory=True
+    )
     _, after = longer.stdout.split("Learning the held-out text too:")
     assert "Epoch 1/1" in after and "Exported saved_models/cats/2" in after
 
@@ -916,6 +942,10 @@ def test_evaluate_scores_a_seq2seq_model(paired):
         (["evaluate.py", "--text=one.tsv"], ["one.tsv, line 1", "target_fiel"]),
         (["predict.py", "--text=a", "--num_beams=0"], ["--num_beams=0"]),
         (["predict.py", "--texts_file=none.txt"], ["file=none.txt: the file"]),
+        (
+            ["predict.py", "--text=a", "--attention=."],
+            ["--attention=.: cannot write it, a directory"],
+        ),
         (
             ["predict.py", "--text=a", "--attention=pairs.tsv/a.png"],
             ["--attention=pairs.tsv"],

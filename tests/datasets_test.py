@@ -175,8 +175,12 @@ def serve_download(monkeypatch, content):
             raise Exception(f"URL fetch failure on {origin}")
         path = f"{cache_dir}/datasets/{name}"
         tf.io.gfile.makedirs(f"{cache_dir}/datasets")
+        assert not tf.io.gfile.exists(path)
         with open(path, "wb") as file:
-            file.write(content)
+            file.write(content[:2])
+            # What another process would find now.
+            assert not tf.io.gfile.glob(f"{cache_dir}/datasets/*.txt")
+            file.write(content[2:])
         return path
 
     monkeypatch.setattr("keras.utils.get_file", get_file)
@@ -197,7 +201,7 @@ def test_a_download_with_another_hash_is_refused(tmp_path, monkeypatch):
     serve_download(monkeypatch, b"a captive portal")
     with pytest.raises(configs.UserError, match="has changed"):
         read("shakespeare")
-    assert not (tmp_path / "datasets" / "shakespeare.txt").exists()
+    assert not [*(tmp_path / "datasets").iterdir()]
 
 
 def test_a_good_download_passes_its_hash(tmp_path, monkeypatch, shared_text):
@@ -205,6 +209,8 @@ def test_a_good_download_passes_its_hash(tmp_path, monkeypatch, shared_text):
     text = shared_text("tinyshakespeare.txt")
     serve_download(monkeypatch, text)
     assert read("shakespeare") == text
+    (kept,) = (tmp_path / "datasets").iterdir()
+    assert kept.name == "shakespeare.txt"
 
 
 # Splits
@@ -571,7 +577,9 @@ def test_few_documents_are_split_or_refused(
 @pytest.mark.parametrize("piece", [7, 10**6])
 def test_a_list_is_recognized(text, expected, piece, tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "PIECE", piece)
-    corpus = datasets.Corpus(write_corpus(tmp_path, text))
+    path = write_corpus(tmp_path, text)
+    corpus = datasets.Corpus(path)
+    assert corpus.is_list == datasets.Corpus(path, binary=True).is_list
     assert corpus.is_list == expected
     if expected:
         lines = corpus.as_lines()

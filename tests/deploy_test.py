@@ -229,9 +229,11 @@ def test_the_commands_of_the_manifests_are_parsed():
         for _, container in containers()
         if "command" in container
     ]
-    assert [command[:2] for command in commands] == [["python", "train.py"]]
-    for _, script, *arguments in commands:
-        assert_flags_are_parsed(script, arguments)
+    # The entry point of the image has no train.py beside it.
+    (command, *_), _ = entry_point()
+    assert [one[:2] for one in commands] == [[command, "train"]]
+    for _, name, *arguments in commands:
+        assert_flags_are_parsed(f"{name}.py", arguments)
 
 
 def test_the_command_of_the_image_is_parsed_with_added_flags():
@@ -272,7 +274,7 @@ def test_flags_in_deploy_files_exist(name, known):
     text = (DEPLOY / name).read_text()
     if name == "slurm.sh":  # sbatch and srun have flags of their own
         text = re.sub("^#SBATCH.*", "", text, flags=re.M)
-        text = text.replace("--kill-on-bad-exit=1", "")
+        text = re.sub("--(kill-on-bad-exit|cpus-per-task)", "", text)
     if name == "Dockerfile":
         text = "\n".join(re.findall("^ENTRYPOINT.*", text, re.M))
     assert set(FLAG.findall(text)) <= known
@@ -542,8 +544,8 @@ def test_alerts_ask_for_what_the_server_exposes(exposed):
 
 SRUN = """#!/bin/bash
 # Two tasks on this machine, with the variables that Slurm sets for each.
-[[ $1 == --kill-on-bad-exit=1 ]] || exit 64
-shift
+[[ "$1 $2" == "--kill-on-bad-exit=1 --cpus-per-task=3" ]] || exit 64
+shift 2
 export SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_TASKS=2
 export SLURM_STEP_TASKS_PER_NODE=2
 SLURM_PROCID=0 "$@" &
@@ -572,7 +574,9 @@ def run_slurm_script(directory, *flags):
     }
     return subprocess.run(
         [DEPLOY / "slurm.sh", *flags],
-        cwd=directory, env=environment | {"SLURM_JOB_NAME": "cats"},
+        cwd=directory,
+        env=environment
+        | {"SLURM_JOB_NAME": "cats", "SLURM_CPUS_PER_TASK": "3"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

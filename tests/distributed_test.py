@@ -186,6 +186,14 @@ def test_a_missing_cluster_is_explained_with_a_page(monkeypatch):
         training.make_strategy("multi_worker")
 
 
+def test_a_slurm_job_without_srun_is_a_user_error(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    with pytest.raises(configs.UserError, match="start it with srun"):
+        training.make_strategy("multi_worker")
+
+
 def test_workers_are_found_in_slurm_variables(monkeypatch):
     """Even on machines without GPUs."""
     monkeypatch.delenv("TF_CONFIG", raising=False)

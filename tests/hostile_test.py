@@ -354,6 +354,16 @@ def test_unread_output_is_limited_and_the_cut_reported(
     assert b"read too slowly" in content and b"[DONE]" not in content
 
 
+def test_what_the_server_has_not_ranked_is_not_the_fault_of_the_client(
+    running, honest, monkeypatch
+):
+    monkeypatch.setattr(openai_stream, "_MOST_UNREAD", 5)
+    status, answer = completion(running, n=16, max_tokens=300, logprobs=1)
+    assert status == 200, answer
+    for choice in answer["choices"]:
+        assert len(choice["logprobs"]["top_logprobs"]) == 300
+
+
 # Packed bodies
 
 

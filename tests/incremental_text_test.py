@@ -47,6 +47,8 @@ def test_pieces_add_up_to_the_whole_text(tokens, sizes, stop):
         string.encode() in b"".join(tokens) for string in stop
     )
     assert len(row.log_probs) == len(row.tokens)
+    # The token in which a stop string begins is one of those shown.
+    assert row.show_tokens() == slice(0, len(row.tokens))
     joined = b"".join(row.tokens)
     content = text.encode() if "\ufffd" not in text else joined
     assert joined.startswith(content)

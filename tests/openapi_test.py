@@ -171,6 +171,9 @@ def test_the_limits_of_the_server_are_in_the_document():
     properties = components["schemas"]["CompletionRequest"]["properties"]
     assert properties["max_tokens"]["anyOf"][0]["maximum"] == 77
     assert properties["n"]["anyOf"][0]["maximum"] == 9
+    few = openapi.document(configs.ServeConfig(max_tokens=10), False)
+    few = few["components"]["schemas"]["CompletionRequest"]["properties"]
+    assert few["max_tokens"]["default"] == 10
     responses = components["responses"]
     assert "12,345 bytes" in responses["error_413"]["description"]
     for name in ("error_503", "serving_error_503"):

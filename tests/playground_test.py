@@ -315,7 +315,9 @@ def test_pointing_at_a_token_shows_the_others(page, server):
     server.streams(by_token([("a", -0.5), ("b", -3.0), ("c", -1.0)]))
     page.type("prompt", "Say ")
     page.generate()
-    server.chunks = likeliest({"x": -0.25, " ": -1.5})
+    server.chunks = likeliest(
+        {"x": -0.25, " ": -1.5, "<|endoftext|>": -2.5, "bytes:\\xe2": -2.7}
+    )
     spans = page.driver.find_elements("css selector", "#text [data-nats]")
     ActionChains(page.driver).move_to_element(spans[1]).perform()
     page.wait(lambda: page["others"].is_displayed())
@@ -324,7 +326,12 @@ def test_pointing_at_a_token_shows_the_others(page, server):
     assert (asked["max_tokens"], asked["logprobs"]) == (1, 5)
     shown = [button.text.split() for button in page.others()]
     assert shown == [["x", "77.9", "%"], ["\u2423", "22.3", "%"],
+                     ["<|endoftext|>", "8.2", "%"],
+                     ["bytes:\\xe2", "6.7", "%"],
                      ["b", "5.0", "%"]]  # fmt: skip
+    # What no prompt can have cannot be chosen.
+    enabled = [button.is_enabled() for button in page.others()]
+    assert enabled == [True, True, False, False, True]
     page.keys(Keys.ESCAPE)
     assert not page["others"].is_displayed()
     # Asked once; a click goes on from there.
@@ -405,6 +412,31 @@ def test_the_address_has_the_prompt_and_the_changed_settings(page, server):
     page.generate()
     assert server.bodies[-1]["temperature"] == 0.5
     assert not server.paths[-1].count("#")
+    # A link leaves a long one out; reloading the page keeps it.
+    page.driver.execute_script(
+        "const box = document.getElementById('prompt');"
+        "box.value = arguments[0];"
+        "box.dispatchEvent(new Event('input', {bubbles: true}));",
+        "ab " * 700,
+    )
+    page.wait(lambda: "prompt=" not in page.driver.current_url)
+    page.driver.refresh()
+    page.wait(lambda: "language model" in page["card"].text)
+    assert page["prompt"].get_property("value") == "ab " * 700
+
+
+def test_a_page_from_before_the_server_was_ready_keeps_the_prompt(
+    driver, page, server, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "models", [])
+        driver.get(server.origin)
+        page.wait(lambda: "no model" in page["error"].text)
+    server.streams(by_token([("b", -1.0)]))
+    page.type("prompt", "a")
+    assert page.generate() == "ab"
+    assert page["continue"].get_attribute("aria-disabled") == "false"
+    assert page["drawn"].text != "null"
 
 
 def chat_stream(tokens):

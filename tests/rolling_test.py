@@ -16,6 +16,7 @@ import threading
 
 import pytest
 
+from stacked_rnn.serving import access
 from tests.helpers import ROOT
 from tests.helpers.processes import Script
 from tests.helpers.waiting import wait_until
@@ -291,8 +292,14 @@ def test_nginx_forwards_headers_bodies_and_streams(tmp_path):
         assert sent(body=b"x" * 1_000_000)[1]["size"] == 1_000_000
         assert sent(body=b"x" * 1_200_000)[0] == 413
         connection.close()
-        assert sent("/metrics")[0] == 403
-        assert not any("/metrics" in server.received for server in servers)
+        for path in access.PATHS_WITHOUT_KEY:
+            if "metrics" not in path:
+                continue
+            assert sent(path)[0] == 403
+            assert not any(path in server.received for server in servers)
+        # A page's own requests have its port in both.
+        host = f"models.example.org:{port}"
+        assert sent(body=b"{}", host=host)[1]["host"] == host
         # A server that stops or starts answers 503; nginx asks the other one.
         servers[0].status = 503
         answers = [sent(body=b"{}") for _ in range(4)]

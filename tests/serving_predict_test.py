@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
-from stacked_rnn.serving import tf_serving
+from stacked_rnn.serving import served_model, tf_serving
 from stacked_rnn.serving.tf_serving import ServingError
 
 PROMPTS = ["abc", "", "h a\nb"]
@@ -941,3 +941,57 @@ def test_empty_requests_are_not_limited():
 )
 def test_json_parsed_in_parts_equals_json(value):
     assert tf_serving._dumped(value) == json.dumps(value, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("generate", {"prompts": [*PROMPTS, "d"], "temperature": [0.5],
+                      "max_new_tokens": [2, 9, 0, 5]}),
+        ("score", {"texts": ["abcdefgh", "a", "", "gh"]}),
+        ("prefill", {"prompts": PROMPTS}),
+    ],
+)  # fmt: skip
+def test_rows_beyond_the_memory_are_computed_in_parts(functions, name, inputs):
+    sizes = []
+
+    def row_size(signature, tensors):
+        assert signature == name and tensors.keys() == inputs.keys()
+        sizes.append(tensors)
+        return 10
+
+    content = json.dumps({"signature_name": name, "inputs": inputs}).encode()
+    whole = json.loads(tf_serving.predict(functions, content))["outputs"]
+    for memory in (10, 29):
+        limits = tf_serving.Limits(memory=memory)
+        parts = tf_serving.predict(functions, content, limits, row_size)
+        parts = json.loads(parts)["outputs"]
+        for output, value in whole.items():
+            assert np.shape(parts[output]) == np.shape(value)
+            if output != "texts":
+                np.testing.assert_allclose(parts[output], value, atol=1e-5)
+        assert parts.get("texts") == whole.get("texts")
+    assert len(sizes) == 2
+    with pytest.raises(ServingError, match="10 numbers in memory, .* 9: send"):
+        limits = tf_serving.Limits(memory=9)
+        tf_serving.predict(functions, content, limits, row_size)
+
+
+def test_the_memory_of_a_row_grows_to_that_of_a_window(loaded):
+    description = loaded.description
+    served = served_model.ServedModel.from_description(
+        "letters", 1, description, description, b"", loaded, None
+    )
+
+    def size(name, length):
+        return served.row_size(name, {"texts": tf.constant(["", "a" * length])})
+
+    logits = 128 * description.model_config.vocabulary_size
+    assert size("score", 200) == size("embed", 200) + logits
+    assert size("score", 200) == size("score", 9_000) > 8 * size("score", 9)
+
+
+def test_strings_of_several_calls_are_joined():
+    parts = [tf.constant([["a"]]), tf.constant([["b", "c"], ["d", "e"]])]
+    joined = tf_serving._joined(parts).numpy().tolist()
+    assert joined == [[b"a", b""], [b"b", b"c"], [b"d", b"e"]]

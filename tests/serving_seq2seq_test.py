@@ -5,9 +5,11 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from stacked_rnn import export, inference, models, tokenizers
 from stacked_rnn.configs import BeamConfig
+from stacked_rnn.serving.served_model import ServedModel
 from tests.helpers.live_server import request, serving
 from tests.helpers.small_models import randomize, small_config
 
@@ -128,6 +130,18 @@ def test_align_gives_tokens_and_attention(running, model):
         inputs={"texts": ["a", "b"], "outputs": ["a"]},
     )
     assert status == 400 and "as many" in answer["error"]
+
+
+def test_the_attention_counts_as_memory(model):
+    served = ServedModel.from_description(
+        "letters", 1, model.description, model.description, b"", model, None
+    )
+    texts = {"texts": tf.constant(["a" * 9_000, "a"])}
+    outputs = {"outputs": tf.constant(["b" * 8_000, "b"])}
+    assert served.row_size("align", texts | outputs) > 9_000 * 8_000
+    beams = {"num_beams": tf.constant(3)}
+    one = served.row_size("search", texts)
+    assert served.row_size("search", texts | beams) == 3 * one
 
 
 def test_the_card_describes_model_training_and_quality(running):

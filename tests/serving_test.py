@@ -392,6 +392,20 @@ def test_the_stop_string_that_ended_a_text_is_named(running):
     assert choice["text"] == text[: text.index(first)]
 
 
+def test_the_token_that_ended_a_text_is_named(running, loaded):
+    options = {"seed": 1, "max_tokens": 50, "logprobs": 2}
+    _, answer = completion(running, **options)
+    last = answer["choices"][0]["text"][9]
+    [token_id] = loaded.tokenizer.tokenize([last]).flat_values.numpy().tolist()
+    _, answer = completion(running, stop_token_ids=[token_id], **options)
+    [choice] = answer["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["stop_reason"] == token_id
+    assert last not in choice["text"]
+    assert "".join(choice["logprobs"]["tokens"]) == choice["text"] + last
+    assert last in choice["logprobs"]["top_logprobs"][-1]
+
+
 def test_each_part_of_a_stream_may_have_the_usage(client):
     stream = client.completions.create(
         model="letters", prompt="abc", max_tokens=300, stream=True,
@@ -831,6 +845,13 @@ def test_a_new_version_takes_over_and_a_broken_one_does_not(
         for one in asking:
             one.result()
         assert set(statuses) == {200} and len(statuses) >= 4
+        # What was read when the version was loaded: its files may go.
+        shutil.rmtree(versions)
+        status, _, content = request(
+            running, "GET", "/v1/models/letters/metadata"
+        )
+        assert status == 200
+        assert json.loads(content)["model_spec"]["version"] == "2"
 
 
 def test_a_stopping_server_finishes_texts_and_refuses_new_ones(saved_models):

@@ -1163,6 +1163,52 @@ def test_a_long_epoch_is_validated_within(monkeypatch, a_second_a_step):
         assert_weights_equal(trainer, plain, atol=1e-6)
 
 
+@pytest.fixture
+def validated_as(monkeypatch):
+    """Makes the validations of all trainers give losses, passed to this."""
+
+    def script(*losses):
+        scores = (metrics.Score(100 * loss, 100, 100) for loss in losses)
+        monkeypatch.setattr(
+            training.Trainer, "evaluate", lambda *_: next(scores)
+        )
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("at_the_end", "rows"), [(1.5, [2.0, 1.0, 1.5]), (0.5, [2.0, 0.5])]
+)
+def test_the_row_of_the_best_weights_is_kept(
+    at_the_end, rows, tmp_path, validated_as, a_second_a_step
+):
+    """The time cuts the second epoch, which ends later."""
+    validated_as(2.0, 1.0, at_the_end)
+    trainer = make_trainer(model_dir=tmp_path / "run", max_minutes=0.75)
+    a_second_a_step(trainer)
+    trainer.fit(verbose=0)
+    assert 30 < trainer.step < 60
+    trainer.fit(verbose=0)
+    assert trainer.is_finished
+    assert [row["val_loss"] for row in trainer.history] == rows
+    assert trainer.best_row["val_loss"] == min(rows)
+
+
+def test_early_stopping_counts_whole_epochs(
+    monkeypatch, validated_as, a_second_a_step
+):
+    """The best check is within the first one, of 120 steps."""
+    monkeypatch.setattr(training.trainer, "_TOKENS_PER_SCORED", 1)
+    validated_as(3.0, 2.0, 1.0, 1.5, 1.5)
+    trainer = make_trainer(
+        load_data(carry_state=True, batch_size=1),
+        epochs=0, max_minutes=2.5, early_stopping=1,
+    )  # fmt: skip
+    a_second_a_step(trainer)
+    trainer.fit(verbose=0)
+    assert trainer.step > 150 and not trainer.has_converged
+
+
 def test_a_timed_run_resumes_by_epochs_and_back(tmp_path, a_second_a_step):
     run = tmp_path / "run"
     for settings, step in (

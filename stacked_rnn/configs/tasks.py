@@ -107,7 +107,7 @@ TASKS = {
         quality_format="accuracy {:.3f}",
         is_share=True,
         quality_text="Validation: {accuracy:.1%} of the labels are correct.",
-        entries={"labels": tuple, "several_labels": bool},
+        entries={"labels": tuple, "several_labels": bool, "max_tokens": int},
         output_entries=("labels", "several_labels"),
         defaults={
             "tokenizer": "word",

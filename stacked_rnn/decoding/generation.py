@@ -144,7 +144,10 @@ def generate(
             finished |= is_drawn & (token_ids == end_id)
         positions = carry["positions"] + tf.cast(is_drawn & ~finished, tf.int32)
         new_carry = {
-            "token_ids": token_ids,
+            # Where a row has ended, it stays the token that ended it.
+            "token_ids": tf.where(
+                carry["finished"], carry["token_ids"], token_ids
+            ),
             "states": states,
             "seen": seen,
             "positions": positions,

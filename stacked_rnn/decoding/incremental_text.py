@@ -102,9 +102,13 @@ class Continuation:
     def show_tokens(self) -> slice:
         """Returns the slice of `tokens` that are new in the displayed text.
 
-        A token is displayed once `show` has returned the whole of it.
+        A token is displayed once `show` has returned the whole of it, or what
+        is before the stop string that begins in it.
         """
         first = self._shown_tokens
+        if self.stopped:
+            self._shown_tokens = len(self.tokens)
+            return slice(first, self._shown_tokens)
         lengths = map(len, self.tokens[first:])
         ends = [
             *itertools.accumulate(lengths, initial=self._end_of_shown_tokens)

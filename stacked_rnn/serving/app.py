@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import time
 
@@ -37,6 +36,7 @@ from stacked_rnn.utils import devices
 _MOST_BEAMS = 100  # per row; a beam takes as much memory as a row
 _MOST_ROWS = 1_024  # per `:predict`; a row holds a float per vocabulary entry
 _MOST_NUMBERS = 2**21  # in the answer to a `:predict`
+_MOST_MEMORY = 2**26  # numbers that a `:predict` holds at a time: 0.5 GB
 _MOST_PREDICTIONS = 64  # waiting for a thread
 _MOST_FIELDS = 100  # that the log says are ignored
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def create_app(
     app.openapi = lambda: document  # type: ignore[method-assign]
     app.state.is_draining, app.state.num_active = False, 0
     metrics = Metrics(repository)
-    page = playground.page()
+    page = playground.page(config.max_tokens)
     policy = playground.content_security_policy(page)
     readers = pools.Pool("reader", devices.cores(), config.max_waiting)
     predictors = pools.Pool("predictor", devices.cores(), _MOST_PREDICTIONS)
@@ -77,6 +77,7 @@ def create_app(
         rows=_MOST_ROWS,
         tokens=scheduler.NUM_SLOTS * config.max_tokens,
         numbers=_MOST_NUMBERS,
+        memory=_MOST_MEMORY,
     )
 
     known_to_be_ignored: set[str] = set()
@@ -189,11 +190,11 @@ def create_app(
             repository, name, config.request_seconds
         )
 
-    async def asked(request, kind, pool, function, *arguments):
+    async def asked(request, kind, pool, function):
         """Answers a request by a function of a language model and a body."""
         body, headers = await parsed(request, kind)
         served = await language_model(body.model)
-        answer = await computed(pool, function, served.model, body, *arguments)
+        answer = await computed(pool, function, served.model, body)
         return responses.JSONResponse(answer, headers=headers)
 
     @app.post("/v1/embeddings")
@@ -203,7 +204,6 @@ def create_app(
             openai_embeddings.EmbeddingRequest,
             predictors,
             openai_embeddings.embed,
-            limits,
         )
 
     @app.post("/tokenize")
@@ -247,12 +247,11 @@ def create_app(
             return _status(repository, target, chat_template)
         served = await _find(repository, target, config.request_seconds)
         if target.action == "metadata":
-            version = served.model.path, served.name, served.version
-            content = await _computed(
-                config, readers, _serving_error, _metadata, *version
+            return responses.Response(
+                served.metadata, media_type="application/json"
             )
-            return responses.Response(content, media_type="application/json")
-        arguments = served.model.functions, await request.body(), limits
+        body, functions = await request.body(), served.model.functions
+        arguments = functions, body, limits, served.row_size
         start = time.monotonic()
         content = await _computed(
             config, predictors, _serving_error, tf_serving.predict, *arguments
@@ -432,9 +431,6 @@ async def _computed(config, pool, make_error, function, *arguments):
 
 def _serving_error(status, message) -> tf_serving.ServingError:
     return tf_serving.ServingError(message, status)
-
-
-_metadata = functools.lru_cache(64)(tf_serving.metadata)
 
 
 def _model_object(listed, chat_template) -> dict:

@@ -103,12 +103,17 @@ class ChatRequest(openai_completions.Options):
         Args:
             prompt: the text to continue.
             most: the most tokens that the server allows.
+
+        Raises:
+            ApiError: it asks for more.
         """
-        max_tokens = self.max_completion_tokens
+        name, max_tokens = "max_completion_tokens", self.max_completion_tokens
         if max_tokens is None:
-            max_tokens = self.max_tokens
+            name, max_tokens = "max_tokens", self.max_tokens
         if max_tokens is None:
             max_tokens = min(DEFAULT_TOKENS, most)
+        if max_tokens > most:
+            raise ApiError(400, f"{name}: at most {most}", name)
         # All has been checked: to check it again takes as long as the rest.
         return openai_completions.CompletionRequest.model_construct(
             prompt=prompt,

@@ -253,6 +253,7 @@ class Answer:
         likeliest,
         finish_reason,
         stop_reason=None,
+        end_token=None,
         end_log_prob=None,
     ) -> dict:
         """Builds a choice of a stream: the new part of one sequence.
@@ -266,14 +267,16 @@ class Answer:
                 tokens at its position, the best first. Empty if `logprobs` is
                 0 or null.
             finish_reason: "stop", "length" or None.
-            stop_reason: the stop string that ended the sequence, or None.
-            end_log_prob: log p of the token that ended it, which is an entry
-                of the logprobs alone, or None. `likeliest` has one more then.
+            stop_reason: the stop string that ended the sequence, or the token
+                id that the request has for that, or None.
+            end_token, end_log_prob: the name of the token that ended it and its
+                log p, which is an entry of the logprobs alone, or None.
+                `likeliest` has one more then.
         """
         self._num_tokens += len(tokens)
         logprobs = None
         if end_log_prob is not None:
-            tokens = [*tokens, top_logprobs.END_OF_TEXT]
+            tokens = [*tokens, end_token]
             log_probs = [*log_probs, end_log_prob]
         if self._request.logprobs is not None:
             logprobs = self._logprobs(index, tokens, log_probs, likeliest)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from pydantic import Field
 
+from stacked_rnn.inference.base import batched
 from stacked_rnn.serving import request_bodies, tf_serving, tokenization
 from stacked_rnn.serving.errors import ApiError
 from stacked_rnn.serving.request_bodies import TokenIds
@@ -15,6 +16,8 @@ MAX_TEXTS = 1_024
 # Characters of a chunk. A state remembers little of what was long before: the
 # embedding of a longer text is the mean of those of its chunks.
 CHUNK = 1_000
+_BATCH_SIZE = 64  # chunks
+_MOST_CHARACTERS = 2**20  # of all texts
 _SOME = Field(min_length=1, max_length=MAX_TEXTS)
 
 
@@ -36,13 +39,12 @@ class EmbeddingRequest(request_bodies.Body):
     user: str = ""
 
 
-def embed(model, request, limits) -> dict:
+def embed(model, request) -> dict:
     """Answers an `EmbeddingRequest`.
 
     Args:
         model: a `SavedLanguageModel`.
         request: the request.
-        limits: a `tf_serving.Limits`, for all chunks together.
 
     Raises:
         ApiError: the request is refused.
@@ -57,23 +59,30 @@ def embed(model, request, limits) -> dict:
         text if isinstance(text, str) else _text(model, text)
         for text in request_bodies.as_list(request.input)
     ]
+    if (length := sum(map(len, texts))) > _MOST_CHARACTERS:
+        raise ApiError(
+            400, f"input: {length:,} characters, at most {_MOST_CHARACTERS:,}",
+            "input",
+        )  # fmt: skip
     chunks = [
         text[start : start + CHUNK]
         for text in texts
         for start in range(0, max(1, len(text)), CHUNK)
     ]
-    inputs = {"texts": tf.constant(chunks)}
+    signature = model.functions.signatures["embed"]
     try:
-        limits.check(inputs)
-        embeddings = model.functions.signatures["embed"](**inputs)["embeddings"]
-    except tf_serving.ServingError as error:
-        raise ApiError(400, f"input: {error}", "input") from None
+        embeddings = np.concatenate(
+            [
+                signature(texts=tf.constant(batch))["embeddings"].numpy()
+                for batch in batched(chunks, _BATCH_SIZE)
+            ]
+        )
     except tf.errors.OpError as error:
         reason = tf_serving.from_tensorflow(error)
         raise ApiError(400, f"input: {reason}", "input") from error
     counts = [-(-max(1, len(text)) // CHUNK) for text in texts]
     starts = np.cumsum([0, *counts[:-1]])
-    sums = np.add.reduceat(embeddings.numpy(), starts, axis=0)
+    sums = np.add.reduceat(embeddings, starts, axis=0)
     means = sums / np.array(counts, np.float32)[:, None]
     num_tokens = model.tokenizer.tokenize(texts).flat_values.shape[0]
     return {

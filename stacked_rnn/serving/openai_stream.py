@@ -20,7 +20,7 @@ from stacked_rnn.serving.repository import NotReadyError
 
 _LONG = 5_000  # characters of all prompts
 _MOST_ECHOED = 50_000  # tokens of prompts, counted for each of `n`
-_MOST_UNREAD = 10_000  # updates that wait for a slow client
+_MOST_UNREAD = 10_000  # updates that arrive while a slow client reads one part
 _MOST_NAMED = 10  # models, where one that is asked for does not exist
 _SILENCE = 15.0  # seconds without an update before a keep-alive comment is sent
 _FAILURES = {  # by finish_reason
@@ -123,7 +123,10 @@ class Stream:
         metrics,
         answer_class=openai_completions.Answer,
     ):
-        if body.max_tokens < 0:
+        is_default = "max_tokens" not in body.model_fields_set
+        if body.max_tokens < 0 or (
+            is_default and body.max_tokens > config.max_tokens
+        ):
             body = body.model_copy(update={"max_tokens": config.max_tokens})
         self._body, self._repository = body, repository
         self._readers, self._config = readers, config
@@ -132,14 +135,16 @@ class Stream:
         self.loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
         self._sequences, self._unfinished = [], set()
         self._rankings = []  # a `TopLogprobs` per sequence, if `logprobs` > 0
-        self._is_unread = self._has_left = False
+        self._is_sending = self._has_left = False
+        self._num_unread = 0  # updates since the last part was handed on
 
     def receive(self, sequence, update) -> None:
         """Queues an update for the client; call it in the event loop."""
-        if self._queue.qsize() < _MOST_UNREAD:
+        # Not those that came while the server itself was at work.
+        self._num_unread += self._is_sending
+        if self._num_unread <= _MOST_UNREAD:
             self._queue.put_nowait((sequence, update))
         else:  # `_pieces` raises an error then
-            self._is_unread = True
             self._cancel()
 
     async def start(self) -> None:
@@ -156,6 +161,7 @@ class Stream:
                     self._repository, body.model, self._config.request_seconds
                 )
                 self._check_token_ids(served.model)
+                self._served = served
                 if self._reads_prompts:
                     prompts = await self._readers.run(self._read, served)
                 else:
@@ -244,7 +250,9 @@ class Stream:
         for prompt, sequence in zip(body.prompts, sequences, strict=True):
             prompt_ids, likeliest = sequence.prompt_ids, []
             if body.logprobs:
-                ranking = top_logprobs.TopLogprobs(served.model, served.rank)
+                ranking = top_logprobs.TopLogprobs(
+                    served.model, served.rank, served.token_names
+                )
                 likeliest = ranking.read(prompt_ids.tolist())
                 self._rankings += [copy.copy(ranking) for _ in range(body.n)]
             # As it was sent: the tokens may lack what the model does not know.
@@ -331,15 +339,13 @@ class Stream:
                 continue
             while not self._queue.empty():
                 updates.append(self._queue.get_nowait())
-            if self._is_unread:
-                raise ApiError(*_FAILURES["unread"])
             now = time.monotonic()
             if last is None:
                 self._counts.first_token(now - self._start_time)
             else:
                 self._counts.between(now - last)
             last, pieces = now, []
-            for sequence, update in updates:
+            for sequence, update in _merged(updates):
                 if update.finish_reason:
                     self._unfinished.discard(sequence)
                     self._counts.finished(sequence, update.finish_reason)
@@ -352,16 +358,34 @@ class Stream:
                         update.log_probs,
                         await self._likeliest(sequence, update),
                         update.finish_reason,
-                        sequence.continuation.stop_string,
+                        self._stop_reason(sequence, update),
+                        self._end_token(update),
                         update.end_log_prob,
                     )
                 )  # fmt: skip
+            self._is_sending = True
             yield pieces
+            if self._num_unread > _MOST_UNREAD:
+                raise ApiError(*_FAILURES["unread"])
+            self._is_sending, self._num_unread = False, 0
+
+    def _stop_reason(self, sequence, update):
+        """The stop string or the id in `stop_token_ids` that ended it."""
+        if update.end_id in self._body.stop_token_ids:
+            return update.end_id
+        return sequence.continuation.stop_string
+
+    def _end_token(self, update):
+        if update.end_id is None:
+            return None
+        return self._served.token_names[update.end_id]
 
     async def _likeliest(self, sequence, update):
         """The likeliest tokens at the position of each new one, if wanted."""
         if not self._rankings:
             return ()
+        if time.monotonic() > self._start_time + self._config.request_seconds:
+            raise ApiError(*_FAILURES["timeout"])
         try:
             token_ids = update.token_ids
             if update.end_log_prob is not None:
@@ -401,6 +425,37 @@ def no_model(name, repository) -> ApiError:
         "model",
         "model_not_found",
     )
+
+
+def _merged(updates):
+    """Joins the updates of each sequence to one.
+
+    Args:
+        updates: list of (`Sequence`, `Update`).
+
+    Yields:
+        The same, each sequence once.
+    """
+    by_sequence = {}
+    for sequence, update in updates:
+        by_sequence.setdefault(sequence, []).append(update)
+    for sequence, own in by_sequence.items():
+        if len(own) == 1:
+            yield sequence, own[0]
+            continue
+        lists = [
+            [*itertools.chain.from_iterable(parts)]
+            for parts in zip(
+                *((one.tokens, one.token_ids, one.log_probs) for one in own)
+            )
+        ]
+        text, last = "".join(one.text for one in own), own[-1]
+        yield (
+            sequence,
+            scheduler.Update(
+                text, *lists, last.finish_reason, last.end_id, last.end_log_prob
+            ),
+        )
 
 
 def _event(value) -> bytes:

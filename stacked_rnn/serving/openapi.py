@@ -470,6 +470,9 @@ def _schemas(config) -> dict:
         for kind in ("max_tokens", "max_completion_tokens"):
             for schema in _numbers(properties.get(kind, {})):
                 schema["maximum"] = config.max_tokens
+            if properties.get(kind, {}).get("default") is not None:
+                default = min(properties[kind]["default"], config.max_tokens)
+                properties[kind]["default"] = default
         for field in properties.keys() - set(request["required"]):
             properties[field] = _or_null(properties[field])
     return found

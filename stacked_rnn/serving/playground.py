@@ -9,10 +9,17 @@ import importlib.resources
 from stacked_rnn.utils.inline_sources import hash_source
 
 
-def page() -> str:
-    """Reads the HTML of the page."""
+def page(max_tokens=4096) -> str:
+    """Reads the HTML of the page.
+
+    Args:
+        max_tokens: the most tokens that the server generates.
+    """
     files = importlib.resources.files(__package__)
-    return (files / "playground.html").read_text("utf-8")
+    html = (files / "playground.html").read_text("utf-8")
+    return html.replace(
+        "MOST_TOKENS = 4096;", f"MOST_TOKENS = {max_tokens};", 1
+    )
 
 
 def content_security_policy(page: str) -> str:

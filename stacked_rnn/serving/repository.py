@@ -15,7 +15,13 @@ import time
 from stacked_rnn import inference, saved_models, version_changes
 from stacked_rnn.configs import UserError
 from stacked_rnn.inference import language_model
-from stacked_rnn.serving import memory, model_directory, scheduler, served_model
+from stacked_rnn.serving import (
+    memory,
+    model_directory,
+    scheduler,
+    served_model,
+    tf_serving,
+)
 from stacked_rnn.serving.model_directory import ModelDirectory, version_of
 from stacked_rnn.serving.model_listing import ListedModel
 from stacked_rnn.serving.served_model import ServedModel
@@ -492,8 +498,9 @@ class Repository:
     def _load(self, name, version, description) -> ServedModel:
         model = inference.from_description(description)
         served = ServedModel.from_description(
-            name, version, description, description, model, None
-        )
+            name, version, description, description,
+            tf_serving.metadata(description.path, name, version), model, None,
+        )  # fmt: skip
         if not description.info.continues_texts:
             served_model.warm_up(model.functions)
             return served

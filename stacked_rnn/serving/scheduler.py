@@ -35,7 +35,7 @@ from stacked_rnn.utils import devices
 BATCH_SIZES = (1, 4, 8, 16, 64)
 NUM_SLOTS = BATCH_SIZES[-1]  # most slots of all batches together
 _MOST_LANES = 4  # batches
-_SHARED = 8  # as few sequences share a lane
+_SHARED = 8  # as few sequences that wait together share a lane
 CHUNK = 64  # most steps per call
 _LEAST_KEPT = 32  # tokens: the states after a shorter beginning are not kept
 # Seconds that a call should take. Short calls show new tokens sooner; long
@@ -61,8 +61,8 @@ class Update:
             their ids, and log p of each, in nats.
         finish_reason: "stop" or "length" (see `Continuation`), "cancelled",
             "timeout" or "error"; None while the sequence continues.
-        end_log_prob: log p of the token that ended the sequence, in nats;
-            None if none did.
+        end_id, end_log_prob: the id of the token that ended the sequence, and
+            its log p, in nats; None if none did.
     """
 
     text: str = ""
@@ -70,6 +70,7 @@ class Update:
     token_ids: abc.Sequence[int] = ()
     log_probs: abc.Sequence[float] = ()
     finish_reason: str | None = None
+    end_id: int | None = None
     end_log_prob: float | None = None
 
 
@@ -330,8 +331,9 @@ class Scheduler:
     def _admit(self, lane):
         """Gives a lane waiting sequences, one per `submit` in turn.
 
-        Each lane gets its share of all, but no fewer than `_SHARED`: a few are
-        faster together.
+        Each lane gets its share of all, but no fewer than `_SHARED` of those
+        that wait together: a few are faster in one batch. What comes while
+        another lane computes begins at once, in an idle lane.
         """
         with self._changed:
             waiting = sum(map(len, self._waiting))
@@ -411,8 +413,9 @@ class Scheduler:
         batch.carry = drawn.pop("carry")
         batch.carry.pop("counts", None)
         drawn = tf.nest.map_structure(np.asarray, drawn)
-        is_finished, positions = (
-            batch.carry[name].numpy() for name in ("finished", "positions")
+        is_finished, positions, last_ids = (
+            batch.carry[name].numpy()
+            for name in ("finished", "positions", "token_ids")
         )
         seconds = time.monotonic() - start_time
         num_steps = max(starts + drawn["lengths"][: len(starts)])
@@ -434,8 +437,9 @@ class Scheduler:
                 drawn["log_probs"][own],
                 ended,
             )
-            end_log_prob = None
+            end_id = end_log_prob = None
             if ended and not continuation.stop_string:
+                end_id = int(last_ids[row])
                 end_log_prob = float(drawn["end_log_probs"][row])
             reason = self._early_finish_reason(sequence)
             if continuation.stopped:
@@ -453,6 +457,7 @@ class Scheduler:
                 sequence.token_ids[new],
                 continuation.log_probs[new].tolist(),
                 reason,
+                end_id,
                 end_log_prob,
             )
             if shown or update.tokens or reason:

@@ -10,6 +10,9 @@ from stacked_rnn.serving import top_logprobs
 from stacked_rnn.serving.model_listing import ListedModel
 from stacked_rnn.serving.scheduler import Scheduler
 
+_WINDOW = 128  # tokens that the signatures of a language model read at once
+_ARRAYS = 16  # as wide as a layer that reading a token takes
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ServedModel(ListedModel):
@@ -17,12 +20,14 @@ class ServedModel(ListedModel):
 
     Attributes:
         description: the metadata of its directory.
+        metadata: the result of `tf_serving.metadata`.
         model: the result of `inference.load`.
         scheduler: the `Scheduler` that continues texts with it; None: its task
             generates no text token by token.
     """
 
     description: saved_models.Description
+    metadata: bytes
     model: inference.LoadedModel
     scheduler: Scheduler | None
 
@@ -44,10 +49,40 @@ class ServedModel(ListedModel):
         if self.scheduler:
             self.scheduler.close(seconds)
 
+    def row_size(self, signature, inputs) -> int:
+        """Estimates how many numbers a call holds at a time for each row.
+
+        Args:
+            signature: its name.
+            inputs: dict of input name -> tensor.
+        """
+        description, lengths = self.description, {}
+        config = description.model_config
+        for name, tensor in inputs.items():
+            if tensor.dtype == tf.string and tensor.shape[0]:
+                lengths[name] = int(tf.reduce_max(tf.strings.length(tensor)))
+        length = 1 + max(lengths.values(), default=0)
+        most = description.entries.get("max_tokens", length)
+        if description.info.continues_texts:
+            most = _WINDOW
+        length = min(length, most)
+        width = _ARRAYS * config.units
+        if signature == "score":
+            width += config.vocabulary_size
+        elif signature == "align":
+            width += 2 * (config.vocabulary_size + lengths.get("texts", 0))
+        beams = int(tf.reduce_max(inputs.get("num_beams", 1)))
+        return max(1, beams) * max(length * width, config.vocabulary_size)
+
     @functools.cached_property
     def rank(self):
         """See `top_logprobs.rank_function`."""
         return top_logprobs.rank_function(self.model)
+
+    @functools.cached_property
+    def token_names(self):
+        """See `top_logprobs.token_names`."""
+        return top_logprobs.token_names(self.model)
 
     def echo(self, token_ids, is_scored):
         """Describes a prompt for an answer that repeats it.
@@ -57,10 +92,10 @@ class ServedModel(ListedModel):
             is_scored: whether to compute log p.
 
         Returns:
-            (bytes of the tokens, log p of each token in nats). The latter is
+            (names of the tokens, log p of each token in nats). The latter is
             None for the first token, and for all if not `is_scored`.
         """
-        tokens = self.model.token_bytes[token_ids].tolist()
+        tokens = self.token_names[token_ids].tolist()
         log_probs = [None] * len(tokens)
         if is_scored and len(tokens) > 1:
             functions = self.model.functions

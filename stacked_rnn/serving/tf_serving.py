@@ -68,6 +68,7 @@ class Limits:
         tokens: most tokens of all rows together. A row counts the bytes of the
             longest text, plus `max_new_tokens` times beams.
         numbers: most numbers in the answer.
+        memory: most numbers that a call may hold at a time, about.
     """
 
     new_tokens: int = sys.maxsize
@@ -75,6 +76,7 @@ class Limits:
     rows: int = sys.maxsize
     tokens: int = sys.maxsize
     numbers: int = sys.maxsize
+    memory: int = sys.maxsize
 
     def check(self, inputs) -> None:
         """Checks the inputs of a signature.
@@ -94,8 +96,7 @@ class Limits:
             if most[name] > limit:
                 raise ServingError(f"{name}: at most {limit}")
         beams, tensors = max(1, most["num_beams"]), inputs.values()
-        sizes = [tensor.shape[0] for tensor in tensors if tensor.shape.rank]
-        rows = max(sizes, default=1)
+        rows = _num_rows(inputs)
         if rows * beams > self.rows:
             raise ServingError(
                 f"{rows} rows" + f" of {beams} beams" * (beams > 1)
@@ -259,13 +260,18 @@ def metadata(path, model_name, version) -> bytes:
     return json.dumps(answer).encode()
 
 
-def predict(functions, body, limits=Limits()) -> bytes:
+def predict(
+    functions, body, limits=Limits(), row_size=lambda name, inputs: 1
+) -> bytes:
     """Answers a predict request: runs a signature on the inputs in the body.
 
     Args:
         functions: a loaded SavedModel.
         body: the request, JSON bytes.
         limits: the limits of the request.
+        row_size: (name of the signature, inputs) -> how many numbers a call
+            holds at a time for each row. More rows than have room are computed
+            one part after the other, so they must not depend on each other.
 
     Returns:
         The answer, JSON bytes.
@@ -302,13 +308,7 @@ def predict(functions, body, limits=Limits()) -> bytes:
     try:
         inputs = {key: _tensor(key, specs[key], values[key]) for key in values}
         limits.check(inputs)
-        outputs = function(**inputs)
-        numbers = sum(int(tf.size(output)) for output in outputs.values())
-        if numbers > limits.numbers:
-            raise ServingError(
-                f"The answer would have {numbers} numbers, and may have "
-                f"{limits.numbers}: send fewer rows"
-            )
+        outputs = _call(function, inputs, row_size(name, inputs), limits)
         columns = {key: _to_json(key, outputs[key]) for key in sorted(outputs)}
     except tf.errors.OpError as error:
         raise from_tensorflow(error) from error
@@ -326,6 +326,58 @@ def predict(functions, body, limits=Limits()) -> bytes:
             "predictions": [_bare(dict(zip(columns, row))) for row in rows]
         }
     return _dumped(answer).encode()
+
+
+def _call(signature, inputs, row_size, limits) -> dict:
+    """Calls a signature with as many rows at a time as have room."""
+    if row_size > limits.memory:
+        raise ServingError(
+            f"A row would take {row_size:,} numbers in memory, and may take "
+            f"{limits.memory:,}: send shorter texts"
+        )
+    rows, size = _num_rows(inputs), limits.memory // row_size
+    parts, numbers = [], 0
+    for start in range(0, max(rows, 1), size):
+        part = {
+            # A single value is for all rows.
+            name: tensor[start : start + size]
+            if tensor.shape.rank and tensor.shape[0] == rows
+            else tensor
+            for name, tensor in inputs.items()
+        }
+        parts.append(signature(**part))
+        numbers += sum(int(tf.size(output)) for output in parts[-1].values())
+        if numbers > limits.numbers:
+            raise ServingError(
+                f"The answer would have {numbers} numbers or more, and may "
+                f"have {limits.numbers}: send fewer rows"
+            )
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _num_rows(inputs) -> int:
+    sizes = [one.shape[0] for one in inputs.values() if one.shape.rank]
+    return max(sizes, default=1)
+
+
+def _joined(parts) -> tf.Tensor:
+    """Joins an output of several calls: pads it to the longest, with zeros."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = np.max([part.shape[1:] for part in parts], axis=0).tolist()
+    return tf.concat(
+        [
+            tf.pad(
+                part,
+                [
+                    (0, 0),
+                    *((0, n - m) for n, m in zip(longest, part.shape[1:])),
+                ],
+            )
+            for part in parts
+        ],
+        axis=0,
+    )
 
 
 # From JSON --------------------------------------------------------------------

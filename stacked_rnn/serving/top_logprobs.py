@@ -9,9 +9,25 @@ import functools
 
 import tensorflow as tf
 
-END_OF_TEXT = b"<|endoftext|>"  # stands for the token that ends a text
+_END_OF_TEXT = b"<|endoftext|>"  # stands for the token that ends a text
 MOST = 5  # tokens per position
 MOST_READ = 10_000  # tokens in all prompts of a request
+
+
+def token_names(model):
+    """The bytes of each token; the one that ends a text has a name instead.
+
+    Args:
+        model: an `inference.SavedLanguageModel`.
+
+    Returns:
+        An array of bytes objects, [vocabulary].
+    """
+    names = model.token_bytes
+    if model.tokenizer.end_id is not None:
+        names = names.copy()
+        names[model.tokenizer.end_id] = _END_OF_TEXT
+    return names
 
 
 def rank_function(model):
@@ -60,13 +76,11 @@ class TopLogprobs:
     Args:
         model: an `inference.SavedLanguageModel`.
         rank: `rank_function(model)`.
+        names: `token_names(model)`.
     """
 
-    def __init__(self, model, rank):
-        self._token_bytes = model.token_bytes
-        if model.tokenizer.end_id is not None:
-            self._token_bytes = self._token_bytes.copy()
-            self._token_bytes[model.tokenizer.end_id] = END_OF_TEXT
+    def __init__(self, model, rank, names):
+        self._names = names
         self._rank, self._states = rank, model.initial_states(1)
         self._last = []  # the token that was read last, if any
 
@@ -88,7 +102,7 @@ class TopLogprobs:
             log_probs, likeliest, self._states = self._rank(
                 tf.constant(known, tf.int32), self._states
             )
-            tokens = self._token_bytes[likeliest.numpy()]
+            tokens = self._names[likeliest.numpy()]
             rows = zip(log_probs.numpy().tolist(), tokens.tolist())
             ranked += [[*zip(*row)] for row in rows]
         return ranked

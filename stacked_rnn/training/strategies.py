@@ -49,6 +49,11 @@ def find_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
         _check_tf_config(os.environ["TF_CONFIG"])
         return tf.distribute.cluster_resolver.TFConfigClusterResolver()
     if "SLURM_PROCID" in os.environ:
+        if "SLURM_STEP_NUM_TASKS" not in os.environ:
+            raise UserError(
+                "--strategy=multi_worker: this Slurm job has no step: start it "
+                "with srun, see deploy/slurm.sh"
+            )
         # Slurm decides which GPUs a task sees. The resolver would ask
         # nvidia-smi, and allows a node no more tasks than GPUs: claim many.
         return tf.distribute.cluster_resolver.SlurmClusterResolver(
