@@ -95,6 +95,17 @@ def test_a_directory_means_all_visible_files_below_it(tmp_path):
     assert read(str(tmp_path)) == b"<a/y.txt>\n<a/z.txt>\n<b.txt>"
 
 
+def test_a_directory_leaves_out_what_training_there_has_written(tmp_path):
+    for name in (
+        "mine.txt", "yarn.lock", "runs/mine.lock", "runs/mine/config.flags",
+        "runs/mine/a.txt", "runs/tune-mine/search.json",
+        "runs/tune-mine/trials.csv",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"<{name}>")
+    assert read(str(tmp_path)) == b"<mine.txt>\n<yarn.lock>"
+
+
 def test_bad_files_are_skipped_on_demand(tmp_path, capsys):
     (tmp_path / "a.txt").write_bytes(b"good")
     (tmp_path / "b.txt").write_bytes(b"bad\xff")

@@ -97,10 +97,11 @@ def test_training_gives_a_model_that_generates(here, capsys):
 def test_minutes_are_the_time_limit(here, capsys):
     """So short a time is said to be too short. Scalars may be NumPy's."""
     small = SMALL | {"units": np.int64(8), "minutes": np.float64(0.01)}
-    model = stacked_rnn.train("mine.txt", **small)
+    model = stacked_rnn.train("mine.txt", resume=False, **small)
     assert " steps fit into --max_minutes=0.01, in" in capsys.readouterr().err
     flags = (here / "runs/mine/config.flags").read_text()
     assert "--max_minutes=0.01\n" in flags and "--units=8\n" in flags
+    assert "resume" not in flags  # they repeat the run, and continue it
     assert model.description.training["characters"] > 0
     text = model.generate("a", max_new_tokens=np.int64(3), seed=np.uint8(1))
     assert len(text) == 3

@@ -24,6 +24,7 @@ from stacked_rnn import (
     export,
     inference,
     metrics,
+    pipeline,
     tasks,
     tokenizers,
     training,
@@ -595,6 +596,14 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert f"run.1 ({message})" in capsys.readouterr().out
 
 
+def test_a_run_that_cannot_be_moved_aside_is_one_line(run, monkeypatch):
+    monkeypatch.chdir(run)
+    with pytest.raises(
+        configs.UserError, match=r"^--model_dir=\.: .*learning_rate.* name an"
+    ):
+        make_trainer(model_dir=".", learning_rate=0.5)
+
+
 def test_a_run_works_where_no_lock_can_be_written(tmp_path, monkeypatch):
     """As at the root of a volume; the directory may also be `.`"""
     monkeypatch.chdir(tmp_path)
@@ -1105,6 +1114,14 @@ def test_a_timed_run_ends_with_its_schedule(
     rates = [logs["learning_rate"] for logs in history.steps]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] > 0.004 and rates[-1] < 0.0004
+
+
+def test_the_time_that_continues_a_finished_run_is_longer_than_its_own():
+    trainer = types.SimpleNamespace(
+        config=configs.TrainConfig(epochs=0, max_minutes=2.0),
+        has_converged=False, seconds=600.0,
+    )  # fmt: skip
+    assert pipeline._how_to_continue(trainer) == "--max_minutes=20"
 
 
 def test_the_softmax_temperature_of_the_validation_text_is_found(finished):
