@@ -325,7 +325,7 @@ def test_errors_do_not_end_the_polling(
 
 
 def test_a_refused_version_is_tried_again_when_its_files_change(
-    add, loader, said, tmp_path
+    add, loader, letters, said, tmp_path
 ):
     add("a/1")
     broken = add("a/2")
@@ -346,7 +346,7 @@ def test_a_refused_version_is_tried_again_when_its_files_change(
     models.update()
     assert loader.paths.count(broken) == 2
     assert len([line for line in said() if "refused" in line]) == 1
-    break_graph(broken, b"mended")
+    break_graph(broken, (letters / saved_models.GRAPH_FILE).read_bytes())
     models.update()
     assert versions(models) == {"a": 2, "b": 1}
     assert models.states("a") == {2: ("AVAILABLE", "OK", "")}
@@ -589,7 +589,8 @@ def test_stopping_ends_the_loading(add, loader, tmp_path):
     assert len(loader.paths) == 1 and not models.is_settled and not [*models]
 
 
-def test_any_thread_may_ask_while_models_change(add, loader, tmp_path):
+def test_any_thread_may_ask_while_models_change(add, loader, letters, tmp_path):
+    whole = (letters / saved_models.GRAPH_FILE).read_bytes()
     add("a/1")
     add("b/1")
     models = open_repository(tmp_path, max_loaded=1)
@@ -612,7 +613,7 @@ def test_any_thread_may_ask_while_models_change(add, loader, tmp_path):
         thread.start()
     for number in range(2, 12):
         version = add(f"a/{number}")
-        break_graph(version, b"broken" if number % 2 else b"whole")
+        break_graph(version, b"broken" if number % 2 else whole)
         models.update()
     stop.set()
     for thread in asking:
