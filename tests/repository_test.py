@@ -17,6 +17,7 @@ import zipfile
 
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from stacked_rnn import configs, model_cards, saved_models, tokenizers
 from stacked_rnn.configs import UserError
@@ -50,6 +51,11 @@ def break_graph(version, content=b"broken"):
     graph = version / saved_models.GRAPH_FILE
     graph.unlink()
     graph.write_bytes(content)
+
+
+def whole_graph() -> bytes:
+    """The graph of a SavedModel without signatures."""
+    return saved_model_pb2.SavedModel(meta_graphs=[{}]).SerializeToString()
 
 
 class Scheduler:
@@ -346,7 +352,7 @@ def test_a_refused_version_is_tried_again_when_its_files_change(
     models.update()
     assert loader.paths.count(broken) == 2
     assert len([line for line in said() if "refused" in line]) == 1
-    break_graph(broken, b"mended")
+    break_graph(broken, whole_graph())
     models.update()
     assert versions(models) == {"a": 2, "b": 1}
     assert models.states("a") == {2: ("AVAILABLE", "OK", "")}
@@ -609,7 +615,7 @@ def test_any_thread_may_ask_while_models_change(add, loader, tmp_path):
         thread.start()
     for number in range(2, 12):
         version = add(f"a/{number}")
-        break_graph(version, b"broken" if number % 2 else b"whole")
+        break_graph(version, b"broken" if number % 2 else whole_graph())
         models.update()
     stop.set()
     for thread in asking:
