@@ -3,6 +3,7 @@
 import contextlib
 
 _CELLS = {"gru": "GRU", "lstm": "LSTM", "simple_rnn": "Simple RNN"}
+_UNKNOWN = "Of the tokens, {:.1%} are not in its vocabulary."
 _TRAINED = (
     "Trained on {corpus}: {characters:,} characters, {epochs:g} epoch(s)."
 )
@@ -81,6 +82,9 @@ def sentences(description, num_parameters) -> list[str]:
     ):
         with contextlib.suppress(KeyError, TypeError, ValueError):
             found.append(text.format(**values))
+    share = training.get("unknown_share") if is_record else None
+    if isinstance(share, float) and share > 0.0005:
+        found.append(_UNKNOWN.format(share))
     if is_record and training.get("learned_all"):
         found.append("After that, it learned the validation text, too.")
     return found

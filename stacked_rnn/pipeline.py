@@ -239,8 +239,10 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
     given_config = dataclasses.replace(
         model_config, vocabulary_size=start.model_config.vocabulary_size
     )
+    # Neither --resume nor --noresume, which are for one command.
+    recorded = dataclasses.replace(run.config, resume=None)
     (run.model_dir / "config.flags").write_text(
-        configs.to_flags(given_config, run.config), encoding="utf-8"
+        configs.to_flags(given_config, recorded), encoding="utf-8"
     )
     if task.chosen and task.chosen.settings and not trainer.step:
         print(task.chosen.reason)
@@ -368,5 +370,6 @@ def _how_to_continue(trainer) -> str:
             "larger --early_stopping"
         )
     if not config.epochs:
-        return f"--max_minutes={2 * config.max_minutes:g}"
+        minutes = max(config.max_minutes, round(trainer.seconds / 60, 1))
+        return f"--max_minutes={2 * minutes:g}"
     return f"--epochs={2 * max(config.epochs, trainer.epoch)}"

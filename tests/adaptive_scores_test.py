@@ -160,6 +160,12 @@ def test_gradients_need_a_training_text_of_two_tokens():
         )
 
 
+def test_a_rate_that_diverges_is_refused():
+    diverging = scorer(**DYNAMIC | {"dynamic_rate": 1e38})
+    with pytest.raises(configs.UserError, match="--dynamic_rate=1e.38: the lo"):
+        diverging.token_nats(TOKEN_IDS)
+
+
 def test_an_impossible_token_costs_a_finite_number():
     """exp(-200) is zero in float32, but not in float64."""
     cache = adaptive_scores._Cache(configs.EvaluateConfig(**CACHE))

@@ -75,6 +75,8 @@ def test_padding_never_changes_logits(
         }
     )
     np.testing.assert_allclose(padded, logits, atol=1e-6)
+    if jit_compile is not None:  # each length would be compiled
+        return
     for row, length in enumerate(LENGTHS[:3]):
         alone = call(
             {

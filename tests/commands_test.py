@@ -1,7 +1,9 @@
 """The commands as a person runs them, in a directory with flags."""
 
 import contextlib
+import functools
 import gzip
+import io
 import json
 import os
 import re
@@ -15,7 +17,8 @@ import threading
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, pipeline, saved_models
+from stacked_rnn import configs, datasets, pipeline, saved_models
+from stacked_rnn.cli import generate
 from stacked_rnn.training import runs
 from tests.helpers import ROOT, pages
 from tests.helpers.processes import Script, run, run_anew
@@ -137,10 +140,11 @@ def test_other_floats_in_keras_json_make_no_difference(trained):
     assert ", float32, " in (trained / "train.log").read_text()
 
 
-def test_config_flags_repeat_a_run_which_goes_on(trained):
+def test_config_flags_repeat_a_run_which_goes_on(finished_copy):
     more = run(
-        trained, "train.py", "--flagfile=runs/cats/config.flags", "--epochs=3"
-    )
+        finished_copy, "train.py", "--flagfile=runs/cats/config.flags",
+        "--epochs=3", in_memory=True,
+    )  # fmt: skip
     assert more.returncode == 0, more.stderr
     assert "resuming at step" in more.stdout
     assert "Epoch 3/3" in more.stdout and "Epoch 2" not in more.stdout
@@ -159,13 +163,19 @@ def test_a_finished_run_exports_nothing_new(finished_copy):
     assert [path.name for path in versions.iterdir()] == ["1"]
     # Where the export is gone, or asked for elsewhere, it is made again.
     shutil.rmtree(versions)
-    elsewhere = run(finished_copy, "train.py", *SMALL, "--export_dir=elsewhere")
+    elsewhere = run(
+        finished_copy, "train.py", *SMALL, "--export_dir=elsewhere",
+        in_memory=True,
+    )  # fmt: skip
     assert "Exported elsewhere/1" in elsewhere.stdout
 
 
 def test_another_learning_rate_begins_another_run(finished_copy):
     """A warning says that the new one is worse."""
-    other = run(finished_copy, "train.py", *SMALL, "--learning_rate=1e-06")
+    other = run(
+        finished_copy, "train.py", *SMALL, "--learning_rate=1e-06",
+        in_memory=True,
+    )  # fmt: skip
     assert other.returncode == 0, other.stderr
     assert (
         "moved the run in runs/cats to runs/cats.1 "
@@ -184,14 +194,14 @@ def test_a_chat_template_becomes_part_of_the_model(finished_copy):
     """Of a new version, if the run has ended; once more changes nothing."""
     (finished_copy / "chat.jinja").write_bytes(b"{{ messages }}\r\nA: ")
     flags = (*SMALL, "--chat_template=chat.jinja")
-    ran = run(finished_copy, "train.py", *flags)
+    ran = run(finished_copy, "train.py", *flags, in_memory=True)
     assert ran.returncode == 0, ran.stderr
     assert "Exported saved_models/cats/2" in ran.stdout
     version = finished_copy / "saved_models/cats/2"
     assert saved_models.chat_template(version) == "{{ messages }}\nA: "
     again = run(finished_copy, "train.py", *flags)
     assert "Nothing is left to do" in again.stdout
-    without = run(finished_copy, "train.py", *SMALL)
+    without = run(finished_copy, "train.py", *SMALL, in_memory=True)
     assert "Exported saved_models/cats/3" in without.stdout
 
 
@@ -312,7 +322,7 @@ def test_config_flags_repeat_a_run_of_words_and_documents(tmp_path):
         *SMALL, "--epochs=1", "--tokenizer=word", "--document_separator= ",
         "--vocabulary_size=40",
     )  # fmt: skip
-    first = run(tmp_path, "train.py", *flags)
+    first = run(tmp_path, "train.py", *flags, in_memory=True)
     assert first.returncode == 0, first.stderr
     assert "--prompt" not in first.stdout  # a document begins without a prompt
     again = run(tmp_path, "train.py", "--flagfile=runs/cats/config.flags")
@@ -320,9 +330,7 @@ def test_config_flags_repeat_a_run_of_words_and_documents(tmp_path):
 
 
 def test_generate_needs_no_further_flags(trained):
-    ran = run_anew(
-        trained, "generate.py", "--prompt=The ", "--max_new_tokens=40"
-    )
+    ran = run(trained, "generate.py", "--prompt=The ", "--max_new_tokens=40")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("The ") and len(ran.stdout) == 45
     named = r"the newest model: --saved_model=saved_models/cats/\d\n"
@@ -367,35 +375,34 @@ def test_stop_strings_are_written_with_escapes(trained):
     assert "--stop='\u4e2d' never occurs: the model's vocab" in ran.stderr
 
 
-def test_prompts_come_from_files_pipes_and_standard_input(trained):
+def test_prompts_come_from_a_pipe(trained):
+    """text_files_test.py reads from the other sources."""
     packed = gzip.compress(b"\xef\xbb\xbfThe \r\nthe dog")
-    (trained / "prompts.txt.gz").write_bytes(packed)
     with pipe(trained, packed) as named:
-        for source in ("prompts.txt.gz", named, "-"):
-            ran = run(
-                trained, "generate.py", f"--prompts_file={source}",
-                "--saved_model=saved_models/cats", "--output=jsonl",
-                "--max_new_tokens=5", stdin=packed,
-            )  # fmt: skip
-            assert ran.returncode == 0 and ran.stderr == ""
-            found = [json.loads(line) for line in ran.stdout.splitlines()]
-            assert [one["prompt"] for one in found] == ["The ", "the dog"]
-
-
-def test_interactive_lines_are_read_as_text(trained):
-    for entered, code, words in (
-        (b"\xef\xbb\xbfThe \r\nthe dog\n", 0, ""),
-        (b"caf\xe9\n", 2, "--interactive: a line is not UTF-8 text\n"),
-    ):
         ran = run(
-            trained, "generate.py", "--interactive", "--stop=\n",
-            "--saved_model=saved_models/cats", "--max_new_tokens=1",
-            stdin=entered,
+            trained, "generate.py", f"--prompts_file={named}",
+            "--saved_model=saved_models/cats", "--output=jsonl",
+            "--max_new_tokens=5",
         )  # fmt: skip
-        assert ran.returncode == code
-        assert ran.stderr.endswith(words)
-        if not code:
-            assert ran.stdout.count("\n") == 2 and ran.stderr == ""
+    assert ran.returncode == 0 and ran.stderr == ""
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [one["prompt"] for one in found] == ["The ", "the dog"]
+
+
+def test_interactive_lines_are_read_as_text(trained, monkeypatch):
+    ran = run(
+        trained, "generate.py", "--interactive", "--stop=\n",
+        "--saved_model=saved_models/cats", "--max_new_tokens=1",
+        stdin=b"\xef\xbb\xbfThe \r\nthe dog\n",
+    )  # fmt: skip
+    assert ran.returncode == 0 and ran.stderr == ""
+    assert ran.stdout.count("\n") == 2
+    entered = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8")
+    monkeypatch.setattr("sys.stdin", entered)
+    with pytest.raises(
+        configs.UserError, match="--interactive: a line is not UTF-8 text$"
+    ):
+        generate.interact(conversation=None, tokenizer=None)
 
 
 def test_generate_searches_with_beams(trained):
@@ -426,19 +433,21 @@ def test_options_that_beam_search_lacks_are_refused():
 
 
 def test_evaluate_prints_one_json_object(trained):
-    ran = run(trained, "evaluate.py", "--text=cats.txt")
+    (trained / "new.txt").write_text(TEXT + "\u00e9", encoding="utf-8")
+    ran = run(trained, "evaluate.py", "--text=new.txt")
     assert ran.returncode == 0, ran.stderr
+    assert f"warning: 1 of {len(TEXT):,} tokens are not in the" in ran.stderr
     result = json.loads(ran.stdout)
     assert set(result) == {
         "nats_per_token", "perplexity", "bits_per_character", "tokens",
         "characters", "unknown_tokens",
     }  # fmt: skip
-    assert result["tokens"] == len(TEXT) - 1 and result["unknown_tokens"] == 0
+    assert result["tokens"] == len(TEXT) and result["unknown_tokens"] == 1
 
 
-def test_evaluate_reads_a_text_as_train_does(trained):
+def test_evaluate_reads_a_text_as_train_does(trained, monkeypatch):
     """In any packing, with any line ends; other encodings are refused."""
-    expected = json.loads(run(trained, "evaluate.py", "--text=cats.txt").stdout)
+    monkeypatch.chdir(trained)
     marked = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
     (trained / "marked.txt").write_bytes(marked)
     (trained / "packed.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
@@ -446,35 +455,41 @@ def test_evaluate_reads_a_text_as_train_does(trained):
     half = TEXT[: len(TEXT) // 2]
     for name in "ab":
         (trained / "texts" / name).write_text(half.removesuffix("\n"))
-    for name in ("marked.txt", "packed.txt.gz", "texts"):
-        ran = run(trained, "evaluate.py", f"--text={name}")
-        result = json.loads(ran.stdout)
-        assert result["unknown_tokens"] == 0
-        if name != "texts":  # without the last line break
-            assert result == expected
-        assert result["tokens"] == expected["tokens"] - (name == "texts")
+    description = saved_models.find_description("saved_models/cats")
+    read = functools.partial(
+        datasets.read_text, tokenizer=description.tokenizer
+    )
+    for name in ("marked.txt", "packed.txt.gz"):
+        assert read(name) == TEXT.encode()
+    assert read("texts") == TEXT.removesuffix("\n").encode()
     (trained / "wide.txt").write_bytes(TEXT.encode("utf-16"))
     (trained / "old.txt").write_bytes("caf\u00e9".encode("cp1252"))
-    for script in ("evaluate.py", "export.py"):
-        ran = run(trained, script, "--text=wide.txt")
-        assert_fails(ran, "--text: wide.txt is UTF-16 text", "iconv")
-        ran = run(trained, script, "--text=old.txt")
-        assert_fails(ran, "--text: old.txt is not UTF-8 text (byte 3, line 1)")
+    wide = run(trained, "evaluate.py", "--text=wide.txt")
+    assert_fails(wide, "--text: wide.txt is UTF-16 text", "iconv")
+    old = run(trained, "export.py", "--text=old.txt")
+    assert_fails(old, "--text: old.txt is not UTF-8 text (byte 3, line 1)")
 
 
-def test_evaluate_reads_pipes_and_standard_input(trained):
-    with pipe(trained, gzip.compress(TEXT.encode())) as named:
-        for source in (named, "-"):
-            ran = run(
-                trained, "evaluate.py", f"--text={source}", stdin=TEXT.encode()
-            )
-            assert json.loads(ran.stdout)["tokens"] == len(TEXT) - 1
+def test_evaluate_reads_standard_input(trained):
+    ran = run(trained, "evaluate.py", "--text=-", stdin=TEXT.encode())
+    assert json.loads(ran.stdout)["tokens"] == len(TEXT) - 1
+
+
+@pytest.fixture(scope="module")
+def greedy_text(trained):
+    """What generate.py prints where nothing is drawn."""
+    return run(
+        trained, "generate.py", "--prompt=The ", "--temperature=0",
+        "--max_new_tokens=60",
+    ).stdout  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("format", "file"), [("onnx", "cats.onnx"), ("litert", "cats.tflite")]
 )
-def test_export_writes_what_the_page_generates_with(trained, format, file):
+def test_export_writes_what_the_page_generates_with(
+    format, file, trained, greedy_text
+):
     """Runs the program of docs/runtimes.md, as printed, without TensorFlow.
 
     It prints the same text as generate.py.
@@ -486,6 +501,7 @@ def test_export_writes_what_the_page_generates_with(trained, format, file):
     assert f"Wrote {file} (" in ran.stdout and "Next: " in ran.stdout
     nats = re.search(r"cats.txt: (.*) nats .* SavedModel (.*): ", ran.stdout)
     assert nats[1] == nats[2]
+    assert ran.stderr.count("the newest model: ") == 1
 
     example = f"generate_{format}.py"
     [code] = [
@@ -505,12 +521,8 @@ runpy.run_path("{example}", run_name="__main__")
         capture_output=True, text=True,
     )  # fmt: skip
     assert generated.returncode == 0, generated.stderr
-    expected = run(
-        trained, "generate.py", "--prompt=The ", "--temperature=0",
-        "--max_new_tokens=60",
-    )  # fmt: skip
     assert len(generated.stdout) == 65
-    assert generated.stdout == expected.stdout
+    assert generated.stdout == greedy_text
 
 
 def test_export_writes_a_page_that_loses_little(trained):
@@ -537,6 +549,8 @@ def test_generate_and_evaluate_load_neither_models_nor_training(
 ):
     program = """
 import sys
+for name in [name for name in sys.modules if name.startswith("stacked_rnn")]:
+    del sys.modules[name]
 import generate, evaluate
 from stacked_rnn import inference
 inference.load("saved_models/cats")
@@ -642,6 +656,16 @@ def test_a_changed_architecture_is_named(trained):
         ("generate.py", ["--prompts_file=wide"], ["wide is UTF-16", "iconv"]),
         ("evaluate.py", [], ["--text"]),
         ("evaluate.py", ["--text=nowhere"], ["--text=nowhere"]),
+        (
+            "evaluate.py",
+            ["--text=cats.txt", "--cache_weight=0.2"],
+            ["--cache_weight: no effect without --cache_size"],
+        ),
+        (
+            "evaluate.py",
+            ["--text=cats.txt", "--source_field=a"],
+            ["--source_field: no effect on a language model"],
+        ),
         ("export.py", ["--weights=int4"], ["weights", "int8"]),
         ("export.py", ["--text=nowhere"], ["--text=nowhere"]),
         ("export.py", ["--saved_model=nowhere"], ["nowhere"]),
@@ -656,6 +680,11 @@ def test_a_changed_architecture_is_named(trained):
             ["--format=html", "--output=cats.txt/a.html"],
             ["--output=cats.txt", "cannot write"],
         ),
+        (
+            "export.py",
+            ["--format=html", "--text=nowhere", "--output=cats.txt/a.html"],
+            ["--output=cats.txt", "cannot write"],
+        ),
     ],
 )
 def test_bad_input_to_other_commands_is_one_line(trained, script, flags, words):
@@ -664,24 +693,29 @@ def test_bad_input_to_other_commands_is_one_line(trained, script, flags, words):
     assert_fails(run(trained, script, *flags), *words)
 
 
-def test_init_from_begins_with_the_weights_of_a_trained_model(trained):
-    (trained / "birds.txt").write_text(TEXT.replace("cat", "j\u00e4y"))
+def test_init_from_begins_with_the_weights_of_a_trained_model(finished_copy):
+    (finished_copy / "birds.txt").write_text(TEXT.replace("cat", "j\u00e4y"))
     flags = ("--corpus=birds.txt", "--init_from=saved_models/cats")
-    refused = run(trained, "train.py", *flags, "--units=192", "--cell=lstm")
+    refused = run(
+        finished_copy, "train.py", *flags, "--units=192", "--cell=lstm"
+    )
     assert_fails(refused, "--init_from", "leave out --units=192 (it has 16)")
-    assert not (trained / "runs/birds").exists()
-    assert not (trained / "saved_models/birds").exists()
-    ran = run(trained, "train.py", *flags, *SMALL[4:], "--epochs=1")
+    assert not (finished_copy / "runs/birds").exists()
+    assert not (finished_copy / "saved_models/birds").exists()
+    ran = run(
+        finished_copy, "train.py", *flags, *SMALL[4:], "--epochs=1",
+        in_memory=True,
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "Starting with the weights of saved_models/cats/" in ran.stdout
     assert ran.stderr.count("\n") == 1
     assert "2 new characters join the vocabulary of saved_models/cats: " in (
         ran.stderr
     )
-    written = (trained / "runs/birds/config.flags").read_text()
+    written = (finished_copy / "runs/birds/config.flags").read_text()
     assert "--init_from=saved_models/cats\n" in written
     assert "--units=16\n" in written
-    assert (trained / "saved_models/birds/1/saved_model.pb").exists()
+    assert (finished_copy / "saved_models/birds/1/saved_model.pb").exists()
 
 
 def test_windows_of_a_given_number_leave_no_text_to_learn(tmp_path):
@@ -693,7 +727,7 @@ def test_windows_of_a_given_number_leave_no_text_to_learn(tmp_path):
 def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
     flags = (*SMALL, "--learn_all", "--validation_fraction=0.5")
-    ran = run(tmp_path, "train.py", *flags)
+    ran = run(tmp_path, "train.py", *flags, in_memory=True)
     assert ran.returncode == 0, ran.stderr
     before, after = ran.stdout.split("Learning the held-out text too:")
     assert "Epoch 2/2" in before and "val_loss" in before
@@ -706,7 +740,9 @@ def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
     again = run(tmp_path, "train.py", *flags)
     assert "Nothing is left to do" in again.stdout
     # A longer run learns it from its own best weights.
-    longer = run(tmp_path, "train.py", *flags, "--epochs=3", "--resume")
+    longer = run(
+        tmp_path, "train.py", *flags, "--epochs=3", "--resume", in_memory=True
+    )
     _, after = longer.stdout.split("Learning the held-out text too:")
     assert "Epoch 1/1" in after and "Exported saved_models/cats/2" in after
 
@@ -774,18 +810,19 @@ def test_predict_labels_texts_one_per_line(labelled):
     assert [len(row) for row in rows] == [3] * 3
     assert all(0.5 <= float(row[1]) <= 1 for row in rows)
     assert "1 text(s) are empty" in ran.stderr
-    ran = run(labelled, "predict.py", "--text=so sad", "--output=jsonl")
-    answer = json.loads(ran.stdout)
-    assert (answer["text"], answer["label"]) == ("so sad", "bad")
-    assert set(answer["scores"]) == {"good", "bad"}
 
 
 def test_predict_counts_unknown_and_empty_texts(labelled):
     ran = run(
         labelled, "predict.py", "--text=zzz qqq", "--text=\U0001f600",
-        "--text=a zzz", "--text=",
+        "--text=so sad", "--text=", "--output=jsonl",
     )  # fmt: skip
-    assert ran.returncode == 0 and ran.stdout.count("\n") == 4
+    assert ran.returncode == 0
+    answers = [json.loads(line) for line in ran.stdout.splitlines()]
+    texts = [answer["text"] for answer in answers]
+    assert texts == ["zzz qqq", "\U0001f600", "so sad", ""]
+    assert answers[2]["label"] == "bad"
+    assert set(answers[2]["scores"]) == {"good", "bad"}
     _, unknown, empty = ran.stderr.splitlines()
     assert "the model knows no token of 2 text(s)" in unknown
     assert "1 text(s) are empty" in empty
@@ -905,6 +942,10 @@ def test_evaluate_scores_a_seq2seq_model(paired):
         (["evaluate.py", "--text=one.tsv"], ["one.tsv, line 1", "target_fiel"]),
         (["predict.py", "--text=a", "--num_beams=0"], ["--num_beams=0"]),
         (["predict.py", "--texts_file=none.txt"], ["file=none.txt: the file"]),
+        (
+            ["predict.py", "--text=a", "--attention=."],
+            ["--attention=.: cannot write it, a directory"],
+        ),
         (
             ["predict.py", "--text=a", "--attention=pairs.tsv/a.png"],
             ["--attention=pairs.tsv"],

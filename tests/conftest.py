@@ -1,5 +1,6 @@
 """Two logical CPUs for all tests, and fixtures that they share."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -23,6 +24,10 @@ pytest.register_assert_rewrite("tests.helpers")
 
 from stacked_rnn import inference, tokenizers
 from tests.helpers import ROOT, small_models
+
+fcntl = None
+with contextlib.suppress(ImportError):  # on Windows
+    import fcntl
 
 # Two replicas for the distribution tests; TensorFlow wants to know before its
 # first operation.
@@ -102,8 +107,33 @@ def shared_text():
     return read
 
 
-# SavedModels, each exported once per session. No test writes into them: those
-# that would take a copy.
+# SavedModels, each exported once. No test writes into them: those that would
+# take a copy.
+
+
+@pytest.fixture(scope="session")
+def exported_once(tmp_path_factory):
+    """Calls a function with a directory to export into, unless another did.
+
+    The workers of pytest-xdist share these directories, where a file can be
+    locked.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if fcntl and "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def exported(name, export):
+        directory = shared / name
+        with open(shared / f"{name}.lock", "w") as lock:
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not directory.exists():
+                partial = tmp_path_factory.mktemp("partial")
+                export(partial)
+                partial.rename(directory)
+        return directory
+
+    return exported
 
 
 @pytest.fixture(scope="session")
@@ -113,17 +143,20 @@ def generator():
 
 
 @pytest.fixture(scope="session")
-def saved_models(generator, tmp_path_factory):
+def saved_models(generator, exported_once):
     """A directory of two: `letters`, with a record of a training; `others`."""
-    directory = tmp_path_factory.mktemp("session") / "saved_models"
-    generator.save(
-        directory / "letters",
-        {
-            "corpus": "letters.txt", "characters": 1000, "epochs": 2,
-            "validation": {"bits_per_character": 1.5, "perplexity": 2.83},
-        },
-    )  # fmt: skip
-    small_models.build_generator("lstm").save(directory / "others")
+
+    def export(directory):
+        generator.save(
+            directory / "letters",
+            {
+                "corpus": "letters.txt", "characters": 1000, "epochs": 2,
+                "validation": {"bits_per_character": 1.5, "perplexity": 2.83},
+            },
+        )  # fmt: skip
+        small_models.build_generator("lstm").save(directory / "others")
+
+    directory = exported_once("saved_models", export)
     before = stamps(directory)
     yield directory
     assert stamps(directory) == before, "a test has written into a shared model"
@@ -142,24 +175,29 @@ def loaded(letters):
 
 
 @pytest.fixture(scope="session")
-def loaded_bytes(tmp_path_factory):
+def loaded_bytes(exported_once):
     """A GRU over bytes, loaded."""
-    generator = small_models.build_generator(
-        tokenizer=tokenizers.ByteTokenizer()
-    )
-    return inference.load(generator.save(tmp_path_factory.mktemp("bytes")))
+
+    def export(directory):
+        tokenizer = tokenizers.ByteTokenizer()
+        small_models.build_generator(tokenizer=tokenizer).save(directory)
+
+    return inference.load(exported_once("bytes", export))
 
 
 @pytest.fixture(scope="session")
-def loaded_lines(tmp_path_factory):
+def loaded_lines(exported_once):
     """A GRU over letters whose texts end with their line, loaded."""
-    generator = small_models.build_generator(
-        tokenizer=tokenizers.build(
+
+    def export(directory):
+        tokenizer = tokenizers.build(
             "char", b"a\nbcd\nefgh", document_separator=r"\n"
-        ),
-        end_of_text=True,
-    )
-    return inference.load(generator.save(tmp_path_factory.mktemp("lines")))
+        )
+        small_models.build_generator(
+            tokenizer=tokenizer, end_of_text=True
+        ).save(directory)
+
+    return inference.load(exported_once("lines", export))
 
 
 def stamps(directory):

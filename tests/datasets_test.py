@@ -95,6 +95,17 @@ def test_a_directory_means_all_visible_files_below_it(tmp_path):
     assert read(str(tmp_path)) == b"<a/y.txt>\n<a/z.txt>\n<b.txt>"
 
 
+def test_a_directory_leaves_out_what_training_there_has_written(tmp_path):
+    for name in (
+        "mine.txt", "yarn.lock", "runs/mine.lock", "runs/mine/config.flags",
+        "runs/mine/a.txt", "runs/tune-mine/search.json",
+        "runs/tune-mine/trials.csv",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"<{name}>")
+    assert read(str(tmp_path)) == b"<mine.txt>\n<yarn.lock>"
+
+
 def test_bad_files_are_skipped_on_demand(tmp_path, capsys):
     (tmp_path / "a.txt").write_bytes(b"good")
     (tmp_path / "b.txt").write_bytes(b"bad\xff")
@@ -175,8 +186,12 @@ def serve_download(monkeypatch, content):
             raise Exception(f"URL fetch failure on {origin}")
         path = f"{cache_dir}/datasets/{name}"
         tf.io.gfile.makedirs(f"{cache_dir}/datasets")
+        assert not tf.io.gfile.exists(path)
         with open(path, "wb") as file:
-            file.write(content)
+            file.write(content[:2])
+            # What another process would find now.
+            assert not tf.io.gfile.glob(f"{cache_dir}/datasets/*.txt")
+            file.write(content[2:])
         return path
 
     monkeypatch.setattr("keras.utils.get_file", get_file)
@@ -197,7 +212,7 @@ def test_a_download_with_another_hash_is_refused(tmp_path, monkeypatch):
     serve_download(monkeypatch, b"a captive portal")
     with pytest.raises(configs.UserError, match="has changed"):
         read("shakespeare")
-    assert not (tmp_path / "datasets" / "shakespeare.txt").exists()
+    assert not [*(tmp_path / "datasets").iterdir()]
 
 
 def test_a_good_download_passes_its_hash(tmp_path, monkeypatch, shared_text):
@@ -205,6 +220,8 @@ def test_a_good_download_passes_its_hash(tmp_path, monkeypatch, shared_text):
     text = shared_text("tinyshakespeare.txt")
     serve_download(monkeypatch, text)
     assert read("shakespeare") == text
+    (kept,) = (tmp_path / "datasets").iterdir()
+    assert kept.name == "shakespeare.txt"
 
 
 # Splits
@@ -571,7 +588,9 @@ def test_few_documents_are_split_or_refused(
 @pytest.mark.parametrize("piece", [7, 10**6])
 def test_a_list_is_recognized(text, expected, piece, tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "PIECE", piece)
-    corpus = datasets.Corpus(write_corpus(tmp_path, text))
+    path = write_corpus(tmp_path, text)
+    corpus = datasets.Corpus(path)
+    assert corpus.is_list == datasets.Corpus(path, binary=True).is_list
     assert corpus.is_list == expected
     if expected:
         lines = corpus.as_lines()

@@ -20,6 +20,7 @@ from stacked_rnn import configs, inference, reference, tokenizers
 from stacked_rnn import saved_models as artifact
 from stacked_rnn.configs import UserError
 from stacked_rnn.decoding.options import DTYPES
+from tests.helpers import exports
 from tests.helpers.sampler_inputs import uniforms
 from tests.helpers.small_models import CELLS, build_generator, reference_logits
 
@@ -503,6 +504,7 @@ sys.stdout.buffer.write(texts.numpy()[0])
 # The directory
 
 
+@exports.in_memory()
 def test_versions_increase_and_the_highest_is_loaded(generator, tmp_path):
     assert generator.save(tmp_path / "m").name == "1"
     (tmp_path / "m" / "7").mkdir()

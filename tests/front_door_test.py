@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import pathlib
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import tensorflow as tf
 import stacked_rnn
 from stacked_rnn import configs, hub, inference, saved_models, training
 from stacked_rnn.configs import UserError
-from tests.helpers import ROOT
+from tests.helpers import ROOT, exports
 
 SMALL = {
     "units": 8, "num_layers": 1, "embedding_dim": 4, "batch_size": 4,
@@ -72,37 +73,41 @@ def test_training_gives_a_model_that_generates(here, capsys):
     again = stacked_rnn.train("mine.txt", epochs=1, **SMALL)
     assert "Nothing is left to do" in capsys.readouterr().out
     assert again.path == model.path
-    longer = stacked_rnn.train("mine.txt", epochs=2, **SMALL)
-    assert "resuming" in capsys.readouterr().out
-    stacked_rnn.train("mine.txt", epochs=2, verbose=False, **SMALL)
-    assert capsys.readouterr().out == ""
-    assert longer.path.name == "2"
-    assert stacked_rnn.load("runs/mine").path.name == "2"
+    with exports.in_memory():
+        longer = stacked_rnn.train("mine.txt", epochs=2, **SMALL)
+        assert "resuming" in capsys.readouterr().out
+        stacked_rnn.train("mine.txt", epochs=2, verbose=False, **SMALL)
+        assert capsys.readouterr().out == ""
+        assert longer.path.name == "2"
+        assert stacked_rnn.load("runs/mine").path.name == "2"
 
-    # Also by a link to the run.
-    (here / "elsewhere").mkdir()
-    (here / "elsewhere/link").symlink_to(here / "runs/mine")
-    assert stacked_rnn.load("elsewhere/link").path.name == "2"
+        # Also by a link to the run.
+        (here / "elsewhere").mkdir()
+        (here / "elsewhere/link").symlink_to(here / "runs/mine")
+        assert stacked_rnn.load("elsewhere/link").path.name == "2"
 
-    # A copy of the project has models of its own.
-    for name in ("runs", "saved_models"):
-        shutil.copytree(name, here / "copy" / name)
-    copied = stacked_rnn.load(here / "copy/runs/mine")
-    assert copied.path == here / "copy/saved_models/mine/2"
+        # A copy of the project has models of its own.
+        for name in ("runs", "saved_models"):
+            shutil.copytree(name, here / "copy" / name)
+        copied = stacked_rnn.load(here / "copy/runs/mine")
+        assert copied.path == here / "copy/saved_models/mine/2"
 
 
+@exports.in_memory()
 def test_minutes_are_the_time_limit(here, capsys):
     """So short a time is said to be too short. Scalars may be NumPy's."""
-    small = SMALL | {"units": np.int64(8), "minutes": np.float64(0.001)}
-    model = stacked_rnn.train("mine.txt", **small)
-    assert " steps fit into --max_minutes=0.001, in" in capsys.readouterr().err
+    small = SMALL | {"units": np.int64(8), "minutes": np.float64(0.01)}
+    model = stacked_rnn.train("mine.txt", resume=False, **small)
+    assert " steps fit into --max_minutes=0.01, in" in capsys.readouterr().err
     flags = (here / "runs/mine/config.flags").read_text()
-    assert "--max_minutes=0.001\n" in flags and "--units=8\n" in flags
+    assert "--max_minutes=0.01\n" in flags and "--units=8\n" in flags
+    assert "resume" not in flags  # they repeat the run, and continue it
     assert model.description.training["characters"] > 0
     text = model.generate("a", max_new_tokens=np.int64(3), seed=np.uint8(1))
     assert len(text) == 3
 
 
+@exports.in_memory()
 def test_the_time_limit_holds_for_the_held_out_text_too(here, monkeypatch):
     limits = []
     fit = training.Trainer.fit
@@ -117,6 +122,7 @@ def test_the_time_limit_holds_for_the_held_out_text_too(here, monkeypatch):
     assert limits == [(9, limits[0][1])] * 2
 
 
+@exports.in_memory()
 def test_a_second_run_in_a_process_is_like_the_first(here):
     """Also with the graph optimizer, which a loaded model switches off."""
     is_off, models = [], []
@@ -141,8 +147,9 @@ def test_a_second_run_in_a_process_is_like_the_first(here):
         assert np.array_equal(first, second)
 
 
+@exports.in_memory()
 def test_what_is_not_given_fits_the_text(here, capsys):
-    stacked_rnn.train("mine.txt", minutes=0.001, jit_compile=False)
+    stacked_rnn.train("mine.txt", minutes=0.01, jit_compile=False)
     assert "Flags override it" in capsys.readouterr().out
 
 
@@ -306,6 +313,7 @@ def test_embeddings_are_arrays(loaded):
     [
         ({"temprature": 1}, "^temprature: there is no such .* temperature?"),
         ({"temperature": -1.0}, "^--temperature=-1.0: expected 0.0 <="),
+        ({"top_k": 2**31}, "^--top_k=2147483648: expected 0 <= top_k <= 21474"),
         ({"max_tokens": 3}, "^max_tokens: there is no such setting"),
         ({"seed": np.arange(2)}, "^--seed=array.*: expected type int"),
     ],
@@ -358,6 +366,15 @@ def test_a_saved_model_loads_again(loaded, name, tmp_path):
     if name == "copies":
         assert loaded.save(tmp_path / name).name == "2"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_archive_takes_files_of_any_date(letters, loaded, tmp_path):
+    """As copies that leave the dates out have them: the first of 1970."""
+    path = shutil.copytree(letters, tmp_path / "old/1")
+    os.utime(path / "README.md", (0, 0))
+    description = dataclasses.replace(loaded.description, path=path)
+    old = dataclasses.replace(loaded, description=description)
+    assert zipfile.is_zipfile(old.save(tmp_path / "old.zip"))
 
 
 def test_a_run_finds_its_model_and_no_other(letters, tmp_path):
@@ -463,8 +480,10 @@ def test_a_model_comes_from_the_hub_and_goes_there(fake_hub, loaded):
     ]  # fmt: skip
 
 
-def test_a_name_on_the_hub_may_be_a_path_object(fake_hub, loaded):
+def test_a_name_on_the_hub_may_be_a_path_object(fake_hub, loaded, monkeypatch):
     """Which has one slash in place of two, on Windows backslashes."""
+    functions = types.SimpleNamespace(beam_search=None)  # that none calls
+    monkeypatch.setattr(saved_models, "load_functions", lambda path: functions)
     for path in (
         pathlib.PurePosixPath("hf://ann/cats"),
         pathlib.PureWindowsPath("hf://ann/cats"),

@@ -16,7 +16,7 @@ import tensorflow as tf
 from stacked_rnn import configs, inference, tokenizers
 from stacked_rnn.decoding import samplers
 from stacked_rnn.export import html_page, runtimes
-from tests.helpers import browsers
+from tests.helpers import browsers, exports
 from tests.helpers.small_models import build_generator
 
 # Beside those of the fixtures: a GRU, an LSTM, and a GRU with an end token.
@@ -128,7 +128,8 @@ def model(request, saved_models, loaded_lines, tmp_path_factory):
     if request.param not in ARCHITECTURES:
         return inference.load(saved_models / request.param)
     generator = build_generator(**ARCHITECTURES[request.param])
-    return inference.load(generator.save(tmp_path_factory.mktemp("model")))
+    with exports.in_memory():
+        return inference.load(generator.save(tmp_path_factory.mktemp("model")))
 
 
 def with_tokenizer(model, tokenizer):
@@ -485,7 +486,8 @@ def test_the_likeliest_text_is_that_of_generate(
     for weight in generator.model.weights:
         is_recurrent = "recurrent" in weight.path
         weight.assign(weight * (scale if is_recurrent else 2))
-    model = inference.load(generator.save(tmp_path / "model"))
+    with exports.in_memory():
+        model = inference.load(generator.save(tmp_path / "model"))
     sampling = configs.SamplingConfig(max_new_tokens=500, temperature=0)
     page = open_page(model)
     for prompt in ("", "hgf edc\nba"):
@@ -700,3 +702,15 @@ def test_a_token_is_described_with_what_else_could_stand_there(
     assert re.search(
         rf"Likeliest here: \u201c.\u201d {likeliest:.0f} %,", known
     )
+
+
+@browsers.needed
+def test_the_first_character_of_a_text_that_the_model_began_is_described(
+    loaded, open_page
+):
+    """The start token predicts it, which has no text itself."""
+    page = open_page(loaded)
+    page.write(max_new_tokens=3)
+    page.script("describe(0)")
+    assert page.value("[spans[0].first, spans[0].last]") == [1, 1]
+    assert re.search(r" nats, probability .*Likeliest here", page["token"].text)

@@ -235,6 +235,11 @@ def test_evaluate_counts_unknown_tokens_and_original_characters(
     assert result["characters"] == 4
 
 
+def test_a_loss_that_is_no_number_is_refused(loaded):
+    with pytest.raises(configs.UserError, match="--text: the loss"):
+        loaded.evaluate(b"abc", lambda token_ids: np.float32([1, np.nan]))
+
+
 def test_evaluating_one_token_is_refused(loaded):
     with pytest.raises(configs.UserError, match="--text"):
         loaded.evaluate(b"a")

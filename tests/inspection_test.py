@@ -15,7 +15,7 @@ from stacked_rnn.inference import activations
 from stacked_rnn.metrics import inspection
 from stacked_rnn.models import read_saved_model
 from stacked_rnn.reports import inspection_html
-from tests.helpers import ROOT
+from tests.helpers import ROOT, exports
 from tests.helpers.processes import run
 from tests.helpers.small_models import build_generator
 
@@ -36,9 +36,10 @@ def models(loaded, loaded_lines, tmp_path_factory):
         ("lstm", "lstm", ALL_OPTIONS),
     ):
         generator = build_generator(cell, **changes)
-        made[name] = inference.load(
-            generator.save(tmp_path_factory.mktemp("inspected") / cell)
-        )
+        with exports.in_memory():
+            made[name] = inference.load(
+                generator.save(tmp_path_factory.mktemp("inspected") / cell)
+            )
     return made
 
 

@@ -176,6 +176,14 @@ def test_files_of_splits_are_not_classes():
         datasets.read_labelled_texts("c.*")
 
 
+def test_texts_without_labels_are_no_class(capsys):
+    """As in the directory of the large IMDB data set."""
+    for name in ("neg", "pos", "unsup"):
+        write(f"dir/{name}/1.txt", name)
+    assert pairs("dir") == [("neg", "neg"), ("pos", "pos")]
+    assert "unsup holds texts without labels" in capsys.readouterr().err
+
+
 def test_a_table_beside_another_kind_of_file_is_named():
     write("a.tsv", "text\tlabel\nx\tpos\n")
     write("b.txt", "x\n")
@@ -243,7 +251,7 @@ def test_imdb_comes_from_the_keras_cache(monkeypatch):
     def load_data(index_from):
         reviews = np.array([[1, 4, 5], [1, 2, 6]], dtype=object)
         assert index_from == 3
-        return (reviews, np.array([1, 0])), None
+        return (reviews, np.array([1, 0])), (reviews[1:], np.array([0]))
 
     imdb = labelled_texts.keras.datasets.imdb
     monkeypatch.setattr(imdb, "load_data", load_data)
@@ -251,6 +259,8 @@ def test_imdb_comes_from_the_keras_cache(monkeypatch):
         imdb, "get_word_index", lambda: {"a": 1, "joy": 2, "bore": 3}
     )
     assert pairs("imdb") == [("a joy", "positive"), ("bore", "negative")]
+    # What a classifier is scored on is what it has not seen.
+    assert pairs("imdb", flag="text") == [("bore", "negative")]
 
 
 # Batches ----------------------------------------------------------------------

@@ -74,6 +74,19 @@ def test_pieces_of_a_part_are_counted_in_characters(book, small_pieces, cut):
         assert b"".join(corpus.pieces(part)).decode() == text[first:last]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_of_any_script_stay_whole(kind, tmp_path, small_pieces):
+    text = "\u043c\u0438\u0440 \u03bb\u03cc\u03b3\u03bf\u03c2 42\n" * 500
+    path = tmp_path / "a.txt"
+    path.write_text(text, encoding="utf-8")
+    pieces = [*datasets.Corpus(str(path)).pieces()]
+    assert len(pieces) > 3
+    tokenizer = tokenizers.build(kind, text.encode())
+    cut = tokenizer.tokenize(pieces).flat_values.numpy()
+    whole = tokenizer.tokenize([text.encode()]).flat_values.numpy()
+    assert np.array_equal(cut, whole)
+
+
 def test_a_text_without_spaces_is_cut_anywhere(tmp_path, small_pieces):
     path = tmp_path / "a.txt"
     path.write_text("\u4e2d" * 5000, encoding="utf-8")
@@ -437,8 +450,8 @@ sys.argv = ["train.py", *sys.argv[1:]]
 start = time.time()
 from stacked_rnn import datasets
 load = datasets.load_language_data
-def timed(*arguments):
-    data = load(*arguments)
+def timed(*arguments, **options):
+    data = load(*arguments, **options)
     print("LOADED", time.time() - start)
     return data
 datasets.load_language_data = timed

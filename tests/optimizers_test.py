@@ -81,6 +81,22 @@ def test_muon_leaves_embedding_readout_and_biases_to_adam(cell):
     }
 
 
+def test_weight_decay_spares_the_biases_of_a_gru():
+    """Without gradients, nothing but the weight decay moves a weight."""
+    model = models.build_language_model(
+        small_config(cell="gru", vocabulary_size=9)
+    )
+    config = configs.TrainConfig(optimizer="adamw", weight_decay=0.1)
+    optimizer = optimizers.make_optimizer(config, LEARNING_RATE, model)
+    variables = model.trainable_variables
+    for variable in variables:
+        variable.assign(keras.ops.ones_like(variable))
+    optimizer.apply([keras.ops.zeros_like(v) for v in variables], variables)
+    for variable in variables:
+        expected = 1 if variable.name == "bias" else 1 - LEARNING_RATE * 0.1
+        np.testing.assert_allclose(variable, expected, atol=1e-6)
+
+
 def weights_after(trainer, callbacks=()):
     trainer.fit(callbacks, verbose=0)
     return trainer.model.get_weights()

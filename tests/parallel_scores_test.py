@@ -50,6 +50,24 @@ def test_the_state_is_exact_however_long_the_memory(forgets, rng):
     assert rounds <= 2 if forgets else 20 < rounds <= 27
 
 
+def test_a_state_that_is_no_number_ends():
+    calls = []
+
+    def score_window(inputs, targets, states):
+        calls.append(len(inputs))
+        assert len(calls) < 1000
+        nan = tf.fill([len(inputs), 1], np.nan)
+        return tf.zeros(inputs.shape), ((nan,),)
+
+    nats = parallel_scores.nats_of_text(
+        score_window,
+        np.ones(LENGTH + 1, np.int32),
+        lambda batch_size: ((tf.zeros([batch_size, 1]),),),
+        lambda done: None,
+    )
+    assert len(nats) == LENGTH
+
+
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_real_layers_score_as_in_one_pass(cell, rng):
     model = models.build_language_model(small_config(cell=cell))

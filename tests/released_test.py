@@ -69,6 +69,7 @@ def test_a_run_is_resumed(unpacked):
     ended = run(
         directory, "train.py", "--flagfile=run/config.flags",
         "--model_dir=run", "--export_dir=exported", "--epochs=13",
+        in_memory=True,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     # Its rows had no step.

@@ -446,6 +446,9 @@ def test_texts_in_a_replaced_version_end_in_time(add, loader, tmp_path):
         ({"validation": 3}, 1),
         ({"learned_all": False}, 1),
         ({"learned_all": True}, 2),
+        ({"unknown_share": 0.0}, 1),
+        ({"unknown_share": 0.031}, 2),
+        ({"unknown_share": "all"}, 1),
     ],
 )
 def test_an_unknown_training_record_shortens_the_card(letters, training, count):
@@ -489,7 +492,7 @@ def test_runs_archives_and_models_of_the_hub_are_served(
     run = tmp_path / "run"
     exported = run / saved_models.EXPORTED_FILE
     exported.parent.mkdir(parents=True)
-    exported.write_text(json.dumps({"version": 1, "path": str(letters)}))
+    exported.write_text(json.dumps({"version": str(letters)}))
     for path in (letters, letters.parent):
         name = f"{path.name}-model"
         shutil.make_archive(tmp_path / name, "zip", path)

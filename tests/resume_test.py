@@ -23,7 +23,9 @@ NUMBERED = ("saved_model.pb", "fingerprint.pb")
 
 
 def start(directory, epochs):
-    return Script(directory, "train.py", *FLAGS, f"--epochs={epochs}")
+    return Script(
+        directory, "train.py", *FLAGS, f"--epochs={epochs}", in_memory=True
+    )
 
 
 def finish(directory, epochs):

@@ -125,6 +125,11 @@ def test_pairs_come_through_pipes_and_standard_input(write, monkeypatch):
         assert list(zip(read.sources, read.targets)) == [("Go.", "Va !")]
 
 
+def test_generated_pairs_score_no_model():
+    with pytest.raises(UserError, match="--text=dates_to_iso: .* trained on"):
+        datasets.read_pairs("dates_to_iso", flag="text")
+
+
 def test_named_columns_need_a_header(write):
     path = write("a.tsv", "Go.\tVa !\nNo.\tNon.\n")
     with pytest.raises(UserError, match="no field 'en'"):

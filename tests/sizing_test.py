@@ -53,6 +53,12 @@ def test_more_minutes_and_a_faster_machine_widen_the_model(monkeypatch):
     assert units(max_minutes=8.0) < fast
 
 
+@pytest.mark.parametrize("tokenizer", ["word", "subword"])
+def test_a_text_of_one_character_has_settings(tokenizer):
+    """Its error comes with its tokens."""
+    assert choose(1, tokenizer=tokenizer).settings["units"] > 0
+
+
 def test_workers_choose_by_no_measurement(monkeypatch):
     monkeypatch.setattr(sizing, "matmul_rates", None)
     assert choose(10**6, strategy="multi_worker").settings["units"] > 0

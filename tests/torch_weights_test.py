@@ -251,7 +251,7 @@ def test_train_goes_on_with_an_exported_file(safetensors, letters, tmp_path):
     ran = run(
         tmp_path, "train.py", "--corpus=new.txt", "--init_from=a.safetensors",
         "--epochs=1", "--sequence_length=10", "--batch_size=8",
-        "--nojit_compile",
+        "--nojit_compile", in_memory=True,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "Exported saved_models/new/1" in ran.stdout

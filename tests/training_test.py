@@ -24,6 +24,7 @@ from stacked_rnn import (
     export,
     inference,
     metrics,
+    pipeline,
     tasks,
     tokenizers,
     training,
@@ -595,6 +596,14 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert f"run.1 ({message})" in capsys.readouterr().out
 
 
+def test_a_run_that_cannot_be_moved_aside_is_one_line(run, monkeypatch):
+    monkeypatch.chdir(run)
+    with pytest.raises(
+        configs.UserError, match=r"^--model_dir=\.: .*learning_rate.* name an"
+    ):
+        make_trainer(model_dir=".", learning_rate=0.5)
+
+
 def test_a_run_works_where_no_lock_can_be_written(tmp_path, monkeypatch):
     """As at the root of a volume; the directory may also be `.`"""
     monkeypatch.chdir(tmp_path)
@@ -1107,6 +1116,14 @@ def test_a_timed_run_ends_with_its_schedule(
     assert rates[0] > 0.004 and rates[-1] < 0.0004
 
 
+def test_the_time_that_continues_a_finished_run_is_longer_than_its_own():
+    trainer = types.SimpleNamespace(
+        config=configs.TrainConfig(epochs=0, max_minutes=2.0),
+        has_converged=False, seconds=600.0,
+    )  # fmt: skip
+    assert pipeline._how_to_continue(trainer) == "--max_minutes=20"
+
+
 def test_the_softmax_temperature_of_the_validation_text_is_found(finished):
     task = finished.task
     exported = task.exported(finished.best_model())
@@ -1118,21 +1135,18 @@ def test_the_softmax_temperature_of_the_validation_text_is_found(finished):
         return task.calibrate(exported)["softmax_temperature"]
 
     # Repeated, steps of Newton's method end where the loss is the lowest.
-    best, tokens = 1.0, finished.evaluate(task.data.validation).tokens
-    for _ in range(4):
+    score = finished.evaluate(task.data.validation)
+    found = found_at(1.0)
+    assert found["tokens"] == score.tokens
+    assert found["loss_at_1"] == pytest.approx(score.nats_per_token)
+    best = found["temperature"]
+    for _ in range(3):
         found = found_at(best)
         best *= found["temperature"]
-        assert found["tokens"] == tokens
     assert found["temperature"] == pytest.approx(1.0, abs=0.002)
-    lowest = found_at(best)["loss_at_1"]
-    assert lowest < min(
-        found_at(best * 0.9)["loss_at_1"], found_at(best * 1.1)["loss_at_1"]
-    )
-    found = found_at(best * 1.1)
-    assert found["loss"] == pytest.approx(lowest, abs=1e-3)
-    assert found_at(1.0)["loss_at_1"] == pytest.approx(
-        finished.evaluate(task.data.validation).nats_per_token
-    )
+    lowest, below, above = (found_at(best * x) for x in (1.0, 0.9, 1.1))
+    assert lowest["loss_at_1"] < min(below["loss_at_1"], above["loss_at_1"])
+    assert above["loss"] == pytest.approx(lowest["loss_at_1"], abs=1e-3)
 
 
 def test_a_long_epoch_is_validated_within(monkeypatch, a_second_a_step):
@@ -1164,6 +1178,52 @@ def test_a_long_epoch_is_validated_within(monkeypatch, a_second_a_step):
     plain.fit([CtrlC(plain, trainer.step - 1)], verbose=0)
     for trainer in trainers:
         assert_weights_equal(trainer, plain, atol=1e-6)
+
+
+@pytest.fixture
+def validated_as(monkeypatch):
+    """Makes the validations of all trainers give losses, passed to this."""
+
+    def script(*losses):
+        scores = (metrics.Score(100 * loss, 100, 100) for loss in losses)
+        monkeypatch.setattr(
+            training.Trainer, "evaluate", lambda *_: next(scores)
+        )
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("at_the_end", "rows"), [(1.5, [2.0, 1.0, 1.5]), (0.5, [2.0, 0.5])]
+)
+def test_the_row_of_the_best_weights_is_kept(
+    at_the_end, rows, tmp_path, validated_as, a_second_a_step
+):
+    """The time cuts the second epoch, which ends later."""
+    validated_as(2.0, 1.0, at_the_end)
+    trainer = make_trainer(model_dir=tmp_path / "run", max_minutes=0.75)
+    a_second_a_step(trainer)
+    trainer.fit(verbose=0)
+    assert 30 < trainer.step < 60
+    trainer.fit(verbose=0)
+    assert trainer.is_finished
+    assert [row["val_loss"] for row in trainer.history] == rows
+    assert trainer.best_row["val_loss"] == min(rows)
+
+
+def test_early_stopping_counts_whole_epochs(
+    monkeypatch, validated_as, a_second_a_step
+):
+    """The best check is within the first one, of 120 steps."""
+    monkeypatch.setattr(training.trainer, "_TOKENS_PER_SCORED", 1)
+    validated_as(3.0, 2.0, 1.0, 1.5, 1.5)
+    trainer = make_trainer(
+        load_data(carry_state=True, batch_size=1),
+        epochs=0, max_minutes=2.5, early_stopping=1,
+    )  # fmt: skip
+    a_second_a_step(trainer)
+    trainer.fit(verbose=0)
+    assert trainer.step > 150 and not trainer.has_converged
 
 
 def test_a_timed_run_resumes_by_epochs_and_back(tmp_path, a_second_a_step):

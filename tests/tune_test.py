@@ -184,7 +184,10 @@ def test_a_search_leaves_a_table_a_picture_and_a_recipe(directory):
     assert "train.py --flagfile=runs/tune-cats/best.flags\n" in ran.stdout
 
     # The recipe trains the same model, and the same command finds it again.
-    trained = run(directory, "train.py", "--flagfile=runs/tune-cats/best.flags")
+    trained = run(
+        directory, "train.py", "--flagfile=runs/tune-cats/best.flags",
+        in_memory=True,
+    )  # fmt: skip
     assert f"{scores[0]:.3f} bits/char" in trained.stdout
     again = run(directory, "tune.py", *flags)
     assert "Going on after 2 trial(s)\n" in again.stdout

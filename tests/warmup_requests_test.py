@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from stacked_rnn import inference, saved_models
 from stacked_rnn.export import warmup_requests
+from tests.helpers import exports
 
 
 def test_warm_up_requests_parse_and_run(letters):
@@ -42,6 +43,7 @@ def test_long_fields_are_encoded(tmp_path):
     assert tf.make_ndarray(texts).tolist() == [text]
 
 
+@exports.in_memory()
 def test_an_export_records_its_training(generator, tmp_path):
     path = generator.save(tmp_path, {"corpus": "letters", "epochs": 2})
     assert saved_models.read_description(path).training == {

@@ -9,6 +9,7 @@ import pytest
 
 from stacked_rnn import configs, inference, tasks, tokenizers, training
 from stacked_rnn.training import warm_start
+from tests.helpers import exports
 from tests.helpers.small_models import ALPHABET, build_generator
 
 TEXT = "a bee \u00e9gg had a z\n" * 30  # the model knows the letters a to h
@@ -31,9 +32,10 @@ def of_letters(here, letters):
 def exported_words(tmp_path_factory):
     """A model of five words, exported."""
     tokenizer = tokenizers.build("word", b"a bee face\n", 5)
-    return build_generator(tokenizer=tokenizer).save(
-        tmp_path_factory.mktemp("words")
-    )
+    with exports.in_memory():
+        return build_generator(tokenizer=tokenizer).save(
+            tmp_path_factory.mktemp("words")
+        )
 
 
 @pytest.fixture
@@ -84,6 +86,7 @@ def train(trainer, total_steps):
         ("", {"num_layers": 1, "embedding_dim": 11, "units": 11}),
     ],
 )  # fmt: skip
+@exports.in_memory()
 def test_old_tokens_keep_their_weights_and_logits(separator, architecture):
     tokenizer = tokenizers.build(
         "char", ALPHABET.encode(), document_separator=separator
@@ -126,7 +129,8 @@ def test_old_tokens_keep_their_weights_and_logits(separator, architecture):
 def test_new_characters_are_learned_exported_and_generated(
     tie_embeddings, average_decay
 ):
-    build_generator(tie_embeddings=tie_embeddings).save("models")
+    with exports.in_memory():
+        build_generator(tie_embeddings=tie_embeddings).save("models")
     trainer = make_trainer(
         epochs=8, learning_rate=0.05, average_decay=average_decay
     )
@@ -171,6 +175,7 @@ def test_without_widening_the_vocabulary_is_kept(generator, of_letters):
         np.testing.assert_array_equal(weight, trained)
 
 
+@exports.in_memory()
 def test_documents_end_as_before():
     tokenizer = tokenizers.build("char", b"abcdefgh ", document_separator=r"\n")
     build_generator(tokenizer=tokenizer, end_of_text=True).save("models")

@@ -10,6 +10,7 @@ state carried along, and predicts every token but the first once. A classifier
 needs labelled texts, a seq2seq model pairs of texts, in a format of train.py.
 """
 
+import dataclasses
 import json
 import sys
 
@@ -21,6 +22,10 @@ _ADAPTIVE = (
     "temperature", "dynamic_rate", "dynamic_decay", "dynamic_window",
     "training_text", "cache_size", "cache_weight", "cache_flatness",
 )  # fmt: skip
+_NEED = {
+    "dynamic_rate": ("dynamic_decay", "dynamic_window", "training_text"),
+    "cache_size": ("cache_weight", "cache_flatness"),
+}
 
 
 def main(saved_model_config, config, search):
@@ -30,10 +35,16 @@ def main(saved_model_config, config, search):
     if not config.text:
         raise UserError("--text=FILE is missing: name the text to score")
     description = saved_models.find_description(saved_model_config.saved_model)
-    if not description.info.rewrites_texts:
+    info = description.info
+    if not info.rewrites_texts:
         flags.refuse_given(search.to_dict(), "for seq2seq models only")
-    if not description.info.continues_texts:
+    if not info.continues_texts:
         flags.refuse_given(_ADAPTIVE, "for language models only")
+    names = {field.name for field in dataclasses.fields(config)}
+    flags.refuse_given(names & {*info.ignored}, f"no effect on {info.title}")
+    for needed, names in _NEED.items():
+        if not getattr(config, needed):
+            flags.refuse_given(names, f"no effect without --{needed}")
     model = inference.from_description(description)
     if config.is_adaptive:
         result = model.evaluate_files(
@@ -43,6 +54,13 @@ def main(saved_model_config, config, search):
         result = model.evaluate_files(config, search)
     if "bleu" in result and result["bleu"] is None:
         print("bleu needs: pip install sacrebleu", file=sys.stderr)
+    if count := result.get("unknown_tokens"):
+        print(
+            f"warning: {count:,} of {result['tokens']:,} tokens are not in the "
+            "vocabulary, and cost little: bits_per_character looks better than "
+            "that of a model without unknown tokens",
+            file=sys.stderr,
+        )
     print(json.dumps(result))
 
 

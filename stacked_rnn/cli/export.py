@@ -29,15 +29,17 @@ def main(saved_model_config, config):
     from stacked_rnn import datasets, inference, saved_models
     from stacked_rnn.export import runtimes
 
+    description = saved_models.find_description(
+        saved_model_config.saved_model, "language_model"
+    )
+    format = runtimes.FORMATS[config.format]
+    name = saved_models.model_name(description.path)
+    path = output_path(config, name, format)
+    runtimes.check(path, description.model_config)
     text = b""
     if config.text:
-        description = saved_models.find_description(
-            saved_model_config.saved_model, "language_model"
-        )
         text = datasets.read_text(config.text, description.tokenizer)
-    model = inference.load(saved_model_config.saved_model, "language_model")
-    format = runtimes.FORMATS[config.format]
-    path = output_path(config, model.name, format)
+    model = inference.from_description(description)
     before = model.evaluate(text)["nats_per_token"] if text else None
 
     runtimes.write(model, path, config.weights)

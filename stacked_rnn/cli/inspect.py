@@ -10,8 +10,6 @@ choice. It also shows how often the gates are open or closed, and which tokens
 have similar embeddings. It is one file that a browser opens from the disk.
 """
 
-import pathlib
-
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError
@@ -33,8 +31,8 @@ def main(saved_model_config, config):
     )
     whole = datasets.read_text(config.text, description.tokenizer)
     name = saved_models.model_name(description.path)
-    path = pathlib.Path(config.output or f"{name}-inspect.html")
-    terminal.writable_directory("output", path.parent)
+    path = config.output or f"{name}-inspect.html"
+    path = terminal.writable_file("output", path)
     text = first_characters(whole, config.characters)
     terminal.warn_of_unknown_parts(description.tokenizer.unknown_parts([text]))
 

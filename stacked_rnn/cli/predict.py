@@ -10,7 +10,6 @@ seq2seq model prints the text that it writes.
 
 import contextlib
 import json
-import pathlib
 import sys
 
 from stacked_rnn import configs
@@ -44,8 +43,7 @@ def main(saved_model_config, config, search):
             {"attention", *search.to_dict()}, "for seq2seq models only"
         )
     if config.attention:
-        directory = pathlib.Path(config.attention).parent
-        terminal.writable_directory("attention", directory)
+        terminal.writable_file("attention", config.attention)
     model = inference.from_description(description)
     if description.info.rewrites_texts:
         warn_of_unknown_parts(model.tokenizer, texts)

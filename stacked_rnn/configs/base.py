@@ -7,6 +7,7 @@ from the fields, so that each setting is written once.
 import dataclasses
 import difflib
 import math
+import os
 import re
 
 
@@ -164,6 +165,11 @@ def _check(field, value) -> None:
             upper = f" <= {high}" if high < math.inf else ""
             upper = f" < {below}" if below < math.inf else upper
             raise UserError(f"--{name}={value}: expected {lower}{name}{upper}")
+    elif field.type in (bool, bool | None):
+        if not isinstance(value, field.type):
+            raise UserError(f"--{name}={value!r}: expected True or False")
+    elif field.type is str and not isinstance(value, str | os.PathLike):
+        raise UserError(f"--{name}={value!r}: expected a string")
     elif rules["choices"] and value not in rules["choices"]:
         raise UserError(
             f"--{name}={value!r}: expected one of "

@@ -23,7 +23,10 @@ class SamplingConfig(Config):
         below=math.inf,
     )
     top_k: int = setting(
-        0, "Draw from the k likeliest tokens only (0: all).", minimum=0
+        0,
+        "Draw from the k likeliest tokens only (0: all).",
+        minimum=0,
+        maximum=2**31 - 1,  # as the SavedModel takes it
     )
     top_p: float = setting(
         1.0,

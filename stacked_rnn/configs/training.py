@@ -124,6 +124,7 @@ class TrainConfig(Config):
         "which is the default where that is given, and for language models "
         "where neither is).",
         minimum=0,
+        below=2**31,
     )
     max_minutes: float = setting(
         0.0,

@@ -11,6 +11,7 @@ import os
 import pydoc_data.topics
 import re
 import sys
+import uuid
 from collections.abc import Iterator
 
 import keras
@@ -23,8 +24,12 @@ PIECE = 2**20  # characters per piece
 _LONGEST_ENTRY, _MEAN_ENTRY, _FEWEST_ENTRIES = 60, 25, 50
 _LEAVE_OUT = "use --skip_bad_files to leave such files out"
 _ANY_BYTES = f"use --tokenizer=byte, which reads any file, or {_LEAVE_OUT}"
-# Every tokenizer begins a new token before this white space.
-_BOUNDARY = re.compile(r"(?<=[A-Za-z])[ \n](?=\w)")
+# Every tokenizer begins a new token before this white space. With
+# `letters_only`, only the first kind does, as other letters become spaces.
+_BOUNDARIES = (
+    re.compile(r"(?<=[A-Za-z])[ \n](?=\w)"),
+    re.compile(r"(?<=\w)[ \n](?=\w)"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +139,7 @@ class Corpus:
         if not self._files:
             raise UserError(f"--{flag}={corpus}: none of its files can be read")
         self.digest = digest.hexdigest()
-        self.is_list = not binary and lines.are_a_list()
+        self.is_list = lines.are_a_list()
 
     def pieces(self, part=None) -> Iterator[bytes]:
         """Yields the text, or a part of it, in pieces for a tokenizer.
@@ -262,11 +267,12 @@ def _encode(text) -> bytes:
 
 def _find_boundary(text, separator="") -> int:
     """Returns the length of the first piece of a text."""
-    boundaries = [
-        match.start()
-        for match in _BOUNDARY.finditer(text, PIECE - 2**10, PIECE + 1)
-    ]
-    cut = boundaries[-1] if boundaries else PIECE
+    cut = PIECE
+    for boundary in _BOUNDARIES:
+        *_, last = [None, *boundary.finditer(text, PIECE - 2**10, PIECE + 1)]
+        if last:
+            cut = last.start()
+            break
     # Do not cut through a separator.
     start = text.find(
         separator, max(1, cut - len(separator) + 1), cut + len(separator) - 1
@@ -303,9 +309,11 @@ def _download(name) -> str:
         if _digest(path, download.algorithm) != download.digest:
             print(f"note: {path} differs from {download.url}", file=sys.stderr)
         return path
+    # Another process may fetch it too, and either may be killed.
+    partial = f"{name}-{uuid.uuid4().hex}.partial"
     try:
         fetched = keras.utils.get_file(
-            os.path.basename(path), download.url, cache_dir=keras_cache()
+            partial, download.url, cache_dir=keras_cache()
         )
     except Exception as error:  # get_file documents no narrower type
         raise UserError(
@@ -318,7 +326,10 @@ def _download(name) -> str:
             f"--corpus={name}: the text at {download.url} has changed: put a "
             f"copy that you trust at {path}"
         )
-    return fetched
+    # Keras chooses another directory if it cannot write into its cache.
+    path = os.path.join(os.path.dirname(fetched), os.path.basename(path))
+    os.replace(fetched, path)
+    return path
 
 
 def keras_cache() -> str:

@@ -57,9 +57,10 @@ def read_labelled_texts(
     """Reads labelled texts.
 
     Args:
-        source: "imdb" (the training half of Keras' film reviews, downloaded
-            once), a path, a glob, or several of these separated by commas.
-            Files that end in .gz are unpacked.
+        source: "imdb" (Keras' film reviews, downloaded once: the half for
+            training, or with the flag "text" the other one), a path, a glob, or
+            several of these separated by commas. Files that end in .gz are
+            unpacked.
         text_field, label_field: columns of a table, or fields of a JSON object.
         label_separator: the string between the labels of a text; empty: each
             text has one label. Lists of labels in JSONL need no separator.
@@ -69,7 +70,7 @@ def read_labelled_texts(
         UserError: naming the file and the line.
     """
     if source == "imdb":
-        return _imdb()
+        return _imdb(flag)
     label_separator = unescaped(label_separator)
     paths = [
         path
@@ -155,6 +156,13 @@ def _read_directories(root, flag):
             for path in pathlib.Path(root).iterdir()
             if path.is_dir() and not path.name.startswith(".")
         )
+    if {"neg", "pos", "unsup"} <= {*classes}:  # the large IMDB data set
+        classes.remove("unsup")
+        print(
+            f"warning: --{flag}={root}: unsup holds texts without labels: left "
+            "out",
+            file=sys.stderr,
+        )
     files = {
         name: paths
         for name in classes
@@ -224,19 +232,18 @@ def _label_names(label, separator, location) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _imdb() -> LabelledTexts:
-    """Loads the training half of Keras' film reviews, as lower-case words."""
+def _imdb(flag) -> LabelledTexts:
+    """Loads a half of Keras' film reviews, as lower-case words."""
     first = 3  # lower ids stand for padding, start and unknown words
     try:
-        (reviews, sentiments), _ = keras.datasets.imdb.load_data(
-            index_from=first
-        )
+        halves = keras.datasets.imdb.load_data(index_from=first)
         index = keras.datasets.imdb.get_word_index()
     except Exception as error:  # Keras documents no narrower type
         raise UserError(
-            f"--corpus=imdb: cannot download it ({error}): put imdb.npz and "
+            f"--{flag}=imdb: cannot download it ({error}): put imdb.npz and "
             f"imdb_word_index.json into {corpora.keras_cache()}/datasets"
         ) from error
+    reviews, sentiments = halves[flag == "text"]
     words = {rank + first: word for word, rank in index.items()}
     texts = [
         " ".join(words[word_id] for word_id in review if word_id in words)

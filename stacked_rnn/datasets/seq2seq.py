@@ -88,6 +88,11 @@ def read_pairs(
         UserError: naming the file and the line.
     """
     if source in synthetic_pairs.GENERATORS:
+        if flag == "text":
+            raise UserError(
+                f"--text={source}: models were trained on most of these pairs: "
+                "name a file of others"
+            )
         return TextPairs(*zip(*synthetic_pairs.GENERATORS[source]()))
     fields = (source_field, target_field)
     pairs = itertools.chain(

@@ -6,7 +6,6 @@ signature `generate`.
 """
 
 import dataclasses
-import math
 
 import tensorflow as tf
 
@@ -55,7 +54,7 @@ def checks(options) -> list:
         is_right, text = values >= 0, f"{name}: expected 0 <= {name}"
         if rules["minimum"] > 0:
             is_right, text = values > 0, f"{name}: expected 0 < {name}"
-        if high < math.inf:
+        if high < values.dtype.max:
             is_right, text = is_right & (values <= high), f"{text} <= {high:g}"
         elif values.dtype.is_floating:  # which excludes NaN, too
             is_right &= values <= values.dtype.max

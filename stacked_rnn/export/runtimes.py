@@ -83,6 +83,23 @@ def require(format) -> None:
             )
 
 
+def check(path, model_config) -> None:
+    """Checks that a model can be written as a file.
+
+    Args:
+        path: the file; its suffix tells the format.
+        model_config: the model's `ModelConfig`.
+
+    Raises:
+        UserError: a package is missing, the format cannot hold the model, or
+            no file can be written there.
+    """
+    name = suffixes()[path.suffix]
+    require(name)
+    FORMATS[name].check(model_config)
+    terminal.writable_file("output", path)
+
+
 def write(model, path, weights="auto") -> None:
     """Writes a model as a file and, if it needs one, its vocabulary beside it.
 
@@ -95,14 +112,10 @@ def write(model, path, weights="auto") -> None:
             a range found in each step.
 
     Raises:
-        UserError: a package is missing, the format cannot hold the model, or
-            the file cannot be written.
+        UserError: as of `check`, or the file cannot be written.
     """
-    name = suffixes()[path.suffix]
-    format = FORMATS[name]
-    require(name)
-    format.check(model.model_config)
-    terminal.writable_directory("output", path.parent)
+    check(path, model.model_config)
+    format = FORMATS[suffixes()[path.suffix]]
     if weights == "auto":
         weights = format.weights
     content = format.convert(model, weights)

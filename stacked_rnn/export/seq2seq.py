@@ -166,6 +166,8 @@ class TextRewriter(base.ExportedModel):
             num_texts=num_texts,
         )
         token_ids, lengths = found["token_ids"], found["lengths"]
+        with_end = tf.minimum(lengths + 1, max_new_tokens)
+        penalty_left = tf.where(num_beams == 1, length_penalty, 0.0)
         rows = tf.RaggedTensor.from_tensor(
             tf.reshape(token_ids, [-1, tf.shape(token_ids)[-1]]),
             tf.reshape(lengths, [-1]),
@@ -175,7 +177,8 @@ class TextRewriter(base.ExportedModel):
         )
         return {
             "outputs": tf.reshape(outputs, tf.shape(lengths)),
-            "scores": found["scores"],
+            "scores": found["scores"]
+            / tf.cast(with_end, tf.float32) ** penalty_left,
         }
 
     def _read(self, texts):

@@ -120,7 +120,9 @@ class LoadedModel:
 
 def _write_archive(directory, file):
     """Writes the files of a directory as a zip archive, without its name."""
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(
+        file, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False
+    ) as archive:  # which takes files of before 1980, too
         for path in sorted(directory.rglob("*")):
             archive.write(path, path.relative_to(directory))
 

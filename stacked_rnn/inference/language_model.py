@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import pathlib
 import threading
 from concurrent import futures
@@ -588,13 +589,15 @@ class SavedLanguageModel(base.LoadedModel):
 
             nats_per_token: mean cross-entropy.
             perplexity: exp(nats_per_token).
-            bits_per_character: comparable between tokenizers.
+            bits_per_character: comparable between tokenizers, as long as no
+                token is unknown.
             tokens: number of tokens that were predicted, all but the first.
             characters: number of characters of the text.
             unknown_tokens: number of tokens outside the vocabulary.
 
         Raises:
-            UserError: the text has fewer than two tokens.
+            UserError: the text has fewer than two tokens, or its loss is not a
+                number.
         """
         if score is None:
             token_ids, nats = self.token_nats(text)
@@ -673,6 +676,8 @@ def _score(nats, text) -> metrics.Score:
     if not len(nats):
         raise UserError("--text: the text is shorter than two tokens")
     total = float(nats.sum(dtype=np.float64))
+    if not math.isfinite(total):
+        raise UserError("--text: the loss of the model is not a number")
     return metrics.Score(total, len(nats), len(text))
 
 

@@ -72,12 +72,13 @@ def nats_of_text(score_window, token_ids, initial_states, progress):
         inputs[:, -_GUESS:], targets[:, -_GUESS:], initial_states(pieces)
     )
     begins = next_begins(ends)
-    while True:
+    for _ in range(pieces):
         nats, ends = read(inputs, targets, begins, progress)
         progress = _ignore  # in further rounds it would go back
         guessed, begins = begins, next_begins(ends)
         if all(map(_are_close, *map(tf.nest.flatten, (guessed, begins)))):
-            return nats.reshape(-1)[:count]
+            break
+    return nats.reshape(-1)[:count]
 
 
 def _ignore(done) -> None:

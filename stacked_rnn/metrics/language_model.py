@@ -35,7 +35,11 @@ class Score:
 
     @property
     def bits_per_character(self) -> float:
-        """Mean bits per character; comparable between tokenizers."""
+        """Mean bits per character, comparable between tokenizers.
+
+        Except where tokens are unknown: these cost little, whatever their
+        characters are.
+        """
         return self.nats / math.log(2) / max(self.characters, 1)
 
     def logs(self, prefix="") -> dict:

@@ -35,7 +35,7 @@ from stacked_rnn.utils import devices
 BATCH_SIZES = (1, 4, 8, 16, 64)
 NUM_SLOTS = BATCH_SIZES[-1]  # most slots of all batches together
 _MOST_LANES = 4  # batches
-_SHARED = 8  # as few sequences share a lane
+_SHARED = 8  # as few sequences that wait together share a lane
 CHUNK = 64  # most steps per call
 _LEAST_KEPT = 32  # tokens: the states after a shorter beginning are not kept
 # Seconds that a call should take. Short calls show new tokens sooner; long
@@ -331,8 +331,9 @@ class Scheduler:
     def _admit(self, lane):
         """Gives a lane waiting sequences, one per `submit` in turn.
 
-        Each lane gets its share of all, but no fewer than `_SHARED`: a few are
-        faster together.
+        Each lane gets its share of all, but no fewer than `_SHARED` of those
+        that wait together: a few are faster in one batch. What comes while
+        another lane computes begins at once, in an idle lane.
         """
         with self._changed:
             waiting = sum(map(len, self._waiting))

@@ -31,7 +31,8 @@ class AdaptiveScorer:
             `config.dynamic_rate` is set.
 
     Raises:
-        UserError: `training_ids` are too few.
+        UserError: `training_ids` are too few. From `token_nats`: the rate is so
+            high that the loss is no longer a number.
     """
 
     def __init__(self, model, config, training_ids=None):
@@ -70,6 +71,13 @@ class AdaptiveScorer:
                     inputs, targets, states
                 )
                 nats, seen = nats.numpy()[0, :count], seen.numpy()[0, :count]
+                if not np.isfinite(nats).all():
+                    raise UserError(
+                        f"--dynamic_rate={config.dynamic_rate:g}: the loss is "
+                        "no longer a number: take a lower rate"
+                        if self._learns
+                        else "--text: the loss is not a number"
+                    )
                 if cache is not None:
                     nats = cache.mix(nats, seen, targets.numpy()[0, :count])
                 scored.append(nats)

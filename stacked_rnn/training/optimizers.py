@@ -84,7 +84,7 @@ class Muon(keras.optimizers.Muon):
 
 
 def make_optimizer(config, learning_rate, model):
-    """Makes an optimizer, whose weight decay spares vectors such as biases.
+    """Makes an optimizer, whose weight decay spares vectors and biases.
 
     Args:
         config: a `TrainConfig`.
@@ -108,6 +108,11 @@ def make_optimizer(config, learning_rate, model):
     variables = model.trainable_variables
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(
-            [variable for variable in variables if len(variable.shape) < 2]
+            [
+                variable
+                for variable in variables
+                # The bias of a GRU is [2, 3 * units].
+                if len(variable.shape) < 2 or variable.name == "bias"
+            ]
         )
     return optimizer

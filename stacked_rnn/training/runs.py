@@ -216,11 +216,25 @@ def _describe(model_config, tokenizer, train_config, digest, task_record):
 
 
 def move_aside(kind, directory, reason) -> None:
-    """Renames the directory of a run or a search, and says so."""
-    number = 1
-    while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
+    """Renames the directory of a run or a search, and says so.
+
+    Raises:
+        UserError: it cannot be renamed: it is the working directory or the root
+            of a disk, or its parent is read-only.
+    """
+    number, resolved = 1, directory.resolve()
+    parent = directory.parent if directory.name else resolved.parent
+    while (aside := parent / f"{resolved.name}.{number}").exists():
         number += 1
-    directory.rename(aside)
+    try:
+        directory.rename(aside)
+    except OSError as error:
+        flag = {"run": "model_dir", "search": "tune_dir"}[kind]
+        raise UserError(
+            f"--{flag}={directory}: the {kind} there is another one ({reason}) "
+            f"and cannot be moved aside ({error.strerror}): name another "
+            "directory"
+        ) from error
     print(f"moved the {kind} in {directory} to {aside} ({reason})")
 
 

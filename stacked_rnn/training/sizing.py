@@ -79,10 +79,8 @@ def for_language_model(corpus, model_config, train_config, given, past):
         settings = _recalled(past)
         reason = "Settings that are not given are those of the run before."
     else:
-        num_tokens = int(
-            corpus.num_characters
-            / _CHARACTERS_PER_TOKEN[train_config.tokenizer]
-        )
+        characters_per_token = _CHARACTERS_PER_TOKEN[train_config.tokenizer]
+        num_tokens = max(1, int(corpus.num_characters / characters_per_token))
         settings = _chosen(num_tokens, model_config, train_config)
         if is_list:
             settings["document_separator"] = r"\n"

@@ -216,7 +216,8 @@ class Trainer:
 
         Returns:
             corpus (its name), tokenizer, characters (of the training part),
-            epochs, and validation (the results of the best epoch, or None).
+            unknown_share (of the tokens), epochs, and validation (the results
+            of the best epoch, or None).
         """
         best, windows = self.best_row, self.data.training
         return {
@@ -226,6 +227,7 @@ class Trainer:
             ),
             "tokenizer": self.config.tokenizer,
             "characters": windows.characters or windows.num_tokens,
+            "unknown_share": round(float(self.data.unknown_share), 4),
             "epochs": round(self.step / windows.steps_per_epoch, 2),
             "validation": best
             and {
@@ -510,7 +512,8 @@ class Trainer:
         """Validates, and records the results since the last validation.
 
         An epoch that the time limit cuts is continued later, and ends again:
-        if the time does not end the run, with one row of results.
+        if the time does not end the run, with one row of results, beside that
+        of the best weights.
         """
         progress, scores = self._progress, {}
         if self.data.validation:
@@ -522,30 +525,36 @@ class Trainer:
         row = {"epoch": progress.epoch, "step": self.step} | logs | scores
         # Without the speed, the same run has the same history.
         del row[f"{self.task.unit}_per_second"]
+        cost = self.task.cost(scores) if scores else math.inf
+        is_best = cost < progress.best_cost
+        if is_best:
+            progress.best_cost = cost
+            progress.best_epoch = progress.epoch + 1
         progress.history = [*self._rows_to_keep(), row]
         if self.is_timed:
             progress.sums = [0.0] * self.task.num_sums
-        cost = self.task.cost(scores) if scores else math.inf
-        is_best = cost < progress.best_cost
         if self._is_epoch_full():
             progress.epoch += 1
-        if is_best:
-            progress.best_cost = cost
-            progress.best_epoch = progress.epoch
-            if self._is_writer():
-                with self._weights_applied():
-                    self._best.save(self.step)
+        if is_best and self._is_writer():
+            with self._weights_applied():
+                self._best.save(self.step)
         patience = self.config.average_patience
         if self._average and progress.epoch - progress.best_epoch >= patience:
             self._average.start()
         return scores
 
     def _rows_to_keep(self) -> list[dict]:
-        """Returns the rows of `history` that the next one does not replace."""
+        """Returns the rows of `history` that the next one does not replace.
+
+        That of the best weights stays.
+        """
+        best_cost = self._progress.best_cost
         return [
             row
             for row in self.history
-            if self.is_timed or row["epoch"] < self.epoch
+            if self.is_timed
+            or row["epoch"] < self.epoch
+            or ("val_loss" in row and self.task.cost(row) == best_cost)
         ]
 
     @contextlib.contextmanager

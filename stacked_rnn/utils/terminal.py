@@ -118,6 +118,21 @@ def writable_directory(flag, path) -> pathlib.Path:
         ) from error
 
 
+def writable_file(flag, path) -> pathlib.Path:
+    """Returns the file of a flag as a path; creates its directory if missing.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = pathlib.Path(path)
+    writable_directory(flag, path.parent)
+    if path.is_dir():
+        raise UserError(
+            f"--{flag}={path}: cannot write it, a directory: name a file"
+        )
+    return path
+
+
 def read_file(flag, path) -> bytes:
     """Reads the file of a flag.
 

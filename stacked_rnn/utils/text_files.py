@@ -159,9 +159,10 @@ def _why_missing(source, names):
 def walk(directory) -> list[str]:
     """The files below a directory, in order; links are followed.
 
-    What begins with a dot belongs to a tool, as .git does; runs and SavedModels
-    are what is made of texts. A directory that cannot be read and a link to
-    nothing are among the files: whoever reads them finds out why.
+    What begins with a dot belongs to a tool, as .git does; runs, their locks,
+    searches and SavedModels are what is made of texts. A directory that cannot
+    be read and a link to nothing are among the files: whoever reads them finds
+    out why.
     """
     found, seen = [], set()
 
@@ -176,12 +177,13 @@ def walk(directory) -> list[str]:
             directories.clear()
             continue
         seen.add(path)
-        if "saved_model.pb" in files or "config.flags" in files:
+        if {"saved_model.pb", "config.flags", "search.json"} & {*files}:
             directories.clear()
             continue
         if os.path.exists(os.path.join(root, "checkpoints", "model.json")):
             directories.clear()
             continue
+        locks = {f"{name}.lock" for name in directories}
         directories[:] = [
             name
             for name in sorted(directories)
@@ -190,7 +192,7 @@ def walk(directory) -> list[str]:
         paths = (
             os.path.join(root, name)
             for name in files
-            if not name.startswith(".")
+            if not name.startswith(".") and name not in locks
         )
         found += [
             path

@@ -14,6 +14,7 @@ import keras
 
 import stacked_rnn
 from stacked_rnn import configs, datasets, export, models, tasks, training
+from tests.helpers import exports
 
 LENGTHS = (1, 3, 5, 13)  # of the texts, so that batches have padding
 CLASSES = ("x", "y", "z")
@@ -133,17 +134,21 @@ def make_trainer(
 
 
 def train(directory, **settings):
-    """Trains and exports a small language model, as a user of Python does."""
-    return stacked_rnn.train(
-        write_corpus("language_model", directory),
-        model_dir=directory / "run",
-        export_dir=directory / "models",
-        **{
-            "epochs": 2, "units": 16, "embedding_dim": 8, "num_layers": 1,
-            "sequence_length": 10, "batch_size": 8, "learning_rate": 0.01,
-            "jit_compile": False,
-        } | settings,
-    )  # fmt: skip
+    """Trains a small language model, as a user of Python does.
+
+    It is exported as in `exports.in_memory`.
+    """
+    with exports.in_memory():
+        return stacked_rnn.train(
+            write_corpus("language_model", directory),
+            model_dir=directory / "run",
+            export_dir=directory / "models",
+            **{
+                "epochs": 2, "units": 16, "embedding_dim": 8, "num_layers": 1,
+                "sequence_length": 10, "batch_size": 8, "learning_rate": 0.01,
+                "jit_compile": False,
+            } | settings,
+        )  # fmt: skip
 
 
 def export_of(trainer):

@@ -21,10 +21,15 @@ FLAGS = (
 
 
 def start(directory, *flags, **environment) -> Script:
-    """Starts train.py with FLAGS, and more flags, on a text of cats."""
+    """Starts train.py with FLAGS, and more flags, on a text of cats.
+
+    It exports as in `exports.in_memory`.
+    """
     if not (directory / "cats.txt").exists():
         (directory / "cats.txt").write_text(TEXT)
-    return Script(directory, "train.py", *FLAGS, *flags, **environment)
+    return Script(
+        directory, "train.py", *FLAGS, *flags, in_memory=True, **environment
+    )
 
 
 def cluster_config(addresses, index) -> str:
