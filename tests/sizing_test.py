@@ -74,6 +74,20 @@ def test_what_is_given_is_kept():
         assert not {"epochs", "max_minutes"} & {*settings}
 
 
+def test_the_rest_suits_the_width_and_the_epochs_that_are_given():
+    few, many = (
+        choose(1_000_000, {"epochs"}, epochs=epochs).settings
+        for epochs in (2, 40)
+    )
+    assert few["dropout"] == 0.0 < many["dropout"]
+    narrow, wide = (
+        choose(1_000_000, {"units"}, model={"units": units}).settings
+        for units in (64, 1024)
+    )
+    assert (narrow["learning_rate"], wide["learning_rate"]) == (0.004, 0.003)
+    assert (narrow["embedding_dim"], wide["embedding_dim"]) == (64, 128)
+
+
 def test_a_trained_model_keeps_its_architecture():
     settings = choose(10**6, init_from="saved_models/cats").settings
     assert "units" not in settings and "cell" not in settings
@@ -102,6 +116,9 @@ def test_an_earlier_run_on_the_same_text_is_followed(monkeypatch):
     }
     other_text = past | {"digest": "other"}
     assert choose(1_000_000, past=other_text).settings != first.settings
+    for other in ({"tokenizer": "word"}, {"init_from": "saved_models/cats"}):
+        anew = choose(1_000_000, past=past, **other)
+        assert anew.settings == choose(1_000_000, **other).settings
 
 
 def test_a_run_of_a_version_that_chose_nothing_goes_on():

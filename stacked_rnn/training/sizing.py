@@ -75,13 +75,13 @@ def for_language_model(corpus, model_config, train_config, given, past):
         and "document_separator" not in given
     )
     names = _open_settings(train_config, given, is_list)
-    if past and past.get("digest") == corpus.digest:
+    if past and _is_of(past, corpus, train_config):
         settings = _recalled(past)
         reason = "Settings that are not given are those of the run before."
     else:
         characters_per_token = _CHARACTERS_PER_TOKEN[train_config.tokenizer]
         num_tokens = max(1, int(corpus.num_characters / characters_per_token))
-        settings = _chosen(num_tokens, model_config, train_config)
+        settings = _chosen(num_tokens, model_config, train_config, given)
         if is_list:
             settings["document_separator"] = r"\n"
         given_settings = {
@@ -109,8 +109,20 @@ def _open_settings(train_config, given, is_list) -> set[str]:
     return names
 
 
-def _chosen(num_tokens, model_config, train_config) -> dict:
-    """Chooses all settings of a language model for a number of tokens."""
+def _is_of(past, corpus, train_config) -> bool:
+    """Whether an earlier run read the same tokens, from the same start."""
+    tokenizer = past.get("settings", {}).get("tokenizer")
+    return past.get("digest") == corpus.digest and (
+        tokenizer in (None, train_config.tokenizer)
+        and past.get("init_from", "") == train_config.init_from
+    )
+
+
+def _chosen(num_tokens, model_config, train_config, given) -> dict:
+    """Chooses all settings of a language model for a number of tokens.
+
+    They suit the width and the epochs, if these are given.
+    """
     minutes = train_config.max_minutes or _minutes_for(num_tokens)
     # All workers must choose the same.
     is_one_process = train_config.strategy != "multi_worker"
@@ -119,6 +131,8 @@ def _chosen(num_tokens, model_config, train_config) -> dict:
         _vocabulary_size(model_config, train_config),
         minutes,
         matmul_rates() if is_one_process else _NOMINAL_RATES,
+        (model_config.units,) if "units" in given else _WIDTHS,
+        train_config.epochs if "epochs" in given else 0,
     )
     if epochs > _MOST_EPOCHS:
         minutes = max(0.5, round(minutes * _MOST_EPOCHS / epochs, 1))
@@ -188,7 +202,9 @@ def _minutes_for(num_tokens) -> float:
     return round(min(20.0, 2 * max(1.0, num_tokens / _MANY_TOKENS) ** 0.7), 1)
 
 
-def _language_model(num_tokens, vocabulary_size, minutes, rates) -> tuple:
+def _language_model(
+    num_tokens, vocabulary_size, minutes, rates, widths=_WIDTHS, epochs=0
+) -> tuple:
     """Chooses the settings of a language model.
 
     Args:
@@ -197,16 +213,18 @@ def _language_model(num_tokens, vocabulary_size, minutes, rates) -> tuple:
         minutes: time limit of the run.
         rates: FLOP/s of matmuls in float32 and in bfloat16, see
             `matmul_rates`.
+        widths: numbers of units to choose from, the widest first.
+        epochs: how many there will be; 0: as many as fit.
 
     Returns:
-        The settings by name, and the epochs that fit, estimated.
+        The settings by name, and the epochs, estimated if they are not given.
     """
-    for units in _WIDTHS:
+    for units in widths:
         parameters = _num_parameters(units, vocabulary_size)
         tokens = 50 * minutes * _tokens_per_second(units, parameters, rates)
-        epochs = tokens / num_tokens
         if tokens >= 2 * parameters and parameters <= 8 * num_tokens:
             break
+    epochs = epochs or tokens / num_tokens
     # What a model learns by heart grows with its size and with the epochs.
     load = parameters / num_tokens * np.clip((epochs - 2) / 4, 0.0, 1.0)
     # Validation takes a third of the time of training per token: 2 % of it.
@@ -277,11 +295,10 @@ def _describe(settings, num_tokens, is_list) -> str:
         if settings["epochs"]
         else f"{settings['max_minutes']:g} minutes"
     )
-    return (
+    reason = (
         f"For {num_tokens:,} tokens and {length} on this machine: "
         f"{settings['num_layers']} {settings['cell'].upper()} layer(s) of "
         f"{settings['units']} units, dropout {settings['dropout']:g}.\nFlags "
         "override it: --max_minutes, --units, --dropout; config.flags has all."
-        + f"\n{LINES_ARE_TEXTS}"
-        * is_list
     )
+    return f"{reason}\n{LINES_ARE_TEXTS}" if is_list else reason
