@@ -415,7 +415,7 @@ def exposed():
     """Maps the metrics of a server with one model to their labels."""
 
     class Scheduler:
-        num_waiting = num_active = max_waiting = 0
+        num_waiting = num_active = max_waiting = num_slots = 0
         prefixes = prefix_cache.PrefixCache(0)
         is_compiled = threading.Event()
 

@@ -545,7 +545,7 @@ def test_a_model_is_written_for_other_programs(loaded, tmp_path):
     for name, weights, message in (
         ("page.pdf", "auto", "must end in .onnx, .tflite, .html, .safetensors"),
         ("other.html", "int4", "^--weights='int4': expected one of"),
-        ("other.onnx", None, "^--weights=None: expected one of"),
+        ("other.onnx", None, "^--weights=None: expected a string"),
         ("other.keras", "int8", "--format=keras writes float32"),
     ):
         with pytest.raises(UserError, match=message):

@@ -673,7 +673,7 @@ def test_settings_are_sent_and_remembered(page, server):
     page["top_p-slider"].send_keys(Keys.ARROW_LEFT * 3)
     page.type("top_k", "40")
     page.type("repetition_penalty", "1.1")
-    page.type("max_tokens", "5000")
+    page.type("max_tokens", "4000")
     page.type("seed", "7")
     page.type("stops", "\\n\\n\n end\n\n")
     page.generate()
@@ -685,7 +685,7 @@ def test_settings_are_sent_and_remembered(page, server):
             "top_p": 0.97,
             "top_k": 40,
             "repetition_penalty": 1.1,
-            "max_tokens": 5000,
+            "max_tokens": 4000,
             "seed": 7,
             "stop": ["\n\n", " end"],
             "logprobs": 0,
