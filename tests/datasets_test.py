@@ -99,11 +99,14 @@ def test_a_directory_leaves_out_what_training_there_has_written(tmp_path):
     for name in (
         "mine.txt", "yarn.lock", "runs/mine.lock", "runs/mine/config.flags",
         "runs/mine/a.txt", "runs/tune-mine/search.json",
-        "runs/tune-mine/trials.csv",
+        "runs/tune-mine/trials.csv", "runs/tune-mine/trials/oracle.json",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"<{name}>")
     assert read(str(tmp_path)) == b"<mine.txt>\n<yarn.lock>"
+    (tmp_path / "search.json").write_text("<the user's own>")
+    everything = b"<mine.txt>\n<the user's own>\n<yarn.lock>"
+    assert read(str(tmp_path)) == everything
 
 
 def test_bad_files_are_skipped_on_demand(tmp_path, capsys):

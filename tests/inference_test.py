@@ -54,7 +54,7 @@ def test_ctrl_c_ends_the_batches_that_are_at_work(loaded, monkeypatch):
 
     def decode(self, carry, rows, *_):
         for number in range(500):
-            if (number, rows[0].prompt) == (9, "a"):  # all wait by then
+            if (number, rows[0].prompt) == (9, "a"):  # all are at work by then
                 os.kill(os.getpid(), signal.SIGINT)
             yielded.append(number)
             yield carry

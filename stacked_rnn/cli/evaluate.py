@@ -42,9 +42,9 @@ def main(saved_model_config, config, search):
         flags.refuse_given(_ADAPTIVE, "for language models only")
     names = {field.name for field in dataclasses.fields(config)}
     flags.refuse_given(names & {*info.ignored}, f"no effect on {info.title}")
-    for needed, names in _NEED.items():
+    for needed, dependent in _NEED.items():
         if not getattr(config, needed):
-            flags.refuse_given(names, f"no effect without --{needed}")
+            flags.refuse_given(dependent, f"no effect without --{needed}")
     model = inference.from_description(description)
     if config.is_adaptive:
         result = model.evaluate_files(

@@ -177,10 +177,11 @@ def walk(directory) -> list[str]:
             directories.clear()
             continue
         seen.add(path)
-        if {"saved_model.pb", "config.flags", "search.json"} & {*files}:
-            directories.clear()
-            continue
-        if os.path.exists(os.path.join(root, "checkpoints", "model.json")):
+        if (
+            {"saved_model.pb", "config.flags"} & {*files}
+            or ("search.json" in files and "trials" in directories)
+            or os.path.exists(os.path.join(root, "checkpoints", "model.json"))
+        ):
             directories.clear()
             continue
         locks = {f"{name}.lock" for name in directories}
