@@ -27,7 +27,7 @@ from stacked_rnn.reports import plots
 from stacked_rnn.training import descriptions, runs, warm_start
 from stacked_rnn.utils import devices, terminal, text_files
 
-_RESERVE = 5.0  # seconds
+_RESERVE = 2.0  # seconds
 _LAST_PASS = 0.1  # share of the time limit that --learn_all takes
 _LAST_RATE = 0.2  # of the learning rate
 _FEW_STEPS = 50  # in which a model learns hardly anything

@@ -210,7 +210,7 @@ def test_a_full_disk_is_one_line_for_the_output(size):
     """Also where it is so short that it is written at the end."""
     program = (
         "from stacked_rnn.cli import flags\n"
-        "flags.quiet_import.import_tensorflow = lambda: None\n"
+        "flags.quiet_import.import_tensorflow = lambda **_: None\n"
         f"flags.run(lambda: print('x' * {size}))"
     )
     with open("/dev/full", "w") as full:

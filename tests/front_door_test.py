@@ -45,6 +45,19 @@ def test_importing_the_package_imports_nothing_else():
         stacked_rnn.trian  # noqa: B018
 
 
+def test_commands_start_without_what_they_do_not_use():
+    """It can be imported later."""
+    code = (
+        "import gc, sys\n"
+        "from stacked_rnn.utils import quiet_import\n"
+        "quiet_import.import_tensorflow(with_extras=False)\n"
+        "assert 'keras' in sys.modules and gc.isenabled()\n"
+        "assert not {'jax', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "import matplotlib.pyplot\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_another_backend_of_keras_is_named():
     code = (
         "import types, sys\n"

@@ -68,7 +68,7 @@ def run(main, *config_classes) -> None:
                     f"{arguments[1]!r} is not a flag: write --name=value (see "
                     "--help)"
                 )
-            quiet_import.import_tensorflow()
+            quiet_import.import_tensorflow(with_extras=False)
             if not flags.FLAGS["verbosity"].present:  # absl says INFO
                 logging.set_verbosity(logging.WARNING)
             main(*values)
