@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test drill soak clients lint format docs bench clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python train.py --max_minutes=0.5
+	$(BIN)/python train.py --max_minutes=0.65
 	@echo
 	@echo "A text from the trained model:"
 	@echo
