@@ -14,8 +14,9 @@ README.md says how the contenders take turns, and how to make the environment
 of MXNet for --mxnet_python. A rival that is not installed is named and left
 out.
 
-Takes about 40 minutes on two cores. Writes training_speed.md, .json and
-.png and training_growth.png to --output_dir, and prints the tables.
+Takes about 40 minutes on two cores. Writes training_speed.md, .json and .png to
+--output_dir, and prints the tables. growth.py says how cost grows with each
+size.
 """
 
 import dataclasses
@@ -63,19 +64,11 @@ WORKS = {
     "large": Work(512, 2, 64, 100, embedding_dim=128),
     "deep": Work(256, 4, 64, 100),
 }
-GROWTH = {
-    "units": [64, 128, 256, 512],
-    "num_layers": [1, 2, 4, 8],
-    "batch_size": [8, 32, 128],
-    "time": [25, 50, 100, 200],
-}
-GROWTH_FROM = Work(128, 2, 32, 50)
 OURS, OURS_BFLOAT16 = "stacked_rnn", "stacked_rnn bfloat16"
 KERAS, KERAS_ON_JAX, PYTORCH = "stock Keras", "Keras on JAX", "PyTorch"
 FLAX, MXNET = "JAX/Flax", "MXNet"
 RIVALS = (KERAS, KERAS_ON_JAX, PYTORCH, FLAX, MXNET)
 PYTORCH_BFLOAT16 = "PyTorch bfloat16"
-KERAS_LAYER = "stock Keras, layer"
 MATMUL_SIZE = 2048
 ROOT = str(pathlib.Path(__file__).parents[1])
 
@@ -91,9 +84,6 @@ class BenchmarkConfig(common.ReportConfig):
     )
     seconds: float = setting(0.6, "Approximate length of a turn.", minimum=0.0)
     memory: bool = setting(True, "Measure also the peak memory (Linux).")
-    growth: bool = setting(
-        True, "Measure also how the time of a step grows with each size."
-    )
     mxnet_python: str = setting(
         "", "An interpreter that has MXNet ('': MXNet is left out)."
     )
@@ -102,7 +92,7 @@ class BenchmarkConfig(common.ReportConfig):
 # Contenders, each in its own process: a size -> a function that runs steps ----
 
 
-def build_trainer(work, cell, mixed_precision=False):
+def build_trainer(work, cell, mixed_precision=False, sampled_words=0):
     """A `Trainer` on random tokens, as train.py makes it."""
     import numpy as np
 
@@ -118,6 +108,7 @@ def build_trainer(work, cell, mixed_precision=False):
             num_layers=work.num_layers,
             embedding_dim=work.embedding_dim,
             vocabulary_size=work.vocabulary_size,
+            sampled_words=sampled_words,
         ),
         configs.TrainConfig(
             batch_size=work.batch_size,
@@ -549,50 +540,6 @@ def compare(work, cell, config, rivals):
     }
 
 
-def growth(cell, config, rivals):
-    """Microseconds per token while one size grows and the others stay.
-
-    PyTorch counts with its fastest setting at each size.
-
-    Returns:
-        Rows of (cell, name of the size, its value, contender, microseconds).
-    """
-    rows, micros = [], {}
-    for field, values in GROWTH.items():
-        works = {v: GROWTH_FROM._replace(**{field: v}) for v in values}
-        entries = {}
-        for work in works.values():
-            if (work, OURS) in micros:
-                continue
-            arguments = {"work": work, "cell": cell}
-            layer = arguments | {"kind": "layer", "jit_compile": False}
-            entries |= {
-                (work, OURS): Entry("tensorflow", this_project, arguments),
-                (work, KERAS_LAYER): Entry("tensorflow", stock_keras, layer),
-            }
-            if PYTORCH in rivals:
-                for name, entry in pytorch_entries(work, cell).items():
-                    if not entry.arguments["compiles"]:  # takes minutes each
-                        entries[work, PYTORCH, name] = entry
-        results = contenders.in_turn(
-            entries,
-            max(3, config.repetitions // 2),
-            config.seconds / 3,
-            shared=True,
-        )
-        for (work, name, *_), result in results.items():
-            time = 1e6 * median(result) / work.tokens
-            micros[work, name] = min(time, micros.get((work, name), time))
-        rows += [
-            (cell, field, value, name, micros[work, name])
-            for name in (OURS, PYTORCH, KERAS_LAYER)
-            for value, work in works.items()
-            if (work, name) in micros
-        ]
-        print(f"growth: {cell}, {field}", file=sys.stderr)
-    return rows
-
-
 # The report -------------------------------------------------------------------
 
 
@@ -625,27 +572,6 @@ def speed_table(results):
     )  # fmt: skip
 
 
-def plot_growth(rows, report):
-    """Draws the time per token against each size."""
-    with report.plot(14, 4, "training_growth") as figure:
-        panels = figure.subplots(1, len(GROWTH))
-        for axes, (field, values) in zip(panels, GROWTH.items()):
-            lines = {}
-            for cell, size, value, name, micros in rows:
-                if size == field:
-                    lines.setdefault(f"{name}, {cell}", {})[value] = micros
-            for label, line in lines.items():
-                axes.plot(line.keys(), line.values(), "o-", label=label)
-            axes.set(xscale="log", yscale="log", xlabel=field)
-            axes.set_xticks(values, values)
-            axes.minorticks_off()
-        panels[0].set_ylabel("microseconds per token")
-        panels[0].legend(fontsize="x-small")
-        figure.suptitle(
-            "Time of a training step, from 2 layers of 128, 32 windows of 50"
-        )
-
-
 def main(config):
     """Measures, prints and writes the report."""
     works = common.choices("works", config.works, WORKS)
@@ -655,12 +581,13 @@ def main(config):
     rivals = installed_rivals(config.mxnet_python)
     report = common.Report(config, "training_speed", "Training speed")
 
-    results, rows = {}, []
+    results = {}
     for name in works:
         for cell in cells:
             label = f"{cell.upper()} {name}"
             results[label] = compare(WORKS[name], cell, config, rivals)
             print(speed_table({label: results[label]})[-1], flush=True)
+            report.save({"results": results})  # in case of an interruption
     names = (*RIVALS, PYTORCH_BFLOAT16, OURS, OURS_BFLOAT16)
     lines = [
         "Tokens per second of a full training step (forward, backward, "
@@ -688,12 +615,7 @@ def main(config):
                 ],
             ),
         ]
-    if config.growth:
-        for cell in cells:
-            rows += growth(cell, config, rivals)
-        plot_growth(rows, report)
-        lines.append("\n## Growth\n\n![growth](training_growth.png)")
-    report.write(lines, {"results": results, "growth": rows})
+    report.write(lines, {"results": results})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ sys.path.append(str(BENCHMARKS))
 import common  # noqa: E402
 import contenders  # noqa: E402
 import generation_speed  # noqa: E402
+import growth  # noqa: E402
 import training_speed  # noqa: E402
 
 from stacked_rnn.configs import UserError  # noqa: E402
@@ -448,31 +449,52 @@ def test_training_report_where_this_project_failed(measured):
     assert row["ratio to PyTorch"] == row["of the matmul peak"] == ""
 
 
-def test_growth_takes_the_best_setting_of_pytorch_at_each_size(monkeypatch):
-    """Each size once, though several panels show it."""
+def test_growth_takes_the_best_setting_of_pytorch_at_each_size(
+    monkeypatch, tmp_path
+):
+    """Each size once, though several plots show it."""
     seen = []
 
     def in_turn(entries, *args, **kwargs):
         seen.extend(entries)
         seconds = {"1 thread, passive": 0.02, "2 threads, active": 0.01}
         return {
-            name: {"seconds_a_step": [seconds.get(name[-1], 0.03)]}
+            name: {
+                "seconds_a_step": [seconds.get(name[-1], 0.03)],
+                "memory_mib": 7,
+            }
             for name in entries
         }
 
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(contenders, "in_turn", in_turn)
-    rows = training_speed.growth(
-        "gru", training_speed.BenchmarkConfig(), RIVALS
-    )
-    sizes = sum(map(len, training_speed.GROWTH.values()))
-    assert len(rows) == 3 * sizes
-    assert len(seen) == len(set(seen)) == (2 + 4) * (sizes - 3)
-    tokens = training_speed.GROWTH_FROM.tokens
-    for _, field, value, name, micros in rows:
-        if (field, value) == ("units", 128):
-            seconds = 0.01 if name == training_speed.PYTORCH else 0.03
-            assert micros == pytest.approx(1e6 * seconds / tokens)
+    config = growth.BenchmarkConfig(output_dir=str(tmp_path))
+    rows, gflops = growth.measure("gru", config, True)
+    assert gflops == pytest.approx(2 * 2048**3 / 0.03 / 1e9)
+    sizes = sum(map(len, growth.SIZES.values()))
+    assert len(rows) == 3 * sizes + 2  # of a sampled softmax
+    distinct = sizes - len(growth.SIZES) + 1
+    assert len(seen) == len(set(seen)) == 1 + (1 + 4) * distinct + 2
+    for row in rows:
+        if row.name == growth.THEORY:
+            continue
+        seconds = 0.01 if row.name == growth.PYTORCH else 0.03
+        work = growth.BASE._replace(**{row.size: row.value})
+        assert row.micros == pytest.approx(1e6 * seconds / work.tokens)
+        assert row.mib == (None if row.name == growth.PYTORCH else 7)
+    growth.plot(rows, common.Report(config, "growth", "Growth"))
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+    assert len(growth.lines_of_sizes(rows)) == len(growth.SIZES) * 6 + 1
+
+
+def test_the_theory_of_growth():
+    """The layers and the readout of a model counted by hand."""
+    work = growth.Work(10, 2, 2, 3, embedding_dim=4, vocabulary_size=5)
+    weights = 3 * 10 * (4 + 10) + 3 * 10 * (10 + 10) + 10 * 5
+    micros, mib = growth.theory(work, "gru", 2.0)
+    assert micros == pytest.approx(6 * weights / 2e9 * 1e6)
+    saved = 6 * (4 + 2 * 5 + 5 * 10 * 2)
+    assert mib == pytest.approx((4 * 4 * (weights + 5 * 4) + 4 * saved) / 2**20)
 
 
 @pytest.mark.parametrize("with_pytorch", [True, False])
