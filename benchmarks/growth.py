@@ -2,14 +2,14 @@
 
   python benchmarks/growth.py
 
-One size of a model or of its batches grows, the others stay. Beside the time and
-the memory of a training step, as train.py makes it, stands what theory expects:
-of the time, the floating-point operations of the products at the speed of a
-large matrix product; of the memory, four numbers per weight (the weight, its
-gradient and Adam's two moments) and what the backward pass needs. PyTorch runs
-at the fastest of its settings at each size. The last two plots, by the length of
-the text and by the number of clients, are of the reports of scaling.py and
-serving_load.py.
+One size of a model or of its batches grows, the others stay. Beside the time
+and the memory of a training step, as train.py makes it, stands what theory
+expects: of the time, the floating-point operations of the products at the speed
+of a large matrix product; of the memory, four numbers per weight (the weight,
+its gradient and Adam's two moments) and what the backward pass needs. PyTorch
+runs at the fastest of its settings at each size. The last two plots, by the
+length of the text and by the number of clients, are of the reports of scaling.py
+and serving_load.py.
 
 Takes about 20 minutes on two cores. Writes growth.md, .json and .png to
 --output_dir, and prints the first.
@@ -316,18 +316,18 @@ def main(config):
         more, peaks[cell] = measure(cell, config, has_pytorch)
         rows += more
     plot(rows, report)
+    speeds = " and ".join(f"{peak:.0f}" for peak in peaks.values())
     report.write(
         [
             "Microseconds per token of a training step, and MiB that the model "
-            "and three steps add to a process. From "
-            f"{BASE.num_layers} layers of {BASE.units} units, "
-            f"{BASE.batch_size} windows of {BASE.time} tokens and a vocabulary "
-            f"of {BASE.vocabulary_size} one size grows; the sampled softmax has "
-            f"--sampled_words={SAMPLED_WORDS}. Theory: the products at the speed "
-            "of a large matrix product ("
-            + ", ".join(f"{peak:.0f}" for peak in peaks.values())
-            + " GFLOP/s); four numbers per weight, and what the backward pass "
-            "needs.\n\n![growth](growth.png)",
+            f"and three steps add to a process. From {BASE.num_layers} layers "
+            f"of {BASE.units} units, {BASE.batch_size} windows of {BASE.time} "
+            f"tokens and a vocabulary of {BASE.vocabulary_size} one size "
+            "grows; the sampled softmax has "
+            f"--sampled_words={SAMPLED_WORDS}. Theory: the products at the "
+            f"speed of a large matrix product ({speeds} GFLOP/s); four numbers "
+            "per weight, and what the backward pass needs.\n\n"
+            "![growth](growth.png)",
             *lines_of_sizes(rows),
         ],
         {"gflops": peaks, "rows": rows},

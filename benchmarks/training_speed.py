@@ -22,7 +22,6 @@ size.
 import dataclasses
 import functools
 import pathlib
-import sys
 from typing import NamedTuple
 
 import common
