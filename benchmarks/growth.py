@@ -8,8 +8,8 @@ expects: of the time, the floating-point operations of the products at the speed
 of a large matrix product; of the memory, four numbers per weight (the weight,
 its gradient and Adam's two moments) and what the backward pass needs. PyTorch
 runs at the fastest of its settings at each size. The last two plots, by the
-length of the text and by the number of clients, are of the reports of scaling.py
-and serving_load.py.
+length of the text and by the number of clients, are of the reports of
+scaling.py and serving_load.py.
 
 Takes about 20 minutes on two cores. Writes growth.md, .json and .png to
 --output_dir, and prints the first.
