@@ -78,9 +78,7 @@ def test_samples_contain_no_control_characters(tmp_path, capsys, monkeypatch):
         callbacks.tf.summary, "text", lambda name, text: texts.append(text)
     )
     trainer = types.SimpleNamespace(
-        model_dir=tmp_path,
-        model=types.SimpleNamespace(config=types.SimpleNamespace(to_dict=dict)),
-        config=types.SimpleNamespace(to_dict=dict, trackers="tensorboard"),
+        model_dir=tmp_path, config=types.SimpleNamespace(trackers="tensorboard")
     )
     samples = callbacks.SampleTexts(
         trainer, lambda epoch: "one\ttab\n\n\x1b[2Jtwo\r\u20ac\n"

@@ -12,6 +12,7 @@ import types
 
 import keras
 import pytest
+import tensorflow as tf
 
 from stacked_rnn import configs, training
 from stacked_rnn.training import trackers
@@ -114,6 +115,20 @@ def test_mlflow_and_wandb_record_a_run(packages, tmp_path, monkeypatch):
     assert begun["config"] == settings
     assert rest == [*epochs, exported, end]
     assert not (tmp_path / "run/tensorboard").exists()
+
+
+def test_tensorboard_has_the_settings_of_a_classifier(tmp_path):
+    trainer = make_trainer("classifier", tmp_path, tmp_path / "run")
+    with training.tracking(trainer):
+        pass
+    (path,) = (tmp_path / "run/tensorboard/train").iterdir()
+    (settings,) = (
+        value.metadata.plugin_data.content
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if value.tag == "_hparams_/session_start_info"
+    )
+    assert b"learning_rate" in settings and b"embedding_dim" in settings
 
 
 def test_a_resumed_run_is_the_same_run_of_the_trackers(packages, tmp_path):

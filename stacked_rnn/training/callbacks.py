@@ -6,7 +6,6 @@ import time
 
 import keras
 import tensorflow as tf
-from tensorboard.plugins.hparams import api as hparams
 
 from stacked_rnn.configs import UserError, tracker_names
 
@@ -157,8 +156,7 @@ def _minutes(seconds) -> str:
 class SampleTexts(keras.callbacks.Callback):
     """Prints a sample text after each epoch.
 
-    TensorBoard shows the samples too, with the settings of the run, if it is
-    one of the run's trackers.
+    TensorBoard shows the samples too, if it is one of the trackers of the run.
 
     Args:
         trainer: a `Trainer` with a `model_dir`.
@@ -171,19 +169,11 @@ class SampleTexts(keras.callbacks.Callback):
         if "tensorboard" in tracker_names(trainer.config.trackers):
             self._directory = trainer.model_dir / "tensorboard" / "train"
         self._sample = sample
-        settings = trainer.model.config.to_dict() | trainer.config.to_dict()
-        self._settings = {
-            name: value
-            for name, value in settings.items()
-            if isinstance(value, bool | int | float | str)
-        }
 
     def on_train_begin(self, logs=None):
         self._writer = tf.summary.create_noop_writer()
         if self._directory:
             self._writer = tf.summary.create_file_writer(str(self._directory))
-        with self._writer.as_default(step=0):
-            hparams.hparams(self._settings)
 
     def on_epoch_end(self, epoch, logs=None):
         text = _printable(self._sample(epoch))

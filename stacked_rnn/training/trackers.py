@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Callable
 
 import keras
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 from stacked_rnn.configs import UserError, tracker_names
 from stacked_rnn.training import runs
@@ -68,8 +70,18 @@ def tracking(trainer):
 
 @contextlib.contextmanager
 def _tensorboard(trainer):
-    directory = str(trainer.model_dir / "tensorboard")
-    yield Tracker(keras.callbacks.TensorBoard(directory, write_graph=False))
+    directory = trainer.model_dir / "tensorboard"
+    settings = {
+        name: value
+        for name, value in _settings(trainer).items()
+        if isinstance(value, bool | int | float | str)
+    }
+    writer = tf.summary.create_file_writer(str(directory / "train"))
+    with contextlib.closing(writer), writer.as_default(step=0):
+        hparams.hparams(settings)
+    yield Tracker(
+        keras.callbacks.TensorBoard(str(directory), write_graph=False)
+    )
 
 
 @contextlib.contextmanager
