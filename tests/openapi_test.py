@@ -237,6 +237,7 @@ def test_get_is_answered_as_documented(running, path, status):
         ({"prompt": ["a", ""], "logprobs": 3, "echo": True}, 200),
         ({"prompt": [1, 2], "logprobs": 0, "stop": "a"}, 200),
         ({"max_tokens": 0, "echo": True, "logprobs": 0}, 200),
+        ({"stop_token_ids": [*range(11)]}, 200),
         ({"stream": True}, 200),
         (
             {

@@ -1,7 +1,7 @@
 """Types of request and answer bodies, for the OpenAPI document only.
 
-The server neither parses nor builds bodies with them, except for
-`openai_completions.CompletionRequest`, which is defined there.
+The server neither parses nor builds bodies with them. The requests that it does
+parse are defined beside the code that answers them.
 """
 
 from typing import Annotated, Literal
@@ -22,6 +22,13 @@ FinishReason = Annotated[
     Field(
         description="stop: a stop string, or the end of a document. length: "
         "`max_tokens` were generated."
+    ),
+]
+StopReason = Annotated[
+    NonNegativeInt | str | None,
+    Field(
+        description="At the end of a text: the id in `stop_token_ids` or the "
+        "stop string that ended it; null if neither did."
     ),
 ]
 Time = Annotated[NonNegativeInt, Field(description="Seconds since 1970.")]
@@ -65,11 +72,7 @@ class ChunkChoice(BaseModel):
     finish_reason: FinishReason | None = Field(
         description="null: the text continues."
     )
-    stop_reason: str | None = Field(
-        None,
-        description="In the last part of a text: the stop string that ended "
-        "it; null if none did.",
-    )
+    stop_reason: StopReason = None
 
 
 class Choice(ChunkChoice):
@@ -159,7 +162,7 @@ class ChatChunkChoice(BaseModel):
     delta: Delta
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
-    stop_reason: str | None = None
+    stop_reason: StopReason = None
 
 
 class ChatMessage(BaseModel):
@@ -177,7 +180,7 @@ class ChatChoice(BaseModel):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
-    stop_reason: str | None
+    stop_reason: StopReason
 
 
 class ChatChunk(BaseModel):
