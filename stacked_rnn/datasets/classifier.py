@@ -130,21 +130,23 @@ def load_classification_data(
         )
         _warn_of_missing_classes(labels, validation_texts)
     return ClassificationData(
-        tokenizer,
-        labels,
-        multi_label,
-        examples_of(training_rows, config.seed),
-        validation,
-        validation_texts,
-        _class_weights(
+        tokenizer=tokenizer,
+        labels=labels,
+        multi_label=multi_label,
+        training=examples_of(training_rows, config.seed),
+        validation=validation,
+        validation_texts=validation_texts,
+        class_weights=_class_weights(
             targets[training_rows], labels, multi_label, config.class_weights
         ),
-        limit,
-        sum(len(ids) > limit for ids in token_ids),
-        labelled.num_empty,
-        unknown_parts,
-        tables.digest(labelled.texts, labelled.labels),
-        sum(token_cache.count_unknown(tokenizer, ids) for ids in token_ids)
+        max_tokens=limit,
+        num_truncated=sum(len(ids) > limit for ids in token_ids),
+        num_empty=labelled.num_empty,
+        unknown_parts=unknown_parts,
+        digest=tables.digest(labelled.texts, labelled.labels),
+        unknown_share=sum(
+            token_cache.count_unknown(tokenizer, ids) for ids in token_ids
+        )
         / max(1, sum(map(len, token_ids))),
     )
 

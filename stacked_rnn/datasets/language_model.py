@@ -131,19 +131,22 @@ def load_language_data(
         windows = _cut_windows(config, tokenized)
     training, validation = windows
     return LanguageData(
-        tokenized.tokenizer,
-        dataclasses.replace(training, half_windows=config.half_windows),
-        validation,
-        tokenized.unknown_parts,
-        corpus.digest,
-        max(
+        tokenizer=tokenized.tokenizer,
+        training=dataclasses.replace(
+            training, half_windows=config.half_windows
+        ),
+        validation=validation,
+        unknown_parts=tokenized.unknown_parts,
+        digest=corpus.digest,
+        unknown_share=max(
             tokenized.num_unknown[name] / max(1, len(part))
             for name, part in tokenized.token_ids.items()
         ),
-        corpus.has_separator or tokenized.tokenizer.end_id is None,
-        _what_is_held_out(tokenized),
-        [*_notes(config, corpus, tokenized, new_parts, *windows)],
-        vocabulary_size,
+        has_separator=corpus.has_separator
+        or tokenized.tokenizer.end_id is None,
+        held_out=_what_is_held_out(tokenized),
+        notes=[*_notes(config, corpus, tokenized, new_parts, *windows)],
+        vocabulary_limit=vocabulary_size,
     )
 
 

@@ -192,16 +192,16 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
             [pairs.targets[row] for row in validation_rows],
         )
     return PairData(
-        tokenizer,
-        batches_of(training_rows, config.seed),
-        validation,
-        validation_texts,
-        limit,
-        int(np.sum(~fits)),
-        pairs.num_empty,
-        max(len(targets[row]) for row in training_rows),
-        tables.digest(pairs.sources, pairs.targets),
-        np.mean(
+        tokenizer=tokenizer,
+        training=batches_of(training_rows, config.seed),
+        validation=validation,
+        validation_texts=validation_texts,
+        max_tokens=limit,
+        num_too_long=int(np.sum(~fits)),
+        num_empty=pairs.num_empty,
+        longest_target=max(len(targets[row]) for row in training_rows),
+        digest=tables.digest(pairs.sources, pairs.targets),
+        unknown_share=np.mean(
             [
                 token_cache.count_unknown(tokenizer, np.concatenate(side))
                 / sum(map(len, side))

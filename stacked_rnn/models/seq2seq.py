@@ -66,16 +66,14 @@ class Seq2Seq(stacks.Model):
             _decoder(config, index, use_cudnn)
             for index in range(decoder_layers)
         ]
-        self.encoder_dropouts, self.decoder_dropouts = (
-            [
-                stacks.dropout(config, config.dropout, f"{name}_{index}")
-                for index in range(num_layers - 1)
-            ]
-            for name, num_layers in (
-                ("encoder_dropout", config.num_layers),
-                ("decoder_dropout", decoder_layers),
-            )
-        )
+        self.encoder_dropouts = [
+            stacks.dropout(config, config.dropout, f"encoder_dropout_{index}")
+            for index in range(config.num_layers - 1)
+        ]
+        self.decoder_dropouts = [
+            stacks.dropout(config, config.dropout, f"decoder_dropout_{index}")
+            for index in range(decoder_layers - 1)
+        ]
         self.bridges = [
             [
                 keras.layers.Dense(
