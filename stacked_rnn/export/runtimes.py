@@ -341,7 +341,9 @@ FORMATS = {
 
 
 def nats_per_token(model, path, text) -> float:
-    """What a text costs a written file: `SavedModel.evaluate` says the same.
+    """Computes the mean nats of each token of a text, by a written file.
+
+    `SavedLanguageModel.evaluate` says the same of the model itself.
 
     Args:
         model: the `inference.SavedLanguageModel` that it was written from.

@@ -17,8 +17,9 @@ def build_language_model(
     """Builds a stack of recurrent layers that predicts the next token.
 
     The deep RNN of "Dive into Deep Learning" (D2L), section 10.3: layer l at
-    time t sees layer l at t - 1 and layer l - 1 at t, and only the top layer
-    feeds the readout.
+    time t sees layer l at t - 1 and layer l - 1 at t, and the top layer feeds
+    the readout. With `embedding_to_all_layers` every layer sees the embedding,
+    too; with `readout_layers` other than "top" the readout has all layers.
 
     Args:
         config: the architecture; `vocabulary_size` must be set.

@@ -1,1 +1,1 @@
-"""Plots of results, and an HTML page of surprisal."""
+"""Plots, the table of a search, and the HTML pages about a language model."""

@@ -219,10 +219,10 @@ class Answer:
 
     Args:
         request: a `CompletionRequest`.
-        fingerprint: names the version of the model.
         prompts: for `echoes`, a tuple (text, tokens, log_probs, likeliest) per
             prompt, see `piece`. The first token of a prompt has None in place
             of its log p and of its likeliest tokens.
+        fingerprint: names the version of the model.
     """
 
     _PREFIX, _OBJECT = "cmpl", "text_completion"

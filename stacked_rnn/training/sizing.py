@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from stacked_rnn.utils import devices
 
-# What is chosen for a language model; "max_minutes" too, if neither that nor
-# "epochs" is given.
 _ARCHITECTURE = (
     "cell", "num_layers", "units", "embedding_dim", "readout_layers",
     "embedding_to_all_layers",
 )  # fmt: skip
+# What is chosen for a language model; "max_minutes" too, if neither that nor
+# "epochs" is given.
 _CHOSEN = (
     *_ARCHITECTURE, "dropout", "output_dropout", "weight_dropout",
     "carry_state", "reset_states", "sequence_length", "batch_size",

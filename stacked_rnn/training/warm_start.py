@@ -37,7 +37,7 @@ _SORTED = {"char": "characters", "byte": "bytes"}  # by kind of tokenizer
 class WarmStart:
     """The settings of a run, and the trained model that it starts with.
 
-    Without a trained model, all attributes but the settings are None.
+    Without a trained model, `tokenizer`, `model` and `path` are None.
 
     Attributes:
         model_config, train_config: the settings, completed by those of the
