@@ -116,12 +116,7 @@ def load_language_data(
             vocabulary_size,
         )
     tokenized = token_cache.tokenize_corpus(
-        corpus,
-        split,
-        tokenizer,
-        lambda pieces: tokenizers.build(texts=pieces, **settings),
-        settings,
-        config.cache_dir,
+        corpus, split, tokenizer, settings, config.cache_dir
     )
     if config.train_windows:
         windows = _cut_sliding_windows(

@@ -96,16 +96,15 @@ class TokenFile:
         return token_ids
 
 
-def tokenize_corpus(corpus, split, tokenizer, build, settings, cache_dir):
+def tokenize_corpus(corpus, split, tokenizer, settings, cache_dir):
     """Splits and tokenizes a corpus; a large one is cached.
 
     Args:
         corpus: a `Corpus`.
         split: the further arguments of `splits.split`.
         tokenizer: the tokenizer of a trained model, or None.
-        build: builds a tokenizer from the pieces of the training part; called
-            if `tokenizer` is None.
-        settings: dict of the settings that affect the vocabulary of `build`.
+        settings: dict of the options of `tokenizers.build`, which makes a
+            tokenizer of the training part if `tokenizer` is None.
         cache_dir: a directory; "": `stacked_rnn` in the cache of Keras.
 
     Returns:
@@ -116,7 +115,7 @@ def tokenize_corpus(corpus, split, tokenizer, build, settings, cache_dir):
     """
     if corpus.num_characters < LARGE:
         parts = splits.split(corpus, *split)
-        return _tokenize_in_memory(corpus, parts, tokenizer, build)
+        return _tokenize_in_memory(corpus, parts, tokenizer, settings)
     made_from = tokenizer.to_dict() if tokenizer else settings
     fraction, seed, where = split
     split_by = [fraction, where] + [seed] * corpus.has_separator
@@ -132,7 +131,7 @@ def tokenize_corpus(corpus, split, tokenizer, build, settings, cache_dir):
             cached = _load(directory)
             if not cached:
                 parts = splits.split(corpus, *split)
-                _fill(directory, corpus, parts, tokenizer, build)
+                _fill(directory, corpus, parts, tokenizer, settings)
                 cached = _read(directory)
         return cached
     except OSError as error:
@@ -142,10 +141,11 @@ def tokenize_corpus(corpus, split, tokenizer, build, settings, cache_dir):
         ) from error
 
 
-def _tokenize_in_memory(corpus, parts, tokenizer, build):
+def _tokenize_in_memory(corpus, parts, tokenizer, settings):
     is_given = tokenizer is not None
     if not is_given:
-        tokenizer = build(corpus.pieces(parts["training"]))
+        pieces = corpus.pieces(parts["training"])
+        tokenizer = tokenizers.build(texts=pieces, **settings)
     token_ids, unknown_parts, dtype = {}, {}, _dtype(tokenizer)
     for name, part in parts.items():
         pieces = []
@@ -255,12 +255,12 @@ def _read(directory):
     )
 
 
-def _fill(directory, corpus, parts, tokenizer, build):
+def _fill(directory, corpus, parts, tokenizer, settings):
     """Writes a directory, reusing the pieces that a killed process wrote."""
     print(f"Tokenizing once; tokens are kept in {directory}", file=sys.stderr)
     is_given = tokenizer is not None
     if not is_given:
-        tokenizer = _build_once(directory, corpus, parts["training"], build)
+        tokenizer = _build_once(directory, corpus, parts["training"], settings)
     dtype = _dtype(tokenizer)
     (directory / "parts").mkdir(exist_ok=True)
     tokenize = tf.function(
@@ -323,14 +323,16 @@ def _fill(directory, corpus, parts, tokenizer, build):
     shutil.rmtree(directory / "parts")
 
 
-def _build_once(directory, corpus, part, build):
+def _build_once(directory, corpus, part, settings):
     """Builds the tokenizer, or loads it if a killed process has built it."""
     path = directory / "tokenizer.json"
     if path.exists():
         return tokenizers.from_dict(
             json.loads(path.read_text(encoding="utf-8"))
         )
-    tokenizer = build(vocabulary_pieces(corpus, part))
+    tokenizer = tokenizers.build(
+        texts=vocabulary_pieces(corpus, part), **settings
+    )
     with files.whole_file(path) as file:
         file.write(json.dumps(tokenizer.to_dict()).encode())
     return tokenizer
