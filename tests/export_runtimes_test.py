@@ -132,10 +132,11 @@ def test_the_vocabulary_file_decodes_ids(format, tokenizer, tmp_path, caplog):
         ("onnx", "tf2onnx"),
         ("onnx", "onnxruntime"),
         ("litert", "ai_edge_litert"),
+        ("pytorch", "safetensors"),
     ],
 )
 def test_a_missing_package_is_named(format, package, monkeypatch):
-    for name in ("tf2onnx", "onnxruntime", "ai_edge_litert"):
+    for name in ("tf2onnx", "onnxruntime", "ai_edge_litert", "safetensors"):
         monkeypatch.setitem(sys.modules, name, None if name == package else sys)
     with pytest.raises(configs.UserError) as error:
         runtimes.require(format)

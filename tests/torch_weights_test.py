@@ -321,13 +321,11 @@ def test_files_of_other_kinds_are_refused(safetensors, tmp_path):
     assert_refused(path, "not weights that NumPy can read")
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(configs.UserError) as error:
-        torch_weights.require("--format=pytorch")
-    assert str(error.value) == (
-        "--format=pytorch: safetensors is missing: "
-        "pip install --editable '.[pytorch]'"
+    assert_refused(
+        tmp_path / "a.safetensors",
+        r": safetensors is missing: pip install --editable '\.\[pytorch\]'$",
     )
 
 

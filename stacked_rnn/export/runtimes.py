@@ -24,7 +24,6 @@ browser (.html) the file is the generator, too: see `html_page`. For PyTorch
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import tempfile
@@ -37,7 +36,7 @@ from stacked_rnn import metrics, models
 from stacked_rnn.configs import UserError
 from stacked_rnn.export import html_page
 from stacked_rnn.models import torch_weights
-from stacked_rnn.utils import files, terminal
+from stacked_rnn.utils import files, packages, terminal
 
 # tf2onnx has long supported it, and runtimes have read it since 2022.
 _OPSET = 17
@@ -76,11 +75,7 @@ def require(format) -> None:
         UserError: naming the one that is missing, and the extra that has it.
     """
     for package in FORMATS[format].packages:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"--format={format}: {package} is missing: "
-                f"pip install --editable '.[{format}]'"
-            )
+        packages.require(package, f"--format={format}", format)
 
 
 def check(path, model_config) -> None:

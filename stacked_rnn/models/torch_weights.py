@@ -16,7 +16,6 @@ zero. A file is in the format safetensors, and its header has two JSON objects:
 """
 
 import dataclasses
-import importlib.util
 import json
 import re
 
@@ -30,22 +29,6 @@ SUFFIX = ".safetensors"
 # The blocks of each cell in the order of PyTorch, and from there back.
 _ORDERS = {"simple_rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 1, 2, 3)}
 _UNLIKELY = 10.0  # nats that the bias of an unknown token is below the others
-
-
-def require(flag) -> None:
-    """Checks that the package `safetensors` is installed.
-
-    Args:
-        flag: what needs it, for the message.
-
-    Raises:
-        UserError: it is missing.
-    """
-    if importlib.util.find_spec("safetensors") is None:
-        raise UserError(
-            f"{flag}: safetensors is missing: "
-            "pip install --editable '.[pytorch]'"
-        )
 
 
 def check_layers(config) -> None:

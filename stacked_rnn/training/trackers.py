@@ -7,7 +7,6 @@ machine.
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
@@ -19,6 +18,7 @@ from tensorboard.plugins.hparams import api as hparams
 
 from stacked_rnn.configs import UserError, tracker_names
 from stacked_rnn.training import runs
+from stacked_rnn.utils import packages
 
 _IDS = "trackers.json"  # in the directory of a run: its names in the trackers
 
@@ -39,11 +39,7 @@ class Tracker:
 def check_packages(names) -> None:
     """Raises a `UserError` where the package of a tracker is missing."""
     for name in names:
-        if not importlib.util.find_spec(name):
-            raise UserError(
-                f"--trackers: {name} is missing: pip install --editable "
-                f"'.[{name}]'"
-            )
+        packages.require(name, "--trackers", extra=name)
 
 
 @contextlib.contextmanager

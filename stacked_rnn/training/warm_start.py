@@ -28,7 +28,7 @@ from stacked_rnn.configs import (
 )
 from stacked_rnn.models import torch_weights
 from stacked_rnn.training import runs
-from stacked_rnn.utils import text_files
+from stacked_rnn.utils import packages, text_files
 
 _SORTED = {"char": "characters", "byte": "bytes"}  # by kind of tokenizer
 
@@ -212,7 +212,7 @@ def _find(path, train_config):
 
 def _read_imported(path, train_config):
     """Reads config, tokenizer and weights of a file for PyTorch."""
-    torch_weights.require(f"--init_from={path}")
+    packages.require("safetensors", f"--init_from={path}", "pytorch")
     try:
         config, tokenizer, tensors = torch_weights.read(path)
         if tokenizer is None:

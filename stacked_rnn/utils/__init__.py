@@ -1,1 +1,1 @@
-"""Helpers for all modules: devices, files, text files, the terminal."""
+"""Helpers for all modules: devices, files, packages, the terminal."""
