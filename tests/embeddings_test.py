@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from stacked_rnn.inference import language_model
 from stacked_rnn.serving import openai_embeddings
 from tests.helpers.live_server import openai_client, request, serving
 
@@ -52,7 +53,7 @@ def test_a_long_text_has_the_mean_of_its_chunks(client, loaded, monkeypatch):
     size = openai_embeddings.CHUNK
     text = "abcdefgh" * (size // 8) * 2 + "hhh"
     # Chunks are embedded in batches.
-    monkeypatch.setattr(openai_embeddings, "_BATCH_SIZE", 2)
+    monkeypatch.setattr(language_model, "_BATCH_SIZE", 2)
     answer = client.embeddings.create(model="m", input=["a", text, "b"])
     chunks = [text[:size], text[size : 2 * size], text[2 * size :]]
     expected = [

@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 from pydantic import Field
 
-from stacked_rnn.inference.base import batched
 from stacked_rnn.serving import request_bodies, tf_serving, tokenization
 from stacked_rnn.serving.errors import ApiError
 from stacked_rnn.serving.request_bodies import TokenIds
@@ -16,7 +15,6 @@ MAX_TEXTS = 1_024
 # Characters of a chunk. A state remembers little of what was long before: the
 # embedding of a longer text is the mean of those of its chunks.
 CHUNK = 1_000
-_BATCH_SIZE = 64  # chunks
 _MOST_CHARACTERS = 2**20  # of all texts
 _SOME = Field(min_length=1, max_length=MAX_TEXTS)
 
@@ -56,7 +54,9 @@ def embed(model, request) -> dict:
             "dimensions",
         )  # fmt: skip
     texts = [
-        text if isinstance(text, str) else _text(model, text)
+        text
+        if isinstance(text, str)
+        else tokenization.text_of(model, text, "input")
         for text in request_bodies.as_list(request.input)
     ]
     if (length := sum(map(len, texts))) > _MOST_CHARACTERS:
@@ -69,14 +69,8 @@ def embed(model, request) -> dict:
         for text in texts
         for start in range(0, max(1, len(text)), CHUNK)
     ]
-    signature = model.functions.signatures["embed"]
     try:
-        embeddings = np.concatenate(
-            [
-                signature(texts=tf.constant(batch))["embeddings"].numpy()
-                for batch in batched(chunks, _BATCH_SIZE)
-            ]
-        )
+        embeddings = model.embed(chunks)
     except tf.errors.OpError as error:
         reason = tf_serving.from_tensorflow(error)
         raise ApiError(400, f"input: {reason}", "input") from error
@@ -98,12 +92,6 @@ def embed(model, request) -> dict:
         "model": request.model,
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
-
-
-def _text(model, token_ids) -> str:
-    tokenization.check_token_ids(model, token_ids, "input")
-    tokens = model.token_bytes[token_ids].tolist()
-    return b"".join(tokens).decode("utf-8", "replace")
 
 
 def _encoded(row, encoding_format):

@@ -64,9 +64,21 @@ def detokenize(model, request) -> dict:
     Raises:
         ApiError: there is no such token.
     """
-    check_token_ids(model, request.tokens, "tokens")
-    text = b"".join(model.token_bytes[request.tokens].tolist())
-    return {"prompt": text.decode("utf-8", "replace")}
+    return {"prompt": text_of(model, request.tokens, "tokens")}
+
+
+def text_of(model, token_ids, param) -> str:
+    """Returns the text of tokens.
+
+    Args:
+        model, token_ids, param: see `check_token_ids`.
+
+    Raises:
+        ApiError: there is no such token.
+    """
+    check_token_ids(model, token_ids, param)
+    tokens = model.token_bytes[token_ids].tolist()
+    return b"".join(tokens).decode("utf-8", "replace")
 
 
 def check_token_ids(model, token_ids, param) -> None:
