@@ -35,19 +35,18 @@ With stacked_rnn, {use}.
 """
 
 
-def readme(name, description, num_parameters) -> str:
+def readme(name, description) -> str:
     """Writes the README.md of a model.
 
     Args:
         name: the name of the model.
         description: a `saved_models.Description`.
-        num_parameters: number of its weights.
     """
     return _README.format(
         name=name,
         pipeline_tag=description.info.pipeline_tag,
         cell=description.model_config.cell.replace("_", "-"),
-        sentences="\n".join(sentences(description, num_parameters)),
+        sentences="\n".join(description.sentences()),
         use=description.info.use,
     )
 

@@ -25,7 +25,7 @@ import zlib
 
 import tensorflow as tf
 
-from stacked_rnn import hub, tokenizers
+from stacked_rnn import hub, model_cards, tokenizers
 from stacked_rnn.configs import TASKS, ModelConfig, TaskInfo, UserError
 
 TOKENIZER_FILE = "assets/tokenizer.json"
@@ -61,6 +61,14 @@ class Description:
     def info(self) -> TaskInfo:
         """The properties of the model's task."""
         return TASKS[self.task]
+
+    def sentences(self) -> list[str]:
+        """Describes the model in sentences: architecture, training, quality.
+
+        Raises:
+            OSError, tf.errors.OpError: the variables are missing or damaged.
+        """
+        return model_cards.sentences(self, num_parameters(self.path))
 
 
 def read_description(path, flag="saved_model") -> Description:

@@ -459,8 +459,7 @@ def test_the_card_of_an_export_says_the_same(letters):
         "---\nlibrary_name: stacked_rnn\npipeline_tag: text-g"
     )
     description = saved_models.read_description(letters)
-    count = saved_models.num_parameters(letters)
-    assert "\n".join(model_cards.sentences(description, count)) in card
+    assert "\n".join(description.sentences()) in card
     assert "\n# letters\n" in card
 
 

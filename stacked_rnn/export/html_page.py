@@ -23,7 +23,7 @@ import sys
 
 import numpy as np
 
-from stacked_rnn import model_cards, reference
+from stacked_rnn import reference
 from stacked_rnn.configs import UserError, unescaped
 from stacked_rnn.utils.inline_sources import hash_source
 
@@ -51,12 +51,9 @@ def convert(model, weights) -> bytes:
     """
     arrays, content = _pack(_matrices(model), weights)
     config, tokenizer = model.model_config, model.tokenizer
-    num_parameters = sum(
-        int(np.prod(variable.shape)) for variable in model.functions.weights
-    )
     data = {
         "name": model.name,
-        "about": model_cards.sentences(model.description, num_parameters),
+        "about": model.description.sentences(),
         "config": {key: getattr(config, key) for key in _SETTINGS},
         "tokenizer": tokenizer.to_dict(),
         "separator": unescaped(tokenizer.document_separator),

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stacked_rnn import hub, model_cards, saved_models, tokenizers
+from stacked_rnn import hub, saved_models, tokenizers
 from stacked_rnn.configs import UserError
 from stacked_rnn.utils import files
 
@@ -48,10 +48,7 @@ class LoadedModel:
 
     def summary(self) -> str:
         """Describes the model: architecture, training, quality."""
-        count = saved_models.num_parameters(self.path)
-        return "\n".join(
-            [*model_cards.sentences(self.description, count), str(self.path)]
-        )
+        return "\n".join([*self.description.sentences(), str(self.path)])
 
     def save(self, path) -> pathlib.Path:
         """Copies the SavedModel, whole or not at all.

@@ -1,6 +1,6 @@
 """Looking inside a language model while it reads a text."""
 
-from stacked_rnn import configs, metrics, model_cards, saved_models
+from stacked_rnn import configs, metrics, saved_models
 from stacked_rnn.configs import UserError
 from stacked_rnn.inference import activations
 from stacked_rnn.reports import inspection_html, surprisal_html
@@ -54,12 +54,7 @@ def inspect_text(model, text, about, columns):
     )
     return inspection_html.Inspection(
         name=saved_models.model_name(description.path),
-        about=[
-            *model_cards.sentences(
-                description, saved_models.num_parameters(description.path)
-            ),
-            f"It reads {about}",
-        ],
+        about=[*description.sentences(), f"It reads {about}"],
         cell=model.model_config.cell,
         tokens=[*zip(tokens, [None, *nats.tolist()], [False] * len(tokens))],
         pieces=pieces,

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from stacked_rnn import model_cards, saved_models
+from stacked_rnn import saved_models
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,9 +39,7 @@ class ListedModel:
             version,
             description.task,
             int((path / saved_models.GRAPH_FILE).stat().st_mtime),
-            model_cards.sentences(
-                description, saved_models.num_parameters(path)
-            ),
+            description.sentences(),
             saved_models.chat_template(path),
             *others,
         )
