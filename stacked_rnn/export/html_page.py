@@ -25,7 +25,7 @@ import numpy as np
 
 from stacked_rnn import reference
 from stacked_rnn.configs import UserError, unescaped
-from stacked_rnn.utils.inline_sources import hash_source
+from stacked_rnn.utils import inline_sources
 
 # What the script reads of the architecture; the rest is for training.
 _SETTINGS = (
@@ -254,22 +254,13 @@ def _step(config, weights, token_ids, **states):
 
 
 def _filled(values) -> bytes:
-    """Fills the page; its policy allows its own style and script, no request.
+    """Fills the page, and its content security policy, which allows no request.
 
     Args:
         values: HTML by the name of the place, `{{name}}`.
     """
     files = importlib.resources.files(__package__)
     page = (files / "generator.html").read_text("utf-8")
-    values["policy"] = "; ".join(
-        [
-            "default-src 'none'",
-            f"style-src {hash_source(page, 'style')}",
-            f"script-src {hash_source(page, 'script')}",
-            "img-src data:",  # the icon
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
+    values["policy"] = inline_sources.policy(page)
     filled = re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], page)
     return filled.encode("utf-8", "replace")  # a name may be no UTF-8
