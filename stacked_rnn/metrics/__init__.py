@@ -19,5 +19,10 @@ from stacked_rnn.metrics.inspection import (
     nearest_tokens,
     saturation,
 )
-from stacked_rnn.metrics.language_model import Score, nats_of_text, token_nats
+from stacked_rnn.metrics.language_model import (
+    Score,
+    nats_of_text,
+    token_nats,
+    windows_of_text,
+)
 from stacked_rnn.metrics.seq2seq import Seq2SeqScore, bleu, edit_distance

@@ -84,18 +84,34 @@ def nats_of_text(score_window, token_ids, states, progress, window=512):
     Returns:
         float32 [tokens - 1].
     """
-    inputs, targets = np.asarray(token_ids[:-1]), np.asarray(token_ids[1:])
-    nats = []
-    for start in range(0, len(targets), window):
-        part = slice(start, start + window)
-        padding = window - len(targets[part])
-        window_nats, states = score_window(
-            tf.constant(np.pad(inputs[part], (0, padding))[None]),
-            tf.constant(
-                np.pad(targets[part], (0, padding), constant_values=-1)[None]
-            ),
-            states,
-        )
-        nats.append(window_nats.numpy()[0, : window - padding])
-        progress(start + window - padding)
+    nats, scored = [], 0
+    for inputs, targets, count in windows_of_text(token_ids, window):
+        window_nats, states = score_window(inputs, targets, states)
+        nats.append(window_nats.numpy()[0, :count])
+        scored += count
+        progress(scored)
     return np.concatenate(nats)
+
+
+def windows_of_text(token_ids, window):
+    """Cuts a text into windows of the same length, to score one by one.
+
+    Args:
+        token_ids: int32 [tokens]; all but the first are targets.
+        window: number of targets of a window.
+
+    Yields:
+        inputs, targets: int32 [1, window]; in the last window padded, the
+            targets with -1.
+        count: number of targets that are no padding.
+    """
+    token_ids = np.asarray(token_ids, np.int32)
+    for start in range(0, len(token_ids) - 1, window):
+        part = token_ids[start : start + window + 1]
+        count = len(part) - 1
+        padding = (0, window - count)
+        yield (
+            tf.constant(np.pad(part[:-1], padding)[None]),
+            tf.constant(np.pad(part[1:], padding, constant_values=-1)[None]),
+            count,
+        )

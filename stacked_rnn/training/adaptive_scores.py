@@ -85,23 +85,9 @@ class AdaptiveScorer:
         return np.concatenate(scored)
 
     def _stretches(self, token_ids):
-        """Yields (inputs, targets, count): int32 [1, window], the last padded.
-
-        A target of -1 is none; `count` targets are not.
-        """
+        """Cuts a text as `metrics.windows_of_text` does."""
         window = self._config.dynamic_window if self._learns else _WINDOW
-        token_ids = np.asarray(token_ids, np.int32)
-        for first in range(0, len(token_ids) - 1, window):
-            part = token_ids[first : first + window + 1]
-            count = len(part) - 1
-            padding = (0, window - count)
-            yield (
-                tf.constant(np.pad(part[:-1], padding)[None]),
-                tf.constant(
-                    np.pad(part[1:], padding, constant_values=-1)[None]
-                ),
-                count,
-            )
+        return metrics.windows_of_text(token_ids, window)
 
     def _nats(self, inputs, targets, states):
         new = self._model.step({"token_ids": inputs, "states": states})
