@@ -87,7 +87,7 @@ class Loader:
         self.may_go_on.wait(30)
         if (path / saved_models.GRAPH_FILE).read_bytes() == b"broken":
             raise UserError(f"--saved_model={path}: damaged")
-        return types.SimpleNamespace(path=path)
+        return types.SimpleNamespace(path=path, description=description)
 
 
 @pytest.fixture

@@ -978,15 +978,14 @@ def test_rows_beyond_the_memory_are_computed_in_parts(functions, name, inputs):
 
 
 def test_the_memory_of_a_row_grows_to_that_of_a_window(loaded):
-    description = loaded.description
     served = served_model.ServedModel.from_description(
-        "letters", 1, description, description, b"", loaded, None
+        "letters", 1, loaded.description, metadata=b"", model=loaded
     )
 
     def size(name, length):
         return served.row_size(name, {"texts": tf.constant(["", "a" * length])})
 
-    logits = 128 * description.model_config.vocabulary_size
+    logits = 128 * loaded.model_config.vocabulary_size
     assert size("score", 200) == size("embed", 200) + logits
     assert size("score", 200) == size("score", 9_000) > 8 * size("score", 9)
 

@@ -134,7 +134,7 @@ def test_align_gives_tokens_and_attention(running, model):
 
 def test_the_attention_counts_as_memory(model):
     served = ServedModel.from_description(
-        "letters", 1, model.description, model.description, b"", model, None
+        "letters", 1, model.description, metadata=b"", model=model
     )
     texts = {"texts": tf.constant(["a" * 9_000, "a"])}
     outputs = {"outputs": tf.constant(["b" * 8_000, "b"])}

@@ -25,21 +25,21 @@ class ListedModel:
     chat_template: str | None
 
     @classmethod
-    def from_description(cls, name, version, description, *others):
+    def from_description(cls, name, version, description, **others):
         """Makes an entry from a `saved_models.Description`.
 
         Args:
             name, version: what it is served as.
             description: the metadata of the version.
-            *others: the fields that a subclass adds.
+            **others: the fields that a subclass adds.
         """
         path = description.path
         return cls(
-            name,
-            version,
-            description.task,
-            int((path / saved_models.GRAPH_FILE).stat().st_mtime),
-            description.sentences(),
-            saved_models.chat_template(path),
-            *others,
+            name=name,
+            version=version,
+            task=description.task,
+            created=int((path / saved_models.GRAPH_FILE).stat().st_mtime),
+            card=description.sentences(),
+            chat_template=saved_models.chat_template(path),
+            **others,
         )

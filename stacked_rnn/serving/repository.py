@@ -431,7 +431,7 @@ class Repository:
         if old:
             event = f"takes over from version {old.version}"
             found = version_changes.differences(
-                old.description, new.description
+                old.model.description, new.model.description
             )
         else:
             names = {*self._directory.versions, *self._served}
@@ -498,9 +498,12 @@ class Repository:
     def _load(self, name, version, description) -> ServedModel:
         model = inference.from_description(description)
         served = ServedModel.from_description(
-            name, version, description, description,
-            tf_serving.metadata(description.path, name, version), model, None,
-        )  # fmt: skip
+            name,
+            version,
+            description,
+            metadata=tf_serving.metadata(description.path, name, version),
+            model=model,
+        )
         if not description.info.continues_texts:
             served_model.warm_up(model.functions)
             return served

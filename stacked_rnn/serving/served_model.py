@@ -5,7 +5,7 @@ import functools
 
 import tensorflow as tf
 
-from stacked_rnn import inference, metrics, saved_models
+from stacked_rnn import inference, metrics
 from stacked_rnn.serving import top_logprobs
 from stacked_rnn.serving.model_listing import ListedModel
 from stacked_rnn.serving.scheduler import Scheduler
@@ -19,17 +19,15 @@ class ServedModel(ListedModel):
     """A version of a model that is loaded.
 
     Attributes:
-        description: the metadata of its directory.
         metadata: the result of `tf_serving.metadata`.
         model: the result of `inference.load`.
         scheduler: the `Scheduler` that continues texts with it; None: its task
             generates no text token by token.
     """
 
-    description: saved_models.Description
     metadata: bytes
     model: inference.LoadedModel
-    scheduler: Scheduler | None
+    scheduler: Scheduler | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -56,7 +54,7 @@ class ServedModel(ListedModel):
             signature: its name.
             inputs: dict of input name -> tensor.
         """
-        description, lengths = self.description, {}
+        description, lengths = self.model.description, {}
         config = description.model_config
         for name, tensor in inputs.items():
             if tensor.dtype == tf.string and tensor.shape[0]:
