@@ -79,20 +79,29 @@ def _refuse(message):
     raise jinja2.TemplateError(message)
 
 
-def check(template, flag, path) -> None:
-    """Raises a `UserError` if a template is not valid.
+def decode(content, path) -> str:
+    """Decodes the file of --chat_template.
 
-    Does nothing without jinja2, which only chats need.
+    Its syntax is checked if jinja2 is installed, which only chats need.
 
     Args:
-        template: a string.
-        flag, path: the flag that names its file, and the file.
-    """
-    if not importlib.util.find_spec("jinja2"):
-        return
-    import jinja2
+        content: the bytes of the file.
+        path: the file, for messages.
 
+    Raises:
+        UserError: it is not UTF-8, or not a template.
+    """
     try:
-        compiled(template)
-    except jinja2.TemplateError as error:
-        raise UserError(f"--{flag}={path}: {error}") from error
+        template = content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--chat_template={path}: not UTF-8: save it in that encoding"
+        ) from error
+    if importlib.util.find_spec("jinja2"):
+        import jinja2
+
+        try:
+            compiled(template)
+        except jinja2.TemplateError as error:
+            raise UserError(f"--chat_template={path}: {error}") from error
+    return template

@@ -184,13 +184,8 @@ def _read_template(train_config) -> str | None:
         raise configs.UserError(
             "--chat_template: only language models have chats"
         )
-    try:
-        text = terminal.read_file("chat_template", path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise configs.UserError(f"--chat_template={path}: not UTF-8") from error
-    template = text.replace("\r\n", "\n")
-    chat_templates.check(template, "chat_template", path)
-    return template
+    content = terminal.read_file("chat_template", path)
+    return chat_templates.decode(content, path)
 
 
 def _train(run, model_config, started, callbacks) -> Outcome | None:

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from stacked_rnn import chat_templates
+from stacked_rnn import configs
 from stacked_rnn import saved_models as directories
 from stacked_rnn.configs import UserError
-from stacked_rnn.serving import openai_chat
+from stacked_rnn.serving import openai_chat, server
 from tests.helpers.live_server import openai_client, request, serving
 
 TEMPLATE = """\
@@ -200,9 +200,17 @@ def test_a_template_of_the_server_is_for_models_without_one(letters, tmp_path):
         assert answer["usage"]["completion_tokens"] == 40
 
 
-def test_a_damaged_template_stops_the_server_with_its_name(tmp_path):
-    with pytest.raises(UserError, match="^--chat_template=a.jinja: Expected"):
-        chat_templates.check("{% if %}", "chat_template", "a.jinja")
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"{% if %}", "Expected"), (b"\xe9", "not UTF-8: ")]
+)
+def test_a_wrong_template_stops_the_server_with_its_name(
+    content, reason, tmp_path
+):
+    path = tmp_path / "a.jinja"
+    path.write_bytes(content)
+    message = rf"^--chat_template=.*a\.jinja: {reason}"
+    with pytest.raises(UserError, match=message):
+        server.Server(configs.ServeConfig(chat_template=str(path)))
 
 
 def test_a_template_can_do_nothing_but_make_a_text():

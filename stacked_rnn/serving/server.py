@@ -45,7 +45,8 @@ class Server:
         port: the port that it listens on.
 
     Raises:
-        UserError: there is no model, or it cannot listen on that address.
+        UserError: there is no model, a file of a flag cannot be used, or it
+            cannot listen on that address.
     """
 
     def __init__(self, config):
@@ -56,13 +57,9 @@ class Server:
             keys = access.read_keys(content, config.api_keys_file)
             _log.info("requests need one of %d API key(s)", len(keys))
         template = None
-        if config.chat_template:
-            template = terminal.read_file(
-                "chat_template", config.chat_template
-            ).decode("utf-8-sig", "replace")
-            chat_templates.check(
-                template, "chat_template", config.chat_template
-            )
+        if path := config.chat_template:
+            content = terminal.read_file("chat_template", path)
+            template = chat_templates.decode(content, path)
         self._repository = repository.Repository(
             config.saved_model,
             config.model_name,
