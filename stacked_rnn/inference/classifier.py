@@ -153,15 +153,10 @@ def compute_scores(serving_default, texts) -> np.ndarray:
     Returns:
         float32 [texts, classes].
     """
-    encoded = base.encode(texts)
-    batches = (
-        encoded[start : start + _BATCH_SIZE]
-        for start in range(0, len(encoded), _BATCH_SIZE)
-    )
     return np.concatenate(
         [
-            serving_default(texts=tf.constant(batch))["scores"]
-            for batch in batches
+            serving_default(texts=tf.constant(base.encode(batch)))["scores"]
+            for batch in base.batched(texts, _BATCH_SIZE)
         ]
     )
 
