@@ -144,9 +144,7 @@ def load_classification_data(
         num_empty=labelled.num_empty,
         unknown_parts=unknown_parts,
         digest=tables.digest(labelled.texts, labelled.labels),
-        unknown_share=sum(
-            token_cache.count_unknown(tokenizer, ids) for ids in token_ids
-        )
+        unknown_share=sum(tokenizer.count_unknown(ids) for ids in token_ids)
         / max(1, sum(map(len, token_ids))),
     )
 

@@ -203,7 +203,7 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
         digest=tables.digest(pairs.sources, pairs.targets),
         unknown_share=np.mean(
             [
-                token_cache.count_unknown(tokenizer, np.concatenate(side))
+                tokenizer.count_unknown(np.concatenate(side))
                 / sum(map(len, side))
                 for side in (sources, targets)
             ]

@@ -156,7 +156,7 @@ def _tokenize_in_memory(corpus, parts, tokenizer, settings):
             pieces.append(piece_ids)
         token_ids[name] = np.concatenate(pieces)
     num_unknown = {
-        name: count_unknown(tokenizer, ids) for name, ids in token_ids.items()
+        name: tokenizer.count_unknown(ids) for name, ids in token_ids.items()
     }
     return TokenizedCorpus(
         tokenizer, token_ids, *_sizes(parts), [*unknown_parts], num_unknown
@@ -193,13 +193,6 @@ def tokenize_texts(tokenizer, texts) -> list[np.ndarray]:
                 batch, batch_bytes = [], 0
                 progress(done)
     return token_ids
-
-
-def count_unknown(tokenizer, token_ids) -> int:
-    """Counts the tokens that stand for something unknown."""
-    if tokenizer.unknown_id is None:
-        return 0
-    return int(np.count_nonzero(token_ids == tokenizer.unknown_id))
 
 
 def _tokenize_piece(tokenize, piece, dtype):
@@ -302,8 +295,8 @@ def _fill(directory, corpus, parts, tokenizer, settings):
                 with np.load(path) as piece:
                     file.write(piece["token_ids"].tobytes())
                     lengths[name] += piece["token_ids"].size
-                    num_unknown[name] += count_unknown(
-                        tokenizer, piece["token_ids"]
+                    num_unknown[name] += tokenizer.count_unknown(
+                        piece["token_ids"]
                     )
                     unknown_parts |= dict.fromkeys(
                         piece["unknown_parts"].tolist()

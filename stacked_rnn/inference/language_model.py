@@ -83,10 +83,7 @@ class SavedLanguageModel(base.LoadedModel):
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         """The bytes of each token of the vocabulary, by id."""
-        token_ids = np.arange(self.tokenizer.vocabulary_size(), dtype=np.int32)
-        return self.tokenizer.detokenize(
-            tf.RaggedTensor.from_tensor(token_ids[:, None])
-        ).numpy()
+        return self.tokenizer.token_bytes()
 
     @functools.cached_property
     def state_specs(self) -> dict:
@@ -605,17 +602,13 @@ class SavedLanguageModel(base.LoadedModel):
             token_ids = self.tokenizer.tokenize([text]).flat_values.numpy()
             nats = score(token_ids) if len(token_ids) > 1 else token_ids[:0]
         total = _score(nats, text.decode("utf-8", "replace"))
-        unknown_id = self.tokenizer.unknown_id
-        unknown = 0
-        if unknown_id is not None:
-            unknown = int(np.count_nonzero(token_ids == unknown_id))
         return {
             "nats_per_token": total.nats_per_token,
             "perplexity": total.perplexity,
             "bits_per_character": total.bits_per_character,
             "tokens": total.tokens,
             "characters": total.characters,
-            "unknown_tokens": unknown,
+            "unknown_tokens": self.tokenizer.count_unknown(token_ids),
         }
 
 

@@ -1,5 +1,6 @@
 """The base class of all tokenizers."""
 
+import numpy as np
 import tensorflow as tf
 
 from stacked_rnn.configs import unescaped
@@ -69,6 +70,21 @@ class Tokenizer(tf.Module):
                 token_ids, token_ids != self.end_id
             )
         return self._detokenize(token_ids)
+
+    def count_unknown(self, token_ids) -> int:
+        """Counts the tokens that stand for something unknown.
+
+        Args:
+            token_ids: integers, an array of any shape.
+        """
+        if self.unknown_id is None:
+            return 0
+        return int(np.count_nonzero(token_ids == self.unknown_id))
+
+    def token_bytes(self) -> np.ndarray:
+        """Returns the bytes of each token by its id, [vocabulary]."""
+        token_ids = tf.range(self.vocabulary_size())[:, None]
+        return self.detokenize(tf.RaggedTensor.from_tensor(token_ids)).numpy()
 
     def unknown_parts(self, texts) -> list[str]:
         """Returns the characters or words of texts without a token, each once.
@@ -161,14 +177,12 @@ class Tokenizer(tf.Module):
 
         `export.runtimes` explains the entries.
         """
-        token_ids = tf.range(self.vocabulary_size())[:, None]
-        tokens = self.detokenize(tf.RaggedTensor.from_tensor(token_ids))
         return {
             "tokenizer": self.to_dict(),
             "start_id": self.start_id,
             "unknown_id": self.unknown_id,
             "end_id": self.end_id,
-            "tokens": [list(token) for token in tokens.numpy()],
+            "tokens": [list(token) for token in self.token_bytes()],
         }
 
     def __eq__(self, other):
