@@ -192,7 +192,13 @@ class Trainer:
     @property
     def is_finished(self) -> bool:
         """Whether no epoch or no time is left, or the run has converged."""
-        return self._is_over()
+        if self.is_timed:
+            is_done = self.seconds >= self._clock.seconds
+        else:
+            is_done = (
+                self.step >= self.total_steps and not self._is_epoch_full()
+            )
+        return is_done or self.has_converged
 
     @property
     def has_converged(self) -> bool:
@@ -303,7 +309,7 @@ class Trainer:
             callbacks.on_train_end()
 
     def _fit(self, callbacks) -> None:
-        while not self._is_over():
+        while not self.is_finished:
             stop_flags = self._stop_flags(math.inf)
             interrupts, stops, *_ = map(self._workers.largest, stop_flags)
             self.interrupted = interrupts > 0
@@ -348,15 +354,6 @@ class Trainer:
         if self.is_timed:
             self._progress.seconds = share * self._clock.seconds
             self._time_share.assign(share)
-
-    def _is_over(self) -> bool:
-        if self.is_timed:
-            is_done = self.seconds >= self._clock.seconds
-        else:
-            is_done = (
-                self.step >= self.total_steps and not self._is_epoch_full()
-            )
-        return is_done or self.has_converged
 
     def _is_epoch_full(self) -> bool:
         """Whether all steps of the epoch are done, but not its validation."""
@@ -421,8 +418,8 @@ class Trainer:
                 callbacks.on_train_batch_end(
                     (self.step - 1) % steps_per_epoch, self._logs(speed)
                 )
-            self.interrupted = interrupts > 0 and not self._is_over()
-            if self.interrupted or stops or self._is_over():
+            self.interrupted = interrupts > 0 and not self.is_finished
+            if self.interrupted or stops or self.is_finished:
                 break
             if self._must_check(*last_check):
                 break
