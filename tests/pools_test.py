@@ -8,6 +8,7 @@ import weakref
 import pytest
 
 from stacked_rnn.serving import pools
+from stacked_rnn.serving.errors import BusyError
 
 
 def run(scenario, workers=1, max_waiting=1):
@@ -33,7 +34,7 @@ def test_a_full_pool_refuses_calls_until_one_ends():
         await asyncio.sleep(0.05)
         waiting = asyncio.ensure_future(pool.run(max, 1, 2))
         await asyncio.sleep(0.05)
-        with pytest.raises(pools.BusyError):
+        with pytest.raises(BusyError):
             await pool.run(max, 1, 2)
         waiting.cancel()  # its place is free though nothing has run
         await asyncio.sleep(0.05)

@@ -8,6 +8,7 @@ import pytest
 
 from stacked_rnn import configs
 from stacked_rnn.serving import adjustments, scheduler
+from stacked_rnn.serving.errors import BusyError
 from stacked_rnn.utils import devices
 from tests.helpers.schedulers import Harness, alone
 from tests.helpers.waiting import wait_until
@@ -314,7 +315,7 @@ def test_a_sequence_that_gets_its_slot_is_active(loaded, monkeypatch):
 
 def test_a_full_queue_raises_busy_error(loaded, harness):
     small = Harness(loaded, max_waiting=3)
-    with pytest.raises(scheduler.BusyError):
+    with pytest.raises(BusyError):
         small.submit(["abc"] * 4)
     small.submit(["abc"] * 3, max_new_tokens=1)
     small.wait(3)
@@ -335,7 +336,7 @@ def test_cancelled_sequences_do_not_fill_the_queue(loaded, monkeypatch):
     harness.submit(["abc"], max_new_tokens=1)
     wait_until(lambda: not harness.scheduler.num_waiting)
     left = harness.submit(["abc"] * 3)
-    with pytest.raises(scheduler.BusyError):
+    with pytest.raises(BusyError):
         harness.submit(["abc"])
     for sequence in left:
         sequence.is_cancelled = True

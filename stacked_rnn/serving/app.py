@@ -28,7 +28,7 @@ from stacked_rnn.serving import (
     tf_serving,
     tokenization,
 )
-from stacked_rnn.serving.errors import ApiError
+from stacked_rnn.serving.errors import ApiError, BusyError
 from stacked_rnn.serving.metrics import Metrics
 from stacked_rnn.serving.repository import NotReadyError
 from stacked_rnn.utils import devices
@@ -419,7 +419,7 @@ async def _computed(config, pool, make_error, function, *arguments):
     try:
         async with asyncio.timeout(config.request_seconds):
             return await pool.run(function, *arguments)
-    except pools.BusyError:
+    except BusyError:
         raise make_error(
             429, "Too many calls are waiting: try again later"
         ) from None

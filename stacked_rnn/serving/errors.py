@@ -1,4 +1,4 @@
-"""Errors in OpenAI's format."""
+"""Errors of requests: in OpenAI's format, and within the server."""
 
 
 class ApiError(Exception):
@@ -35,6 +35,10 @@ class ApiError(Exception):
             self.headers["retry-after"] = str(retry_after)
         if status == 401:
             self.headers["www-authenticate"] = "Bearer"
+
+
+class BusyError(Exception):
+    """The queue is full."""
 
 
 class ClientLeftError(Exception):

@@ -10,12 +10,11 @@ import time
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import (
     openai_completions,
-    pools,
     scheduler,
     tokenization,
     top_logprobs,
 )
-from stacked_rnn.serving.errors import ApiError
+from stacked_rnn.serving.errors import ApiError, BusyError
 from stacked_rnn.serving.repository import NotReadyError
 
 _LONG = 5_000  # characters of all prompts
@@ -115,13 +114,7 @@ class Stream:
     """
 
     def __init__(
-        self,
-        body,
-        repository,
-        readers,
-        config,
-        metrics,
-        answer_class=openai_completions.Answer,
+        self, body, repository, readers, config, metrics, answer_class
     ):
         is_default = "max_tokens" not in body.model_fields_set
         if body.max_tokens < 0 or (
@@ -172,7 +165,7 @@ class Stream:
                 served.scheduler.submit(self._sequences)
             except UserError as error:
                 raise ApiError(400, f"prompt: {error}", "prompt") from None
-            except (scheduler.BusyError, pools.BusyError):
+            except BusyError:
                 raise ApiError(
                     429, "Too many sequences are waiting: try again later"
                 ) from None
@@ -394,7 +387,7 @@ class Stream:
             return await self._readers.run(
                 self._rankings[sequence.index].read, token_ids
             )
-        except pools.BusyError:
+        except BusyError:
             raise ApiError(
                 503, "Too many requests ask for logprobs: try again later"
             ) from None

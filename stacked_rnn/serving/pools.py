@@ -5,9 +5,7 @@ import collections
 import concurrent.futures
 import threading
 
-
-class BusyError(Exception):
-    """The queue is full."""
+from stacked_rnn.serving.errors import BusyError
 
 
 class Pool:

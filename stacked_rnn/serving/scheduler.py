@@ -30,6 +30,7 @@ from stacked_rnn.configs import SamplingConfig, UserError
 from stacked_rnn.decoding import generation, options
 from stacked_rnn.decoding.incremental_text import Continuation
 from stacked_rnn.serving import adjustments, decode_functions, prefix_cache
+from stacked_rnn.serving.errors import BusyError
 from stacked_rnn.utils import devices
 
 BATCH_SIZES = (1, 4, 8, 16, 64)
@@ -41,10 +42,6 @@ _LEAST_KEPT = 32  # tokens: the states after a shorter beginning are not kept
 # Seconds that a call should take. Short calls show new tokens sooner; long
 # ones, for more than _FEW sequences, give more tokens per second.
 _FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.01, 0.03
-
-
-class BusyError(Exception):
-    """The queue is full."""
 
 
 class ClosedError(Exception):
