@@ -44,14 +44,9 @@ def main(saved_model_config, config):
     inspection = inference.inspect_text(
         inference.from_description(description), text, about, columns
     )
-    try:
-        with files.whole_file(path) as file:
-            page = inspection_html.page(inspection)
-            file.write(page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise UserError(
-            f"--output={path}: cannot write it: {error.strerror}"
-        ) from error
+    with terminal.writing("output", path), files.whole_file(path) as file:
+        page = inspection_html.page(inspection)
+        file.write(page.encode("utf-8", "replace"))
     print(f"Wrote {path} ({path.stat().st_size:,} bytes) about {about}")
     if not inspection.has_all_units:
         print(

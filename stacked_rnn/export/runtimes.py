@@ -33,7 +33,6 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import metrics, models
-from stacked_rnn.configs import UserError
 from stacked_rnn.export import html_page
 from stacked_rnn.models import torch_weights
 from stacked_rnn.utils import files, packages, terminal
@@ -113,14 +112,18 @@ def write(model, path, weights="auto") -> None:
     format = FORMATS[suffixes()[path.suffix]]
     if weights == "auto":
         weights = format.weights
-    content = format.convert(model, weights)
-    contents = {path: content}
+    contents = {path: format.convert(model, weights)}
     if format.has_vocabulary:
         vocabulary = model.tokenizer.to_vocabulary()
         contents[vocabulary_path(path)] = json.dumps(
             vocabulary, ensure_ascii=False
         ).encode()
-    _replace(path, contents)
+    # All files, or none.
+    with terminal.writing("output", path), contextlib.ExitStack() as stack:
+        for file, content in contents.items():
+            whole = stack.enter_context(files.whole_file(file))
+            whole.write(content)
+            whole.flush()  # a full disk shows here, or never
 
 
 def suffixes() -> dict[str, str]:
@@ -131,25 +134,6 @@ def suffixes() -> dict[str, str]:
 def vocabulary_path(path) -> pathlib.Path:
     """The path of the vocabulary that belongs to a file."""
     return path.with_suffix(".vocabulary.json")
-
-
-def _replace(path, contents):
-    """Writes files, all of them or none.
-
-    Args:
-        path: what a message names.
-        contents: bytes by path.
-    """
-    try:
-        with contextlib.ExitStack() as stack:
-            for file, content in contents.items():
-                whole = stack.enter_context(files.whole_file(file))
-                whole.write(content)
-                whole.flush()  # a full disk shows here, or never
-    except OSError as error:
-        raise UserError(
-            f"--output={path}: cannot write it: {error.strerror}"
-        ) from error
 
 
 def _decode_step(model):

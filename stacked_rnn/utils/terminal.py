@@ -133,6 +133,17 @@ def writable_file(flag, path) -> pathlib.Path:
     return path
 
 
+@contextlib.contextmanager
+def writing(flag, path):
+    """Raises a `UserError` where the block cannot write the file of a flag."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--{flag}={path}: cannot write it: {error.strerror}"
+        ) from error
+
+
 def read_file(flag, path) -> bytes:
     """Reads the file of a flag.
 
