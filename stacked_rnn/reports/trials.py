@@ -4,6 +4,7 @@ import csv
 import io
 
 from stacked_rnn.utils import files
+from stacked_rnn.utils.terminal import duration
 
 _MOST_SHOWN = 20  # trials in a table
 
@@ -21,7 +22,8 @@ def line(trial, info) -> str:
     result = info.quality_format.format(trial.quality)
     if trial.error:
         result = f"failed: {trial.error}"
-    return f"Trial {trial.number}  {values}  {result}  {_time(trial.seconds)}"
+    time = duration(trial.seconds)
+    return f"Trial {trial.number}  {values}  {result}  {time}"
 
 
 def table(trials, info) -> str:
@@ -32,7 +34,8 @@ def table(trials, info) -> str:
     for trial in trials[:_MOST_SHOWN]:
         result = "failed" if trial.error else f"{trial.quality:.4f}"
         values = map(_text, trial.values.values())
-        rows.append([str(trial.number), *values, result, _time(trial.seconds)])
+        time = duration(trial.seconds)
+        rows.append([str(trial.number), *values, result, time])
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths))
@@ -63,8 +66,3 @@ def _text(value) -> str:
     if isinstance(value, float):
         return f"{value:.10g}"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _time(seconds) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02}"

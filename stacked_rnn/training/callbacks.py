@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from stacked_rnn.configs import UserError, tracker_names
+from stacked_rnn.utils.terminal import duration
 
 _SET_THE_RATE = (
     keras.callbacks.LearningRateScheduler,
@@ -139,18 +140,13 @@ class EpochLines(keras.callbacks.Callback):
             self._speed(logs),
         ]
         if self.params["epochs"]:
-            parts.append(_minutes(time.monotonic() - self._started))
+            parts.append(duration(time.monotonic() - self._started))
         else:
             total = 60 * self._trainer.config.max_minutes
             parts.append(
-                f"{_minutes(self._trainer.seconds)} of {_minutes(total)}"
+                f"{duration(self._trainer.seconds)} of {duration(total)}"
             )
         return "  ".join(parts)
-
-
-def _minutes(seconds) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02}"
 
 
 class SampleTexts(keras.callbacks.Callback):

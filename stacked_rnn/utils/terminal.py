@@ -101,6 +101,12 @@ def tool(name) -> str:
     return shlex.quote(str(path))
 
 
+def duration(seconds) -> str:
+    """Formats a number of seconds as minutes and seconds, such as 1:05."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02}"
+
+
 def writable_directory(flag, path) -> pathlib.Path:
     """Returns the directory of a flag as a path; creates it if missing.
 
