@@ -47,9 +47,8 @@ def main(saved_model_config, config, sampling):
         conversation = inference.Conversation(model, sampling, stop)
         interact(conversation, model.tokenizer)
         return
-    texts.warn_of_unknown_parts(
-        model.tokenizer, itertools.islice(prompts, 1000)
-    )
+    first = [*itertools.islice(prompts, 1000)]
+    terminal.warn_of_unknown_parts(model.tokenizer.unknown_parts(first))
     if is_streamed:
         (prompt,) = prompts
         conversation = inference.Conversation(model, sampling, stop)
@@ -133,7 +132,7 @@ def interact(conversation, tokenizer) -> None:
             file=sys.stderr,
         )
     for line in _entered_lines():
-        texts.warn_of_unknown_parts(tokenizer, [line])
+        terminal.warn_of_unknown_parts(tokenizer.unknown_parts([line]))
         conversation.read(line)
         show(conversation)
 

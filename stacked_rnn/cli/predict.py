@@ -14,11 +14,7 @@ import sys
 
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
-from stacked_rnn.cli.texts import (
-    Lines,
-    warn_of_unknown_parts,
-    warn_of_unknown_texts,
-)
+from stacked_rnn.cli.texts import Lines, warn_of_unknown_texts
 from stacked_rnn.configs import UserError
 from stacked_rnn.utils import terminal
 
@@ -46,7 +42,7 @@ def main(saved_model_config, config, search):
         terminal.writable_file("attention", config.attention)
     model = inference.from_description(description)
     if description.info.rewrites_texts:
-        warn_of_unknown_parts(model.tokenizer, texts)
+        terminal.warn_of_unknown_parts(model.tokenizer.unknown_parts([*texts]))
         results = model.rewrite(texts, search)
     else:
         warn_of_unknown_texts(model.tokenizer, texts)

@@ -4,7 +4,7 @@ import itertools
 import sys
 
 from stacked_rnn.configs import UserError
-from stacked_rnn.utils import terminal, text_files
+from stacked_rnn.utils import text_files
 
 
 class Lines:
@@ -41,11 +41,6 @@ class Lines:
         yield from self._given
         for file in self._files:
             yield from text_files.read_lines(file, self._flag)
-
-
-def warn_of_unknown_parts(tokenizer, prompts) -> None:
-    """Warns of words or characters that the vocabulary lacks, if any."""
-    terminal.warn_of_unknown_parts(tokenizer.unknown_parts(list(prompts)))
 
 
 def warn_of_unknown_texts(tokenizer, texts) -> None:

@@ -290,7 +290,8 @@ class SavedLanguageModel(base.LoadedModel):
         runtimes.write(self, path, weights)
         return path
 
-    def is_worth_compiling(self, steps) -> bool:
+    @staticmethod
+    def is_worth_compiling(steps) -> bool:
         """Whether XLA saves more time in so many steps than it takes."""
         return steps >= WORTH_COMPILING
 
