@@ -356,10 +356,10 @@ def test_a_refused_version_is_tried_again_when_its_files_change(
 @pytest.mark.parametrize("name", ["variables/variables.index", "new", "."])
 def test_a_change_to_any_file_is_noticed(letters, tmp_path, name):
     version = shutil.copytree(letters, tmp_path / "1")
-    before = model_directory.fingerprint(version)
-    assert model_directory.fingerprint(version) == before
+    before = model_directory.file_stamps(version)
+    assert model_directory.file_stamps(version) == before
     (version / name).touch()
-    assert model_directory.fingerprint(version) != before
+    assert model_directory.file_stamps(version) != before
 
 
 def test_constantly_changing_files_do_not_block_other_models(
@@ -369,7 +369,7 @@ def test_constantly_changing_files_do_not_block_other_models(
     add("b/1")
     counter = iter(range(1000))
     monkeypatch.setattr(
-        model_directory, "fingerprint", lambda path: {next(counter)}
+        model_directory, "file_stamps", lambda path: {next(counter)}
     )
     models = open_repository(tmp_path)
     models.update()

@@ -129,7 +129,7 @@ def version_of(path) -> int:
     return 1 if number is None else number
 
 
-def fingerprint(path) -> frozenset:
+def file_stamps(path) -> frozenset:
     """Sizes and times of the files of a version: differs once one changes."""
 
     def entries():

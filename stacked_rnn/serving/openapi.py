@@ -159,7 +159,7 @@ def document(config, needs_key) -> dict:
             },
         },
         "servers": [{"url": "/"}],
-        "paths": _open_paths() | _v1_paths(needs_key),
+        "paths": _open_paths() | _keyed_paths(needs_key),
         "components": components,
     }
     if needs_key:
@@ -230,7 +230,7 @@ def _open_paths() -> dict:
     return paths
 
 
-def _v1_paths(needs_key) -> dict:
+def _keyed_paths(needs_key) -> dict:
     """The routes that need a key if the server has keys."""
 
     def operation(name, tag, summary, answer, statuses, **others):

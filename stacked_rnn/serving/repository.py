@@ -58,11 +58,11 @@ class _Refusal:
 
     Attributes:
         message: the error.
-        fingerprint: of its files at that time.
+        file_stamps: see `model_directory.file_stamps`, at that time.
     """
 
     message: str
-    fingerprint: frozenset
+    file_stamps: frozenset
 
 
 class Repository:
@@ -373,7 +373,7 @@ class Repository:
             refused = self._refused.get((name, version))
             if (name, path) not in tried and not (
                 refused
-                and refused.fingerprint == model_directory.fingerprint(path)
+                and refused.file_stamps == model_directory.file_stamps(path)
             ):
                 return path
         return None
@@ -381,7 +381,7 @@ class Repository:
     def _serve(self, name, path) -> None:
         """Loads a version and serves it, or refuses it."""
         version, old = version_of(path), self._served.get(name)
-        fingerprint = model_directory.fingerprint(path)  # files may change
+        file_stamps = model_directory.file_stamps(path)  # files may change
         self._loading = name, version
         try:
             description = saved_models.read_description(path)
@@ -392,7 +392,7 @@ class Repository:
             before = memory.resident_bytes()
             new = self._load(name, version, description)
         except Exception as error:  # a damaged file raises anything
-            self._refuse(name, path, error, fingerprint)
+            self._refuse(name, path, error, file_stamps)
             return
         finally:
             self._loading = None
@@ -411,7 +411,7 @@ class Repository:
         if old:
             self._retire(old)
 
-    def _refuse(self, name, path, error, fingerprint=None) -> None:
+    def _refuse(self, name, path, error, file_stamps=None) -> None:
         version = version_of(path)
         message = str(error).split("\n")[0]
         if not isinstance(error, UserError):
@@ -419,7 +419,7 @@ class Repository:
         before = self._refused.get((name, version))
         self._refused = self._refused | {
             (name, version): _Refusal(
-                message, fingerprint or model_directory.fingerprint(path)
+                message, file_stamps or model_directory.file_stamps(path)
             )
         }
         if not before or before.message != message:
