@@ -8,6 +8,7 @@ import html.parser
 import json
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -295,9 +296,11 @@ def hostile_model(loaded, directory):
     """A model with markup in its name, its vocabulary and its description."""
     tokenizer = tokenizers.WordTokenizer(["<unk>", HOSTILE, "'\"\\ \u2028"])
     named = with_tokenizer(loaded, tokenizer)
+    path = directory / HOSTILE.replace("/", "\\") / "1"
+    shutil.copytree(loaded.path, path)
     description = dataclasses.replace(
         named.description,
-        path=directory / HOSTILE.replace("/", "\\") / "1",
+        path=path,
         training={"corpus": HOSTILE, "characters": 1, "epochs": 1},
     )
     return dataclasses.replace(named, description=description)
