@@ -296,8 +296,9 @@ def hostile_model(loaded, directory):
     """A model with markup in its name, its vocabulary and its description."""
     tokenizer = tokenizers.WordTokenizer(["<unk>", HOSTILE, "'\"\\ \u2028"])
     named = with_tokenizer(loaded, tokenizer)
-    path = directory / HOSTILE.replace("/", "\\") / "1"
-    shutil.copytree(loaded.path, path)
+    path = shutil.copytree(
+        loaded.path, directory / HOSTILE.replace("/", "\\") / "1"
+    )
     description = dataclasses.replace(
         named.description,
         path=path,
