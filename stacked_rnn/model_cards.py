@@ -35,18 +35,19 @@ With stacked_rnn, {use}.
 """
 
 
-def readme(name, description) -> str:
+def readme(name, description, num_parameters) -> str:
     """Writes the README.md of a model.
 
     Args:
         name: the name of the model.
         description: a `saved_models.Description`.
+        num_parameters: number of its weights.
     """
     return _README.format(
         name=name,
         pipeline_tag=description.info.pipeline_tag,
         cell=description.model_config.cell.replace("_", "-"),
-        sentences="\n".join(description.sentences()),
+        sentences="\n".join(sentences(description, num_parameters)),
         use=description.info.use,
     )
 

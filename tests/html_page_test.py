@@ -297,7 +297,7 @@ def hostile_model(loaded, directory):
     tokenizer = tokenizers.WordTokenizer(["<unk>", HOSTILE, "'\"\\ \u2028"])
     named = with_tokenizer(loaded, tokenizer)
     path = shutil.copytree(
-        loaded.path, directory / HOSTILE.replace("/", "\\") / "1"
+        loaded.path, directory / HOSTILE.replace("/", "") / "1"
     )
     description = dataclasses.replace(
         named.description,

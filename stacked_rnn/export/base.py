@@ -119,6 +119,8 @@ class ExportedModel(tf.Module):
         )
         warmup_requests.write(directory / warmup_requests.FILE, self.warmup())
         card = model_cards.readme(
-            name, saved_models.read_description(directory)
+            name,
+            saved_models.read_description(directory),
+            self.model.count_params(),
         )
         (directory / "README.md").write_text(card, encoding="utf-8")
