@@ -137,10 +137,8 @@ def _kept_by_pairs(logits, k, top_p):
     """
     probabilities = tf.nn.softmax(logits)
     # The upper half of the bits; XLA may leave out a cast and its inverse.
-    upper = tf.bitwise.bitwise_and(
-        tf.bitcast(probabilities, tf.int32), -(2**16)
-    )
-    high = tf.bitcast(upper, tf.float32)
+    bits = tf.bitcast(probabilities, tf.int32)
+    high = tf.bitcast(tf.bitwise.bitwise_and(bits, -(2**16)), tf.float32)
     summands = tf.stack(
         [tf.ones_like(high), high, probabilities - high], axis=1
     )
