@@ -297,7 +297,7 @@ def _draw_clients(axes):
         cell, units = name.split(":")
         raw, *_ = result["rows"]["1 clients"]
         bounds = [min(count * raw["1"], raw["64"]) for count in speeds]
-        axes.plot(speeds, bounds, STYLES[THEORY], color=COLORS[cell])
+        axes.plot([*speeds], bounds, STYLES[THEORY], color=COLORS[cell])
         axes.plot(
             speeds.keys(), speeds.values(), "o-", color=COLORS[cell],
             label=f"{cell.upper()} 2x{units}",
