@@ -137,6 +137,7 @@ def assert_weights(trainer, weights):
 # What is kept
 
 
+@exports.in_memory()
 def test_a_run_begins_with_the_weights_of_a_saved_model(generator):
     trainer = make_trainer(
         "models", model={"dropout": 0.2, "recurrent_dropout": 0.1}
