@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stacked_rnn.decoding.incremental_text import Continuation
@@ -23,9 +23,13 @@ def grown(tokens, sizes=(1,), stop=()):
 
 
 def expected_text(content, stop):
-    """The text up to the first stop string."""
-    ends = [content.find(string.encode()) for string in stop]
-    end = min((place for place in ends if place >= 0), default=len(content))
+    """The text before the stop string that is complete first."""
+    found = [
+        (place + len(string.encode()), place)
+        for string in stop
+        if (place := content.find(string.encode())) >= 0
+    ]
+    _, end = min(found, default=(0, len(content)))
     return content[:end].decode("utf-8", "replace")
 
 
@@ -39,6 +43,8 @@ def expected_text(content, stop):
         max_size=2,
     ),
 )
+@example([b"ab", b"ab"], [1], ["b", "abab"])
+@example([b"ab", b"ab"], [2], ["b", "abab"])
 def test_pieces_add_up_to_the_whole_text(tokens, sizes, stop):
     row, shown = grown(tokens, sizes, stop)
     text = expected_text(b"".join(tokens), stop)

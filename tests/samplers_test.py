@@ -154,15 +154,19 @@ def test_top_k_and_top_p_keep_the_expected_tokens(top_k, top_p, expected, way):
         max_size=12,
     ),
     st.integers(0, 14),
+    st.sampled_from([1.0, 0.6]),
 )
-def test_top_k_keeps_the_same_tokens_however_it_finds_them(logits, top_k):
+@example([2.0, 1.0, 1.0], 2, 0.6)
+def test_the_same_tokens_are_kept_however_they_are_found(logits, top_k, top_p):
     """Including ties, both zeros and minus infinities."""
     row = tf.constant([[*logits, 1.0]], tf.float32)
     found = []
     for way in WAYS:
         with finding_by(way) as sorts:
             found.append(
-                samplers.truncate(row, tf.constant([top_k]), tf.ones(1), sorts)
+                samplers.truncate(
+                    row, tf.constant([top_k]), tf.constant([top_p]), sorts
+                )
             )
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])

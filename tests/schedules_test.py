@@ -83,6 +83,7 @@ def test_time_walks_through_the_cosine_of_the_steps():
         share.assign(step / 1000)
         np.testing.assert_allclose(by_time(7), by_steps(step), atol=1e-6)
     assert float(by_time(7)) == pytest.approx(0.005)
+    assert float(by_steps(0)) == pytest.approx(0.5 / 51)  # nothing is lost
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

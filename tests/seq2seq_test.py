@@ -282,13 +282,15 @@ def test_training_generalizes_and_the_export_scores_the_same(
 
 
 def test_a_target_with_an_unknown_token_is_not_exact():
-    """No decoding writes it, even if the model expects it."""
+    """No decoding writes it, even if the model expects it most."""
     targets = tf.constant([[3, 0, 1], [3, 4, 1], [2, 1, -1]])
     tokenizer = tokenizers.build("word", b"a b", document_separator="\0")
     assert tokenizer.unknown_id == 0
     task = tasks.TASKS["seq2seq"](types.SimpleNamespace(tokenizer=tokenizer))
     sums, _ = task.sums(
-        lambda inputs, training: {"logits": 9 * tf.one_hot(targets, 5)},
+        lambda inputs, training: {
+            "logits": 8 * tf.one_hot(targets, 5) + 9 * tf.one_hot([[0]], 5)
+        },
         {}, targets, (),
     )  # fmt: skip
     assert task.score(sums.numpy(), None).exact_match == pytest.approx(2 / 3)

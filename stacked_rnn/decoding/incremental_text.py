@@ -57,7 +57,9 @@ class Continuation:
         return statistics.fmean(self.log_probs) if self.log_probs else None
 
     def add(self, tokens, log_probs, ended=False) -> None:
-        """Adds tokens, up to a stop string.
+        """Adds tokens, up to the stop string that is the first to be complete.
+
+        So it does not matter in how many calls they are added.
 
         Args:
             tokens: a list of bytes objects.
@@ -71,12 +73,15 @@ class Continuation:
         self.stopped |= ended
         if not self._stops:
             return
-        ends = [stop.find(new) for stop in self._stops]
-        end = min((end for end in ends if end is not None), default=None)
-        if end is None:
+        found = [
+            (place, -len(search.string), string)
+            for string, search in zip(self._stop, self._stops)
+            if (place := search.find(new)) is not None
+        ]
+        if not found:
             return
-        self.stop_string = self._stop[ends.index(end)]
-        end += before
+        place, length, self.stop_string = min(found)
+        end = before + place + length
         self.stopped = True
         del self._content[end:]
         starts = [0, *itertools.accumulate(map(len, self.tokens))][:-1]
@@ -126,20 +131,18 @@ class _Search:
     however long the string is.
 
     Attributes:
+        string: what it searches for.
         num_matched: the length of the longest beginning of the string that the
             bytes end with.
     """
 
     def __init__(self, string):
-        self._string, self._borders = string, _borders(string)
+        self.string, self._borders = string, _borders(string)
         self.num_matched = 0
 
     def find(self, new) -> int | None:
-        """Adds bytes; returns where in them the string begins, or None.
-
-        The index is negative where the string began in earlier bytes.
-        """
-        string, matched, index = self._string, self.num_matched, 0
+        """Adds bytes; returns where in them the string ends, or None."""
+        string, matched, index = self.string, self.num_matched, 0
         while index < len(new):
             if not matched:  # most bytes are skipped here
                 index = new.find(string[:1], index)
@@ -151,7 +154,7 @@ class _Search:
             index += 1
             if matched == len(string):
                 self.num_matched = 0
-                return index - len(string)
+                return index
         self.num_matched = matched
         return None
 

@@ -156,7 +156,8 @@ def _kept_by_pairs(logits, k, top_p):
 def _threshold_by_sorting(logits, k, top_p):
     """The least logit that is kept, float32 [batch]."""
     ranked = tf.sort(logits, axis=-1, direction="DESCENDING")
-    within_k = tf.range(logits.shape[-1])[None, :] < k[:, None]
+    # With the ties of the least of them.
+    within_k = ranked >= tf.gather(ranked, k - 1, batch_dims=1)[:, None]
     probabilities = tf.nn.softmax(tf.where(within_k, ranked, -np.inf))
     before = tf.cumsum(probabilities, axis=-1, exclusive=True)
     in_nucleus = (before < top_p[:, None]) & within_k

@@ -64,7 +64,9 @@ class Conversation:
             kept = dataclasses.replace(
                 self._sampling, max_new_tokens=len(turn.tokens)
             )
-            again = self._model.decode(before, [Continuation("", 0)], kept)
+            again = self._model.decode(
+                before, [Continuation("", 0)], kept, use_xla
+            )
             # New random numbers, or the next turn would begin with this end.
             used = {"positions": self._carry["positions"] + 1}
             self._carry = collections.deque([before, *again], 1).pop() | used

@@ -99,8 +99,8 @@ class ActivationPenalty(keras.layers.Layer):
 
         size * mean(dropped_t ** 2) + change * mean((h_t - h_{t-1}) ** 2)
 
-    The means are over the units; the loss that the layer adds is the sum over
-    all rows and time steps, as that of a batch is.
+    The means are over the units. The layer adds a loss per row, [batch], each
+    the sum over all time steps.
 
     Args:
         size: factor of the squared outputs after dropout, alpha in the paper.
@@ -130,6 +130,6 @@ class ActivationPenalty(keras.layers.Layer):
 
 
 def _sum_of_squares(x):
-    """Sums the mean over the units of x ** 2 over all rows and time steps."""
+    """Sums the mean over the units of x ** 2 over all time steps."""
     squares = keras.ops.square(keras.ops.cast(x, "float32"))
-    return keras.ops.sum(keras.ops.mean(squares, axis=-1))
+    return keras.ops.sum(keras.ops.mean(squares, axis=-1), axis=-1)

@@ -127,7 +127,8 @@ class Task:
     def objective(self, sums):
         """Returns the sum that training minimizes, a scalar tensor.
 
-        What layers add to the loss (`add_loss`) is added to it.
+        What layers add to the loss (`add_loss`, one number per row) is added
+        to it, as far as the row has targets.
         """
         return sums[0]
 

@@ -59,10 +59,11 @@ class Seq2SeqTask(base.Task):
         """
         logits = model(inputs, training=seed is not None)["logits"]
         is_target = targets >= 0
-        is_correct = tf.argmax(logits, -1, tf.int32) == targets
-        unknown_id = self.data.tokenizer.unknown_id
-        if unknown_id is not None:
-            is_correct &= targets != unknown_id
+        ranked, unknown_id = logits, self.data.tokenizer.unknown_id
+        if unknown_id is not None:  # which is never written
+            is_unknown = tf.range(logits.shape[-1]) == unknown_id
+            ranked = tf.where(is_unknown, logits.dtype.min, logits)
+        is_correct = tf.argmax(ranked, -1, tf.int32) == targets
         is_text = tf.reduce_any(is_target, axis=1)
         is_exact = is_text & tf.reduce_all(is_correct | ~is_target, axis=1)
         nats = tf.reduce_sum(metrics.token_nats(logits, targets))

@@ -64,7 +64,7 @@ class AdaptiveScorer:
         for weight, value in zip(self._weights, self._begin):
             weight.assign(value)
         cache = _Cache(config) if config.cache_size else None
-        states, scored = self._model.initial_states(1), []
+        states, scored, done = self._model.initial_states(1), [], 0
         with terminal.progress_bar(len(token_ids) - 1, "token") as progress:
             for inputs, targets, count in self._stretches(token_ids):
                 nats, seen, states = self._score_and_learn(
@@ -81,7 +81,8 @@ class AdaptiveScorer:
                 if cache is not None:
                     nats = cache.mix(nats, seen, targets.numpy()[0, :count])
                 scored.append(nats)
-                progress(sum(map(len, scored)))
+                done += count
+                progress(done)
         return np.concatenate(scored)
 
     def _stretches(self, token_ids):
@@ -201,5 +202,10 @@ class _Cache:
         share = np.where(is_seen.any(axis=1), config.cache_weight, 0.0)
         self._states = all_states[-config.cache_size :]
         self._tokens = all_tokens[-config.cache_size :]
-        mixed = (1 - share) * np.exp(-nats.astype(float)) + share * in_cache
-        return -np.log(mixed).astype(np.float32)
+        # In logarithms: the probability of a rare token may be less than the
+        # least number.
+        with np.errstate(divide="ignore"):
+            mixed = np.logaddexp(
+                np.log1p(-share) - nats, np.log(share * in_cache)
+            )
+        return -mixed.astype(np.float32)

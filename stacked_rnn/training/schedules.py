@@ -116,7 +116,7 @@ def _rate_over_steps_or_time(config, total_steps, share):
     steps = total_steps if share is None else _TIMED_STEPS
     warmup_steps = min(100, steps // 20)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
+        config.learning_rate / (warmup_steps + 1),  # 0 would lose steps
         max(1, steps - warmup_steps),
         alpha=0.01,
         warmup_target=config.learning_rate,

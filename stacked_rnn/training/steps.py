@@ -351,7 +351,8 @@ class Steps:
                 sums, states = self._task.sums(
                     self._model, inputs, targets, states, seed
                 )
-            loss = tf.add_n([self._task.objective(sums), *scope.losses])
+            penalties = _of_targets(scope.losses, targets)
+            loss = tf.add_n([self._task.objective(sums), *penalties])
             scaled = self._optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled,
@@ -359,6 +360,23 @@ class Steps:
         )
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return sums, gradients, states
+
+
+def _of_targets(losses, targets):
+    """Sums losses of layers, as far as a row has targets.
+
+    The loss of a batch is divided by the number of its targets, and rows that
+    only fill the batch have none.
+
+    Args:
+        losses: list of float32 [batch].
+        targets: int32 [batch, ...]; negative ones are none.
+    """
+    if not losses:
+        return []
+    is_target = tf.reshape(targets, [targets.shape[0], -1]) >= 0
+    share = tf.reduce_mean(tf.cast(is_target, tf.float32), axis=1)
+    return [tf.reduce_sum(share * loss) for loss in losses]
 
 
 def _rows(batch, first, last):

@@ -46,7 +46,7 @@ def import_tensorflow(with_extras=True) -> None:
         os.dup2(notices.fileno(), 2)
         try:
             with _quick_imports(() if with_extras else _EXTRAS):
-                import keras  # noqa: F401
+                import keras
                 import tensorflow as tf
 
             # Notebooks would see where each export writes its files.
