@@ -484,19 +484,21 @@ def test_a_link_keeps_its_model_and_resets_the_other_settings(
 
 
 def chat_stream(tokens):
-    """A stream of a chat with an event per token, of its bytes and log p."""
+    """A stream of a chat with an event for two tokens, their bytes and log p."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for token, log_prob in tokens:
-        name = token.decode("utf-8", "backslashreplace")
-        if "\\x" in name:
-            name = f"bytes:{name}"
-        entry = {"token": name, "logprob": log_prob, "bytes": [*token]}
+    for start in range(0, len(tokens), 2):
+        text, content = "", []
+        for token, log_prob in tokens[start : start + 2]:
+            text += decoder.decode(token)
+            name = token.decode("utf-8", "backslashreplace")
+            if "\\x" in name:
+                name = f"bytes:{name}"
+            content.append(
+                {"token": name, "logprob": log_prob, "bytes": [*token]}
+            )
         yield {
             "choices": [
-                {
-                    "delta": {"content": decoder.decode(token)},
-                    "logprobs": {"content": [entry]},
-                }
+                {"delta": {"content": text}, "logprobs": {"content": content}}
             ]
         }
     yield {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]}
@@ -533,13 +535,13 @@ def test_a_chat_sends_all_messages(page, server):
     assert page["text"].text == "" == page["status"].text
     server.streams(
         chat_stream(
-            [(b"\xc3", -1.0), (b"\xa9", -1.5), (b"x", -3.0), (b"y", -0.5)]
+            [(b"x", -3.0), (b"\xc3", -1.0), (b"\xa9", -1.5), (b"y", -0.5)]
         )
     )
     page.type("prompt", "a")
     page.generate()
     assert [token[:2] for token in page.tokens()] == [
-        ["\u00e9", "2.5"], ["x", "3.0"], ["y", "0.5"],
+        ["x", "3.0"], ["\u00e9", "2.5"], ["y", "0.5"],
     ]  # fmt: skip
 
 
