@@ -484,7 +484,7 @@ def test_a_link_keeps_its_model_and_resets_the_other_settings(
 
 
 def chat_stream(tokens):
-    """A stream of a chat with an event for two tokens, their bytes and log p."""
+    """A stream of a chat, two tokens per event, of their bytes and log p."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     for start in range(0, len(tokens), 2):
         text, content = "", []
