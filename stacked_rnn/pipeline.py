@@ -100,7 +100,9 @@ def train(
     )
     with training.lost_workers_explained(), devices.errors_explained():
         strategy = training.make_strategy(
-            train_config.strategy, train_config.wait_minutes
+            train_config.strategy,
+            train_config.wait_minutes,
+            train_config.batch_size // train_config.accumulate_steps,
         )
         run, model_config = _prepare(
             model_config, train_config, given, strategy
