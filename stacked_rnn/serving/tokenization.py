@@ -48,7 +48,7 @@ def tokenize(model, request) -> dict:
     token_ids = model.tokenizer.tokenize([request.prompt]).flat_values.numpy()
     names = None
     if request.return_token_strs:
-        tokens = model.token_bytes[token_ids].tolist()
+        tokens = model.token_texts[token_ids].tolist()
         names = [token.decode("utf-8", "replace") for token in tokens]
     return {
         "count": len(token_ids),
@@ -77,7 +77,7 @@ def text_of(model, token_ids, param) -> str:
         ApiError: there is no such token.
     """
     check_token_ids(model, token_ids, param)
-    tokens = model.token_bytes[token_ids].tolist()
+    tokens = model.token_texts[token_ids].tolist()
     return b"".join(tokens).decode("utf-8", "replace")
 
 

@@ -28,8 +28,8 @@ def import_tensorflow(with_extras=True) -> None:
     Raises:
         UserError: Keras has been imported for another backend.
     """
-    if known := sys.modules.get("keras"):
-        backend = known.backend.backend()
+    if loaded := sys.modules.get("keras"):
+        backend = loaded.backend.backend()
         if backend != "tensorflow":
             raise UserError(
                 f"Keras runs on {backend} here: begin the program with "
