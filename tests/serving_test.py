@@ -387,7 +387,7 @@ def test_the_stop_string_that_ended_a_text_is_named(running):
     _, answer = completion(running, temperature=0, max_tokens=40, stop=stops)
     [choice] = answer["choices"]
     assert choice["finish_reason"] == "stop"
-    first = min(stops[1:], key=text.index)
+    first = min(stops[1:], key=lambda stop: text.index(stop) + len(stop))
     assert choice["stop_reason"] == first
     assert choice["text"] == text[: text.index(first)]
 
