@@ -6,6 +6,7 @@ They are those of Hugging Face: Jinja, with the variables `messages` and
 
 import functools
 import importlib.util
+import sys
 
 from stacked_rnn.configs import UserError
 
@@ -82,13 +83,18 @@ def _refuse(message):
 def check(template, flag, path) -> None:
     """Raises a `UserError` if a template is not valid.
 
-    Does nothing without jinja2, which only chats need.
+    Without jinja2, which only chats need, it prints a note instead.
 
     Args:
         template: a string.
         flag, path: the flag that names its file, and the file.
     """
     if not importlib.util.find_spec("jinja2"):
+        print(
+            f"note: --{flag}={path} is not checked: jinja2 is missing: "
+            "pip install --editable '.[serve]'",
+            file=sys.stderr,
+        )
         return
     import jinja2
 

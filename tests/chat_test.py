@@ -205,6 +205,17 @@ def test_a_damaged_template_stops_the_server_with_its_name(tmp_path):
         chat_templates.check("{% if %}", "chat_template", "a.jinja")
 
 
+def test_without_jinja2_a_note_says_that_a_template_is_not_checked(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    chat_templates.check("{% if %}", "chat_template", "a.jinja")
+    assert capsys.readouterr().err == (
+        "note: --chat_template=a.jinja is not checked: jinja2 is missing: "
+        "pip install --editable '.[serve]'\n"
+    )
+
+
 def test_a_template_can_do_nothing_but_make_a_text():
     for template in (
         "{{ messages.__class__.__mro__ }}",
