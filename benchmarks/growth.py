@@ -272,6 +272,8 @@ def _draw_corpora(axes):
     seconds = list(zip(*(seconds for seconds, _ in corpora.values())))
     for label, line in zip(("first run", "second", "resumed"), seconds):
         axes.plot(megabytes, line, "o-", label=label)
+    in_proportion = [max(seconds[0]) * mb / max(megabytes) for mb in megabytes]
+    axes.plot(megabytes, in_proportion, STYLES[THEORY], color="gray")
     axes.set(
         xscale="log", yscale="log", xlabel="MB of text",
         ylabel="seconds to the first step",
@@ -293,6 +295,9 @@ def _draw_clients(axes):
             if row.endswith("clients") and "loop" not in row
         }
         cell, units = name.split(":")
+        raw, *_ = result["rows"]["1 clients"]
+        bounds = [min(count * raw["1"], raw["64"]) for count in speeds]
+        axes.plot([*speeds], bounds, STYLES[THEORY], color=COLORS[cell])
         axes.plot(
             speeds.keys(), speeds.values(), "o-", color=COLORS[cell],
             label=f"{cell.upper()} 2x{units}",
@@ -326,7 +331,10 @@ def main(config):
             "grows; the sampled softmax has "
             f"--sampled_words={SAMPLED_WORDS}. Theory: the products at the "
             f"speed of a large matrix product ({speeds} GFLOP/s); four numbers "
-            "per weight, and what the backward pass needs.\n\n"
+            "per weight, and what the backward pass needs, without what "
+            "TensorFlow and XLA take for themselves. The dotted lines of the "
+            "last two plots are a time in proportion to the text, and the "
+            "speed of so many texts without a server.\n\n"
             "![growth](growth.png)",
             *lines_of_sizes(rows),
         ],

@@ -22,6 +22,7 @@ size.
 import dataclasses
 import functools
 import pathlib
+import types
 from typing import NamedTuple
 
 import common
@@ -116,7 +117,9 @@ def build_trainer(work, cell, mixed_precision=False, sampled_words=0):
         ),
         tasks.LanguageModelTask(
             datasets.LanguageData(
-                None,
+                types.SimpleNamespace(
+                    vocabulary_size=lambda: work.vocabulary_size
+                ),
                 datasets.RandomWindows(tokens, work.time, work.batch_size),
                 None,
             )

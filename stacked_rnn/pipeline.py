@@ -102,7 +102,9 @@ def train(
     )
     with training.lost_workers_explained(), devices.errors_explained():
         strategy = training.make_strategy(
-            train_config.strategy, train_config.wait_minutes
+            train_config.strategy,
+            train_config.wait_minutes,
+            train_config.batch_size // train_config.accumulate_steps,
         )
         if training.Workers(strategy).count > 1:
             started = time.monotonic()

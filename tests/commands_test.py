@@ -749,7 +749,9 @@ def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
 
 def test_ctrl_c_saves_and_exports(tmp_path):
     (tmp_path / "cats.txt").write_text(TEXT)
-    training = Script(tmp_path, "train.py", *SMALL, "--epochs=10000")
+    training = Script(
+        tmp_path, "train.py", *SMALL, "--epochs=10000", in_memory=True
+    )
     training.wait_for("sample:")
     training.send_signal(signal.SIGINT)
     ended = training.finish()

@@ -82,7 +82,8 @@ def assert_same(trainer, expected, atol):
 @pytest.mark.parametrize(
     ("case", "replicas", "parts"),
     [
-        *((case, 2, 2) for case in CASES),
+        # Its windows are those of "sampled softmax".
+        *((case, 2, 2) for case in CASES if case != "language_model"),
         ("language_model, state carried, half windows", 1, 2),
     ],
 )

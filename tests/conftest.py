@@ -53,7 +53,9 @@ LONGEST = (
     "decode_functions_test.py", "rolling_test.py", "classifier_test.py",
     "seq2seq_test.py", "repository_test.py", "resume_test.py",
     "execution_test.py", "scheduler_test.py", "deploy_test.py",
-    "hostile_test.py",
+    "hostile_test.py", "openapi_test.py", "adjustments_test.py",
+    "export_runtimes_test.py", "warm_start_test.py", "html_page_test.py",
+    "site_test.py", "fourth_task_test.py", "train_callbacks_test.py",
 )  # fmt: skip
 SHARED_DATA = ROOT.parent / "shared" / "data"
 

@@ -45,6 +45,17 @@ def test_cores_without_an_affinity_are_those_of_the_machine(monkeypatch):
         assert devices.cores() == expected
 
 
+def test_the_gpus_of_a_strategy_are_those_that_it_names(monkeypatch):
+    cards = [devices.Gpu("new", (9, 0)), devices.Gpu("old", (7, 5))]
+    monkeypatch.setattr(devices, "gpus", lambda: tuple(cards))
+    job = "/job:localhost/replica:0/task:0/device:"
+    for names, expected in (
+        ([f"{job}GPU:0"], cards[:1]), ([f"{job}GPU:1"], cards[1:]),
+        ([f"{job}CPU:0"], cards), ([f"{job}GPU:0", f"{job}GPU:2"], cards),
+    ):  # fmt: skip
+        assert devices.gpus_among(names) == tuple(expected)
+
+
 def saved_graph(path):
     """All nodes of a SavedModel, those of its functions included."""
     proto = saved_model_pb2.SavedModel()

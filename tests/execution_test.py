@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import models
-from tests.helpers.small_models import mirrored, randomized_model, small_config
+from tests.helpers.small_models import randomized_model, small_config
 
 RESIDUAL = {"residual": True, "tie_embeddings": True, "num_layers": 3}
 models_of_each_kind = pytest.mark.parametrize(
@@ -46,17 +46,6 @@ def test_compiled_equals_eager(config, token_ids):
         np.testing.assert_allclose(loss, expected_loss, atol=1e-5)
         for got, wanted in zip(gradients, expected, strict=True):
             np.testing.assert_allclose(got, wanted, atol=1e-5)
-
-
-@models_of_each_kind
-def test_each_replica_computes_what_one_device_does(config, token_ids):
-    expected = randomized_model(config)(token_ids)
-    strategy = mirrored()
-    with strategy.scope():
-        model = randomized_model(config)
-    outputs = tf.function(lambda: strategy.run(model, (token_ids,)))()
-    for logits in strategy.experimental_local_results(outputs):
-        np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 @models_of_each_kind

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from stacked_rnn import configs, inference, tokenizers
 from stacked_rnn.export import runtimes
+from tests.helpers import exports
 from tests.helpers.small_models import build_generator
 
 FORMATS = [name for name, format in runtimes.FORMATS.items() if format.load]
@@ -23,6 +24,7 @@ def skip_without(format):
         pytest.skip(str(error))
 
 
+@exports.in_memory()
 def save_and_load(directory, *args, **changes):
     return inference.load(build_generator(*args, **changes).save(directory))
 
@@ -69,7 +71,8 @@ def wide_model(tmp_path_factory):
     generator = build_generator(units=64, embedding_dim=64)
     for weight in generator.model.weights:
         weight.assign(weight * 0.2)
-    return inference.load(generator.save(tmp_path_factory.mktemp("wide")))
+    with exports.in_memory():
+        return inference.load(generator.save(tmp_path_factory.mktemp("wide")))
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -126,7 +126,7 @@ def test_muon_in_bfloat16_moves_the_weights_as_in_float32(tmp_path):
             weights_after(
                 make_trainer(
                     "language_model", tmp_path, optimizer="muon",
-                    mixed_precision=mixed,
+                    mixed_precision=mixed, jit_compile=False,
                 )
             )
             for mixed in (False, True)

@@ -367,8 +367,8 @@ def test_max_new_tokens_limits_the_output(loaded_words):
     assert one.output == "DC"
 
 
-def test_export_runs_without_this_project(saved):
-    functions = tf.saved_model.load(str(saved))
+def test_export_runs_without_this_project(loaded_words):
+    functions = loaded_words.functions
     texts = tf.constant(["abcd", "dcba"])
     answer = functions.signatures["serving_default"](texts=texts)
     assert answer["outputs"].numpy().tolist() == [b"DCBA", b"ABCD"]

@@ -446,6 +446,17 @@ def test_auto_takes_one_device_without_gpus():
     assert training.make_strategy("auto").num_replicas_in_sync == 1
 
 
+def test_auto_takes_the_gpus_that_can_share_a_batch(monkeypatch, capsys):
+    gpus = tf.config.list_logical_devices("CPU")[:2]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    assert training.make_strategy("auto", rows=4).num_replicas_in_sync == 2
+    assert capsys.readouterr().out == ""
+    assert training.make_strategy("auto", rows=3).num_replicas_in_sync == 1
+    assert "note: 1 of 2 GPUs: more cannot share 3 rows" in (
+        capsys.readouterr().out
+    )
+
+
 def test_a_batch_that_does_not_divide_by_replicas_is_refused():
     with pytest.raises(
         configs.UserError, match="--batch_size=3.*multiple of 4"
@@ -1256,7 +1267,9 @@ def test_cosine_schedule_warms_up_and_decays():
     for step in (0, 50, 100, 1550, 3000):
         trainer.optimizer.iterations.assign(step)
         rates.append(float(trainer.optimizer.learning_rate))
-    np.testing.assert_allclose(rates, [0, 0.5, 1, 0.505, 0.01], atol=1e-3)
+    np.testing.assert_allclose(
+        rates, [1 / 101, 0.505, 1, 0.505, 0.01], atol=1e-3
+    )
 
 
 def test_rmsprop_learns():

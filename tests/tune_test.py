@@ -285,7 +285,7 @@ def test_a_search_leaves_a_table_a_picture_and_a_recipe(directory):
 
 
 def test_an_interrupted_search_goes_on_in_the_same_trial(directory):
-    flags = (*SMALL, "--epochs=30", "--search=units=4,8", "--minutes=9")
+    flags = (*SMALL, "--epochs=12", "--search=units=4,8", "--minutes=9")
     first = Script(directory, "tune.py", *flags)
     first.wait_for("Trial 1")
     history = directory / "runs/tune-cats/trials/trial_0001/history.csv"

@@ -22,6 +22,7 @@ from stacked_rnn import (
     training,
 )
 from stacked_rnn.training import warm_start
+from tests.helpers import exports
 from tests.helpers.small_models import build_generator, mirrored, small_config
 
 # With characters that the trained models never saw. What is held out is too
@@ -57,7 +58,8 @@ def workplace(generator, tmp_path_factory):
     directory = tmp_path_factory.mktemp("workplace")
     with contextlib.chdir(directory):
         pathlib.Path("text.txt").write_text(TEXT, encoding="utf-8")
-        generator.save("models")
+        with exports.in_memory():
+            generator.save("models")
         pathlib.Path("old.txt").write_text("a bad cabbage had a face\n" * 20)
         config = train_config(corpus="old.txt")
         data = datasets.load_language_data(config)
@@ -135,6 +137,7 @@ def assert_weights(trainer, weights):
 # What is kept
 
 
+@exports.in_memory()
 def test_a_run_begins_with_the_weights_of_a_saved_model(generator):
     trainer = make_trainer(
         "models", model={"dropout": 0.2, "recurrent_dropout": 0.1}
@@ -446,7 +449,8 @@ def test_init_from_a_classifier_is_refused(labelled):
         models.build_classifier(config, 2),
         task.data.tokenizer, task.data.labels, 9,
     )  # fmt: skip
-    version = classifier.save("classifiers")
+    with exports.in_memory():
+        version = classifier.save("classifiers")
     with pytest.raises(
         configs.UserError, match="a classifier: a run can start"
     ):

@@ -3,18 +3,18 @@
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import inference, saved_models
+from stacked_rnn import saved_models
 from stacked_rnn.export import warmup_requests
 from tests.helpers import exports
 
 
-def test_warm_up_requests_parse_and_run(letters):
+def test_warm_up_requests_parse_and_run(letters, loaded):
     logs = pytest.importorskip(
         "tensorflow_serving.apis.prediction_log_pb2",
         reason="tensorflow-serving-api is not installed",
     )
     records = tf.data.TFRecordDataset(str(letters / warmup_requests.FILE))
-    signatures = inference.load(letters).functions.signatures
+    signatures = loaded.functions.signatures
     names = []
     for record in records:
         log = logs.PredictionLog.FromString(record.numpy())

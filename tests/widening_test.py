@@ -126,11 +126,11 @@ def test_old_tokens_keep_their_weights_and_logits(separator, architecture):
 @pytest.mark.parametrize(
     ("tie_embeddings", "average_decay"), [(False, 0.0), (True, 0.5)]
 )
+@exports.in_memory()
 def test_new_characters_are_learned_exported_and_generated(
     tie_embeddings, average_decay
 ):
-    with exports.in_memory():
-        build_generator(tie_embeddings=tie_embeddings).save("models")
+    build_generator(tie_embeddings=tie_embeddings).save("models")
     trainer = make_trainer(
         epochs=8, learning_rate=0.05, average_decay=average_decay
     )

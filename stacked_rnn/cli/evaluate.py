@@ -71,7 +71,7 @@ def _adaptive_scorer(model, config):
     training_ids = None
     if config.dynamic_rate:
         text = datasets.read_text(
-            config.training_text, model.tokenizer, "training_text"
+            config.training_text, model.tokenizer, "training_text", whole=False
         )
         training_ids = model.tokenizer.tokenize([text]).flat_values.numpy()
     return training.AdaptiveScorer(

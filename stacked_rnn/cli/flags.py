@@ -6,6 +6,7 @@ mistyped flag answer at once.
 
 import contextlib
 import errno
+import gc
 import os
 import re
 import shutil
@@ -69,6 +70,10 @@ def run(main, *config_classes) -> None:
                     "--help)"
                 )
             quiet_import.import_tensorflow(with_extras=False)
+            # The collector would look through modules and graphs again and
+            # again.
+            gc.freeze()
+            gc.set_threshold(50_000, 10, 10)
             if not flags.FLAGS["verbosity"].present:  # absl says INFO
                 logging.set_verbosity(logging.WARNING)
             main(*values)

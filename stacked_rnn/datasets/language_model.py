@@ -147,13 +147,15 @@ def load_language_data(
     )
 
 
-def read_text(source, tokenizer, flag="text") -> bytes:
+def read_text(source, tokenizer, flag="text", whole=True) -> bytes:
     """Reads a text to score with a language model, as its training read it.
 
     Args:
         source: see `Corpus`.
         tokenizer: the tokenizer of the model.
         flag: the flag that errors name.
+        whole: whether to return all of it; False: a piece of a million
+            characters from its beginning is enough.
 
     Raises:
         UserError: naming the file that is missing, empty or not text.
@@ -165,7 +167,7 @@ def read_text(source, tokenizer, flag="text") -> bytes:
         flag=flag,
         keep_line_ends=_has_returns(tokenizer),
     )
-    return b"".join(corpus.pieces())
+    return b"".join(corpus.pieces()) if whole else next(corpus.pieces())
 
 
 def _separator(config, tokenizer) -> str:

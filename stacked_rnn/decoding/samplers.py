@@ -136,7 +136,9 @@ def _kept_by_pairs(logits, k, top_p):
     probability. That is in two parts, since a GPU rounds factors to 11 bits.
     """
     probabilities = tf.nn.softmax(logits)
-    high = tf.cast(tf.cast(probabilities, tf.bfloat16), tf.float32)
+    # The upper half of the bits; XLA may leave out a cast and its inverse.
+    bits = tf.bitcast(probabilities, tf.int32)
+    high = tf.bitcast(tf.bitwise.bitwise_and(bits, -(2**16)), tf.float32)
     summands = tf.stack(
         [tf.ones_like(high), high, probabilities - high], axis=1
     )

@@ -15,6 +15,7 @@ from stacked_rnn.tasks import base
 from stacked_rnn.training import sizing
 
 _TOKENS_TO_CALIBRATE = 2**14
+_VALUES_TO_CALIBRATE = 2**24  # logits at once
 _GAIN_TO_NAME = 0.002  # nats per token
 
 
@@ -258,13 +259,22 @@ def _temperature_sums(model, windows):
     count = min(windows.steps_per_epoch, -(-count // windows.batch_size))
     batches = [*windows.dataset().take(count)]
 
+    # Some rows at a time: several numbers for each token and each target.
+    values = windows.sequence_length * model.config.vocabulary_size
+    rows = max(1, _VALUES_TO_CALIBRATE // values)
+
     def sums_at(temperature):
         sums, temperature = tf.zeros(4), tf.constant(temperature)
-        states = zeros = model.initial_states(windows.batch_size)
-        for token_ids, targets in batches:
-            sums, states = add(sums, token_ids, targets, states, temperature)
-            if not windows.carries_state:
-                states = zeros
+        for first in range(0, windows.batch_size, rows):
+            part = slice(first, first + rows)
+            count = min(rows, windows.batch_size - first)
+            states = zeros = model.initial_states(count)
+            for token_ids, targets in batches:
+                sums, states = add(
+                    sums, token_ids[part], targets[part], states, temperature
+                )
+                if not windows.carries_state:
+                    states = zeros
         return sums.numpy().tolist()
 
     return sums_at

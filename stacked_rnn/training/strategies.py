@@ -18,7 +18,7 @@ _ANSWER_SECONDS = 2.0  # within which a running worker accepts a connection
 _REPORT_SECONDS = 10.0  # between two lines about missing workers
 
 
-def make_strategy(name, wait_minutes=60.0) -> tf.distribute.Strategy:
+def make_strategy(name, wait_minutes=60.0, rows=0) -> tf.distribute.Strategy:
     """Creates the `tf.distribute` strategy that `--strategy` names.
 
     Call this before TensorFlow does anything else: when it starts, it sets up
@@ -30,15 +30,26 @@ def make_strategy(name, wait_minutes=60.0) -> tf.distribute.Strategy:
             of a Slurm job; or "auto", mirrored where there are several GPUs.
         wait_minutes: how long "multi_worker" waits for all workers to start;
             0: no limit.
+        rows: number of rows that "auto" must be able to split evenly: it
+            leaves GPUs out, and says so, that have no share; 0: any number.
     """
     for gpu in tf.config.list_physical_devices("GPU"):
-        with contextlib.suppress(RuntimeError):  # TensorFlow has started
+        # TensorFlow has started, or a program has limited the memory.
+        with contextlib.suppress(RuntimeError, ValueError):
             tf.config.experimental.set_memory_growth(gpu, True)
     if name == "multi_worker":
         return _multi_worker_strategy(wait_minutes)
     gpus = tf.config.list_logical_devices("GPU")
     devices = gpus or tf.config.list_logical_devices("CPU")
-    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
+    if name == "auto":
+        while rows % max(1, len(devices)):
+            devices = devices[:-1]
+        if len(devices) < len(gpus):
+            print(
+                f"note: {len(devices)} of {len(gpus)} GPUs: more cannot share "
+                f"{rows} rows (--batch_size)"
+            )
+    if name == "mirrored" or (name == "auto" and gpus and len(devices) > 1):
         return tf.distribute.MirroredStrategy([d.name for d in devices])
     return tf.distribute.OneDeviceStrategy(devices[0].name)
 

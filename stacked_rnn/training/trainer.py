@@ -106,10 +106,12 @@ class Trainer:
             train_config.batch_size // parts,
             replicas,
             len(self.strategy.extended.worker_devices),
-            devices.gpus(),
+            devices.gpus_among(self.strategy.extended.worker_devices),
             0 if self.task.shapes_vary else self.total_steps,
         )
         dtype_policy = self.plan.dtype_policy
+        if self._workers.count > 1:  # they may have other GPUs
+            self._workers.check_same({"mixed_precision": dtype_policy})
         with self.strategy.scope(), _dtype_policy(dtype_policy):
             self.model = self.task.build(model_config, self.plan.use_cudnn)
             if initial_weights is not None:
@@ -152,6 +154,7 @@ class Trainer:
                 )
             self.model.compile(optimizer=self.optimizer)  # for the callbacks
         self.interrupted, self._stop_request = False, False
+        self._step_seconds = 1e-9  # not known yet
         self._progress = runs.Progress()
         self._clock = schedules.Clock(train_config.max_minutes)
         self._steps = steps.Steps(
@@ -413,10 +416,13 @@ class Trainer:
             speed = done / (now - started)
             if first is None:  # the call that is compiled
                 first = now, self.step
-            elif not self.history:
-                self._clock.validation = self._guess_validation(
-                    now - first[0], self.step - first[1]
-                )
+            else:
+                seconds, steps = now - first[0], self.step - first[1]
+                self._step_seconds = seconds / steps
+                if not self.history:
+                    self._clock.validation = self._guess_validation(
+                        seconds, steps
+                    )
             with self._saved_on_errors(states):
                 callbacks.on_train_batch_end(
                     (self.step - 1) % steps_per_epoch, self._logs(speed)
@@ -488,9 +494,13 @@ class Trainer:
         return 0.5 * seconds * validation.num_tokens / tokens
 
     def _steps_of_a_call(self) -> int:
-        """Number of the next steps in a page and the run, of one length."""
+        """Number of the next steps in a page and the run, of one length.
+
+        They take about a second at most: stops wait for them.
+        """
         step, windows = self.step + 1, self.data.training
-        last = min(self.step + self.plan.steps_per_call, self.total_steps)
+        count = min(self.plan.steps_per_call, 1 / self._step_seconds)
+        last = min(self.step + max(1, int(count)), self.total_steps)
         length = windows.length_of(self.step)
         while (
             step < last

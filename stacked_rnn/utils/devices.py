@@ -72,6 +72,20 @@ def gpus() -> tuple[Gpu, ...]:
     )
 
 
+def gpus_among(names) -> tuple[Gpu, ...]:
+    """Returns the GPUs among devices of this process.
+
+    Args:
+        names: of TensorFlow's logical devices. If they name none, or parts of
+            GPUs that a program has cut, all GPUs are returned.
+    """
+    all_gpus, specs = gpus(), map(tf.DeviceSpec.from_string, names)
+    used = [spec.device_index for spec in specs if spec.device_type == "GPU"]
+    if not used or max(used) >= len(all_gpus):
+        return all_gpus
+    return tuple(all_gpus[index] for index in used)
+
+
 def missing_libraries() -> list[str]:
     """Returns the libraries that TensorFlow lacks to use a GPU (Linux).
 
