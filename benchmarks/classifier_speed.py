@@ -3,11 +3,11 @@
   python benchmarks/classifier_speed.py
 
 Both train the same model: an embedding, bidirectional layers, the maximum over
-time, one output; on texts of random lengths with masks. A step is forward,
-backward, clipping by the global norm and Adam. This project runs as in
-train.py, by `Trainer.fit`; stock Keras at the fastest of its settings, found
-for each size by a short trial: with XLA or without, on one thread or all.
-README.md says how the contenders take turns.
+time, one output; on texts of random lengths with masks, all padded to the same
+length. A step is forward, backward, clipping by the global norm and Adam. This
+project runs as in train.py, by `Trainer.fit`; stock Keras at the fastest of its
+settings, found for each size by a short trial: with XLA or without, on one
+thread or all. README.md says how the contenders take turns.
 
 Writes classifier_speed.md and .json to --output_dir, and prints the first.
 """
@@ -22,6 +22,7 @@ from stacked_rnn.cli import flags
 from stacked_rnn.configs import ModelConfig, TrainConfig, setting
 
 VOCABULARY_SIZE, BATCH_SIZE = 5_000, 64
+TIME = 64  # tokens that texts are padded to
 SHAPES = (("gru", 1, 64), ("gru", 2, 128), ("lstm", 2, 64), ("lstm", 3, 128))
 OURS, KERAS = "stacked_rnn", "stock Keras"
 
@@ -34,29 +35,33 @@ class BenchmarkConfig(common.ReportConfig):
         5, "Turns of each contender; the median counts.", minimum=1
     )
     seconds: float = setting(2.0, "Approximate length of a turn.", minimum=0.0)
-    time: int = setting(64, "Tokens that texts are padded to.", minimum=2)
 
 
-def random_texts(time):
-    """Token ids of a batch of texts, each between half of `time` and `time`."""
+def random_texts(count):
+    """Token ids of texts that `Examples` pads to `TIME`, a multiple of 8."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(time // 2, time + 1, BATCH_SIZE)
-    lengths[0] = time
+    lengths = rng.integers(TIME - 7, TIME + 1, count)
     return [rng.integers(1, VOCABULARY_SIZE, length) for length in lengths]
 
 
-def this_project(time, cell, num_layers, units):
+def examples():
+    """An epoch of 20 batches, as train.py makes them."""
+    from stacked_rnn import datasets
+
+    texts = random_texts(20 * BATCH_SIZE)
+    targets = np.arange(len(texts), dtype=np.int32)[:, None] % 2
+    return datasets.Examples(texts, targets, BATCH_SIZE, seed=0)
+
+
+def this_project(cell, num_layers, units):
     """`Trainer.fit`, as train.py calls it."""
     from stacked_rnn import datasets, tasks, training
 
-    texts = 20 * random_texts(time)
-    targets = np.arange(len(texts), dtype=np.int32)[:, None] % 2
     data = datasets.ClassificationData(
-        None, ["no", "yes"], False,
-        datasets.Examples(texts, targets, BATCH_SIZE), None, None,
+        None, ["no", "yes"], False, examples(), None, None,
         np.ones(2, np.float32), max_tokens=0,
     )  # fmt: skip
-    run = common.trainer_steps(
+    return common.trainer_steps(
         training.Trainer(
             ModelConfig(
                 cell=cell,
@@ -71,11 +76,9 @@ def this_project(time, cell, num_layers, units):
             tasks.ClassifierTask(data),
         )
     )
-    run(20)  # XLA compiles once for each length that batches are padded to
-    return run
 
 
-def stock_keras(time, cell, num_layers, units, jit_compile):
+def stock_keras(cell, num_layers, units, jit_compile):
     """The stock model."""
     import keras
     import tensorflow as tf
@@ -83,7 +86,7 @@ def stock_keras(time, cell, num_layers, units, jit_compile):
     recurrent = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[cell]
     model = keras.Sequential(
         [
-            keras.Input((time,), BATCH_SIZE, dtype="int32"),
+            keras.Input((TIME,), BATCH_SIZE, dtype="int32"),
             keras.layers.Embedding(VOCABULARY_SIZE, 64, mask_zero=True),
             *(
                 keras.layers.Bidirectional(
@@ -96,7 +99,7 @@ def stock_keras(time, cell, num_layers, units, jit_compile):
         ]
     )
     token_ids = keras.utils.pad_sequences(
-        random_texts(time), time, padding="post"
+        random_texts(BATCH_SIZE), TIME, padding="post"
     )
     return common.keras_steps(
         model,
@@ -137,13 +140,7 @@ def main(config):
     for cell, num_layers, units in SHAPES:
         name = f"{cell} {num_layers}x{units}"
         result = compare(
-            {
-                "time": config.time,
-                "cell": cell,
-                "num_layers": num_layers,
-                "units": units,
-            },
-            config,
+            {"cell": cell, "num_layers": num_layers, "units": units}, config
         )
         results[name], speeds = result, result["texts_per_second"]
         rows.append(
@@ -156,7 +153,7 @@ def main(config):
             ]
         )
     lines = [
-        f"Batches of {BATCH_SIZE} texts, padded to {config.time} tokens; "
+        f"Batches of {BATCH_SIZE} texts, all padded to {TIME} tokens; "
         f"medians of {config.repetitions} turns of about {config.seconds:g} s. "
         "Spread: the slowest turn minus the fastest, in % of the median.\n",
         *common.table(

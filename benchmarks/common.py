@@ -50,6 +50,26 @@ def numbers(flag, text):
     return [int(value) for value in values]
 
 
+# Programs that fail -----------------------------------------------------------
+
+
+def failure(program, code, errors):
+    """A `UserError` about a program that failed.
+
+    Args:
+        program: its name.
+        code: that it ended with.
+        errors: what it wrote to standard error, of which the last line counts.
+    """
+    reason = f"{program} ended with {code}: {last_line(errors)}"
+    return UserError(reason.rstrip(": "))
+
+
+def last_line(text):
+    """The last line of a text that is not empty, or ""."""
+    return text.strip().rpartition("\n")[2]
+
+
 # Steps and their time ---------------------------------------------------------
 
 

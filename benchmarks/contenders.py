@@ -24,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-from common import percentages, steps_for, table, timed
+from common import last_line, percentages, steps_for, table, timed
 
 from stacked_rnn.configs import UserError
 
@@ -112,7 +112,7 @@ def check_mxnet(python):
     except OSError as error:
         reason = error.strerror
     except subprocess.CalledProcessError as error:
-        reason = error.stderr.strip().rpartition("\n")[2]
+        reason = last_line(error.stderr)
     else:
         return
     raise UserError(
@@ -196,7 +196,7 @@ class Contender:
     def last_words(self):
         """The last line of its standard error, or ""."""
         self._log.seek(0)
-        return self._log.read().strip().rpartition("\n")[2]
+        return last_line(self._log.read())
 
     def close(self):
         """Ends the process."""

@@ -416,7 +416,8 @@ def start_up(path):
     program = """
 import json, sys, time
 marks = [time.perf_counter()]
-import tensorflow, keras
+from stacked_rnn.utils import quiet_import
+quiet_import.import_tensorflow(with_extras=False)  # as the commands do
 marks.append(time.perf_counter())
 from stacked_rnn import configs, inference
 marks.append(time.perf_counter())
@@ -517,6 +518,9 @@ def main(config):
                     )
                     row = speed_table({name: results[name]})[-1]
                     print(row, flush=True)
+                    report.save(  # in case of an interruption
+                        {"results": results, "start_up": starts}
+                    )
     lines = [
         f"Tokens per second, medians of {config.repetitions} turns of about "
         f"{config.seconds:g} s. Ratios are those of {WITH_XLA}, in float32. A "

@@ -7,9 +7,9 @@ and the memory of a training step, as train.py makes it, stands what theory
 expects: of the time, the floating-point operations of the products at the speed
 of a large matrix product; of the memory, four numbers per weight (the weight,
 its gradient and Adam's two moments) and what the backward pass needs. PyTorch
-runs at the fastest of its settings at each size. The last two plots, by the
-length of the text and by the number of clients, are of the reports of
-scaling.py and serving_load.py.
+runs afterwards, without torch.compile, at the fastest of its settings at each
+size. The last two plots, by the length of the text and by the number of
+clients, are of the reports of scaling.py and serving_load.py.
 
 Takes about 20 minutes on two cores. Writes growth.md, .json and .png to
 --output_dir, and prints the first.
@@ -31,6 +31,10 @@ from stacked_rnn.cli import flags
 from stacked_rnn.configs import setting
 
 BASE = Work(128, 2, 32, 50)
+START = (
+    f"{BASE.num_layers} layers of {BASE.units} units, {BASE.batch_size} "
+    f"windows of {BASE.time} tokens and a vocabulary of {BASE.vocabulary_size}"
+)
 SIZES = {
     "units": [64, 128, 256, 512, 1024],
     "num_layers": [1, 2, 4, 8],
@@ -228,19 +232,22 @@ def plot(rows, report):
                 axes.set_xticks(values, [f"{value:,}" for value in values])
                 axes.minorticks_off()
         panels[0, 0].set_ylabel("microseconds per token")
-        panels[1, 0].set_ylabel("MiB of a training process")
+        panels[1, 0].set_ylabel("MiB that training adds to a process")
         _share_limits(panels[0])
         _share_limits(panels[1])
         handles, labels = panels[0, -1].get_legend_handles_labels()
         panels[2, 4].legend(handles, labels, loc="center", frameon=False)
         for axes in panels[2, 2:]:
             axes.axis("off")
-        _draw_corpora(panels[2, 0])
-        _draw_clients(panels[2, 1])
-        figure.suptitle(
-            "How the cost of a training step grows, from 2 layers of 128 "
-            "units, 32 windows of 50 tokens, 65 characters"
-        )
+        _draw_corpora(panels[2, 0], _saved("scaling").get("corpora"))
+        _draw_clients(panels[2, 1], _saved("serving_load"))
+        figure.suptitle(f"How the cost of a training step grows, from {START}")
+
+
+def _saved(name):
+    """The figures of another report; {} if there is none."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _draw_size(axes, rows, size, cost):
@@ -265,9 +272,16 @@ def _share_limits(row):
         axes.set_ylim(min(map(min, limits)), max(map(max, limits)))
 
 
-def _draw_corpora(axes):
-    """Seconds to the first step by the length of the text."""
-    corpora = json.loads((RESULTS / "scaling.json").read_text())["corpora"]
+def _draw_corpora(axes, corpora):
+    """Seconds to the first step by the length of the text.
+
+    Args:
+        axes: of the plot.
+        corpora: the part of that name of the figures of scaling.py, or None.
+    """
+    if not corpora:
+        axes.axis("off")
+        return
     megabytes = [int(size) for size in corpora]
     seconds = list(zip(*(seconds for seconds, _ in corpora.values())))
     for label, line in zip(("first run", "second", "resumed"), seconds):
@@ -283,9 +297,16 @@ def _draw_corpora(axes):
     axes.legend(fontsize="small")
 
 
-def _draw_clients(axes):
-    """Tokens per second of serve.py by the number of clients."""
-    report = json.loads((RESULTS / "serving_load.json").read_text())
+def _draw_clients(axes, report):
+    """Tokens per second of serve.py by the number of clients.
+
+    Args:
+        axes: of the plot.
+        report: the figures of serving_load.py, or {}.
+    """
+    if not report:
+        axes.axis("off")
+        return
     for name, result in report.items():
         if name == "machine":
             continue
@@ -317,28 +338,30 @@ def main(config):
     has_pytorch = contenders.has(PYTORCH, "torch")
     report = common.Report(config, "growth", "How cost grows")
     rows, peaks = [], {}
+    results = {"gflops": peaks, "rows": rows}
     for cell in cells:
         more, peaks[cell] = measure(cell, config, has_pytorch)
         rows += more
+        report.save(results)  # in case of an interruption
     plot(rows, report)
     speeds = " and ".join(f"{peak:.0f}" for peak in peaks.values())
     report.write(
         [
-            "Microseconds per token of a training step, and MiB that the model "
-            f"and three steps add to a process. From {BASE.num_layers} layers "
-            f"of {BASE.units} units, {BASE.batch_size} windows of {BASE.time} "
-            f"tokens and a vocabulary of {BASE.vocabulary_size} one size "
-            "grows; the sampled softmax has "
+            "Microseconds per token of a training step in float32, and MiB "
+            "that the model and three steps add to a process. From "
+            f"{START} one size grows; the sampled softmax has "
             f"--sampled_words={SAMPLED_WORDS}. Theory: the products at the "
             f"speed of a large matrix product ({speeds} GFLOP/s); four numbers "
             "per weight, and what the backward pass needs, without what "
-            "TensorFlow and XLA take for themselves. The dotted lines of the "
-            "last two plots are a time in proportion to the text, and the "
-            "speed of so many texts without a server.\n\n"
+            "TensorFlow and XLA take for themselves. The last two plots are of "
+            "[scaling.md](scaling.md) and [serving_load.md](serving_load.md), "
+            "and of the machines named there; their dotted lines are a time in "
+            "proportion to the text, and the speed of so many texts without a "
+            "server.\n\n"
             "![growth](growth.png)",
             *lines_of_sizes(rows),
         ],
-        {"gflops": peaks, "rows": rows},
+        results,
     )
 
 

@@ -32,6 +32,13 @@ from stacked_rnn.cli import flags
 from stacked_rnn.configs import setting
 
 TRAIN = pathlib.Path(__file__).parents[1] / "train.py"
+# Each chosen setting that changes the work of a step is given: with several
+# processes train.py may choose another than with one.
+WORK = (
+    "--cell=gru", "--num_layers=2", "--embedding_dim=64", "--batch_size=64",
+    "--sequence_length=100", "--optimizer=adam", "--nomixed_precision",
+    "--learning_rate_schedule=constant", "--epochs=2",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,30 +56,48 @@ class BenchmarkConfig(common.ReportConfig):
     )
 
 
+def start_training(directory, *arguments, **variables):
+    """Starts train.py in a directory; its errors are in its output.
+
+    Args:
+        directory: where it runs.
+        *arguments: its flags.
+        **variables: of its environment.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-u", TRAIN, *arguments],
+        cwd=directory, env=os.environ | variables, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
 def tokens_per_second(count, units):
-    """The speed of `count` processes together, in the last epoch."""
+    """The speed of `count` processes together, in the last epoch.
+
+    Raises:
+        UserError: one of them failed.
+    """
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     cluster = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
     for bound in sockets:
         bound.close()
     with tempfile.TemporaryDirectory() as scratch:
         started = [
-            subprocess.Popen(
-                [
-                    sys.executable, TRAIN, f"--units={units}", "--epochs=2",
-                    "--batch_size=64", "--learning_rate_schedule=constant",
-                    "--strategy=" + ("multi_worker" if count > 1 else "auto"),
-                ],
-                cwd=scratch, stdout=subprocess.PIPE, text=True,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"TF_CONFIG": json.dumps({
+            start_training(
+                scratch, *WORK, f"--units={units}",
+                "--strategy=" + ("multi_worker" if count > 1 else "auto"),
+                TF_CONFIG=json.dumps({
                     "cluster": {"worker": cluster},
                     "task": {"type": "worker", "index": index},
-                })},
+                }),
             )
             for index in range(count)
         ]  # fmt: skip
-        chief, *_ = [process.communicate()[0] for process in started]
+        outputs = [process.communicate()[0] for process in started]
+    for process, output in zip(started, outputs):
+        if process.returncode:
+            raise common.failure("train.py", process.returncode, output)
+    chief, *_ = outputs
     return float(re.findall(r"([0-9,]+) tokens/s", chief)[-1].replace(",", ""))
 
 
@@ -141,30 +166,35 @@ def trained_corpus(path, scratch):
 
     Returns:
         Seconds until each begins to train, and resident megabytes of each.
+
+    Raises:
+        UserError: one of them failed.
     """
     seconds, resident = [], []
     for option, minutes in (
         ("--noresume", 0.1), ("--noresume", 0.1), ("--resume", 0.2),
     ):  # fmt: skip
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [
-                sys.executable, "-u", TRAIN, f"--corpus={path}", option,
-                "--validation_fraction=0.0001", f"--max_minutes={minutes}",
-                "--units=64", "--model_dir=run", "--cache_dir=cache",
-            ],
-            cwd=scratch, stdout=subprocess.PIPE, text=True,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        status = pathlib.Path(f"/proc/{process.pid}/status")
-        for line in process.stdout:
-            if " parameters, " in line:
-                seconds.append(time.perf_counter() - start)
-            elif line.startswith("Exported"):
-                # `wait4` would tell at least the peak of this process itself.
-                [peak] = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
-                resident.append(int(peak) / 1024)
-        assert not process.wait()
+        start, output = time.perf_counter(), []
+        with start_training(
+            scratch, f"--corpus={path}", option, f"--max_minutes={minutes}",
+            "--validation_fraction=0.0001", "--units=64", "--model_dir=run",
+            "--cache_dir=cache",
+        ) as process:  # fmt: skip
+            status = pathlib.Path(f"/proc/{process.pid}/status")
+            for line in process.stdout:
+                output.append(line)
+                if " parameters, " in line:
+                    seconds.append(time.perf_counter() - start)
+                elif line.startswith("Exported"):
+                    # `wait4` would tell at least the peak of this process.
+                    [peak] = re.findall(
+                        r"VmHWM:\s+(\d+) kB", status.read_text()
+                    )
+                    resident.append(int(peak) / 1024)
+        if process.returncode:
+            raise common.failure(
+                "train.py", process.returncode, "".join(output)
+            )
     return seconds, resident
 
 
@@ -196,26 +226,38 @@ def main(config):
     widths = numbers("units", config.units)
     lengths = numbers("corpora", config.corpora)
     report = common.Report(config, "scaling", "Scaling", plots=False)
-    processes = {
-        units: {count: tokens_per_second(count, units) for count in counts}
-        for units in (64, 256)
+    processes = {units: {} for units in (64, 256)}
+    sizes, speeds, corpora = {}, {}, {}
+    results = {
+        "tokens_per_second": processes,
+        "checkpoints": sizes,
+        "tokenization": speeds,
+        "corpora": corpora,
     }
-    sizes = {units: checkpoint(units, config.repetitions) for units in widths}
+
+    def keep(row, name, value):
+        row[name] = value
+        report.save(results)  # in case of an interruption
+
+    for units, row in processes.items():
+        for count in counts:
+            keep(row, count, tokens_per_second(count, units))
+    for units in widths:
+        keep(sizes, units, checkpoint(units, config.repetitions))
     with tempfile.TemporaryDirectory() as scratch:
         path = pathlib.Path(scratch) / "text"
         write_text(path, config.megabytes)
-        speeds = {
-            kind: [tokenization(kind, path, cores) for cores in (1, 2)]
-            for kind in ("byte", "char", "word", "subword")
-        }
-        corpora = {}
+        for kind in ("byte", "char", "word", "subword"):
+            both = [tokenization(kind, path, cores) for cores in (1, 2)]
+            keep(speeds, kind, both)
         for megabytes in lengths:
             write_text(path, megabytes)
-            corpora[megabytes] = trained_corpus(path, scratch)
-        batches = pipeline(path, scratch)
+            keep(corpora, megabytes, trained_corpus(path, scratch))
+        keep(results, "batches", pipeline(path, scratch))
     lines = [
         "## Processes on the same cores\n",
-        "Tokens per second in the second epoch; two layers, batch 64 x 100.\n",
+        "Tokens per second in the second epoch; two GRU layers, batches of "
+        "64 x 100 tokens in all.\n",
         *table(
             {"units": ""} | {f"{n} process(es)": ",.0f" for n in counts},
             [[units, *row.values()] for units, row in processes.items()],
@@ -243,7 +285,7 @@ def main(config):
         "Seconds from the command to the first step, and resident megabytes: "
         "of the first run, of a second one, and of one that resumes. Batches "
         "of 1024 x 32 are cut from the file of the last corpus at "
-        f"{batches / 1e6:.1f} million tokens per second.\n",
+        f"{results['batches'] / 1e6:.1f} million tokens per second.\n",
         *table(
             {
                 "MB": "", "first": ".1f", "second": ".1f", "resumed": ".1f",
@@ -255,16 +297,7 @@ def main(config):
             ],
         ),
     ]  # fmt: skip
-    report.write(
-        lines,
-        {
-            "tokens_per_second": processes,
-            "checkpoints": sizes,
-            "tokenization": speeds,
-            "corpora": corpora,
-            "batches": batches,
-        },
-    )
+    report.write(lines, results)
 
 
 if __name__ == "__main__":

@@ -123,9 +123,11 @@ def wrong_texts(path, texts):
         max_new_tokens=NEW_TOKENS, temperature=1.0
     )
     expected = inference.load(path).continuations(
-        [PROMPT], sampling, num_samples=len(texts)
+        [PROMPT], sampling, num_samples=1 + max(texts, default=0)
     )
-    return sum(texts[text.seed] != text.text for text in expected)
+    return sum(
+        texts.get(text.seed, text.text) != text.text for text in expected
+    )
 
 
 # The clients ------------------------------------------------------------------
@@ -179,17 +181,22 @@ def probe(port, seconds):
 class Client:
     """Sends requests to one server, and records its answers.
 
+    Args:
+        port: of the server.
+        failures: a list that gets what came instead of whole answers; None: a
+            new one.
+
     Attributes:
         first: seconds to the first event of each answer.
         gaps: seconds between the events of an answer.
-        texts: seed -> text.
-        failures: what came instead of whole answers.
+        texts: seed -> text of each whole answer.
+        failures: see above.
     """
 
-    def __init__(self, port):
+    def __init__(self, port, failures=None):
         self._port = port
         self.first, self.gaps, self.texts = [], [], {}
-        self.failures = []
+        self.failures = [] if failures is None else failures
 
     def _connect(self):
         return asyncio.open_connection("127.0.0.1", self._port)
@@ -211,53 +218,70 @@ class Client:
             content = body.pop("prompt")
             body["messages"] = [{"role": "user", "content": content}]
         headers = "connection: close\r\ncontent-type: application/json\r\n"
-        request = _post(_CHAT if chats else _ASK, body, headers)
-        before = time.perf_counter()
-        reader, writer = await self._connect()
-        writer.write(request)
-        status, events = await reader.readline(), []
-        async for line in reader:
-            if not line.startswith(b"data: "):
-                continue
-            now = time.perf_counter()
-            (self.gaps if events else self.first).append(now - before)
-            before = now
-            events.append(line)
-            if len(events) >= patience:
-                break
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
+        status, events = await self._events(
+            _post(_CHAT if chats else _ASK, body, headers), patience
+        )
         if len(events) >= patience:
             return
-        if b" 200 " not in status or events[-1] != b"data: [DONE]\n":
+        if b" 200 " not in status or events[-1:] != [b"data: [DONE]\n"]:
             self.failures.append((status, events[-1:]))
             return
         choices = [json.loads(line[6:])["choices"][0] for line in events[:-1]]
         if choices[-1]["finish_reason"] not in ("length", "stop"):
             self.failures.append((status, events[-2:]))
+            return
         self.texts[seed] = "".join(
             choice["delta"]["content"] if chats else choice["text"]
             for choice in choices
         )
 
+    async def _events(self, request, patience):
+        """Sends a request; returns the first line and events of its answer.
+
+        If the connection breaks, the reason is in place of the first line.
+        """
+        events, before = [], time.perf_counter()
+        try:
+            reader, writer = await self._connect()
+            writer.write(request)
+            status = await reader.readline()
+            async for line in reader:
+                if not line.startswith(b"data: "):
+                    continue
+                now = time.perf_counter()
+                (self.gaps if events else self.first).append(now - before)
+                before = now
+                events.append(line)
+                if len(events) >= patience:
+                    break
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        except ConnectionError as error:
+            status = repr(error).encode()
+        return status, events
+
     async def predict(self) -> None:
         """Sends one request of TensorFlow Serving's API."""
-        reader, writer = await self._connect()
-        writer.write(_post(_PREDICT, {"instances": [PROMPT]}))
-        status = await reader.readline()
+        try:
+            reader, writer = await self._connect()
+            writer.write(_post(_PREDICT, {"instances": [PROMPT]}))
+            status = await reader.readline()
+            writer.close()
+        except ConnectionError as error:
+            status = repr(error).encode()
         if b" 200 " not in status and b" 429 " not in status:
             self.failures.append((status, []))
-        writer.close()
 
     async def harm(self, message) -> None:
         """Sends bytes; leaves at the first answer, or after one second."""
-        reader, writer = await self._connect()
-        writer.write(message)
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(1):
-                await reader.read(1)
-        writer.close()
+        with contextlib.suppress(ConnectionError):
+            reader, writer = await self._connect()
+            writer.write(message)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await reader.read(1)
+            writer.close()
 
     async def closed_loop(
         self, clients, requests, harm_every=0, chats=False, prompts=(PROMPT,)
@@ -273,7 +297,7 @@ class Client:
             prompts: of the requests in turn.
 
         Returns:
-            Tokens per second.
+            Tokens of whole answers per second.
         """
         seeds, harms = iter(range(requests)), []
 
@@ -289,7 +313,7 @@ class Client:
         await asyncio.gather(*(client() for _ in range(clients)))
         seconds = time.perf_counter() - start
         await asyncio.gather(*harms)
-        return requests * NEW_TOKENS / seconds
+        return len(self.texts) * NEW_TOKENS / seconds
 
     def naive_loop(self, requests) -> float:
         """One call of the signature per request; tokens per second."""
@@ -379,54 +403,66 @@ class Server:
 
 
 def measure(directory, path, config, pool):
-    """Measures one model; a dict for the tables and the JSON file."""
-    rows, failures = {}, 0
+    """Measures one model.
+
+    Yields:
+        A dict for the tables and the JSON file after each loop; the last one
+        has everything.
+    """
+    rows, failures = {}, []
+    result = {"rows": rows}
     with Server(directory) as server:
         server.wait_for_xla()
         Client(server.port).naive_loop(2)  # the first take longer
         for clients in CLIENTS:
             before = pool.submit(raw_speeds, path).result()
-            asyncio.run(Client(server.port).closed_loop(clients, clients))
+            warm_up = Client(server.port, failures)
+            asyncio.run(warm_up.closed_loop(clients, clients))
             naive = Client(server.port).naive_loop(10)
             expected = before["1"] if clients == 1 else before["64"]
             requests = int(config.seconds * expected / NEW_TOKENS)
             if clients == CLIENTS[-1]:
                 requests = config.requests
-            client = Client(server.port)
+            client = Client(server.port, failures)
             speed = asyncio.run(
                 client.closed_loop(clients, max(4 * clients, requests))
             )
             after = pool.submit(raw_speeds, path).result()
             raw = {name: (before[name] + after[name]) / 2 for name in before}
             rows[f"{clients} clients"] = [raw, naive, speed, *client.times()]
-            failures += len(client.failures)
+            yield result
         texts = client.texts
         for share in (0.5, 0.8):
             rate = share * rows["64 clients"][2] / NEW_TOKENS
-            client = Client(server.port)
+            client = Client(server.port, failures)
             requests = max(20, int(config.seconds * rate))
             asyncio.run(client.open_loop(rate, requests))
             rows[f"open loop, {share:.0%} of 64 clients"] = [
                 raw, naive, rate * NEW_TOKENS, *client.times(),
             ]  # fmt: skip
-        harm = measure_harm(server, rows["64 clients"][2], config, pool)
-        chats = measure_chats(server, rows["64 clients"][2], config)
-        prefixes = measure_prefixes(directory, server)
-    wrong = pool.submit(wrong_texts, path, texts).result()
-    return {
-        "rows": rows, "texts": len(texts), "wrong": wrong,
-        "failures": failures, "harm": harm, "chats": chats,
-        "prefixes": prefixes,
-    }  # fmt: skip
+            yield result
+        speed = rows["64 clients"][2]
+        result["harm"] = measure_harm(server, speed, config, pool)
+        yield result
+        result["chats"] = measure_chats(server, speed, config, failures)
+        yield result
+        result["prefixes"] = measure_prefixes(directory, server, failures)
+        yield result
+    result["texts"] = len(texts)
+    result["wrong"] = pool.submit(wrong_texts, path, texts).result()
+    result["failures"] = len(failures) + result["harm"]["failures"]
+    yield result
 
 
-def measure_chats(server, speed, config):
+def measure_chats(server, speed, config, failures):
     """The speed of chats, divided by that of completions, in several turns."""
     requests, shares = max(200, int(config.seconds * speed / NEW_TOKENS)), []
     for _ in range(TURNS_OF_CHAT):
         plain, chats = (
             asyncio.run(
-                Client(server.port).closed_loop(64, requests, chats=chats)
+                Client(server.port, failures).closed_loop(
+                    64, requests, chats=chats
+                )
             )
             for chats in (False, True)
         )
@@ -434,7 +470,7 @@ def measure_chats(server, speed, config):
     return shares
 
 
-def measure_prefixes(directory, server):
+def measure_prefixes(directory, server, failures):
     """What the prefix cache brings and costs, with prompts of `LONG_PROMPT`.
 
     Returns:
@@ -451,7 +487,7 @@ def measure_prefixes(directory, server):
         ]
 
     def first(prompts):
-        client = Client(server.port)
+        client = Client(server.port, failures)
         for seed, prompt in enumerate(prompts):
             asyncio.run(client.ask(seed, prompt=prompt))
         return client.times()[0]
@@ -470,7 +506,7 @@ def measure_prefixes(directory, server):
         for _ in range(TURNS_OF_CHAT):
             with_cache, without = (
                 asyncio.run(
-                    Client(one.port).closed_loop(
+                    Client(one.port, failures).closed_loop(
                         8, LONG_PROMPTS, prompts=texts(LONG_PROMPTS)
                     )
                 )
@@ -539,8 +575,11 @@ def model_lines(name, results):
         ),
         "",
         *table(
-            {f"texts of {CLIENTS[-1]} clients": ",", "failed": "", "wrong": ""},
-            [[results["texts"], results["failures"], results["wrong"]]],
+            {
+                f"texts of {CLIENTS[-1]} clients": ",", "wrong": "",
+                "failed in all loops": "",
+            },
+            [[results["texts"], results["wrong"], results["failures"]]],
         ),
         "\n64 clients beside 1 % of hostile requests; their speed is a share "
         "of that without such requests, the median of several loops.\n",
@@ -695,9 +734,12 @@ def main(config):
                 with Server(directory) as server:
                     server.wait_for_xla()
                     results[model] = soak_figures(server, soaks)
+                report.save(results)
                 lines += soak_lines(model, results[model])
             else:
-                results[model] = measure(directory, path, config, pool)
+                for result in measure(directory, path, config, pool):
+                    results[model] = result
+                    report.save(results)  # in case of an interruption
                 lines += model_lines(model, results[model])
     if not soaks:
         plot(results, report)

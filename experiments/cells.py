@@ -11,12 +11,13 @@ needs a quiet machine: it times the step of `Trainer.fit`, and `serving_default`
 of a `TextGenerator` that draws one text, the cells in turn.
 
 Writes cells.md, .json and .png to --output_dir, and prints the first. The
-report keeps what earlier runs left there, so the parts, cells and shapes may be
-measured one after the other.
+report keeps what earlier runs on the same text left there, so the parts, cells
+and shapes may be measured one after the other.
 """
 
 import dataclasses
 import math
+import pathlib
 import statistics
 import sys
 
@@ -27,7 +28,7 @@ from training_speed import Work, this_project
 
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
-from stacked_rnn.configs import ModelConfig, TrainConfig, setting
+from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
 
 CELLS = {"gru": "GRU", "lstm": "LSTM", "simple_rnn": "simple RNN"}
 DEPTHS = {f"{depth}x128": depth for depth in (1, 2, 4, 8)}
@@ -300,6 +301,25 @@ def plot(curves, report):
         panels[0].set_ylabel("perplexity of the validation text")
 
 
+def check_same(results, config):
+    """Records the settings of the runs; those before had the same.
+
+    Raises:
+        UserError: they had others.
+    """
+    settings = {
+        "corpus": pathlib.Path(config.corpus).stem,
+        "epochs": EPOCHS,
+        "learning_rate": RATE,
+    }
+    before = results.setdefault("settings", settings)
+    if before != settings:
+        raise UserError(
+            f"--corpus={config.corpus}: the runs in {config.output_dir} had "
+            f"{before}, not {settings}: take another --output_dir"
+        )
+
+
 def main(config):
     """Measures, prints and writes the report."""
     parts = common.choices("parts", config.parts, PARTS)
@@ -307,14 +327,17 @@ def main(config):
     shapes = common.choices("shapes", config.shapes, SHAPES)
     report = common.Report(config, "cells", "Cells by depth and width")
     results = {part: {} for part in PARTS} | {"stolen": {}} | report.saved()
+    if "accuracy" in parts:
+        check_same(results, config)
     if parts:
         results.pop("machine", None)
     for part in parts:
         calm = common.Calm()
         for shape, cell, result in PARTS[part](cells, shapes, config):
             results[part].setdefault(shape, {})[cell] = result
+            results["stolen"][part] = str(calm)
+            report.save(results)  # in case of an interruption
             print(part, shape, cell, flush=True, file=sys.stderr)
-        results["stolen"][part] = str(calm)
     for part in PARTS:
         rows = results[part]
         results[part] = {s: rows[s] for s in SHAPES if s in rows}

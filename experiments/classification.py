@@ -5,11 +5,12 @@ r"""How good a classifier gets on few labelled texts, beside a linear one.
   python experiments/classification.py --corpus=made_languages \
     --flagfile=recipes/short_strings.flags
 
-For each seed a tenth of each class is the test set. The classifier of train.py,
-with its defaults or the flags given here, trains on the rest, and chooses its
-best epoch by a tenth of that. The linear one is scikit-learn's logistic
-regression over TF-IDF of words and pairs of words, or, with --tokenizer=char,
-of one to five characters; it learns from all the rest.
+For each seed a tenth of each class is the test set; equal texts stay together.
+The classifier of train.py, with the flags given here or what train.py chooses,
+trains on the rest, and chooses its best epoch by a tenth of that. The linear
+one is scikit-learn's logistic regression over TF-IDF of words and pairs of
+words, or, where the other reads characters, of one to five characters; it
+learns from all the rest.
 
 Writes classification_CORPUS.md and .json to --output_dir, and prints the first.
 """
@@ -29,7 +30,7 @@ from study import common
 
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
-from stacked_rnn.configs import ModelConfig, TrainConfig, setting
+from stacked_rnn.configs import ModelConfig, TrainConfig, UserError, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,27 +41,37 @@ class StudyConfig(study.ReportConfig):
 
 
 def read(config):
-    """The `LabelledTexts` that a `TrainConfig` names."""
+    """The `LabelledTexts` that a `TrainConfig` names.
+
+    Raises:
+        UserError: they cannot be read, or a text has not exactly one label.
+    """
     from stacked_rnn import datasets
 
     if config.corpus == "made_languages":
         words, names = zip(*made_languages.texts())
         return datasets.LabelledTexts(words, [(name,) for name in names])
-    return datasets.read_labelled_texts(
-        config.corpus, config.text_field, config.label_field
-    )
+    examples = datasets.read_texts_of(config)
+    for text, names in zip(examples.texts, examples.labels):
+        if len(names) != 1:
+            raise UserError(
+                f"--corpus={config.corpus}: {text[:40]!r} has {len(names)} "
+                "labels: this study needs one for each text"
+            )
+    return examples
 
 
 def split(examples, seed):
-    """Splits `LabelledTexts` into (rest, test), a tenth of each class."""
-    from stacked_rnn import datasets
+    """Splits `LabelledTexts` into (rest, test), a tenth of each class.
 
-    rng = np.random.default_rng(seed)
-    names = np.array([names[0] for names in examples.labels])
-    is_test = np.zeros(len(names), bool)
-    for name in np.unique(names):
-        rows = rng.permutation(np.flatnonzero(names == name))
-        is_test[rows[: len(rows) // 10]] = True
+    Equal texts stay together, as in the validation of train.py.
+    """
+    from stacked_rnn import datasets
+    from stacked_rnn.datasets import classifier
+
+    names = [names[0] for names in examples.labels]
+    _, classes = np.unique(names, return_inverse=True)
+    is_test = classifier.hold_out(examples.texts, classes[:, None], 0.1, seed)
     return tuple(
         datasets.LabelledTexts(
             [examples.texts[row] for row in np.flatnonzero(chosen)],
@@ -70,10 +81,18 @@ def split(examples, seed):
     )
 
 
-def score_this_project(rest, test, model_config, train_config):
-    """Trains on the rest; the scores on the test, and seconds of training."""
-    from stacked_rnn import inference, tasks, training
-    from stacked_rnn.training.warm_start import WarmStart
+def score_this_project(rest, test, model_config, train_config, given):
+    """Trains on the rest, with the settings that train.py would choose.
+
+    Args:
+        rest, test: `LabelledTexts`.
+        model_config, train_config: the settings.
+        given: names of the settings that the user has set.
+
+    Returns:
+        The scores on the test, seconds of training, and the tokenizer's kind.
+    """
+    from stacked_rnn import inference, pipeline, training
 
     with tempfile.TemporaryDirectory() as scratch:
         corpus = pathlib.Path(scratch, "rest.jsonl")
@@ -86,17 +105,26 @@ def score_this_project(rest, test, model_config, train_config):
             corpus=str(corpus),
             text_field="text",
             label_field="label",
+            label_separator="",
         )
-        task = tasks.ClassifierTask.read(WarmStart(model_config, train_config))
+        model_dir = f"{scratch}/run"
+        start, task, model_config = pipeline.read(
+            model_config, train_config, model_dir, given
+        )
         trainer = training.Trainer(
-            task.complete(model_config), train_config, task, f"{scratch}/run"
+            model_config,
+            start.train_config,
+            task,
+            model_dir,
+            initial_weights=task.initial_weights(start, model_config),
         )
         trainer.fit(verbose=0)
         seconds = time.perf_counter() - started
         exported = task.exported(trainer.best_model())
-        task.finish(exported)
+        task.finish(exported, **task.calibrate(exported))
         version = exported.save(f"{scratch}/model")
-        return inference.load(version).evaluate(test), seconds
+        scores = inference.load(version).evaluate(test)
+        return scores, seconds, start.train_config.tokenizer
 
 
 def score_linear_model(rest, test, tokenizer, **options):
@@ -117,10 +145,11 @@ def score_linear_model(rest, test, tokenizer, **options):
 
 def main(model_config, train_config, config):
     """Measures, prints and writes the report."""
+    given = flags.given_flags()
     model_config, train_config = configs.with_task_defaults(
-        model_config, train_config, flags.given_flags()
+        model_config, train_config, given
     )
-    examples, tokenizer = read(train_config), train_config.tokenizer
+    examples = read(train_config)
     corpus = pathlib.Path(train_config.corpus).name.split(".")[0]
     report = common.Report(
         config,
@@ -131,11 +160,12 @@ def main(model_config, train_config, config):
     results = {}
     for seed in range(config.seeds):
         rest, test = split(examples, seed)
-        scores, seconds = score_this_project(
+        scores, seconds, tokenizer = score_this_project(
             rest,
             test,
             model_config,
             dataclasses.replace(train_config, seed=seed),
+            given,
         )
         results[seed] = [
             scores["accuracy"],

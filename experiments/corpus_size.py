@@ -82,7 +82,11 @@ def train(units, tokenizer, token_ids, choosing):
 
 
 def measure(corpora):
-    """Trains all models: units -> characters -> figures."""
+    """Trains all models.
+
+    Yields:
+        units -> characters -> figures, after each training.
+    """
     from stacked_rnn import datasets
 
     def streams(token_ids):
@@ -119,7 +123,7 @@ def measure(corpora):
             }
             perplexity = results[units][size]["perplexity"]
             print(size, units, perplexity, flush=True, file=sys.stderr)
-    return results
+            yield results
 
 
 def power_law(row):
@@ -220,7 +224,8 @@ def main(config):
     """Measures, prints and writes the report."""
     title = "Perplexity by the size of the corpus"
     report = common.Report(config, "corpus_size", title)
-    results = measure(config.corpora)
+    for results in measure(config.corpora):
+        report.save({"results": results})  # in case of an interruption
     plot(results, report)
     report.write(report_lines(results), {"results": results})
 

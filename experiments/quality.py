@@ -14,6 +14,7 @@ Writes quality.md, .json and .png to --output_dir, and prints the first.
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -27,10 +28,15 @@ import study
 from study import common
 
 from stacked_rnn.cli import flags
-from stacked_rnn.configs import UserError, setting
+from stacked_rnn.configs import setting
 
 ROOT = pathlib.Path(__file__).parents[1]
-RECIPES = ROOT / "recipes"
+# Name -> flag file of the recipes that train a language model.
+RECIPES = {
+    path.stem: path
+    for path in sorted((ROOT / "recipes").glob("*.flags"))
+    if "\n--task=" not in path.read_text(encoding="utf-8")
+}
 # Other programs on tiny Shakespeare, the same last tenth, two CPU cores:
 # minutes of training, and nats per character of a full pass. Measured once, on
 # a machine whose matmuls in float32 take 400 to 450 GFLOP/s.
@@ -58,8 +64,8 @@ class StudyConfig(study.ReportConfig):
     )
     recipes: str = setting(
         "default,shakespeare_8min",
-        "Names of files in recipes/, separated by commas; default is train.py "
-        "with no flag but --corpus.",
+        "Names of files in recipes/ for language models, separated by commas; "
+        "default is train.py with no flag but --corpus.",
     )
     seeds: str = setting("1", "Seeds of the runs, separated by commas.")
     dynamic_rate: float = setting(
@@ -82,14 +88,18 @@ def split(corpus, directory):
 
 
 def run(script, *arguments):
-    """Runs a script of the project; returns its output and seconds."""
+    """Runs a script of the project; returns its output and seconds.
+
+    Raises:
+        UserError: it failed.
+    """
     started = time.perf_counter()
     ran = subprocess.run(
         [sys.executable, ROOT / script, *map(str, arguments)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if ran.returncode:
-        raise UserError(f"{script} failed: {ran.stderr.splitlines()[-1]}")
+        raise common.failure(script, ran.returncode, ran.stderr)
     return ran.stdout, time.perf_counter() - started
 
 
@@ -100,7 +110,7 @@ def measure(recipe, seed, learned, new, directory, dynamic_rate):
         shutil.rmtree(path, ignore_errors=True)
     recipe_flags = []
     if recipe != "default":
-        recipe_flags = [f"--flagfile={RECIPES / recipe}.flags"]
+        recipe_flags = [f"--flagfile={RECIPES[recipe]}"]
     output, seconds = run(
         "train.py", *recipe_flags, f"--corpus={learned}", f"--seed={seed}",
         f"--model_dir={model_dir}", f"--export_dir={model}",
@@ -110,7 +120,7 @@ def measure(recipe, seed, learned, new, directory, dynamic_rate):
         found, _ = run(
             "evaluate.py", f"--saved_model={model}", f"--text={new}", *more
         )
-        return json.loads(found)["nats_per_token"]
+        return json.loads(found)["bits_per_character"] * math.log(2)
 
     result = {
         "recipe": recipe, "seed": seed, "minutes": seconds / 60,
@@ -143,8 +153,8 @@ def curve(output):
     ]
 
 
-def plot(results, report):
-    """Draws the loss by minutes: the runs' validation, and the others."""
+def plot(results, others, report):
+    """Draws the loss by minutes: the runs' validation, and other programs."""
     with report.plot(8, 5) as figure:
         axes = figure.subplots()
         recipes = [*dict.fromkeys(result["recipe"] for result in results)]
@@ -162,14 +172,16 @@ def plot(results, report):
             )  # fmt: skip
         axes.plot([], [], color="C0", alpha=0.5, linewidth=0.7,
                   label="their validation text, which is easier")  # fmt: skip
-        for (name, points), style in zip(OTHERS.items(), (":", "--", "-.")):
+        for (name, points), style in zip(others.items(), (":", "--", "-.")):
             axes.plot(
                 points.keys(), points.values(), style, color="gray", label=name
             )
         axes.set(
             xscale="log", xlabel="minutes on two CPU cores",
-            ylabel="nats per character", ylim=(1.2, 2.1),
+            ylabel="nats per character",
         )  # fmt: skip
+        if others:  # whose beginnings would take most of the plot
+            axes.set_ylim(1.2, 2.1)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(which="both", alpha=0.3)
         axes.legend(fontsize="small")
@@ -204,9 +216,9 @@ def report_lines(config, results, rate):
         *common.table(columns, rows),
         "\n![nats per character by minutes](quality.png)\n",
         "At temperature: the logits divided by what suited the validation text "
-        "best. Points, and the gray lines of others: the last tenth. Thin "
-        "lines: the validation text of the runs, blocks from all over the "
-        "training text, which is easier.",
+        "best. Points, and the gray lines of other programs, if any: the last "
+        "tenth. Thin lines: the validation text of the runs, blocks from all "
+        "over the training text, which is easier.",
     ]
 
 
@@ -214,23 +226,23 @@ def main(config):
     """Measures, prints and writes the report."""
     from stacked_rnn.training import sizing
 
-    known = ["default", *sorted(path.stem for path in RECIPES.glob("*.flags"))]
-    recipes = common.choices("recipes", config.recipes, known)
+    recipes = common.choices("recipes", config.recipes, ("default", *RECIPES))
     report = common.Report(config, "quality", "Nats per character")
     rate = sizing.matmul_rates()
     results = []
+    others = OTHERS if config.corpus == "shakespeare" else {}
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
-        learned, new = split(config.corpus, directory)
+        parts = split(config.corpus, directory)
         for recipe in recipes:
             for seed in common.numbers("seeds", config.seeds):
                 results.append(
                     measure(
-                        recipe, seed, learned, new, directory,
-                        config.dynamic_rate,
+                        recipe, seed, *parts, directory, config.dynamic_rate
                     )
-                )  # fmt: skip
-    plot(results, report)
+                )
+                report.save({"results": results})  # in case of an interruption
+    plot(results, others, report)
     report.write(report_lines(config, results, rate), {"results": results})
 
 

@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 
-from stacked_rnn.configs import setting
+from stacked_rnn.configs import UserError, setting
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 
@@ -36,9 +36,17 @@ def fit(trainer, windows, every, patience=math.inf):
     Returns:
         A dict: "steps" and "nats" (per token) of each score, and the median
         "seconds_a_step".
+
+    Raises:
+        UserError: the training ends before the first score.
     """
     import keras
 
+    if trainer.total_steps < every:
+        raise UserError(
+            f"the text is too short: {trainer.total_steps} steps of training, "
+            f"and the first score is after {every}: give a longer --corpus"
+        )
     steps, nats, seconds = [], [], []
     started, best = 0.0, None
 

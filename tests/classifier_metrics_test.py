@@ -5,6 +5,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from stacked_rnn import metrics
+from stacked_rnn.reports import plots
 
 
 @pytest.fixture
@@ -134,3 +135,17 @@ def test_best_temperature_of_certain_scores_is_bounded(multi_label):
         assert metrics.best_temperature(
             scores.astype("float32"), targets, multi_label
         ) == pytest.approx(expected)
+
+
+def test_dollar_signs_in_labels_and_tokens_are_drawn(tmp_path):
+    """Two of them would be a formula, and `$$` an error."""
+    pytest.importorskip("matplotlib")
+    result = {
+        "confusion": [[1, 0], [2, 3]],
+        "calibration": [{"confidence": 0.5, "accuracy": 0.25}],
+        "calibration_error": 0.25,
+    }
+    path = tmp_path / "a.png"
+    assert plots.draw_classification(result, ["$$", "$10-$20"], path)
+    attention = np.ones([1, 2])
+    assert plots.draw_attention([(["$$", "b"], ["$$"], attention)], path)

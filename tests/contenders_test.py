@@ -487,6 +487,32 @@ def test_growth_takes_the_best_setting_of_pytorch_at_each_size(
     assert len(growth.lines_of_sizes(rows)) == len(growth.SIZES) * 6 + 1
 
 
+def test_growth_saves_each_cell_and_needs_no_other_report(
+    monkeypatch, tmp_path
+):
+    rows = [
+        growth.Row("gru", size, value, growth.OURS, 1.0, 2.0)
+        for size, values in growth.SIZES.items()
+        for value in values
+    ]
+
+    def measure(cell, config, has_pytorch):
+        if cell == "lstm":
+            raise KeyboardInterrupt
+        return rows, 100.0
+
+    monkeypatch.setattr(growth, "measure", measure)
+    monkeypatch.setattr(growth, "RESULTS", tmp_path)
+    config = growth.BenchmarkConfig(output_dir=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        growth.main(config)
+    saved = json.loads((tmp_path / "growth.json").read_text())
+    assert saved["gflops"] == {"gru": 100}
+    assert len(saved["rows"]) == len(rows)
+    growth.main(dataclasses.replace(config, cells="gru"))
+    assert "(100 GFLOP/s)" in (tmp_path / "growth.md").read_text()
+
+
 def test_the_theory_of_growth():
     """The layers and the readout of a model counted by hand."""
     work = growth.Work(10, 2, 2, 3, embedding_dim=4, vocabulary_size=5)

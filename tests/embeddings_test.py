@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from stacked_rnn.serving import openai_embeddings
+from stacked_rnn.serving import openai_embeddings, tokenization
 from tests.helpers.live_server import openai_client, request, serving
 
 TEXTS = ["abc", "", "hgfedcbah"]
@@ -121,6 +121,24 @@ def test_tokens_are_those_of_the_tokenizer(running, loaded):
         assert back == {"prompt": "abc"}
     assert post(running, "/detokenize", tokens=[])[1] == {"prompt": ""}
     assert post(running, "/tokenize", prompt="")[1]["tokens"] == []
+
+
+def test_token_ids_stand_for_separators_of_documents(loaded_lines):
+    text = "ab\nc"
+    request = tokenization.TokenizeRequest(prompt=text, return_token_strs=True)
+    answer = tokenization.tokenize(loaded_lines, request)
+    assert answer["token_strs"] == [*text]
+    request = tokenization.DetokenizeRequest(tokens=answer["tokens"])
+    back = tokenization.detokenize(loaded_lines, request)
+    assert back == {"prompt": text}
+    by_text, by_ids = (
+        openai_embeddings.embed(
+            loaded_lines,
+            openai_embeddings.EmbeddingRequest(model="m", input=[prompt]),
+        )["data"]
+        for prompt in (text, answer["tokens"])
+    )
+    assert by_ids == by_text
 
 
 def test_the_end_of_a_text_is_one_token(running, loaded):

@@ -165,3 +165,20 @@ def test_a_file_that_cannot_be_written_leaves_nothing(loaded, tmp_path):
     with pytest.raises(configs.UserError, match="--output=.*step.onnx"):
         runtimes.write(loaded, path)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_vocabulary_that_another_file_needs_is_kept(loaded, tmp_path):
+    """Of an older model, as LiteRT; both files would share it."""
+    skip_without("onnx")
+    path, other = tmp_path / "step.onnx", tmp_path / "step.tflite"
+    vocabulary = runtimes.vocabulary_path(path)
+    vocabulary.write_text("{}")
+    runtimes.check(path, loaded.description)
+    other.touch()
+    message = r"--output=.*step\.onnx: .*vocabulary.*or delete step\.tflite$"
+    with pytest.raises(configs.UserError, match=message):
+        runtimes.write(loaded, path)
+    assert vocabulary.read_text() == "{}" and not path.exists()
+    content = json.dumps(loaded.tokenizer.to_vocabulary(), ensure_ascii=False)
+    vocabulary.write_text(content, encoding="utf-8")
+    runtimes.check(path, loaded.description)

@@ -561,6 +561,26 @@ def test_an_edit_reads_again_only_what_changed(loaded, open_page):
 
 
 @browsers.needed
+def test_what_was_drawn_stays_before_an_edit(loaded, open_page):
+    """Though the tokenizer cuts the same text into other tokens."""
+    words = ["<unk>", "a", "b", "ab", " a", ","]
+    page = open_page(with_tokenizer(loaded, tokenizers.WordTokenizer(words)))
+    page.forces([1, 2, 4])
+    assert page.write(max_new_tokens=3) == "ab a"
+    page.script(COUNT_STEPS)
+    page.type("ab a,")
+    assert page.value("ids.slice(1)") == [1, 2, 4, 5]
+    assert page.value("isDrawn") == [True, True, True, True, False]
+    assert page.value("steps") == 1 and page["unknown"].text == ""
+    page.type("ab b,")
+    assert page.value("ids.slice(1)") == [1, 2, 0, 5]
+    assert page.value("isDrawn") == [True, True, True, False, False]
+    assert page["unknown"].text == "Not in the vocabulary: 1 word."
+    page.type("b")
+    assert page.value("ids") == [2] and page["unknown"].text == ""
+
+
+@browsers.needed
 def test_colours_lie_under_their_text_after_any_edits(loaded, open_page):
     page = open_page(loaded)
     drawn = random.Random(1)
@@ -571,6 +591,9 @@ def test_colours_lie_under_their_text_after_any_edits(loaded, open_page):
         new = "".join(drawn.choices("ab \n\n\u00e9", k=drawn.randrange(12)))
         text = text[:place] + new + text[end:]
         page.type(text)
+        assert page.value("[ids, ends]") == page.value(
+            "Object.values(tokenize(arguments[0]))", text
+        )
         shown, blocks, heights = page.value(
             "[$('colours').textContent, $('colours').children.length,"
             " [$('colours').scrollHeight, $('text').scrollHeight]]"
@@ -578,6 +601,8 @@ def test_colours_lie_under_their_text_after_any_edits(loaded, open_page):
         assert shown == text + "\u200b"
         assert blocks == text.count("\n") + 1
         assert heights[0] == heights[1]
+    page.type("b\u00e9\u00e9")
+    assert page["unknown"].text == "Not in the vocabulary: 2 characters."
 
 
 @browsers.needed
@@ -642,6 +667,9 @@ def test_settings_out_of_range_write_nothing(loaded, open_page):
         defaults.temperature
     )
     assert len(page.write()) == defaults.max_new_tokens
+    page.type("a")
+    fine = page.write(temperature=0.125, top_p=0.995, max_new_tokens=2)
+    assert len(fine) == 3
 
 
 @browsers.needed
@@ -682,6 +710,18 @@ def test_the_picture_has_a_column_per_token(loaded, open_page):
         seen = np.abs(h) > 0.05
         assert (is_warm[seen] == (h > 0)[seen]).all()
     assert not alphas[6:8].any() and alphas[:6].all(axis=1).any()
+
+
+@browsers.needed
+def test_the_picture_loses_the_columns_of_removed_tokens(loaded, open_page):
+    page = open_page(loaded)
+    pictures = []
+    for text in ("", "abc", "abcdef", "abc", "abc" * 100, ""):
+        page.type(text)
+        pictures.append(page.value("picture.toDataURL()"))
+    empty, three, six, back, _, cleared = pictures
+    assert empty != three != six
+    assert (back, cleared) == (three, empty)
 
 
 @browsers.needed

@@ -194,6 +194,15 @@ def test_surprises_cover_prompt_and_continuation(loaded):
     assert loaded.surprisals(nothing) == []
 
 
+def test_surprises_of_several_documents_have_the_separators(loaded_lines):
+    text = "ab\nc"
+    tokens = [token for token, *_ in loaded_lines.surprisal(text).tokens]
+    assert b"".join(tokens).decode() == text
+    (nothing,) = loaded_lines.continuations([text], sampling(max_new_tokens=0))
+    tokens = [token for token, *_ in loaded_lines.surprisals(nothing)]
+    assert b"".join(tokens).decode() == text
+
+
 def test_mean_log_prob_is_over_the_kept_tokens(loaded):
     (cut,) = loaded.continuations(["abc"], sampling(max_new_tokens=9))
     (whole,) = loaded.continuations(["abc"], sampling())

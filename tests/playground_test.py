@@ -1,5 +1,6 @@
 """The page in a real browser, with a stub of the server."""
 
+import codecs
 import contextlib
 import http.server
 import itertools
@@ -93,6 +94,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.closed.clear()
         self.paths, self.bodies = [], []
         self.status, self.chunks, self.key = 200, [], None
+        self.unknown = None  # the token for all that is not ASCII
         self.models = [{"id": "pydoc", "object": "model", "card": CARD}]
 
     def streams(self, events):
@@ -104,21 +106,30 @@ class Server(http.server.ThreadingHTTPServer):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path.startswith("/tokenizer_info?model="):
+            return self.answer_json({"unk_token": self.server.unknown})
         self.server.paths.append(self.path)
         if self.path == "/v1/models":
             if self.refuses():
                 return
-            body = {"object": "list", "data": self.server.models}
-            return self.answer("application/json", [json.dumps(body).encode()])
+            return self.answer_json(
+                {"object": "list", "data": self.server.models}
+            )
         page = playground.page() if self.path == "/" else ""
         self.answer("text/html; charset=utf-8", [page.encode()], page)
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize":
+            unknown = self.server.unknown
+            tokens = [c if c.isascii() else unknown for c in body["prompt"]]
+            return self.answer_json(
+                {"count": len(tokens), "token_strs": tokens}
+            )
         self.server.paths.append(self.path)
         if self.refuses():
             return
-        self.server.bodies.append(json.loads(body))
+        self.server.bodies.append(body)
         self.answer("text/event-stream", self.server.chunks)
 
     def refuses(self):
@@ -129,6 +140,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b'{"error": {"message": "Wrong or missing API key"}}')
         return True
+
+    def answer_json(self, value):
+        self.answer("application/json", [json.dumps(value).encode()])
 
     def answer(self, content_type, chunks, page=None):
         self.send_response(self.server.status)
@@ -362,6 +376,13 @@ def test_tokens_are_reached_by_keys(page, server):
     page.keys(Keys.ARROW_LEFT)
     current = page.driver.find_elements("css selector", "#text .current")
     assert [span.text for span in current] == ["a"]
+    # Asked again after another request: the model may be another version.
+    server.streams(by_token([("a", -0.5)]))
+    page.generate()
+    server.chunks = likeliest({"z": -0.25})
+    page.script("document.getElementById('text').focus()")
+    page.keys(Keys.ARROW_RIGHT)
+    page.wait(lambda: "z" in page["others"].text)
 
 
 def test_a_refusal_stands_in_place_of_the_others(page, server):
@@ -439,12 +460,45 @@ def test_a_page_from_before_the_server_was_ready_keeps_the_prompt(
     assert page["drawn"].text != "null"
 
 
+def test_a_link_keeps_its_model_and_resets_the_other_settings(
+    driver, page, server
+):
+    """Also while the list of models is not there."""
+    page.type("top_k", "40")  # is remembered
+    server.models = [
+        {"id": "one", "card": ["A first language model."]},
+        {"id": "two", "card": ["A second language model."]},
+    ]
+    server.key = "my-key"
+    driver.get("about:blank")
+    driver.get(f"{server.origin}/#model=two&temperature=0.5")
+    page.wait(lambda: "asks for an API key" in page["card"].text)
+    page.type("prompt", "a")
+    page.wait(lambda: driver.current_url.endswith("&prompt=a"))
+    assert "#model=two&temperature=0.5&" in driver.current_url
+    page.type("key", "my-key")
+    page.keys(Keys.TAB)
+    page.wait(lambda: page["card"].text == "A second language model.")
+    assert page["temperature"].get_property("value") == "0.5"
+    assert page["top_k"].get_property("value") == "0"
+
+
 def chat_stream(tokens):
-    for token, log_prob in tokens:
-        content = [{"token": token, "logprob": log_prob}]
+    """A stream of a chat, two tokens per event, of their bytes and log p."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(tokens), 2):
+        text, content = "", []
+        for token, log_prob in tokens[start : start + 2]:
+            text += decoder.decode(token)
+            name = token.decode("utf-8", "backslashreplace")
+            if "\\x" in name:
+                name = f"bytes:{name}"
+            content.append(
+                {"token": name, "logprob": log_prob, "bytes": [*token]}
+            )
         yield {
             "choices": [
-                {"delta": {"content": token}, "logprobs": {"content": content}}
+                {"delta": {"content": text}, "logprobs": {"content": content}}
             ]
         }
     yield {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]}
@@ -461,7 +515,7 @@ def test_a_chat_sends_all_messages(page, server):
     assert page["generate"].text == "Send"
     messages = []
     for number, reply in enumerate(["Hi", "Yes"]):
-        server.streams(chat_stream([(reply, -0.5), ("!", -2.0)]))
+        server.streams(chat_stream([(reply.encode(), -0.5), (b"!", -2.0)]))
         page.type("prompt", f"Question {number}")
         page.generate()
         assert server.paths[-1] == "/v1/chat/completions"
@@ -479,6 +533,101 @@ def test_a_chat_sends_all_messages(page, server):
     )
     page["clear"].click()
     assert page["text"].text == "" == page["status"].text
+    server.streams(
+        chat_stream(
+            [(b"x", -3.0), (b"\xc3", -1.0), (b"\xa9", -1.5), (b"y", -0.5)]
+        )
+    )
+    page.type("prompt", "a")
+    page.generate()
+    assert [token[:2] for token in page.tokens()] == [
+        ["x", "3.0"], ["\u00e9", "2.5"], ["y", "0.5"],
+    ]  # fmt: skip
+
+
+def test_what_clears_the_text_ends_the_request(page, server):
+    """The rest of the stream is in no later chat, and in no other text."""
+
+    def choose(mode):
+        page.driver.find_element("css selector", f"[value={mode}]").click()
+
+    def begin(prompt):
+        """Sends a message whose answer does not end."""
+        server.closed.clear()
+        server.chunks = endless(server)
+        page.type("prompt", prompt)
+        page["generate"].click()
+        page.wait(page.tokens)
+
+    def is_clear():
+        assert server.closed.wait(PATIENCE)
+        assert page["text"].get_property("textContent") == ""
+        assert page["status"].text == "" == page["error"].text
+        assert page["generate"].get_attribute("aria-disabled") == "false"
+
+    def answer(prompt):
+        """Sends a message; returns all messages."""
+        server.streams(chat_stream([(b"b", -1.0)]))
+        page.type("prompt", prompt)
+        assert page.generate().endswith("b")
+        return server.bodies[-1]["messages"]
+
+    server.models = [
+        {"id": "one", "card": ["A language model."], "chat": True},
+        {"id": "two", "card": ["Another language model."], "chat": True},
+    ]
+    page.driver.refresh()
+    page.wait(lambda: page["modes"].is_displayed())
+    choose("chat")
+    begin("first")
+    page.type("prompt", "second")
+    page["clear"].click()
+    is_clear()
+    assert page["prompt"].get_property("value") == "second"
+    assert answer("second") == [{"role": "user", "content": "second"}]
+    begin("third")
+    page.choose("two")
+    is_clear()
+    assert answer("fourth") == [{"role": "user", "content": "fourth"}]
+    begin("fifth")
+    choose("text")
+    is_clear()
+    server.streams(by_token([("b", -1.0)]))
+    page.type("prompt", "a")
+    assert page.generate() == "ab"
+
+
+def test_a_link_chooses_the_mode_and_reset_leaves_it(page, server):
+    server.models = [{"id": "pydoc", "card": CARD, "chat": True}]
+    page.driver.refresh()
+    page.wait(lambda: page["modes"].is_displayed())
+    # Names that are no settings have no effect.
+    page.driver.execute_script("location.hash = 'mode=chat&top_k=3&length=5'")
+    page.wait(lambda: page["generate"].text == "Send")
+    assert page["top_k"].get_property("value") == "3"
+    page.driver.find_element("css selector", "[value=lines]").click()
+    page["reset"].click()
+    assert page["top_k"].get_property("value") == "0"
+    assert page["generate"].text == "Send"
+    assert page["result"].get_attribute("className") == "lines"
+    server.streams(chat_stream([(b"b", -1.0)]))
+    page.generate()
+    assert server.paths[-1] == "/v1/chat/completions"
+
+
+def test_what_the_model_does_not_know_is_counted(page, server):
+    server.unknown = "\ufffd"
+    server.streams(by_token([("b", -1.0)]))
+    page.type("prompt", "th\u00e9 ")
+    page.generate()
+    page.wait(
+        lambda: (
+            page["unknown"].text
+            == "Not in the vocabulary: 1 of 4 tokens of the prompt."
+        )
+    )
+    page["prompt"].send_keys("a")
+    assert page["unknown"].text == ""
 
 
 def test_events_may_be_separated_by_crlf(page, server):
@@ -669,7 +818,7 @@ def test_a_stream_that_breaks_off_is_an_error(page, server):
 def test_settings_are_sent_and_remembered(page, server):
     server.streams(by_token([("b", -1.0)]))
     page.type("prompt", "Once\nupon")
-    page.type("temperature", "1.25")
+    page.type("temperature", "1.254")
     page["top_p-slider"].send_keys(Keys.ARROW_LEFT * 3)
     page.type("top_k", "40")
     page.type("repetition_penalty", "1.1")
@@ -681,7 +830,7 @@ def test_settings_are_sent_and_remembered(page, server):
         {
             "model": "pydoc",
             "prompt": "Once\nupon",
-            "temperature": 1.25,
+            "temperature": 1.254,
             "top_p": 0.97,
             "top_k": 40,
             "repetition_penalty": 1.1,
@@ -743,6 +892,8 @@ def test_control_enter_generates_and_continue_goes_on(page, server):
 
 def test_copy_puts_the_text_on_the_clipboard(page, server):
     server.streams(by_token([("b", -1.0)]))
+    page["copy"].click()  # there is no text
+    assert page["copy"].text == "Copy"
     page.generate()
     page["copy"].click()
     page.wait(lambda: page["copy"].text == "Copied")
@@ -750,6 +901,12 @@ def test_copy_puts_the_text_on_the_clipboard(page, server):
     page["prompt"].click()
     page.chord(Keys.CONTROL, "v")
     assert page["prompt"].get_property("value") == "The b"
+    page.driver.execute_script(
+        "Object.defineProperty(navigator, 'clipboard', { value: null });"
+        "document.execCommand = () => false;"
+    )
+    page["copy"].click()
+    page.wait(lambda: page["copy"].text == "Not copied")
 
 
 def test_one_of_several_models_can_be_chosen(page, server):

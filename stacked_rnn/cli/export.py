@@ -35,7 +35,7 @@ def main(saved_model_config, config):
     format = runtimes.FORMATS[config.format]
     name = saved_models.model_name(description.path)
     path = output_path(config, name, format)
-    runtimes.check(path, description.model_config)
+    runtimes.check(path, description)
     text = b""
     if config.text:
         text = datasets.read_text(config.text, description.tokenizer)

@@ -81,7 +81,7 @@ def load_classification_data(
     multi_label = any(len(names) != 1 for names in labelled.labels)
     _check_labels(config, labelled, labels, multi_label)
     targets = _targets_of(labelled.labels, labels, multi_label)
-    held_out = _held_out(
+    held_out = hold_out(
         labelled.texts, targets, config.validation_fraction, config.seed
     )
     if config.validation_fraction and not held_out.any():
@@ -202,11 +202,11 @@ def _check_labels(config, labelled, labels, multi_label):
         )
 
 
-def _held_out(texts, targets, fraction, seed) -> np.ndarray:
-    """Chooses the same fraction of each class for validation: bool [texts].
+def hold_out(texts, targets, fraction, seed) -> np.ndarray:
+    """Chooses the same fraction of each class to hold out: bool [texts].
 
     For multi-label targets, each set of labels is a class here. Equal texts
-    stay together, so that no text of the validation set is in the training
+    stay together, so that no text that is held out is in the training
     set; texts that differ only in the white space around them are equal.
     """
     by_text = {}

@@ -83,21 +83,39 @@ def require(format) -> None:
             )
 
 
-def check(path, model_config) -> None:
+def check(path, description) -> None:
     """Checks that a model can be written as a file.
 
     Args:
         path: the file; its suffix tells the format.
-        model_config: the model's `ModelConfig`.
+        description: the model's `saved_models.Description`.
 
     Raises:
-        UserError: a package is missing, the format cannot hold the model, or
-            no file can be written there.
+        UserError: a package is missing, the format cannot hold the model, no
+            file can be written there, or the file of another model would lose
+            its vocabulary.
     """
     name = suffixes()[path.suffix]
     require(name)
-    FORMATS[name].check(model_config)
+    FORMATS[name].check(description.model_config)
     terminal.writable_file("output", path)
+    shared = vocabulary_path(path)
+    if not FORMATS[name].has_vocabulary or not shared.is_file():
+        return
+    for other in FORMATS.values():
+        owner = path.with_suffix(other.suffix)
+        if (
+            other.has_vocabulary
+            and owner != path
+            and owner.exists()
+            and terminal.read_file("output", shared)
+            != _vocabulary(description.tokenizer)
+        ):
+            raise UserError(
+                f"--output={path}: {shared} belongs to {owner}, whose model "
+                "has another vocabulary: choose another name, or delete "
+                f"{owner.name}"
+            )
 
 
 def write(model, path, weights="auto") -> None:
@@ -114,17 +132,14 @@ def write(model, path, weights="auto") -> None:
     Raises:
         UserError: as of `check`, or the file cannot be written.
     """
-    check(path, model.model_config)
+    check(path, model.description)
     format = FORMATS[suffixes()[path.suffix]]
     if weights == "auto":
         weights = format.weights
     content = format.convert(model, weights)
     contents = {path: content}
     if format.has_vocabulary:
-        vocabulary = model.tokenizer.to_vocabulary()
-        contents[vocabulary_path(path)] = json.dumps(
-            vocabulary, ensure_ascii=False
-        ).encode()
+        contents[vocabulary_path(path)] = _vocabulary(model.tokenizer)
     _replace(path, contents)
 
 
@@ -136,6 +151,12 @@ def suffixes() -> dict[str, str]:
 def vocabulary_path(path) -> pathlib.Path:
     """The path of the vocabulary that belongs to a file."""
     return path.with_suffix(".vocabulary.json")
+
+
+def _vocabulary(tokenizer) -> bytes:
+    """The content of that file."""
+    vocabulary = tokenizer.to_vocabulary()
+    return json.dumps(vocabulary, ensure_ascii=False).encode()
 
 
 def _replace(path, contents):

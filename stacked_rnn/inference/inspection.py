@@ -1,6 +1,6 @@
 """Looking inside a language model while it reads a text."""
 
-from stacked_rnn import configs, metrics, model_cards, saved_models
+from stacked_rnn import metrics, model_cards, saved_models
 from stacked_rnn.configs import UserError
 from stacked_rnn.inference import activations
 from stacked_rnn.reports import inspection_html, surprisal_html
@@ -35,10 +35,7 @@ def inspect_text(model, text, about, columns):
     weights = {weight.path: weight.numpy() for weight in keras_model.weights}
     read = activations.read_activations(model, weights, token_ids)
 
-    vocabulary = model.token_bytes.tolist()
-    if tokenizer.end_id is not None:  # it is detokenized to nothing
-        separator = configs.unescaped(tokenizer.document_separator)
-        vocabulary[tokenizer.end_id] = separator.encode()
+    vocabulary = model.token_texts.tolist()
     tokens = [vocabulary[token_id] for token_id in token_ids]
     pieces, parts = zip(*surprisal_html.whole_characters(tokens))
     values = read.values[[part.stop - 1 for part in parts]]

@@ -20,6 +20,7 @@ from stacked_rnn.configs import (
     UserError,
     check_names,
     plain_values,
+    unescaped,
 )
 from stacked_rnn.decoding import generation, options
 from stacked_rnn.decoding.incremental_text import Continuation
@@ -87,6 +88,19 @@ class SavedLanguageModel(base.LoadedModel):
         return self.tokenizer.detokenize(
             tf.RaggedTensor.from_tensor(token_ids[:, None])
         ).numpy()
+
+    @functools.cached_property
+    def token_texts(self) -> np.ndarray:
+        """The bytes that each token stands for in a text, by id.
+
+        `token_bytes`, but for the token that ends a document, which stands for
+        the separator.
+        """
+        texts = self.token_bytes.copy()
+        if self.tokenizer.end_id is not None:
+            separator = unescaped(self.tokenizer.document_separator)
+            texts[self.tokenizer.end_id] = separator.encode()
+        return texts
 
     @functools.cached_property
     def state_specs(self) -> dict:
@@ -562,7 +576,7 @@ class SavedLanguageModel(base.LoadedModel):
 
     def _surprisals_of(self, text, is_prompt=False) -> list:
         token_ids, nats = self.token_nats(text)
-        tokens = self.token_bytes[token_ids].tolist()
+        tokens = self.token_texts[token_ids].tolist()
         return [
             (token, nats, is_prompt)
             for token, nats in zip(tokens, [None, *nats.tolist()])

@@ -78,8 +78,11 @@ def draw_classification(result, labels, path) -> bool:
     for axes in left:
         image = axes.imshow(confusion, cmap="Blues", vmin=0)
         picture.colorbar(image, ax=axes, shrink=0.8)
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-        axes.set_yticks(range(len(labels)), labels)
+        # Labels with two dollar signs are no formulas.
+        axes.set_xticks(
+            range(len(labels)), labels, rotation=90, parse_math=False
+        )
+        axes.set_yticks(range(len(labels)), labels, parse_math=False)
         axes.set(title="confusion matrix", xlabel="predicted", ylabel="actual")
         if len(labels) <= 12:
             half = max(map(max, confusion)) / 2
@@ -159,7 +162,7 @@ def _attention_figure(maps):
             (axes.xaxis, text_tokens), (axes.yaxis, output_tokens)
         ):  # fmt: skip
             labels = [token.replace(" ", "␣") or "end" for token in tokens]
-            axis.set_ticks(range(len(tokens)), labels)
+            axis.set_ticks(range(len(tokens)), labels, parse_math=False)
         axes.xaxis.tick_top()
         axes.tick_params(length=0, labelsize=7)
         if max(map(len, text_tokens)) > 1:

@@ -102,7 +102,7 @@ def embed(model, request) -> dict:
 
 def _text(model, token_ids) -> str:
     tokenization.check_token_ids(model, token_ids, "input")
-    tokens = model.token_bytes[token_ids].tolist()
+    tokens = model.token_texts[token_ids].tolist()
     return b"".join(tokens).decode("utf-8", "replace")
 
 

@@ -216,7 +216,7 @@ class Scheduler:
             if max(prompt) >= self._model.tokenizer.vocabulary_size():
                 raise UserError(f"there is no token id {max(prompt)}")
             prompt_ids = np.array(prompt, np.int32)
-            prompt = b"".join(self._model.token_bytes[prompt_ids].tolist())
+            prompt = b"".join(self._model.token_texts[prompt_ids].tolist())
         return Sequence(
             prompt,
             prompt_ids,

@@ -48,7 +48,7 @@ def tokenize(model, request) -> dict:
     token_ids = model.tokenizer.tokenize([request.prompt]).flat_values.numpy()
     names = None
     if request.return_token_strs:
-        tokens = model.token_bytes[token_ids].tolist()
+        tokens = model.token_texts[token_ids].tolist()
         names = [token.decode("utf-8", "replace") for token in tokens]
     return {
         "count": len(token_ids),
@@ -65,7 +65,7 @@ def detokenize(model, request) -> dict:
         ApiError: there is no such token.
     """
     check_token_ids(model, request.tokens, "tokens")
-    text = b"".join(model.token_bytes[request.tokens].tolist())
+    text = b"".join(model.token_texts[request.tokens].tolist())
     return {"prompt": text.decode("utf-8", "replace")}
 
 

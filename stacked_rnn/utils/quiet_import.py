@@ -28,8 +28,8 @@ def import_tensorflow(with_extras=True) -> None:
     Raises:
         UserError: Keras has been imported for another backend.
     """
-    if keras := sys.modules.get("keras"):
-        backend = keras.backend.backend()
+    if loaded := sys.modules.get("keras"):
+        backend = loaded.backend.backend()
         if backend != "tensorflow":
             raise UserError(
                 f"Keras runs on {backend} here: begin the program with "
@@ -46,7 +46,7 @@ def import_tensorflow(with_extras=True) -> None:
         os.dup2(notices.fileno(), 2)
         try:
             with _quick_imports(() if with_extras else _EXTRAS):
-                import keras
+                import keras  # noqa: F401
                 import tensorflow as tf
 
             # Notebooks would see where each export writes its files.
