@@ -6,6 +6,7 @@ They are those of Hugging Face: Jinja, with the variables `messages` and
 
 import functools
 import importlib.util
+import sys
 
 from stacked_rnn.configs import UserError
 
@@ -80,9 +81,9 @@ def _refuse(message):
 
 
 def decode(content, path) -> str:
-    """Decodes the file of --chat_template.
+    """Decodes and checks the file of --chat_template.
 
-    Its syntax is checked if jinja2 is installed, which only chats need.
+    Without jinja2, which only chats need, a note says that it is not checked.
 
     Args:
         content: the bytes of the file.
@@ -97,11 +98,17 @@ def decode(content, path) -> str:
         raise UserError(
             f"--chat_template={path}: not UTF-8: save it in that encoding"
         ) from error
-    if importlib.util.find_spec("jinja2"):
-        import jinja2
+    if not importlib.util.find_spec("jinja2"):
+        print(
+            f"note: --chat_template={path} is not checked: jinja2 is missing: "
+            "pip install --editable '.[serve]'",
+            file=sys.stderr,
+        )
+        return template
+    import jinja2
 
-        try:
-            compiled(template)
-        except jinja2.TemplateError as error:
-            raise UserError(f"--chat_template={path}: {error}") from error
+    try:
+        compiled(template)
+    except jinja2.TemplateError as error:
+        raise UserError(f"--chat_template={path}: {error}") from error
     return template

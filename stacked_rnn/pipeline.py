@@ -27,7 +27,9 @@ from stacked_rnn.reports import plots
 from stacked_rnn.training import descriptions, runs, warm_start
 from stacked_rnn.utils import devices, terminal, text_files
 
-_RESERVE = 2.0  # seconds
+# Seconds that are kept for what follows the last validation: more on a slow
+# machine, whose start is slow. With a long text, a start is slow anywhere.
+_LEAST_RESERVE, _MOST_OF_A_START, _AFTER_IT = 6.0, 15.0, 3.0
 _LAST_PASS = 0.1  # share of the time limit that --learn_all takes
 _LAST_RATE = 0.2  # of the learning rate
 _FEW_STEPS = 50  # in which a model learns hardly anything
@@ -76,7 +78,7 @@ def train(
         given: names of the settings that the user has set. Others may be
             chosen to fit the text.
         started: when the command began, by `time.monotonic`: `max_minutes`
-            counts from there.
+            counts from there; of several processes, from when all are there.
         callbacks: Keras callbacks.
 
     Returns:
@@ -104,6 +106,8 @@ def train(
             train_config.wait_minutes,
             train_config.batch_size // train_config.accumulate_steps,
         )
+        if training.Workers(strategy).count > 1:
+            started = time.monotonic()
         run, model_config = _prepare(
             model_config, train_config, given, strategy
         )
@@ -200,8 +204,10 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
         run.strategy,
         initial_weights=task.initial_weights(start, model_config),
     )
-    # The export takes about as long as the start, and a little more.
-    reserve = time.monotonic() - started + _RESERVE
+    start_seconds = time.monotonic() - started
+    reserve = max(
+        _LEAST_RESERVE, min(start_seconds, _MOST_OF_A_START) + _AFTER_IT
+    )
     last_pass = 0.0
     if run.config.learn_all and trainer.is_timed:
         last_pass = _LAST_PASS * run.config.max_minutes
@@ -241,7 +247,7 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
     (run.model_dir / "config.flags").write_text(
         configs.to_flags(given_config, recorded), encoding="utf-8"
     )
-    if task.chosen and task.chosen.settings and not trainer.step:
+    if task.chosen and task.chosen.settings:
         print(task.chosen.reason)
     print(descriptions.describe_run(trainer))
     if start.path and not trainer.step:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from stacked_rnn import configs
+from stacked_rnn import chat_templates, configs
 from stacked_rnn import saved_models as directories
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import openai_chat, server
@@ -211,6 +211,17 @@ def test_a_wrong_template_stops_the_server_with_its_name(
     message = rf"^--chat_template=.*a\.jinja: {reason}"
     with pytest.raises(UserError, match=message):
         server.Server(configs.ServeConfig(chat_template=str(path)))
+
+
+def test_without_jinja2_a_note_says_that_a_template_is_not_checked(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    chat_templates.decode(b"{% if %}", "a.jinja")
+    assert capsys.readouterr().err == (
+        "note: --chat_template=a.jinja is not checked: jinja2 is missing: "
+        "pip install --editable '.[serve]'\n"
+    )
 
 
 def test_a_template_can_do_nothing_but_make_a_text():

@@ -213,11 +213,14 @@ def test_the_job_fits_the_training_operator():
     for replica in job["spec"]["tfReplicaSpecs"].values():
         assert replica.keys() == {"replicas", "restartPolicy", "template"}
         assert replica["replicas"] > 1
+        [container] = replica["template"]["spec"]["containers"]
+        assert any(
+            flag.startswith("--epochs=") for flag in container["command"]
+        )
         # Exit code 2 must bring a worker back: ExitCode would give up.
         assert replica["restartPolicy"] in ("OnFailure", "Always")
         # The operator sets TF_CONFIG in the container of this name.
-        names = [c["name"] for c in replica["template"]["spec"]["containers"]]
-        assert names == ["tensorflow"]
+        assert container["name"] == "tensorflow"
 
 
 # Flags ------------------------------------------------------------------------
@@ -317,10 +320,16 @@ def test_compose_uses_files_that_exist():
                 DEPLOY / "Dockerfile"
             )
         for volume in service["volumes"]:
-            source, target, mode = volume.split(":")
+            if isinstance(volume, str):
+                source, target, mode = volume.split(":")
+                assert mode == "ro"
+            else:
+                source, target = volume["source"], volume["target"]
+                assert volume["type"] == "bind" and volume["read_only"]
+                assert volume["bind"] == {"create_host_path": False}
             assert source.startswith("../saved_models")
             assert (DEPLOY / "../saved_models").is_dir()
-            assert target.startswith("/models") and mode == "ro"
+            assert target.startswith("/models")
         for port in service["ports"]:
             address, host, container = port.split(":")
             assert address == "127.0.0.1"

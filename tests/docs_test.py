@@ -20,7 +20,7 @@ import pytest
 
 import stacked_rnn
 from stacked_rnn import cli, configs, datasets, layers
-from stacked_rnn.training import plan
+from stacked_rnn.training import plan, runs
 from tests.helpers import ROOT, exports, pages, quick
 from tests.helpers.live_server import serving
 from tests.helpers.processes import assert_flags_are_parsed
@@ -86,19 +86,30 @@ def test_python_blocks_of_a_page_run(page, directory):
 
 
 def test_the_held_out_text_is_that_of_the_run(tmp_path, monkeypatch):
+    """Of bytes, and beside a file that is left out."""
     monkeypatch.chdir(tmp_path)
-    text = "".join(f"line {number}\n" for number in range(2000))
-    pathlib.Path("mine.txt").write_text(text)
-    config = configs.TrainConfig(corpus="mine.txt", validation_fraction=0.3)
+    content = b"".join(b"line %d\xff\r\n" % number for number in range(2000))
+    pathlib.Path("mine.txt").write_bytes(content)
+    pathlib.Path("empty.txt").touch()
+    config = configs.TrainConfig(
+        corpus="mine.txt,empty.txt", tokenizer="byte", skip_bad_files=True,
+        validation_fraction=0.3,
+    )  # fmt: skip
     recorded = pathlib.Path("runs/mine/config.flags")
     recorded.parent.mkdir(parents=True)
     recorded.write_text(configs.to_flags(config))
     (block,) = (block for block in BLOCKS if block.page == HELD_OUT)
     block.run({})
-    parts = datasets.split(datasets.Corpus("mine.txt"), 0.3, config.seed)
-    spans = [parts[f"validation-{index}"].bounds[0] for index in range(5)]
-    assert pathlib.Path("held_out.txt").read_text() == "".join(
-        text[first:last] for first, last in spans
+    parts = datasets.split(
+        datasets.Corpus("mine.txt", binary=True), 0.3, config.seed
+    )
+    spans = [
+        part.bounds[0] for name, part in parts.items() if name != "training"
+    ]
+    text = content.decode("utf-8", "surrogateescape")
+    held_out = "".join(text[first:last] for first, last in spans)
+    assert held_out and pathlib.Path("held_out.txt").read_bytes() == (
+        held_out.encode("utf-8", "surrogateescape")
     )
 
 
@@ -153,6 +164,12 @@ def test_flags_named_on_pages_exist():
     ):
         text = path.read_text(encoding="utf-8")
         assert set(re.findall(r"(?<![\w-])--(\w+)", text)) <= known, path
+
+
+def test_the_page_lists_what_may_change_when_a_run_resumes():
+    page = (ROOT / "docs/train.md").read_text(encoding="utf-8")
+    listed = re.search(r"These may\s+change:(.*?)Anything else", page, re.S)[1]
+    assert {*re.findall(r"--(\w+)", listed)} == runs.MAY_CHANGE - {"resume"}
 
 
 def test_every_line_of_a_shell_block_is_a_known_command():

@@ -16,7 +16,14 @@ import pytest
 import tensorflow as tf
 
 import stacked_rnn
-from stacked_rnn import configs, hub, inference, saved_models, training
+from stacked_rnn import (
+    configs,
+    hub,
+    inference,
+    pipeline,
+    saved_models,
+    training,
+)
 from stacked_rnn.configs import UserError
 from tests.helpers import ROOT, exports
 
@@ -88,7 +95,9 @@ def test_training_gives_a_model_that_generates(here, capsys):
     assert again.path == model.path
     with exports.in_memory():
         longer = stacked_rnn.train("mine.txt", epochs=2, **SMALL)
-        assert "resuming" in capsys.readouterr().out
+        output = capsys.readouterr().out
+        assert "resuming" in output
+        assert "of the run before: 1 LSTM layer(s) of 8 units, " in output
         stacked_rnn.train("mine.txt", epochs=2, verbose=False, **SMALL)
         assert capsys.readouterr().out == ""
         assert longer.path.name == "2"
@@ -133,6 +142,44 @@ def test_the_time_limit_holds_for_the_held_out_text_too(here, monkeypatch):
     small = SMALL | {"minutes": 9, "epochs": 1}
     stacked_rnn.train("mine.txt", learn_all=True, **small)
     assert limits == [(9, limits[0][1])] * 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "processes", "expected"),
+    [(1, 1, (1, 6)), (200, 1, (200, 18)), (200, 2, (0, 6))],
+)
+def test_a_slow_start_is_no_slow_end(
+    seconds, processes, expected, here, monkeypatch
+):
+    """Several processes wait for each other before the time counts."""
+
+    class Workers(training.Workers):
+        def __init__(self, strategy):
+            super().__init__(strategy)
+            self.count = processes
+
+        def largest(self, value):
+            return value
+
+    limits = {}
+
+    def fit(trainer, *args, **limit):
+        limits.update(limit)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "Workers", Workers)
+    monkeypatch.setattr(training.Trainer, "fit", fit)
+    clock = types.SimpleNamespace(monotonic=lambda: 1000)
+    monkeypatch.setattr(pipeline, "time", clock)
+    settings = SMALL | {"corpus": "mine.txt", "epochs": 1}
+    model_and_train_config = configs.replace_settings(
+        (configs.ModelConfig(), configs.TrainConfig()), settings
+    )
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(
+            *model_and_train_config, {*settings}, started=1000 - seconds
+        )
+    assert (1000 - limits["started"], limits["reserve"]) == expected
 
 
 @exports.in_memory()

@@ -1,5 +1,6 @@
 """Settings that are chosen to fit the text: what, when, and once."""
 
+import math
 import types
 
 import pytest
@@ -18,14 +19,15 @@ def rates(monkeypatch):
 
 
 def choose(
-    characters, given=(), past=None, model=None, is_list=False, **changes
-):
+    characters, given=(), past=None, model=None, is_list=False,
+    most_minutes=math.inf, **changes,
+):  # fmt: skip
     corpus = types.SimpleNamespace(
         num_characters=characters, digest="abc", is_list=is_list
     )
     return sizing.for_language_model(
         corpus, configs.ModelConfig(**model or {}),
-        configs.TrainConfig(**changes), frozenset(given), past,
+        configs.TrainConfig(**changes), frozenset(given), past, most_minutes,
     )  # fmt: skip
 
 
@@ -40,6 +42,17 @@ def test_a_larger_text_gets_a_wider_model_and_more_time():
     # Validating takes the same small share of the time, however long an epoch.
     fractions = [settings["validation_fraction"] for settings in chosen]
     assert fractions[0] == 0.1 and fractions[1] == 0.05 > 2 * fractions[2]
+
+
+def test_the_time_that_is_chosen_has_a_limit():
+    long, short = (
+        choose(size, most_minutes=minutes).settings
+        for size, minutes in ((20_000_000, 3.0), (20_000, 0.2))
+    )
+    assert (long["max_minutes"], short["max_minutes"]) == (3.0, 0.2)
+    assert long["units"] < choose(20_000_000).settings["units"]
+    given = choose(20_000_000, {"max_minutes"}, max_minutes=9.0)
+    assert "max_minutes" not in given.settings
 
 
 def test_more_minutes_and_a_faster_machine_widen_the_model(monkeypatch):
@@ -61,7 +74,9 @@ def test_a_text_of_one_character_has_settings(tokenizer):
 
 def test_workers_choose_by_no_measurement(monkeypatch):
     monkeypatch.setattr(sizing, "matmul_rates", None)
-    assert choose(10**6, strategy="multi_worker").settings["units"] > 0
+    wide = {"units": 768}
+    settings = choose(10**6, {"units"}, model=wide, strategy="multi_worker")
+    assert settings.settings["mixed_precision"] is False
 
 
 def test_what_is_given_is_kept():
@@ -92,6 +107,12 @@ def test_a_trained_model_keeps_its_architecture():
     settings = choose(10**6, init_from="saved_models/cats").settings
     assert "units" not in settings and "cell" not in settings
     assert settings["carry_state"]
+    for units, rate in ((64, 0.004), (1024, 0.003)):  # the rest suits it
+        settings = choose(
+            10**6, init_from="saved_models/cats", model={"units": units}
+        ).settings
+        assert settings["learning_rate"] == rate
+        assert settings["mixed_precision"] == (units == 1024)
 
 
 def test_an_earlier_run_on_the_same_text_is_followed(monkeypatch):
@@ -108,6 +129,11 @@ def test_an_earlier_run_on_the_same_text_is_followed(monkeypatch):
     monkeypatch.setattr(sizing, "matmul_rates", lambda: SLOW)
     again = choose(1_000_000, past=past)
     assert again.settings == first.settings
+    units, dropout = (first.settings[name] for name in ("units", "dropout"))
+    assert f" of {units} units, dropout {dropout:g}.\n" in again.reason
+    # More time continues a run.
+    longer = choose(1_000_000, {"max_minutes"}, past, max_minutes=9.0)
+    assert longer.settings["units"] == units
     changed = choose(1_000_000, {"dropout"}, past).settings
     assert changed == {
         name: value
@@ -119,6 +145,11 @@ def test_an_earlier_run_on_the_same_text_is_followed(monkeypatch):
     for other in ({"tokenizer": "word"}, {"init_from": "saved_models/cats"}):
         anew = choose(1_000_000, past=past, **other)
         assert anew.settings == choose(1_000_000, **other).settings
+    for other in ({"units": 64}, {"cell": "gru"}):
+        settings = choose(1_000_000, {*other}, past, other).settings
+        assert settings == choose(1_000_000, {*other}, None, other).settings
+    same = choose(1_000_000, {"cell"}, past, {"cell": "lstm"}).settings
+    assert same["learning_rate"] == first.settings["learning_rate"]
 
 
 def test_a_run_of_a_version_that_chose_nothing_goes_on():

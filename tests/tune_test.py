@@ -2,16 +2,18 @@
 
 import csv
 import gc
+import logging
 import re
 import signal
 
 import pytest
+import tensorflow as tf
 
 from stacked_rnn import configs
 from stacked_rnn.cli import tune
 from stacked_rnn.configs import UserError
 from stacked_rnn.reports import plots, trials
-from stacked_rnn.training import search
+from stacked_rnn.training import search, sizing
 from tests.helpers.processes import Script, assert_flags_are_parsed, run
 from tests.helpers.small_tasks import TASKS, write_corpus
 from tests.helpers.waiting import wait_until
@@ -20,6 +22,7 @@ TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 40
 SMALL = (
     "--corpus=cats.txt", "--embedding_dim=8", "--batch_size=8",
     "--sequence_length=20", "--num_layers=1", "--nojit_compile",
+    "--cell=gru", "--optimizer=adam",
 )  # fmt: skip
 
 
@@ -121,6 +124,14 @@ def test_bad_spaces_name_the_setting_and_the_fix(text, message):
         space(text)
 
 
+def test_the_middle_is_that_of_the_range_or_of_the_sorted_list():
+    dimensions = space(
+        "units=256,64,128 dropout=0..0.5 num_layers=1..4 "
+        "learning_rate=log:0.001..0.1"
+    )
+    assert [one.middle for one in dimensions] == [128, 0.25, 2, 0.01]
+
+
 def test_hyperband_chooses_the_epochs():
     with pytest.raises(UserError, match="--epochs, their maximum"):
         configs.TuneConfig(search=("epochs=1,2",), algorithm="hyperband")
@@ -146,6 +157,72 @@ def test_data_are_read_again_for_each_setting_that_they_depend_on(
     assert read & configs.SEARCHABLE <= {*tune.DATA_SETTINGS}
 
 
+# What is left open ------------------------------------------------------------
+
+
+def make_trainers(monkeypatch, config, model=None, **train):
+    """The `_Trainers` of a search, whose settings are given."""
+    model = model or {}
+    monkeypatch.setattr(tune.flags, "given_flags", lambda: {*model, *train})
+    monkeypatch.setattr(sizing, "matmul_rates", lambda: (1e11, 1e11))
+    return tune._Trainers(
+        config, configs.ModelConfig(**model), configs.TrainConfig(**train)
+    )
+
+
+def test_what_is_neither_given_nor_searched_is_chosen_once(
+    directory, monkeypatch
+):
+    """It suits the middle of what is searched, here 1,024 units."""
+    config = configs.TuneConfig(search=("units=64,1024",), minutes=2.0)
+    corpus = str(directory / "cats.txt")
+    trainers = make_trainers(
+        monkeypatch, config, {"dropout": 0.3}, corpus=corpus
+    )
+    base_config, task = trainers.choose()
+    chosen = trainers.chosen
+    assert not {"units", "dropout", "corpus"} & chosen.keys()
+    assert chosen["learning_rate"] == 0.003 and chosen["cell"] == "lstm"
+    assert task.data.training.carries_state
+    # A trial has a tenth of the time.
+    assert (base_config.epochs, base_config.max_minutes) == (0, 0.2)
+    flags = trainers.to_flags({"units": 64}, directory)
+    for flag in (
+        "units=64", "dropout=0.3", "learning_rate=0.003", "epochs=0",
+        "max_minutes=0.2", "carry_state",
+    ):  # fmt: skip
+        assert f"--{flag}\n" in flags
+    # A search that goes on has what was chosen when it began.
+    trainers.use(chosen | {"learning_rate": 0.005, "batch_size": 4})
+    assert "--learning_rate=0.005\n" in trainers.to_flags({}, directory)
+    small = {"units": 4, "embedding_dim": 4, "num_layers": 1}
+    trainer = trainers.make(small, directory / "trial")
+    assert trainer.data.training.batch_size == 4
+
+
+def test_hyperband_has_its_epochs(directory, monkeypatch):
+    config = configs.TuneConfig(
+        search=("dropout=0..0.5",), algorithm="hyperband"
+    )
+    trainers = make_trainers(
+        monkeypatch, config, corpus=str(directory / "cats.txt")
+    )
+    base_config, _ = trainers.choose()
+    assert (base_config.epochs, base_config.max_minutes) == (4, 0.0)
+    assert not {"epochs", "max_minutes", "dropout"} & trainers.chosen.keys()
+
+
+def test_short_strings_are_read_by_their_characters(tmp_path, monkeypatch):
+    corpus = str(write_corpus("classifier", tmp_path))
+    config = configs.TuneConfig(search=("units=8,16",))
+    trainers = make_trainers(
+        monkeypatch, config, task="classifier", corpus=corpus
+    )
+    base_config, task = trainers.choose()
+    assert task.data.tokenizer.kind == "char"
+    assert (base_config.tokenizer, base_config.epochs) == ("char", 12)
+
+
 # The command ------------------------------------------------------------------
 
 
@@ -157,7 +234,9 @@ def test_a_search_leaves_a_table_a_picture_and_a_recipe(directory):
     ran = run(directory, "tune.py", *flags)
     assert ran.returncode == 0, ran.stderr
     assert re.fullmatch("note: .* documents are held out .*\n", ran.stderr)
-    assert "Each line is a text of its own" in ran.stdout
+    chosen = re.search("^Chosen for all trials: (.*)$", ran.stdout, re.M)[1]
+    assert " carry_state=true " in chosen and "units=" not in chosen
+    assert chosen.endswith(r" document_separator=\n")
     lines = re.findall(
         r"^Trial (\d)  units=(\d+)  ([\d.]+) bits/char  \d+:\d\d$",
         ran.stdout,
@@ -179,6 +258,7 @@ def test_a_search_leaves_a_table_a_picture_and_a_recipe(directory):
     )
     assert "\n--corpus=cats.txt\n" in recipe.read_text()
     assert f"\n--units={table[0]['units']}\n" in recipe.read_text()
+    assert "\n--carry_state\n" in recipe.read_text()
     assert "\n--document_separator=\\n\n" in recipe.read_text()
     assert_flags_are_parsed("train.py", [f"--flagfile={recipe}"])
     assert "train.py --flagfile=runs/tune-cats/best.flags\n" in ran.stdout
@@ -326,6 +406,23 @@ def test_an_interrupted_trial_may_begin_any_number_of_times(tmp_path):
         assert found.trials == []
 
 
+def test_a_search_is_silent_about_the_graphs_of_its_trials(tmp_path):
+    shown, logger = [], tf.get_logger()
+    handler = logging.Handler()
+    handler.emit = lambda record: shown.append(record.getMessage())
+
+    def make_trainer(values, directory):
+        logger.warning("5 calls triggered tf.function retracing. Tracing is")
+        logger.warning("something else")
+        raise KeyboardInterrupt
+
+    logger.addHandler(handler)
+    searching(tmp_path, make_trainer).run()
+    logger.warning("tf.function retracing, afterwards")
+    logger.removeHandler(handler)
+    assert shown == ["something else", "tf.function retracing, afterwards"]
+
+
 def test_ten_failures_in_a_row_end_a_search(tmp_path, capsys):
     found = searching(tmp_path, fails(UserError("no such cell")))
     assert found.run() == "The last 10 trials have failed."
@@ -340,8 +437,10 @@ def test_an_error_of_the_program_is_not_hidden(tmp_path):
 
 def test_a_flag_that_is_no_longer_given_begins_another_search(tmp_path, capsys):
     directory = tmp_path / "tune"
-    for record in ({"units": 8, "text": "a"}, {"text": "a"}, {"text": "a"}):
-        search.open_search(directory, record)
+    search.open_search(directory, {"units": 8, "text": "a"}, {})
+    for cell in ("gru", "lstm"):  # the first choice stays
+        chosen = search.open_search(directory, {"text": "a"}, {"cell": cell})
+        assert chosen == {"cell": "gru"}
     assert "tune.1 (units: 8, not None)\n" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"tune", "tune.1"}
 

@@ -10,7 +10,8 @@
 
 What no flag gives is chosen to fit a language model to its text, the machine
 and the time: the size of the model, dropout, batches and learning rate. The
-values in brackets are then those of the other tasks.
+values in brackets hold for what is not chosen; --task lists what classifiers
+and seq2seq models have in their place.
 
 Writes the run to runs/CORPUS (checkpoints, TensorBoard, history.csv) and the
 model to saved_models/CORPUS/1, 2, 3 ... After an interruption, the same command

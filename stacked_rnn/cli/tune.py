@@ -5,9 +5,12 @@
   python tune.py --algorithm=hyperband --epochs=9 --search="dropout=0..0.5"
   python tune.py --task=classifier --corpus=labelled.tsv --search="units=32,64"
 
-Each trial trains as train.py does; the flags of train.py hold for all of them.
-The trials, a table, a picture and best.flags, which train.py reads, are written
-to runs/tune-CORPUS. After an interruption, or with more --minutes, the same
+The flags of train.py hold for all trials. What is neither given nor searched is
+chosen once, as train.py would for this text, and is the same in all of them. A
+trial of a language model takes the time that train.py would take, but at most a
+tenth of --minutes; --epochs or --max_minutes set another length. The trials, a
+table, a picture and best.flags, which train.py reads, are written to
+runs/tune-CORPUS. After an interruption, or with more --minutes, the same
 command goes on.
 
 Needs: pip install --editable '.[tune]'
@@ -22,6 +25,9 @@ from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError
 from stacked_rnn.utils import terminal
 
+# The most that a trial takes, where neither minutes nor epochs are given.
+_SHARE_OF_A_TRIAL = 0.1  # of --minutes
+_LEAST_MINUTES = 0.1
 _NOT_IN_A_SEARCH = {
     ("model_dir", "export_dir"): "a search writes into --tune_dir",
     ("resume",): "a search resumes by itself; another --tune_dir starts over",
@@ -55,27 +61,28 @@ def main(config, model_config, train_config):
     keras.config.set_floatx("float32")  # whatever keras.json says
     sys.stdout = terminal.SurvivingOutput(sys.stdout)
     trainers = _Trainers(config, model_config, train_config)
-    first = {dimension.name: dimension.first for dimension in config.space}
-    directory = config.tune_dir
     with devices.errors_explained():
-        _, base_config, task = trainers.read(first, directory)
+        base_config, task = trainers.choose()
     if task.data.validation is None:
         raise UserError(
             "a search needs a text to validate on: set --validation_fraction"
         )
     name = pipeline.name_of(base_config.corpus)
     directory = terminal.writable_directory(
-        "tune_dir", directory or f"runs/tune-{name}"
+        "tune_dir", config.tune_dir or f"runs/tune-{name}"
     )
     with training.lock_run(directory, "tune_dir"):
-        search.open_search(
-            directory,
-            {
-                "search": " ".join(config.search),
-                "algorithm": config.algorithm,
-                **trainers.given_settings(),
-                "text": task.data.digest,
-            },
+        trainers.use(
+            search.open_search(
+                directory,
+                {
+                    "search": " ".join(config.search),
+                    "algorithm": config.algorithm,
+                    **trainers.given_settings(),
+                    "text": task.data.digest,
+                },
+                trainers.chosen,
+            )
         )
         found = search.Search(
             directory,
@@ -85,6 +92,8 @@ def main(config, model_config, train_config):
             trainers.make,
             lambda trial: print(trials.line(trial, task.info), flush=True),
         )
+        if trainers.chosen:
+            print(f"Chosen for all trials: {trials.in_words(trainers.chosen)}")
         print(
             f"Going on after {len(found.trials)} trial(s)"
             if found.trials
@@ -122,32 +131,65 @@ def _check(config, train_config) -> None:
 
 
 class _Trainers:
-    """Makes the `Trainer` of a trial, as train.py does.
+    """Makes the `Trainer` of a trial.
 
     Args:
         config: a `TuneConfig`.
         model_config, train_config: the settings that are given.
+
+    Attributes:
+        chosen: settings that fit the text, by name, the same in all trials.
     """
 
     def __init__(self, config, model_config, train_config):
         from stacked_rnn import training
 
+        self._config = config
         self._configs = (model_config, train_config)
-        self._names = {
+        names = {
             field.name
             for given_config in self._configs
             for field in dataclasses.fields(given_config)
         }
-        self._given = flags.given_flags() & self._names
+        self._given = flags.given_flags() & names
         self._strategy = training.make_strategy(train_config.strategy)
         self._tasks: dict[tuple, object] = {}
+        self._warned: set[tuple] = set()
+        self.chosen: dict = {}
 
-    def with_values(self, values):
-        """Returns the two configurations of a trial."""
-        return configs.with_task_defaults(
-            *configs.replace_settings(self._configs, values),
-            self._given | values.keys(),
+    def choose(self) -> tuple:
+        """Chooses what is neither given nor searched, as train.py would.
+
+        It suits a trial in the middle of what is searched.
+
+        Returns:
+            The `TrainConfig` and the task of that trial.
+        """
+        directory = self._config.tune_dir
+        middle = {
+            dimension.name: dimension.middle for dimension in self._config.space
+        }
+        given = {*self._given, *middle}
+        if self._config.algorithm == "hyperband":
+            given.add("epochs")
+        minutes = _SHARE_OF_A_TRIAL * self._config.minutes
+        task = self._read(
+            dataclasses.replace(
+                self._start(middle, directory),
+                given=given,
+                most_minutes=max(_LEAST_MINUTES, minutes),
+            )
         )
+        if task.chosen:
+            self.chosen = dict(task.chosen.settings)
+        self._tasks[self._data_key(middle)] = task
+        return self._start(middle, directory).train_config, task
+
+    def use(self, chosen) -> None:
+        """Takes the settings that were chosen when the search began."""
+        if chosen != self.chosen:
+            self.chosen = chosen
+            self._tasks.clear()
 
     def given_settings(self) -> dict:
         """Returns the flags of train.py that the user has given."""
@@ -161,12 +203,11 @@ class _Trainers:
     def to_flags(self, values, directory) -> str:
         """Writes the flags of train.py that repeat a trial.
 
-        Those that train.py would choose to fit the text are among them: a trial
-        has their defaults.
+        All that train.py would choose to fit the text is among them.
         """
         from stacked_rnn.training import sizing
 
-        start, *_ = self.read(values, directory)
+        start = self._start(values, directory)
         return configs.to_flags(
             start.model_config,
             start.train_config,
@@ -175,51 +216,52 @@ class _Trainers:
             | values.keys(),
         )
 
-    def read(self, values, directory):
-        """Reads the text for the values of a trial, once where it can.
-
-        Of the settings that fit a text, a trial has the separator of documents
-        alone: the lines of a list are documents.
-
-        Returns:
-            The `warm_start.WarmStart`, its `TrainConfig`, and the task.
-        """
-        from stacked_rnn import tasks
-        from stacked_rnn.training import sizing, warm_start
-
-        model_config, train_config = self.with_values(values)
-        start = warm_start.resolve_init_from(
-            model_config, train_config, directory, self._given | values.keys()
-        )
-        key = tuple(values.get(name) for name in DATA_SETTINGS)
-        if key not in self._tasks:
-            given = self._names - ({"document_separator"} - self._given)
-            task = tasks.TASKS[train_config.task].read(
-                dataclasses.replace(start, given=given)
-            )
-            task.warn()
-            if task.chosen and task.chosen.settings and not self._tasks:
-                print(sizing.LINES_ARE_TEXTS)
-            self._tasks[key] = task
-        task = self._tasks[key]
-        if task.chosen:
-            start = start.with_settings(task.chosen.settings)
-        return start, start.train_config, task
-
     def make(self, values, directory):
-        """Makes the `Trainer` of a trial, in a directory."""
+        """Makes the `Trainer` of a trial, in a directory.
+
+        It reads the text once for all trials, where it can.
+        """
         from stacked_rnn import training
 
-        start, train_config, task = self.read(values, directory)
+        start, key = self._start(values, directory), self._data_key(values)
+        if key not in self._tasks:
+            self._tasks[key] = self._read(start)
+        task = self._tasks[key]
+        if key not in self._warned:
+            self._warned.add(key)
+            task.warn()
         model_config = task.complete(start.model_config)
         return training.Trainer(
             model_config,
-            train_config,
+            start.train_config,
             task,
             directory,
             self._strategy,
             initial_weights=task.initial_weights(start, model_config),
         )
+
+    def _start(self, values, directory):
+        """Returns the `warm_start.WarmStart` of a trial, with its settings."""
+        from stacked_rnn.training import warm_start
+
+        values = self.chosen | values
+        given = self._given | values.keys()
+        return warm_start.resolve_init_from(
+            *configs.with_task_defaults(
+                *configs.replace_settings(self._configs, values), given
+            ),
+            directory,
+            given,
+        )
+
+    def _read(self, start):
+        from stacked_rnn import tasks
+
+        return tasks.TASKS[start.train_config.task].read(start)
+
+    def _data_key(self, values) -> tuple:
+        """Returns what trials with the same data have in common."""
+        return tuple(values.get(name) for name in DATA_SETTINGS)
 
 
 def _report(ended, config, trainers, info, directory) -> None:

@@ -114,8 +114,9 @@ class GenerateConfig(Config):
     )
     stop: tuple[str, ...] = setting(
         (),
-        "End a text before this string; may be repeated. \\n, \\t, \\r and "
-        "\\\\ mean a line break, a tab, a carriage return and a backslash.",
+        "End a text before this string; may be repeated. \\n, \\t, \\r, \\s "
+        "and \\\\ mean a line break, a tab, a carriage return, a space and a "
+        "backslash.",
     )
     stream: bool | None = setting(
         None,

@@ -134,12 +134,12 @@ class ModelConfig(Config):
     )
     sampled_words: int = setting(
         0,
-        "Language models only: train with a sampled softmax, over each target "
-        "and what N draws per step find, frequent tokens more often than rare: "
-        "much faster with 10,000 words or more, such as 1,024 of 30,000. The "
-        "loss of training is then an estimate; validation and the exported "
-        "model have the full softmax (0, or as many as the vocabulary has: all "
-        "tokens).",
+        "Language models only: train with a sampled softmax, over the target "
+        "and N tokens that are drawn anew for each step (repeats count once), "
+        "frequent ones more often: much faster with 10,000 words or more, such "
+        "as 1,024 of 30,000. The loss of training is then an estimate; "
+        "validation and the exported model have the full softmax (0, or as "
+        "many as the vocabulary has: all tokens).",
         minimum=0,
         is_regularizer=True,
     )

@@ -1,6 +1,7 @@
 """The values that `tune.py --search` tries, read from its text."""
 
 import dataclasses
+import math
 
 from stacked_rnn.configs.base import UserError
 from stacked_rnn.configs.model import ModelConfig
@@ -54,9 +55,13 @@ class Dimension:
     is_log: bool = False
 
     @property
-    def first(self):
-        """The first value of the list, or the lowest of the range."""
-        return self.choices[0] if self.choices else self.low
+    def middle(self):
+        """The value in the middle of the list, once sorted, or of the range."""
+        if self.choices:
+            return sorted(self.choices)[len(self.choices) // 2]
+        if self.is_log:
+            return self.rounded(math.sqrt(self.low * self.high))
+        return self.rounded((self.low + self.high) / 2)
 
     def rounded(self, value):
         """Returns a value with the type of the setting, a float of 3 digits."""

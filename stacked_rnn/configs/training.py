@@ -128,11 +128,12 @@ class TrainConfig(Config):
     )
     max_minutes: float = setting(
         0.0,
-        "Time limit in minutes, from the start of the command to the exported "
-        "model (0: none; for language models without --epochs, 2 or more, as "
-        "the text is long). Without --epochs, the learning rate falls until "
-        "the end of the time; a faster machine gets further, so that no two "
-        "runs are quite the same. With --epochs, the run stops after this "
+        "Time limit in minutes, from the start of the command (of several "
+        "workers: from when all are there) to the exported model (0: none; for "
+        "language models without --epochs 2, up to 20 for long texts, and down "
+        "to 0.5 for short ones). Without --epochs, the learning rate falls "
+        "until the end of the time; a faster machine gets further, so that no "
+        "two runs are quite the same. With --epochs, the run stops after this "
         "time, even within an epoch, and the same command resumes it.",
         minimum=0.0,
     )

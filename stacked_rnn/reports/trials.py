@@ -16,14 +16,18 @@ def line(trial, info) -> str:
         trial: a `training.search.Trial`.
         info: the `TaskInfo`.
     """
-    values = " ".join(
-        f"{name}={_text(value)}" for name, value in trial.values.items()
-    )
     result = info.quality_format.format(trial.quality)
     if trial.error:
         result = f"failed: {trial.error}"
-    time = duration(trial.seconds)
-    return f"Trial {trial.number}  {values}  {result}  {time}"
+    return (
+        f"Trial {trial.number}  {in_words(trial.values)}  {result}  "
+        f"{duration(trial.seconds)}"
+    )
+
+
+def in_words(values) -> str:
+    """Returns settings in a line, as in `units=64 dropout=0.5`."""
+    return " ".join(f"{name}={_text(value)}" for name, value in values.items())
 
 
 def table(trials, info) -> str:

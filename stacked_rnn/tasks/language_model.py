@@ -38,7 +38,12 @@ class LanguageModelTask(base.Task):
         chosen = None
         if start.given is not None and not config.train_windows:
             chosen = sizing.for_language_model(
-                corpus, model_config, config, start.given, start.past
+                corpus,
+                model_config,
+                config,
+                start.given,
+                start.past,
+                start.most_minutes,
             )
             (config,) = configs.replace_settings((config,), chosen.settings)
             if chosen.settings.get("document_separator"):

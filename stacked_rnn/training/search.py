@@ -1,8 +1,7 @@
 """A search for the best settings: trials whose values keras-tuner chooses.
 
 The state of a search is on disk after each trial; a trial that was stopped goes
-on from its checkpoint. A trial trains as train.py would with the same flags, so
-that its flags give its result again.
+on from its checkpoint.
 """
 
 import contextlib
@@ -17,6 +16,7 @@ import time
 
 import keras
 import keras_tuner
+import tensorflow as tf
 
 from stacked_rnn.configs import UserError
 from stacked_rnn.training import runs
@@ -145,6 +145,8 @@ class Search(keras_tuner.Tuner):
         Returns:
             A sentence that says why it ended.
         """
+        logger = tf.get_logger()
+        logger.addFilter(_is_no_retracing)
         try:
             self.search(verbose=0)
         except _Stopped as stopped:
@@ -153,6 +155,8 @@ class Search(keras_tuner.Tuner):
             return _INTERRUPTED
         except _Broken as broken:
             raise broken.__cause__ from None
+        finally:
+            logger.removeFilter(_is_no_retracing)
         return "No values are left to try."
 
     def pre_create_trial(self):
@@ -259,6 +263,11 @@ class Search(keras_tuner.Tuner):
 _INTERRUPTED = "Interrupted; the same command goes on from there."
 
 
+def _is_no_retracing(record) -> bool:
+    """Leaves out the warning that each trial traces its model anew."""
+    return "tf.function retracing" not in record.getMessage()
+
+
 def _hyperparameters(space) -> keras_tuner.HyperParameters:
     """Declares the space to keras-tuner."""
     hyperparameters = keras_tuner.HyperParameters()
@@ -283,12 +292,16 @@ def _hyperparameters(space) -> keras_tuner.HyperParameters:
     return hyperparameters
 
 
-def open_search(directory, record) -> None:
+def open_search(directory, record, chosen) -> dict:
     """Prepares --tune_dir: another search that is there is moved aside.
 
     Args:
         directory: the directory, a path.
         record: JSON values that must be the same for a search to go on.
+        chosen: settings that fit the text, chosen now.
+
+    Returns:
+        The settings that were chosen when the search began.
     """
     path = directory / _RECORD
     if path.exists():
@@ -296,12 +309,16 @@ def open_search(directory, record) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
+        chosen_before = before.pop("chosen", None)
         differences = [
             f"{name}: {before.get(name)!r}, not {record.get(name)!r}"
             for name in before | record
             if before.get(name) != record.get(name)
         ]
+        if chosen_before is None:
+            differences.append("nothing was chosen to fit the text")
         if not differences:
-            return
+            return chosen_before
         runs.move_aside("search", directory, "; ".join(differences))
-    runs.write_json(path, record)
+    runs.write_json(path, record | {"chosen": chosen})
+    return chosen

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from stacked_rnn import configs
+from stacked_rnn.tokenizers import simple, subword
 from stacked_rnn.utils import devices
 
 _ARCHITECTURE = (
@@ -29,7 +31,9 @@ _CHARACTERS_PER_TOKEN = {"char": 1.0, "byte": 1.0, "word": 5.0, "subword": 2.5}
 _WIDTHS = (768, 512, 384, 256, 192, 128, 64)
 _MOST_EPOCHS = 40  # of the default time limit
 _MANY_TOKENS = 3_000_000  # more get more minutes
-_NOMINAL_RATES = 3e11, 6e11  # FLOP/s of matmuls in float32 and bfloat16
+# FLOP/s of matmuls in float32 and bfloat16, where nothing is measured: the
+# machines may lack the instructions of bfloat16.
+_NOMINAL_RATES = 3e11, 3e11
 _GPU_RATES = 2e13, 2e13
 _SHORT = 25, 2  # characters and words of the median text
 # As in recipes/short_strings.flags.
@@ -42,7 +46,7 @@ _SHORT_STRINGS = {
 OPEN_SETTINGS = frozenset(
     (*_CHOSEN, *_SHORT_STRINGS, "epochs", "max_minutes", "document_separator")
 )
-LINES_ARE_TEXTS = (
+_LINES_ARE_TEXTS = (
     "Each line is a text of its own: --document_separator= reads one running "
     "text."
 )
@@ -56,15 +60,18 @@ class Choice:
     reason: str
 
 
-def for_language_model(corpus, model_config, train_config, given, past):
+def for_language_model(
+    corpus, model_config, train_config, given, past, most_minutes
+):
     """Chooses the settings of a language model that the user leaves open.
 
     Args:
         corpus: a `datasets.Corpus`.
-        model_config, train_config: the settings.
-        given: names of the settings that the user has set. The architecture is
-            given too if the run begins with a trained model.
+        model_config, train_config: the settings. The architecture is that of
+            the trained model, if the run begins with one.
+        given: names of the settings that the user has set.
         past: the record of an earlier run in the same directory, or None.
+        most_minutes: the longest time limit to choose.
 
     Returns:
         A `Choice`.
@@ -75,26 +82,31 @@ def for_language_model(corpus, model_config, train_config, given, past):
         and "document_separator" not in given
     )
     names = _open_settings(train_config, given, is_list)
-    if past and _is_of(past, corpus, train_config):
+    characters_per_token = _CHARACTERS_PER_TOKEN[train_config.tokenizer]
+    num_tokens = max(1, int(corpus.num_characters / characters_per_token))
+    is_recalled = past and _suits(
+        past, corpus, model_config, train_config, given
+    )
+    if is_recalled:
         settings = _recalled(past)
-        reason = "Settings that are not given are those of the run before."
     else:
-        characters_per_token = _CHARACTERS_PER_TOKEN[train_config.tokenizer]
-        num_tokens = max(1, int(corpus.num_characters / characters_per_token))
-        settings = _chosen(num_tokens, model_config, train_config, given)
+        settings = _chosen(
+            num_tokens, model_config, train_config, given, most_minutes
+        )
         if is_list:
             settings["document_separator"] = r"\n"
-        given_settings = {
-            name: value
-            for config in (model_config, train_config)
-            for name, value in config.to_dict().items()
-            if name not in names
-        }
-        reason = _describe(settings | given_settings, num_tokens, is_list)
-    return Choice(
-        {name: value for name, value in settings.items() if name in names},
-        reason,
-    )
+    settings = {
+        name: value for name, value in settings.items() if name in names
+    }
+    used = model_config.to_dict() | train_config.to_dict() | settings
+    if is_recalled:
+        reason = (
+            "Settings that are not given are those of the run before: "
+            f"{_describe_model(used)}.\n--noresume chooses anew."
+        )
+    else:
+        reason = _describe(used, num_tokens, is_list)
+    return Choice(settings, reason)
 
 
 def _open_settings(train_config, given, is_list) -> set[str]:
@@ -109,21 +121,38 @@ def _open_settings(train_config, given, is_list) -> set[str]:
     return names
 
 
-def _is_of(past, corpus, train_config) -> bool:
-    """Whether an earlier run read the same tokens, from the same start."""
+def _suits(past, corpus, model_config, train_config, given) -> bool:
+    """Whether this run may have the settings of an earlier one.
+
+    That one read the same tokens, from the same start, and had the architecture
+    that is given now. It may have taken another time: a run goes on with more.
+    """
     tokenizer = past.get("settings", {}).get("tokenizer")
-    return past.get("digest") == corpus.digest and (
-        tokenizer in (None, train_config.tokenizer)
-        and past.get("init_from", "") == train_config.init_from
+    if (
+        past.get("digest") != corpus.digest
+        or tokenizer not in (None, train_config.tokenizer)
+        or past.get("init_from", "") != train_config.init_from
+    ):
+        return False
+    before = configs.ModelConfig.from_dict(past["model"])
+    return all(
+        getattr(before, name) == getattr(model_config, name)
+        for name in _ARCHITECTURE
+        if name in given
     )
 
 
-def _chosen(num_tokens, model_config, train_config, given) -> dict:
+def _chosen(
+    num_tokens, model_config, train_config, given, most_minutes
+) -> dict:
     """Chooses all settings of a language model for a number of tokens.
 
     They suit the width and the epochs, if these are given.
     """
-    minutes = train_config.max_minutes or _minutes_for(num_tokens)
+    minutes = train_config.max_minutes or min(
+        _minutes_for(num_tokens), most_minutes
+    )
+    has_width = "units" in given or train_config.init_from
     # All workers must choose the same.
     is_one_process = train_config.strategy != "multi_worker"
     settings, epochs = _language_model(
@@ -131,11 +160,12 @@ def _chosen(num_tokens, model_config, train_config, given) -> dict:
         _vocabulary_size(model_config, train_config),
         minutes,
         matmul_rates() if is_one_process else _NOMINAL_RATES,
-        (model_config.units,) if "units" in given else _WIDTHS,
+        (model_config.units,) if has_width else _WIDTHS,
         train_config.epochs if "epochs" in given else 0,
     )
     if epochs > _MOST_EPOCHS:
-        minutes = max(0.5, round(minutes * _MOST_EPOCHS / epochs, 1))
+        fewer = max(0.5, round(minutes * _MOST_EPOCHS / epochs, 1))
+        minutes = min(minutes, fewer)
     return settings | {
         "epochs": 0,
         "max_minutes": minutes,
@@ -193,7 +223,8 @@ def _vocabulary_size(model_config, train_config) -> int:
     """Guesses the size of the vocabulary, before the text is tokenized."""
     if train_config.tokenizer in ("char", "byte"):
         return 100
-    default = 10_000 if train_config.tokenizer == "word" else 1024
+    is_word = train_config.tokenizer == "word"
+    default = simple.DEFAULT_WORDS if is_word else subword.DEFAULT_SUBWORDS
     return model_config.vocabulary_size or default
 
 
@@ -203,7 +234,7 @@ def _minutes_for(num_tokens) -> float:
 
 
 def _language_model(
-    num_tokens, vocabulary_size, minutes, rates, widths=_WIDTHS, epochs=0
+    num_tokens, vocabulary_size, minutes, rates, widths, epochs
 ) -> tuple:
     """Chooses the settings of a language model.
 
@@ -297,8 +328,14 @@ def _describe(settings, num_tokens, is_list) -> str:
     )
     reason = (
         f"For {num_tokens:,} tokens and {length} on this machine: "
-        f"{settings['num_layers']} {settings['cell'].upper()} layer(s) of "
-        f"{settings['units']} units, dropout {settings['dropout']:g}.\nFlags "
-        "override it: --max_minutes, --units, --dropout; config.flags has all."
+        f"{_describe_model(settings)}.\nFlags override it: --max_minutes, "
+        "--units, --dropout; config.flags has all."
     )
-    return f"{reason}\n{LINES_ARE_TEXTS}" if is_list else reason
+    return f"{reason}\n{_LINES_ARE_TEXTS}" if is_list else reason
+
+
+def _describe_model(settings) -> str:
+    return (
+        f"{settings['num_layers']} {settings['cell'].upper()} layer(s) of "
+        f"{settings['units']} units, dropout {settings['dropout']:g}"
+    )

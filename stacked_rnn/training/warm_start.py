@@ -12,6 +12,7 @@ input leaves no trace.
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Collection, Mapping
@@ -48,6 +49,7 @@ class WarmStart:
             of weights of PyTorch.
         given: names of the settings that the user has set; None: all.
         past: the record of an earlier run in the same directory, or None.
+        most_minutes: the longest time limit to choose, where none is given.
         source: what another reading of the text has left, or None: standard
             input can be read only once.
     """
@@ -59,6 +61,7 @@ class WarmStart:
     path: pathlib.Path | None = None
     given: Collection[str] | None = None
     past: Mapping | None = None
+    most_minutes: float = math.inf
     source: object = None
 
     @property
