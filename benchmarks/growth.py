@@ -11,7 +11,7 @@ runs afterwards, without torch.compile, at the fastest of its settings at each
 size. The last two plots, by the length of the text and by the number of
 clients, are of the reports of scaling.py and serving_load.py.
 
-Takes about 20 minutes on two cores. Writes growth.md, .json and .png to
+Takes about 15 minutes on two cores. Writes growth.md, .json and .png to
 --output_dir, and prints the first.
 """
 
@@ -25,7 +25,7 @@ import common
 import contenders
 from common import table
 from contenders import Entry, median
-from training_speed import MATMUL_SIZE, Work, build_trainer, pytorch_entries
+from training_speed import MATMUL_SIZE, Work, pytorch_entries, this_project
 
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import setting
@@ -88,28 +88,18 @@ class Row(NamedTuple):
     mib: float | None
 
 
-def steps(work, cell, sampled_words=0):
-    """`Trainer.fit`, as train.py calls it."""
-    return common.trainer_steps(
-        build_trainer(Work(*work), cell, sampled_words=sampled_words)
-    )
-
-
 def theory(work, cell, gflops):
     """Microseconds per token and MiB that theory expects of a step.
 
     The backward pass needs the outputs of the embedding, 5 x units of each GRU
     layer and 6 x units of each LSTM layer, and the logits with their gradient.
     """
-    micros = work.flops_per_token(cell) / gflops / 1e3
-    gates = {"gru": 3, "lstm": 4}[cell]
-    inputs = [work.embedding_dim] + [work.units] * (work.num_layers - 1)
-    weights = work.vocabulary_size * (work.embedding_dim + work.units) + sum(
-        gates * work.units * (n + work.units) for n in inputs
-    )
+    flops = work.flops_per_token(cell)
+    weights = flops // 6 + work.vocabulary_size * work.embedding_dim
     saved = work.embedding_dim + 2 * work.vocabulary_size
     saved += {"gru": 5, "lstm": 6}[cell] * work.units * work.num_layers
-    return micros, 4 * (4 * weights + work.tokens * saved) / 2**20
+    mib = 4 * (4 * weights + work.tokens * saved) / 2**20
+    return flops / gflops / 1e3, mib
 
 
 def entries_of_ours(cell):
@@ -119,11 +109,11 @@ def entries_of_ours(cell):
         for value in values:
             work = BASE._replace(**{size: value})
             arguments = {"work": work, "cell": cell}
-            entries[work, OURS] = Entry("tensorflow", steps, arguments)
+            entries[work, OURS] = Entry("tensorflow", this_project, arguments)
             if work.vocabulary_size >= SAMPLED_FROM:
                 entries[work, SAMPLED] = Entry(
                     "tensorflow",
-                    steps,
+                    this_project,
                     arguments | {"sampled_words": SAMPLED_WORDS},
                 )
     return entries
@@ -189,33 +179,31 @@ def measure(cell, config, has_pytorch):
 
 def lines_of_sizes(rows):
     """The Markdown tables of all sizes."""
+    found = {(row.size, row.cell, row.name, row.value): row for row in rows}
+
+    def cost(*key):
+        if key not in found:
+            return ""
+        row = found[key]
+        mib = "" if row.mib is None else f", {row.mib:,.0f} MiB"
+        return f"{row.micros:,.1f} us{mib}"
+
     lines = []
     for size, values in SIZES.items():
-        lines += [f"\n## By {NAMES[size]}\n"]
         names = {(row.cell, row.name): None for row in rows if row.size == size}
-        found = {
-            (row.cell, row.name, row.value): row
-            for row in rows
-            if row.size == size
-        }
-
-        def cost(cell, name, value, found=found):
-            if (cell, name, value) not in found:
-                return ""
-            row = found[cell, name, value]
-            mib = "" if row.mib is None else f", {row.mib:,.0f} MiB"
-            return f"{row.micros:,.1f} us{mib}"
-
-        lines += table(
-            ["contender", *(f"{value:,}" for value in values)],
-            [
+        lines += [
+            f"\n## By {NAMES[size]}\n",
+            *table(
+                ["contender", *(f"{value:,}" for value in values)],
                 [
-                    f"{cell.upper()}, {name}",
-                    *(cost(cell, name, value) for value in values),
-                ]
-                for cell, name in names
-            ],
-        )
+                    [
+                        f"{cell.upper()}, {name}",
+                        *(cost(size, cell, name, value) for value in values),
+                    ]
+                    for cell, name in names
+                ],
+            ),
+        ]
     return lines
 
 

@@ -127,10 +127,10 @@ def build_trainer(work, cell, mixed_precision=False, sampled_words=0):
     )
 
 
-def this_project(work, cell, mixed_precision=False):
+def this_project(work, cell, mixed_precision=False, sampled_words=0):
     """`Trainer.fit`, as train.py calls it."""
     return common.trainer_steps(
-        build_trainer(Work(*work), cell, mixed_precision)
+        build_trainer(Work(*work), cell, mixed_precision, sampled_words)
     )
 
 

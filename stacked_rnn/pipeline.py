@@ -101,11 +101,7 @@ def train(
         model_config, train_config, given
     )
     with training.lost_workers_explained(), devices.errors_explained():
-        strategy = training.make_strategy(
-            train_config.strategy,
-            train_config.wait_minutes,
-            train_config.batch_size // train_config.accumulate_steps,
-        )
+        strategy = training.strategy_of(train_config)
         if training.Workers(strategy).count > 1:
             started = time.monotonic()
         run, model_config = _prepare(

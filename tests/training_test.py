@@ -450,11 +450,17 @@ def test_auto_takes_the_gpus_that_can_share_a_batch(monkeypatch, capsys):
     gpus = tf.config.list_logical_devices("CPU")[:2]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
     assert training.make_strategy("auto", rows=4).num_replicas_in_sync == 2
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     assert training.make_strategy("auto", rows=3).num_replicas_in_sync == 1
     assert "note: 1 of 2 GPUs: more cannot share 3 rows" in (
-        capsys.readouterr().out
+        capsys.readouterr().err
     )
+    for settings, count in (
+        ({"batch_size": 4}, 2),
+        ({"batch_size": 6, "accumulate_steps": 2}, 1),
+    ):
+        strategy = training.strategy_of(configs.TrainConfig(**settings))
+        assert strategy.num_replicas_in_sync == count
 
 
 def test_a_batch_that_does_not_divide_by_replicas_is_refused():

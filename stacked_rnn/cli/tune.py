@@ -152,7 +152,7 @@ class _Trainers:
             for field in dataclasses.fields(given_config)
         }
         self._given = flags.given_flags() & names
-        self._strategy = training.make_strategy(train_config.strategy)
+        self._strategy = training.strategy_of(train_config)
         self._tasks: dict[tuple, object] = {}
         self._warned: set[tuple] = set()
         self.chosen: dict = {}

@@ -267,8 +267,9 @@ def _temperature_sums(model, windows):
         sums, temperature = tf.zeros(4), tf.constant(temperature)
         for first in range(0, windows.batch_size, rows):
             part = slice(first, first + rows)
-            count = min(rows, windows.batch_size - first)
-            states = zeros = model.initial_states(count)
+            states = zeros = model.initial_states(
+                min(rows, windows.batch_size - first)
+            )
             for token_ids, targets in batches:
                 sums, states = add(
                     sums, token_ids[part], targets[part], states, temperature

@@ -14,6 +14,7 @@ from stacked_rnn.training.strategies import (
     Workers,
     lost_workers_explained,
     make_strategy,
+    strategy_of,
 )
 from stacked_rnn.training.trackers import check_packages, tracking
 from stacked_rnn.training.trainer import Trainer

@@ -18,6 +18,15 @@ _ANSWER_SECONDS = 2.0  # within which a running worker accepts a connection
 _REPORT_SECONDS = 10.0  # between two lines about missing workers
 
 
+def strategy_of(train_config) -> tf.distribute.Strategy:
+    """Creates the strategy of a `TrainConfig`, see `make_strategy`."""
+    return make_strategy(
+        train_config.strategy,
+        train_config.wait_minutes,
+        train_config.batch_size // train_config.accumulate_steps,
+    )
+
+
 def make_strategy(name, wait_minutes=60.0, rows=0) -> tf.distribute.Strategy:
     """Creates the `tf.distribute` strategy that `--strategy` names.
 
@@ -47,7 +56,8 @@ def make_strategy(name, wait_minutes=60.0, rows=0) -> tf.distribute.Strategy:
         if len(devices) < len(gpus):
             print(
                 f"note: {len(devices)} of {len(gpus)} GPUs: more cannot share "
-                f"{rows} rows (--batch_size)"
+                f"{rows} rows (--batch_size)",
+                file=sys.stderr,
             )
     if name == "mirrored" or (name == "auto" and gpus and len(devices) > 1):
         return tf.distribute.MirroredStrategy([d.name for d in devices])

@@ -74,9 +74,7 @@ class Trainer:
         self.model_dir = model_dir and pathlib.Path(model_dir)
         if train_config.deterministic:
             tf.config.experimental.enable_op_determinism()
-        self.strategy = strategy or strategies.make_strategy(
-            train_config.strategy
-        )
+        self.strategy = strategy or strategies.strategy_of(train_config)
         self._workers = strategies.Workers(self.strategy)
         self.is_chief = self._workers.is_chief
         replicas = self.strategy.num_replicas_in_sync
