@@ -23,24 +23,41 @@ def cache():
     return prefix_cache.PrefixCache(10_000)
 
 
+def add(cache, text, number):
+    beginning = prefix_cache.Beginning()
+    beginning.extend(ids(text))
+    cache.add(beginning, states(number))
+
+
 def found(cache, text):
-    length, known = cache.find(ids(text))
-    return length, known and known["state_0_h"][0]
+    beginning, known = cache.find(ids(text))
+    return beginning.length, known and known["state_0_h"][0]
 
 
 def test_the_longest_beginning_is_found(cache):
-    assert cache.find(ids("The cat sat")) == (0, {})
+    assert found(cache, "The cat sat") == (0, {})
     for number, text in enumerate(["The", "The cat", "The dog", "A"]):
-        cache.add(ids(text), states(number))
+        add(cache, text, number)
     assert found(cache, "The cat sat") == (7, 1)
     assert found(cache, "The dogs") == (7, 2)
     assert found(cache, "The cow") == (3, 0)
-    assert cache.find(ids("Th")) == cache.find(ids("")) == (0, {})
+    assert found(cache, "Th") == found(cache, "") == (0, {})
+
+
+def test_a_beginning_grows_piece_by_piece(cache):
+    add(cache, "The cat", 0)
+    beginning, _ = cache.find(ids("The cat sat"))
+    assert beginning.length == 7
+    for piece in (" s", "", "at on the mat"):
+        beginning.extend(ids(piece))
+    cache.add(beginning, states(1))
+    assert found(cache, "The cat sat on the mat.") == (22, 1)
+    assert found(cache, "The cat sits") == (7, 0)
 
 
 def test_one_token_is_left_to_read(cache):
-    cache.add(ids("The"), states(0))
-    cache.add(ids("The cat"), states(1))
+    add(cache, "The", 0)
+    add(cache, "The cat", 1)
     assert found(cache, "The cat") == (3, 0)
 
 
@@ -48,21 +65,21 @@ def test_equal_hashes_are_told_apart(cache, monkeypatch):
     monkeypatch.setattr(
         prefix_cache, "_powers", lambda n: np.ones(n, np.uint64)
     )
-    cache.add(ids("abc"), states(0))
-    assert cache.find(ids("cba.")) == (0, {})
+    add(cache, "abc", 0)
+    assert found(cache, "cba.") == (0, {})
     assert found(cache, "abc.") == (3, 0)
 
 
 def test_the_least_used_go_first():
     cache = prefix_cache.PrefixCache(2 * ENTRY_BYTES)
-    cache.add(ids("abc"), states(0))
-    cache.add(ids("def"), states(1))
+    add(cache, "abc", 0)
+    add(cache, "def", 1)
     assert found(cache, "abc.") == (3, 0)
-    cache.add(ids("ghi"), states(2))
+    add(cache, "ghi", 2)
     assert found(cache, "abc.") == (3, 0)
-    assert cache.find(ids("def.")) == (0, {})
+    assert found(cache, "def.") == (0, {})
     assert cache.num_bytes == 2 * ENTRY_BYTES
-    cache.add(ids("ghi"), states(3))
+    add(cache, "ghi", 3)
     assert found(cache, "ghi.") == (3, 3)
     assert cache.num_bytes == 2 * ENTRY_BYTES
 
@@ -70,15 +87,17 @@ def test_the_least_used_go_first():
 def test_what_is_too_large_is_not_kept():
     for most in (0, ENTRY_BYTES - 1):
         cache = prefix_cache.PrefixCache(most)
-        cache.add(ids("abc"), states(0))
-        assert cache.find(ids("abc.")) == (0, {})
+        add(cache, "abc", 0)
+        assert found(cache, "abc.") == (0, {})
         assert not cache.num_bytes
 
 
 def test_a_long_beginning_takes_no_more_than_a_short_one(cache):
     text = ids("a" * 100_000)
     base = weakref.ref(text)
-    cache.add(text[:90_000], states(0))
+    beginning = prefix_cache.Beginning()
+    beginning.extend(text[:90_000])
+    cache.add(beginning, states(0))
     assert cache.num_bytes == ENTRY_BYTES
     del text
     assert base() is None

@@ -60,22 +60,34 @@ class Guard:
         answer = _Answer(send, request_id)
         self._state.num_active += 1
         try:
-            await self._answer(scope, receive, answer)
-        except ApiError as error:
-            await error_response(error)(scope, receive, answer.send)
+            await self._respond(scope, receive, answer)
         except ClientLeftError:
             # uvicorn closes a connection whose answer is unfinished.
             answer.status = _LEFT
+        finally:
+            self._state.num_active -= 1
+            self._note(scope, method, answer, time.perf_counter() - began)
+
+    async def _respond(self, scope, receive, answer):
+        """Answers a request, with an error if need be."""
+        try:
+            await self._answer(scope, receive, answer)
+            return
+        except ApiError as raised:
+            error = raised
+        except ClientLeftError:
+            raise
         except Exception:
             if answer.has_begun:
                 answer.status = 500
                 raise
-            _log.exception("request %s failed", request_id.decode())
-            failure = ApiError(500, "The server failed: see its log")
-            await error_response(failure)(scope, receive, answer.send)
-        finally:
-            self._state.num_active -= 1
-            self._note(scope, method, answer, time.perf_counter() - began)
+            _log.exception("request %s failed", answer.request_id.decode())
+            error = ApiError(500, "The server failed: see its log")
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                await error_response(error)(scope, receive, answer.send)
+        except TimeoutError:
+            raise ClientLeftError from None
 
     async def _answer(self, scope, receive, answer):
         if self._state.is_draining and scope["method"] == "POST":
@@ -94,14 +106,19 @@ class Guard:
                     self._inner(scope, receive_again, answer.send)
                 )
                 leaving = asyncio.ensure_future(_end(receive))
+                end = time.monotonic() + self._most_seconds
                 try:
-                    await asyncio.wait(
-                        (answering, leaving),
-                        timeout=self._most_seconds,
-                        return_when=asyncio.FIRST_COMPLETED,
-                    )
-                    if not answering.done():
-                        raise ClientLeftError
+                    while not answering.done():
+                        seconds = (
+                            min(answer.stall_time(), end) - time.monotonic()
+                        )
+                        if leaving.done() or seconds <= 0:
+                            raise ClientLeftError
+                        await asyncio.wait(
+                            (answering, leaving),
+                            timeout=seconds,
+                            return_when=asyncio.FIRST_COMPLETED,
+                        )
                     answering.result()
                 finally:
                     for task in (answering, leaving):
@@ -145,13 +162,17 @@ class _Answer:
     def __init__(self, send, request_id):
         self._send, self.request_id = send, request_id
         self.has_begun, self.status = False, _LEFT
+        self._sending_since = None
+
+    def stall_time(self) -> float:
+        """When the client will have read too slowly, by `time.monotonic()`.
+
+        A timer for each message would cost as much as its JSON.
+        """
+        return STALL_SECONDS + (self._sending_since or time.monotonic())
 
     async def send(self, message):
-        """Sends an ASGI message.
-
-        Raises:
-            ClientLeftError: the client does not read.
-        """
+        """Sends an ASGI message."""
         if message["type"] == "http.response.start":
             self.has_begun, self.status = True, message["status"]
             sent = {name for name, _ in message["headers"]}
@@ -160,11 +181,9 @@ class _Answer:
                 *(item for item in _HEADERS.items() if item[0] not in sent),
                 (b"x-request-id", self.request_id),
             ]
-        try:
-            async with asyncio.timeout(STALL_SECONDS):
-                await self._send(message)
-        except TimeoutError:
-            raise ClientLeftError from None
+        self._sending_since = time.monotonic()
+        await self._send(message)
+        self._sending_since = None
 
 
 async def _end(receive):

@@ -1,5 +1,6 @@
 """The metrics of the server, in Prometheus' formats."""
 
+import functools
 import time
 
 import prometheus_client
@@ -161,6 +162,17 @@ class ModelMetrics:
         for reason in _FINISH_REASONS:  # so that each series begins at 0
             metrics.texts_finished.labels(model_name, reason)
 
+    # Used for each event of a stream: looking the labels up takes longer than
+    # counting.
+
+    @functools.cached_property
+    def _generated(self):
+        return self._metrics.generated_tokens.labels(self._name)
+
+    @functools.cached_property
+    def _between(self):
+        return self._metrics.between_tokens.labels(self._name)
+
     def prompt(self, num_tokens, num_cached) -> None:
         """Counts the tokens of a prompt, and those not read of them."""
         self._metrics.prompt_tokens.labels(self._name).inc(num_tokens)
@@ -168,7 +180,7 @@ class ModelMetrics:
 
     def generated(self, num_tokens) -> None:
         """Counts tokens that a client receives."""
-        self._metrics.generated_tokens.labels(self._name).inc(num_tokens)
+        self._generated.inc(num_tokens)
 
     def first_token(self, seconds) -> None:
         """Observes the time from a request to its first token."""
@@ -176,7 +188,7 @@ class ModelMetrics:
 
     def between(self, seconds) -> None:
         """Observes the time between two updates of a request."""
-        self._metrics.between_tokens.labels(self._name).observe(seconds)
+        self._between.observe(seconds)
 
     def predicted(self, seconds) -> None:
         """Observes the duration of a :predict call."""

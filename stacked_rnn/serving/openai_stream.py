@@ -125,7 +125,9 @@ class Stream:
         self._readers, self._config = readers, config
         self._metrics, self._answer_class = metrics, answer_class
         self._start_time = time.monotonic()
-        self.loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
+        self.loop = asyncio.get_running_loop()
+        self._updates, self._has_news = [], asyncio.Event()
+        self._news_time = self._beats = None  # see `_beat`
         self._sequences, self._unfinished = [], set()
         self._rankings = []  # a `TopLogprobs` per sequence, if `logprobs` > 0
         self._is_sending = self._has_left = False
@@ -136,9 +138,19 @@ class Stream:
         # Not those that came while the server itself was at work.
         self._num_unread += self._is_sending
         if self._num_unread <= _MOST_UNREAD:
-            self._queue.put_nowait((sequence, update))
+            self._updates.append((sequence, update))
         else:  # `_pieces` raises an error then
             self._cancel()
+        self._news_time = time.monotonic()
+        self._has_news.set()
+
+    def _beat(self):
+        """Wakes `_pieces` after `_SILENCE`, with one timer for all updates."""
+        silent = time.monotonic() - self._news_time
+        if silent >= _SILENCE:
+            self._has_news.set()
+            self._news_time, silent = time.monotonic(), 0
+        self._beats = self.loop.call_later(_SILENCE - silent, self._beat)
 
     async def start(self) -> None:
         """Checks the request and submits its sequences.
@@ -176,6 +188,8 @@ class Stream:
             )
             self._counts = self._metrics.of(served.name)
             self._unfinished = {*self._sequences}
+            self._news_time = time.monotonic()
+            self._beat()
             return
         raise ApiError(503, "The server is shutting down")
 
@@ -275,25 +289,26 @@ class Stream:
         After `_SILENCE` without an update it yields a comment, so that no proxy
         takes the connection for dead.
         """
-        body, answer = self._body, self._answer
+        body, answer, last = self._body, self._answer, b""
         try:
             if body.echo:
                 yield _event(answer.event(answer.echoes(), self._usage()))
             async with contextlib.aclosing(self._pieces()) as arriving:
                 async for pieces in arriving:
                     usage = self._usage()
-                    yield (
-                        b"".join(
-                            _event(answer.event([one], usage)) for one in pieces
-                        )
-                        or b": nothing new\n\n"
+                    new = b"".join(
+                        _event(answer.event([one], usage)) for one in pieces
                     )
+                    if self._unfinished:
+                        yield new or b": nothing new\n\n"
+                    else:
+                        last = new
         except ApiError as error:
             yield _event(error.body)
             return
         if body.stream_options.include_usage:
-            yield _event(answer.event([], answer.usage(*self._prompt_tokens)))
-        yield b"data: [DONE]\n\n"
+            last += _event(answer.event([], answer.usage(*self._prompt_tokens)))
+        yield last + b"data: [DONE]\n\n"
 
     def _usage(self):
         """The usage so far, if each part of a stream is to have it."""
@@ -324,14 +339,12 @@ class Stream:
         """
         last = None
         while self._unfinished:
-            try:
-                async with asyncio.timeout(_SILENCE):
-                    updates = [await self._queue.get()]
-            except TimeoutError:
+            await self._has_news.wait()
+            self._has_news.clear()
+            updates, self._updates = self._updates, []
+            if not updates:
                 yield []
                 continue
-            while not self._queue.empty():
-                updates.append(self._queue.get_nowait())
             now = time.monotonic()
             if last is None:
                 self._counts.first_token(now - self._start_time)
@@ -396,6 +409,7 @@ class Stream:
         """Cancels unfinished sequences. It may be called more than once."""
         if not self._has_left:
             self._has_left = True
+            self._beats.cancel()
             self._counts.prompt(*self._prompt_tokens)
         self._cancel()
         for sequence in self._unfinished:

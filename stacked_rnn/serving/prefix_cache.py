@@ -27,12 +27,39 @@ class _Entry:
         return ENTRY_BYTES + sum(state.nbytes for state in self.states.values())
 
 
+class Beginning:
+    """The beginning of a text, by its length and two hashes.
+
+    It grows with the text, so that each token is hashed once: NumPy gives way
+    to other threads wherever it has many numbers, which may take longer than
+    what it computes.
+
+    Attributes:
+        length: in tokens.
+        key: a hash that is fast for all beginnings of a prompt.
+    """
+
+    def __init__(self):
+        self.length = self.key = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def digest(self) -> bytes:
+        """A digest, which tells beginnings apart that have the same key."""
+        return self._digest.digest()
+
+    def extend(self, token_ids) -> None:
+        """Adds the tokens that follow, int32 [tokens]."""
+        terms = _terms(token_ids, self.length)
+        self.key = int(terms.sum(initial=self.key))
+        self._digest.update(token_ids)
+        self.length += len(token_ids)
+
+
 class PrefixCache:
     """Keeps the states that were used last, up to a number of bytes.
 
-    It does not keep the tokens. A beginning is looked up by a hash that is fast
-    for all beginnings of a prompt, and recognized by a digest. The cache may be
-    used by several threads.
+    It does not keep the tokens. It may be used by several threads.
 
     Args:
         max_bytes: most bytes; 0 keeps nothing.
@@ -47,59 +74,57 @@ class PrefixCache:
         self._longest = 0
         self._lock = threading.Lock()
 
-    def add(self, token_ids, states) -> None:
+    def add(self, beginning, states) -> None:
         """Keeps the states after a beginning.
 
         Args:
-            token_ids: its tokens, int32 [tokens].
+            beginning: a `Beginning`.
             states: arrays by name, of one text; they must not change.
         """
-        entry = _Entry(_digest(token_ids), states)
+        entry = _Entry(beginning.digest, states)
         if entry.num_bytes > self._max_bytes:
             return
-        key = int(np.dot(*_terms(token_ids)))
+        key = beginning.key
         with self._lock:
             if old := self._entries.pop(key, None):
                 self.num_bytes -= old.num_bytes
             self._entries[key] = entry
             self.num_bytes += entry.num_bytes
-            self._longest = max(self._longest, len(token_ids))
+            self._longest = max(self._longest, beginning.length)
             while self.num_bytes > self._max_bytes:
                 _, oldest = self._entries.popitem(last=False)
                 self.num_bytes -= oldest.num_bytes
 
-    def find(self, token_ids) -> tuple[int, dict]:
+    def find(self, token_ids) -> tuple[Beginning, dict]:
         """Looks up the longest beginning of a prompt that it has.
 
         Args:
             token_ids: int32 [tokens].
 
         Returns:
-            The length of the beginning, which leaves at least one token, and
-            the states after it; (0, {}) if there is none.
+            The beginning, which leaves at least one token, and the states after
+            it; an empty one and {} if there is none.
         """
-        beginning = token_ids[: min(self._longest, len(token_ids) - 1)]
-        keys = np.multiply(*_terms(beginning)).cumsum().tolist()
+        end = min(self._longest, len(token_ids) - 1)
+        keys = _terms(token_ids[:end]).cumsum().tolist()
         with self._lock:
             entries = self._entries
             known = [n for n, key in enumerate(keys, 1) if key in entries]
             for length in reversed(known):
-                key = keys[length - 1]
-                entry = entries[key]
-                if entry.digest == _digest(beginning[:length]):
-                    entries.move_to_end(key)
-                    return length, entry.states
-        return 0, {}
+                beginning = Beginning()
+                beginning.extend(token_ids[:length])
+                entry = entries[beginning.key]
+                if entry.digest == beginning.digest:
+                    entries.move_to_end(beginning.key)
+                    return beginning, entry.states
+        return Beginning(), {}
 
 
-def _digest(token_ids) -> bytes:
-    return hashlib.sha256(token_ids).digest()
-
-
-def _terms(token_ids):
-    """Two factors of each token, whose products sum to the hash of a text."""
-    size = 1 << max(len(token_ids) - 1, 0).bit_length()
-    return token_ids.astype(np.uint64) + 1, _powers(size)[: len(token_ids)]
+def _terms(token_ids, start=0):
+    """What each token, from place `start` on, adds to the hash of a text."""
+    end = start + len(token_ids)
+    powers = _powers(1 << max(end - 1, 0).bit_length())
+    return (token_ids.astype(np.uint64) + 1) * powers[start:end]
 
 
 @functools.cache

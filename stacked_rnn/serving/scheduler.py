@@ -88,8 +88,7 @@ class Sequence:
         num_prompt_tokens: length of the prompt; 0 if it is empty.
         num_cached: how many of `prompt_ids` were not read, because the states
             after them were known.
-        num_kept: after how many of them the states are in the cache; the
-            longest such beginning.
+        kept: the longest `Beginning` whose states are in the cache.
         num_read: how many of `prompt_ids` were read or are in the carry (see
             `generation`), those not read included.
         token_ids: list of the ids drawn.
@@ -114,7 +113,8 @@ class Sequence:
         self.sampling, self.stop, self.deadline = sampling, stop, deadline
         self.is_cancelled = False
         self.arrival_time = self.slot_time = self.first_token_time = None
-        self.num_cached, self.num_kept, self.num_read = 0, 0, 1
+        self.num_cached, self.num_read = 0, 1
+        self.kept = prefix_cache.Beginning()
         self.token_ids = []
         self.continuation = None
 
@@ -498,14 +498,15 @@ class Scheduler:
         least = max(2 * CHUNK, length // CHUNK)
         if sequence.num_read == len(sequence.prompt_ids):
             least = 1  # who asks again will have the whole prompt
-        if length < max(_LEAST_KEPT, sequence.num_kept + least):
+        kept = sequence.kept
+        if length < max(_LEAST_KEPT, kept.length + least):
             return
-        sequence.num_kept = length
         text = sequence.prompt_ids
         if length > len(text):
             text = np.append(text, np.array(sequence.token_ids, np.int32))
+        kept.extend(text[kept.length : length])
         self.prefixes.add(
-            text[:length],
+            kept,
             {
                 name: np.array(np.asarray(state)[row])
                 for name, state in states.items()
@@ -521,9 +522,9 @@ class Scheduler:
         """
         states = self._model.initial_states(len(sequences))
         for row, sequence in enumerate(sequences):
-            length, known = self.prefixes.find(sequence.prompt_ids)
-            sequence.num_cached = sequence.num_kept = length
-            sequence.num_read = length + 1
+            sequence.kept, known = self.prefixes.find(sequence.prompt_ids)
+            sequence.num_cached = sequence.kept.length
+            sequence.num_read = sequence.num_cached + 1
             for name, state in known.items():
                 states[name][row] = state
         seen = np.zeros(
