@@ -156,7 +156,7 @@ class Config:
 
 
 def checked(field, value):
-    """Checks a value of a setting, and returns it; of a path a string.
+    """Checks a value of a setting, and returns it with the type of the setting.
 
     Args:
         field: the field of a `Config`.
@@ -190,4 +190,6 @@ def checked(field, value):
             f"--{name}={value!r}: expected one of "
             + ", ".join(rules["choices"])
         )
+    if field.type is float:
+        return float(value)  # of an int, TensorFlow makes an int32
     return os.path.expanduser(value) if rules["is_path"] else value
