@@ -51,12 +51,9 @@ def train(corpus=None, *, minutes=None, callbacks=(), verbose=True, **settings):
     if minutes is not None:
         settings["max_minutes"] = minutes
     configs.check_names(settings, *config_classes)
-    settings = {
-        name: os.fspath(value) if isinstance(value, os.PathLike) else value
-        for name, value in configs.plain_values(settings).items()
-    }
     model_config, train_config = configs.replace_settings(
-        [config_class() for config_class in config_classes], settings
+        [config_class() for config_class in config_classes],
+        configs.plain_values(settings),
     )
     callbacks = keras.tree.flatten(callbacks or [])  # one, or a list
     for callback in callbacks:

@@ -333,11 +333,15 @@ def fingerprint(version) -> str | None:
 
 
 def _newest(tasks) -> pathlib.Path | None:
-    """Returns the version that was exported last, of models for `tasks`."""
+    """Returns the version that was exported last, of models for `tasks`.
+
+    SavedModels of other programs, which have no `CONFIG_FILE`, are left out.
+    """
     paths = [
         path
         for path in pathlib.Path("saved_models").glob(f"*/*/{GRAPH_FILE}")
         if version_number(path.parent) is not None
+        and os.path.exists(path.parent / CONFIG_FILE)
     ]
     for path in sorted(paths, key=_modification_time, reverse=True):
         if read_description(path.parent).task in tasks:

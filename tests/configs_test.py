@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -53,6 +54,30 @@ def test_configs_survive_json(kind):
 def test_bad_values_are_quoted_with_the_range(kind, values, message):
     with pytest.raises(configs.UserError, match=message):
         kind(**values)
+
+
+def test_a_path_is_a_string_without_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = [
+        (kind, field.name)
+        for kind in vars(configs).values()
+        if isinstance(kind, type) and issubclass(kind, configs.Config)
+        for field in dataclasses.fields(kind)
+        if field.metadata["is_path"]
+    ]
+    assert {name for _, name in paths} == {
+        "api_keys_file", "attention", "cache_dir", "chat_template",
+        "export_dir", "init_from", "model_dir", "output", "saved_model",
+        "tune_dir",
+    }  # fmt: skip
+    for kind, name in paths:
+        for path in ("~/a.html", pathlib.Path("~/a.html")):
+            assert getattr(kind(**{name: path}), name) == "/home/me/a.html"
+    # Of several paths, each is expanded as it is read.
+    assert configs.TrainConfig(corpus=pathlib.Path("~/a")).corpus == "~/a"
+    for value in (pathlib.Path("a"), b"a"):
+        with pytest.raises(configs.UserError, match="expected"):
+            configs.ModelConfig(units=value)
 
 
 def test_whole_numbers_are_floats_where_a_setting_is_one():
@@ -314,12 +339,15 @@ def test_every_default_of_a_task_is_a_setting():
 
 
 def test_a_large_share_of_unknown_tokens_is_one_warning(capsys):
-    tokenizer = tokenizers.build("word", b"a b c")
-    terminal.warn_of_unknown_share(0.08, tokenizer)
-    assert capsys.readouterr().err == ""
-    terminal.warn_of_unknown_share(1 / 3, tokenizer)
-    said = capsys.readouterr().err
-    assert "33% of the tokens are not in" in said and said.count("\n") == 1
+    for kind in ("word", "char"):
+        tokenizer = tokenizers.build(kind, b"a b c")
+        terminal.warn_of_unknown_share(0.08, tokenizer)
+        assert capsys.readouterr().err == ""
+        terminal.warn_of_unknown_share(1 / 3, tokenizer)
+        said = capsys.readouterr().err
+        assert "33% of the tokens are not in" in said
+        assert said.count("\n") == 1
+        assert ("--vocabulary_size" in said) == (kind == "word")
 
 
 def test_flags_of_text_accept_escapes():

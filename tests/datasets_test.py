@@ -53,10 +53,21 @@ def test_files_globs_gzip_and_lists_are_joined_in_order(tmp_path):
         ("<end>", ["a\n", "b<end>", "c<end>\n", "d"],
          "a\n<end>b<end>c<end>\nd"),
         ("\n<end>\n", ["a", "b\n<end>", "c"], "a\n<end>\nb\n<end>\nc"),
-        ("\t", ["a", "b\t", "c"], "a\tb\tc"),
+        ("\t", ["a", "b\t", "c", "\td"], "a\tb\tc\td"),
+        ("<end>", ["<end>a", "<end>b<end>", "<end>c"],
+         "<end>a<end>b<end>c"),
+        ("<end>", ["a", "<end>"], "a<end><end>"),
+        ("---\n", ["---\n1\n---\na\n", "---\n2\n---\nb\n"],
+         "---\n1\n---\na\n---\n2\n---\nb\n"),
+        ("\n<end>\n", ["a", "<end>\nb", "\n<end>\nc"],
+         "a\n<end>\nb\n<end>\nc"),
     ],
 )  # fmt: skip
-def test_files_are_joined_by_a_line_break(tmp_path, separator, files, expected):
+@pytest.mark.parametrize("piece", [2, 10**6])
+def test_files_are_joined_by_one_separator(
+    tmp_path, monkeypatch, separator, files, expected, piece
+):
+    monkeypatch.setattr(text_files, "PIECE", piece)
     for number, content in enumerate(files):
         (tmp_path / f"{number}.txt").write_bytes(content.encode())
     corpus = datasets.Corpus(str(tmp_path), document_separator=separator)
@@ -584,6 +595,7 @@ def test_few_documents_are_split_or_refused(
         ("Anna\nBert\n" * 40 + "Clara", True),
         ("Anna\nBert\n" * 20, False),  # few
         ("Anna\n\nBert\n" * 40, False),
+        ("Anna\r\n\r\nBert\r\n" * 40, False),
         ("Anna\nBert\n" * 40 + "x" * 61, False),
         ("This is a line of some verse\n" * 40, False),
     ],
@@ -598,6 +610,13 @@ def test_a_list_is_recognized(text, expected, piece, tmp_path, monkeypatch):
     if expected:
         lines = corpus.as_lines()
         assert b"".join(lines.pieces()) == b"".join(corpus.pieces())
+
+
+def test_a_name_per_file_is_a_list(tmp_path):
+    for number in range(60):
+        (tmp_path / f"{number:02}").write_text(f"name {number}")
+    (tmp_path / "07").write_bytes(b"\xff\n\n")
+    assert datasets.Corpus(str(tmp_path), skip_bad_files=True).is_list
 
 
 def lines(count, seed=0):

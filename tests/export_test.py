@@ -534,6 +534,12 @@ def test_a_save_that_fails_leaves_nothing(generator, tmp_path, monkeypatch):
     assert list((tmp_path / "m").iterdir()) == []
 
 
+def test_a_directory_that_cannot_be_made_is_one_line(generator, tmp_path):
+    (tmp_path / "m").write_text("in the way")
+    with pytest.raises(UserError, match="--export_dir=.*m: cannot write there"):
+        generator.save(tmp_path / "m")
+
+
 @exports.in_memory()
 def test_two_exports_at_once_get_different_numbers(
     generator, tmp_path, monkeypatch
@@ -686,6 +692,10 @@ def test_the_newest_under_saved_models_is_the_default(
     os.utime(newest / "saved_model.pb")
     for name in ("2.partial", "2.bak", "\u00b2"):  # no versions
         shutil.copytree(newest, newest.with_name(name))
+    foreign = pathlib.Path("saved_models/foreign/1/saved_model.pb")
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"of another program")
+    os.utime(foreign, (2**31, 2**31))
     assert inference.load().path == newest
     # Models of another task, a name that is no version, a partial copy.
     for name in ("third/1", "third/\u00b2", "third/3.partial"):

@@ -258,6 +258,7 @@ def test_other_settings_have_other_token_files(book, tmp_path, small_pieces):
 def test_interrupted_tokenizing_resumes(
     book, tmp_path, monkeypatch, small_pieces
 ):
+    """Also where the cache lies in the directory of the corpus."""
     cut, done = token_cache._tokenize_piece, []
 
     def interrupted(*arguments):
@@ -268,7 +269,7 @@ def test_interrupted_tokenizing_resumes(
 
     monkeypatch.setattr(token_cache, "_tokenize_piece", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        load(book, tmp_path)
+        load(tmp_path, tmp_path)
     [directory] = tmp_path.glob("tokens-*")
     assert not (directory / "index.json").exists()
     parts = len([*directory.glob("parts/*.npz")])
@@ -281,7 +282,7 @@ def test_interrupted_tokenizing_resumes(
         "_tokenize_piece",
         lambda *args: (done.append(args), cut(*args))[1],
     )
-    data = load(book, tmp_path)
+    data = load(tmp_path, tmp_path)
     assert len(done) == 16 - parts
     text = book.read_text(encoding="utf-8")[:27_000]
     expected = data.tokenizer.tokenize([text]).flat_values

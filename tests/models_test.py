@@ -101,8 +101,10 @@ def test_a_capped_input_gate_equals_the_reference(all_layers, rng):
 
 
 def test_a_capped_input_gate_needs_an_lstm():
-    with pytest.raises(configs.UserError, match="--cap_input_gate: --cell=gru"):
-        small_config(cap_input_gate=True)
+    config = small_config(cap_input_gate=True)
+    for build in (models.build_language_model, models.build_seq2seq):
+        with pytest.raises(configs.UserError, match="--cap_input.*--cell=gru"):
+            build(config)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -1195,7 +1195,7 @@ def test_a_failed_prediction_is_shown(labels, server):
 def rewrites(page, server):
     """The page of a server with a seq2seq and a language model."""
     server.models = [
-        {"id": "dates", "card": ["A translator."], "task": "seq2seq"},
+        {"id": "it's (1)", "card": ["A translator."], "task": "seq2seq"},
         {"id": "pydoc", "card": CARD, "task": "language_model"},
     ]
     server.predicts(
@@ -1207,7 +1207,7 @@ def rewrites(page, server):
     )
     page.driver.refresh()
     page.wait(lambda: "language model" in page["card"].text)
-    page.choose("dates")
+    page.choose("it's (1)")
     assert page["card"].text == "A translator."
     return page
 
@@ -1220,7 +1220,8 @@ def test_a_seq2seq_model_rewrites(rewrites, server, capsys):
     rewrites["generate"].click()
     rewrites.wait(lambda: rewrites["status"].text == "Probability: 81.9 %.")
     assert rewrites["text"].text == "b c"
-    assert set(server.paths[-2:]) == {"/v1/models/dates:predict"}
+    path = "/v1/models/it's%20(1):predict"
+    assert set(server.paths[-2:]) == {path}
     whole, align = server.bodies
     assert whole == {"instances": ["""it's "abc" """]}
     assert align == {
@@ -1230,7 +1231,7 @@ def test_a_seq2seq_model_rewrites(rewrites, server, capsys):
 
     command = rewrites["curl"].get_property("textContent")
     words = shlex.split(command.replace("\\\n", ""))
-    assert words[1] == f"{server.origin}/v1/models/dates:predict"
+    assert words[1] == f"{server.origin}{path}"
     assert json.loads(words[-1]) == whole
     exec(rewrites["python"].get_property("textContent"), {})
     assert server.bodies[2:] == [whole]

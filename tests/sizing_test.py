@@ -179,7 +179,7 @@ def test_only_a_command_leaves_settings_open(
     path = tmp_path / "a.txt"
     path.write_text("abcdefgh " * 500)
     start = WarmStart(
-        configs.ModelConfig(),
+        configs.ModelConfig(cap_input_gate=True),  # of an LSTM
         configs.TrainConfig(corpus=str(path), **changes),
         given=given,
     )
@@ -187,9 +187,12 @@ def test_only_a_command_leaves_settings_open(
     assert bool(task.chosen) == has_chosen
     if has_chosen:
         assert task.data.training.carries_state
-        assert (
-            start.with_settings(task.chosen.settings).train_config.epochs == 0
-        )
+        start = start.with_settings(task.chosen.settings)
+        assert start.train_config.epochs == 0
+        assert task.complete(start.model_config).cell == "lstm"
+    else:
+        with pytest.raises(configs.UserError, match="has no such gate"):
+            task.complete(start.model_config)
 
 
 NAMES = ["Meier", "de la Cruz", "Johannsen"] * 20

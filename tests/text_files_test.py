@@ -65,6 +65,16 @@ def test_a_pipe_is_read_twice(tmp_path):
     writer.join()
 
 
+def test_what_can_be_read_once_is_recognized(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a")
+    os.mkfifo("pipe")
+    for source in ("-", "a.txt,-", "pipe", "a.txt, pipe", "p*", "/dev/null"):
+        assert text_files.has_stream(source)
+    for source in ("a.txt", "*.txt,pydoc", ".", "nowhere"):
+        assert not text_files.has_stream(source)
+
+
 def test_standard_input_may_be_gzipped_and_is_read_twice(monkeypatch):
     content = io.BytesIO(gzip.compress(b"piped"))
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(content))
@@ -104,6 +114,7 @@ def test_hidden_and_generated_files_are_skipped(tmp_path):
         "runs/y/checkpoints/model.json", "runs/y/checkpoints/last/ckpt-1",
         "saved_models/x/1/saved_model.pb", "saved_models/x/1/assets/a.json",
         "saved_models/x/export-1.partial/fingerprint.pb",
+        "cache/tokens-0123456789abcdef/lock", "tokens-of-love/a.txt",
         "config.json", "checkpoints/notes.txt",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +122,7 @@ def test_hidden_and_generated_files_are_skipped(tmp_path):
     found = text_files.find(str(tmp_path), "corpus")
     assert [os.path.relpath(file.name, tmp_path) for file in found] == [
         "a.txt", "a/z.txt", "b.txt", "checkpoints/notes.txt", "config.json",
+        "tokens-of-love/a.txt",
     ]  # fmt: skip
 
 

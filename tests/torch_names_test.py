@@ -241,6 +241,7 @@ def test_what_names_and_shapes_do_not_tell_is_refused(
         ({"tokenizer": "byte"}, f"its {SIZE} tokens are not the 256 bytes"),
         ({"corpus": "none.txt"}, "none.txt"),
         ({"corpus": "-"}, "and --corpus=- cannot give one: name a file"),
+        ({"corpus": "/dev/null"}, "and --corpus=/dev/null cannot give one"),
     ],
 )
 def test_a_vocabulary_comes_from_somewhere(settings, message, here, rng):

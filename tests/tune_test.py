@@ -59,7 +59,8 @@ def test_a_space_has_lists_ranges_and_logarithmic_ranges():
     assert space(
         "units=64,128 cell=gru,lstm residual=true,false dropout=0..0.5\n"
         "num_layers=1..4 embedding_dim=16..64..16\n"
-        "learning_rate=log:1e-3..0.01 batch_size=log:16..128..2"
+        "learning_rate=log:1e-3..0.01 batch_size=log:16..128..2 "
+        "cap_input_gate=true,false"
     ) == (
         configs.Dimension("units", int, (64, 128)),
         configs.Dimension("cell", str, ("gru", "lstm")),
@@ -73,6 +74,7 @@ def test_a_space_has_lists_ranges_and_logarithmic_ranges():
         configs.Dimension(
             "batch_size", int, low=16, high=128, step=2, is_log=True
         ),
+        configs.Dimension("cap_input_gate", bool, (True, False)),
     )
 
 
@@ -352,7 +354,10 @@ def test_hyperband_trains_the_best_trials_longer(directory):
         (["--search=units=4,8", "--resume"], "--resume: a search resumes"),
         (["--search=pooling=max,mean"], "--search: pooling has no effect"),
         (["--search=units=4,8", "--corpus=no.txt"], "--corpus=no.txt"),
-        (["--search=units=4,8", "--corpus=-"], "--corpus=-: a search reads"),
+        (
+            ["--search=units=4,8", "--corpus=-,cats.txt"],
+            "--corpus=-,cats.txt: a search reads",
+        ),
         (
             ["--search=units=4,8", "--validation_fraction=0"],
             "a search needs a text to validate on",

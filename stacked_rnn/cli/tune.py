@@ -23,7 +23,7 @@ import sys
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
 from stacked_rnn.configs import UserError
-from stacked_rnn.utils import terminal
+from stacked_rnn.utils import terminal, text_files
 
 # The most that a trial takes, where neither minutes nor epochs are given.
 _SHARE_OF_A_TRIAL = 0.1  # of --minutes
@@ -120,9 +120,10 @@ def _check(config, train_config) -> None:
         raise UserError(f"--search: {name} has no effect with --task={task}")
     if train_config.strategy == "multi_worker":
         raise UserError("--strategy=multi_worker: a search uses one machine")
-    if train_config.corpus == "-":
+    if text_files.has_stream(train_config.corpus):
         raise UserError(
-            "--corpus=-: a search reads the text again: name a file"
+            f"--corpus={train_config.corpus}: a search reads the text again: "
+            "name a file"
         )
     if config.algorithm == "hyperband" and train_config.max_minutes:
         raise UserError(

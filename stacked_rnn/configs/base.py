@@ -85,6 +85,7 @@ def setting(
     minimum=-math.inf,
     maximum=math.inf,
     below=math.inf,
+    is_path=False,
     is_internal=False,
     is_regularizer=False,
 ):
@@ -97,6 +98,7 @@ def setting(
         choices: the allowed strings; None: any.
         minimum, maximum: the range of a number, ends included.
         below: a number must be less than this.
+        is_path: whether it is a path, in which ~ is the home directory.
         is_internal: whether other settings set it; `--help` leaves it out.
         is_regularizer: whether it has an effect in training only.
     """
@@ -106,6 +108,7 @@ def setting(
         "minimum": minimum,
         "maximum": maximum,
         "below": below,
+        "is_path": is_path,
         "is_internal": is_internal,
         "is_regularizer": is_regularizer,
     }
@@ -118,10 +121,8 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            _check(field, value)
-            if field.type is float:  # of an int, TensorFlow makes an int32
-                object.__setattr__(self, field.name, float(value))
+            value = checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
 
     def to_dict(self) -> dict:
         """The fields as JSON values."""
@@ -154,8 +155,19 @@ class Config:
         ]
 
 
-def _check(field, value) -> None:
+def checked(field, value):
+    """Checks a value of a setting, and returns it with the type of the setting.
+
+    Args:
+        field: the field of a `Config`.
+        value: what it is to be.
+
+    Raises:
+        UserError: naming the flag and what it expects.
+    """
     name, rules = field.name, field.metadata
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if field.type in (int, float):
         kinds = (int, float) if field.type is float else (int,)
         low, high, below = rules["minimum"], rules["maximum"], rules["below"]
@@ -171,10 +183,13 @@ def _check(field, value) -> None:
     elif field.type in (bool, bool | None):
         if not isinstance(value, field.type):
             raise UserError(f"--{name}={value!r}: expected True or False")
-    elif field.type is str and not isinstance(value, str | os.PathLike):
+    elif field.type is str and not isinstance(value, str):
         raise UserError(f"--{name}={value!r}: expected a string")
     elif rules["choices"] and value not in rules["choices"]:
         raise UserError(
             f"--{name}={value!r}: expected one of "
             + ", ".join(rules["choices"])
         )
+    if field.type is float:
+        return float(value)  # of an int, TensorFlow makes an int32
+    return os.path.expanduser(value) if rules["is_path"] else value

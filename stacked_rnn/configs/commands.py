@@ -43,6 +43,7 @@ class TuneConfig(Config):
         "",
         "Directory of the search: its trials, trials.csv, trials.png and "
         "best.flags (empty: runs/tune-CORPUS).",
+        is_path=True,
     )
 
     def __post_init__(self):
@@ -70,6 +71,7 @@ class SavedModelConfig(Config):
         "(the highest is used); or that of a run, a .zip archive of a model, "
         "or hf://USER/NAME on the Hugging Face Hub. Empty: the newest model "
         "under saved_models/ that this command can use.",
+        is_path=True,
     )
 
 
@@ -276,6 +278,7 @@ class PredictConfig(Config):
         "",
         "Seq2seq only: PNG file for a drawing of the attention, where the "
         f"model looked while it wrote, for the first {MOST_DRAWN} texts.",
+        is_path=True,
     )
 
 
@@ -303,6 +306,7 @@ class InspectConfig(Config):
         "",
         "File to write, .html (empty: in this directory, under the name of the "
         "model, as in pydoc-inspect.html).",
+        is_path=True,
     )
 
     def __post_init__(self):
@@ -361,6 +365,7 @@ class ExportConfig(Config):
         "",
         "File to write, .onnx, .tflite, .html, .safetensors or .keras (empty: "
         "in this directory, under the name of the model).",
+        is_path=True,
     )
     text: str = setting(
         "",
@@ -395,6 +400,7 @@ class ServeConfig(Config):
         "several models, each served under its name; or that of a run, a .zip "
         "archive of a model, or hf://USER/NAME on the Hugging Face Hub. Empty: "
         "saved_models.",
+        is_path=True,
     )
     model_name: str = setting(
         "", "Name of a single model (empty: that of its directory)."
@@ -413,12 +419,14 @@ class ServeConfig(Config):
         "File with one API key per line; # begins a comment. All but the page, "
         "probes and metrics then needs a key, as Authorization: Bearer KEY "
         "(empty: no keys).",
+        is_path=True,
     )
     chat_template: str = setting(
         "",
         "File with a Jinja template, as Hugging Face has them, that makes a "
         "text of the messages of a chat, for models without a template of "
         "their own (empty: the last message of the user is continued).",
+        is_path=True,
     )
     max_concurrent_per_key: int = setting(
         0,

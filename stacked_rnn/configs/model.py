@@ -166,11 +166,6 @@ class ModelConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.cap_input_gate and self.cell != "lstm":
-            raise UserError(
-                f"--cap_input_gate: --cell={self.cell} has no such gate: "
-                "choose --cell=lstm"
-            )
         if self.sampled_words and self.label_smoothing:
             raise UserError(
                 "--label_smoothing is over the whole vocabulary, of which "

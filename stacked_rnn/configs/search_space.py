@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from stacked_rnn.configs.base import UserError
+from stacked_rnn.configs.base import UserError, checked
 from stacked_rnn.configs.model import ModelConfig
 from stacked_rnn.configs.training import TrainConfig
 
@@ -22,13 +22,13 @@ _SAME_IN_ALL_TRIALS = frozenset(
         "chat_template", "trackers",
     )
 )  # fmt: skip
-_OWNERS = {
-    field.name: (owner, field.type)
-    for owner in (ModelConfig, TrainConfig)
-    for field in dataclasses.fields(owner)
+_FIELDS = {
+    field.name: field
+    for config_class in (ModelConfig, TrainConfig)
+    for field in dataclasses.fields(config_class)
     if not field.metadata["is_internal"]
 }
-SEARCHABLE = frozenset(_OWNERS) - _SAME_IN_ALL_TRIALS
+SEARCHABLE = frozenset(_FIELDS) - _SAME_IN_ALL_TRIALS
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -85,7 +85,7 @@ def parse(text) -> tuple[Dimension, ...]:
     dimensions: dict[str, Dimension] = {}
     for item in text.split():
         name, equals, values = item.partition("=")
-        if name not in _OWNERS:
+        if name not in _FIELDS:
             raise UserError(f"--search: {name}: train.py has no such setting")
         if name in _SAME_IN_ALL_TRIALS:
             raise UserError(
@@ -104,7 +104,7 @@ def parse(text) -> tuple[Dimension, ...]:
 
 
 def _parse_values(name, text) -> Dimension:
-    _, kind = _OWNERS[name]
+    kind = _FIELDS[name].type
     if ".." not in text:
         choices = tuple(_parse_value(name, word) for word in text.split(","))
         if len(set(choices)) < len(choices):
@@ -147,14 +147,13 @@ def _parse_values(name, text) -> Dimension:
 
 def _parse_value(name, word):
     """Returns a value of a setting, which the setting's own check accepts."""
-    owner, kind = _OWNERS[name]
-    value = word if kind is str else _parse_number(name, kind, word)
+    field = _FIELDS[name]
+    value = word if field.type is str else _parse_number(name, field.type, word)
     try:
-        owner(**{name: value})
+        return checked(field, value)
     except UserError as error:
         message = str(error).removeprefix("--")
         raise UserError(f"--search: {message}") from error
-    return value
 
 
 def _parse_number(name, kind, word):

@@ -82,6 +82,7 @@ class TrainConfig(Config):
         "Directory for the tokens of a text of more than 16 million "
         "characters, which is tokenized once and never held in memory (empty: "
         "stacked_rnn in the Keras cache, $KERAS_HOME or ~/.keras).",
+        is_path=True,
     )
     tokenizer: str = setting(
         "char",
@@ -295,6 +296,7 @@ class TrainConfig(Config):
         "Architecture and tokenizer are those of that model, the dropout may "
         "differ. A classifier takes the layers that it shares with a language "
         "model.",
+        is_path=True,
     )
     widen_vocabulary: bool = setting(
         True,
@@ -306,17 +308,20 @@ class TrainConfig(Config):
         "",
         "Directory of the run: settings, checkpoints, TensorBoard logs, "
         "history.csv (empty: runs/CORPUS).",
+        is_path=True,
     )
     export_dir: str = setting(
         "",
         "Directory of the SavedModels; each run adds a version, 1, 2, 3 ... "
         "(empty: saved_models/CORPUS).",
+        is_path=True,
     )
     chat_template: str = setting(
         "",
         "File with a Jinja template, as Hugging Face has them, that makes a "
         "text of the messages of a chat; it becomes part of the SavedModel, "
         "for serve.py. Language models only.",
+        is_path=True,
     )
     trackers: str = setting(
         "tensorboard",
@@ -371,10 +376,6 @@ def tracker_names(trackers) -> tuple[str, ...]:
     Raises:
         UserError: there is no such tracker.
     """
-    if not isinstance(trackers, str):
-        raise UserError(
-            f"--trackers={trackers!r}: expected a string: mlflow,wandb"
-        )
     names = tuple(
         dict.fromkeys(filter(None, map(str.strip, trackers.split(","))))
     )

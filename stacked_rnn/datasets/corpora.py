@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import hashlib
 import io
+import itertools
 import os
 import pydoc_data.topics
 import re
@@ -62,10 +63,10 @@ class Corpus:
     Creating it reads and checks all files once; `pieces`, `texts` and
     `documents` read them again.
 
-    A file that does not end with the document separator gets one before the
-    next file, or a line break if there is no separator. If the separator
-    consists of line breaks, a longer run of line breaks is reduced to one
-    separator.
+    Between two files stands one document separator, whether the first ends with
+    it, the second begins with it, both or neither; or a line break if there is
+    no separator. If the separator consists of line breaks, a longer run of line
+    breaks is reduced to one separator.
 
     Args:
         corpus: "pydoc", a name in `DOWNLOADS`, a path, a directory (all files
@@ -114,18 +115,17 @@ class Corpus:
         end = ""  # the last characters so far
         for file in _find(corpus, flag):
             joint = self._joint(end) if self._files else ""
-            new_digest, new_end = digest.copy(), end + joint
-            new_digest.update(_encode(joint))
-            has_separator, num_characters = False, 0
+            new_digest, new_lines = digest.copy(), copy.copy(lines)
+            has_separator, num_characters, new_end = False, 0, end
             try:
-                for text in self._read(file):
+                for text in self._read(file, joint, not self._files):
                     new_digest.update(_encode(text))
-                    lines.add(text)
+                    new_lines.add(text)
                     num_characters += len(text)
                     last = new_end + text
                     has_separator = has_separator or self._separator in last
                     new_end = last[-max(64, len(self._separator)) :]
-                if not num_characters:
+                if num_characters == len(joint):
                     raise UserError(f"--{flag}: {file.name} is empty")
             except UserError as error:
                 if not skip_bad_files:
@@ -133,9 +133,9 @@ class Corpus:
                 print(f"warning: skipped: {error}", file=sys.stderr)
             else:
                 self._files.append((file, joint))
-                self.num_characters += len(joint) + num_characters
+                self.num_characters += num_characters
                 self.has_separator |= has_separator and bool(self._separator)
-                digest, end = new_digest, new_end
+                digest, lines, end = new_digest, new_lines, new_end
         if not self._files:
             raise UserError(f"--{flag}={corpus}: none of its files can be read")
         self.digest = digest.hexdigest()
@@ -163,9 +163,8 @@ class Corpus:
 
     def texts(self) -> Iterator[str]:
         """Yields all the text, in strings of any length."""
-        for file, joint in self._files:
-            yield joint
-            yield from self._read(file)
+        for index, (file, joint) in enumerate(self._files):
+            yield from self._read(file, joint, index == 0)
 
     def documents(self) -> Iterator[tuple[bool, list[str], str]]:
         """Yields the documents, several at a time, and a long one in parts.
@@ -208,12 +207,14 @@ class Corpus:
         space = separator[len(core) :]
         return "" if end[len(text) :].startswith(space) else space
 
-    def _read(self, file) -> Iterator[str]:
-        """Yields the text of a file, in strings of any length."""
+    def _read(self, file, joint, is_first) -> Iterator[str]:
+        """Yields what stands before a file, and its text, in strings."""
         parts = text_files.read(file, self._flag, self._binary, **self._options)
         if self._separator and not self._separator.strip("\n"):
-            return _limit_line_breaks(parts, len(self._separator))
-        return parts
+            parts = _limit_line_breaks(parts, len(self._separator))
+        elif not is_first:
+            parts = _without_first(parts, self._separator)
+        return itertools.chain([joint], parts)
 
 
 class _Lines:
@@ -226,6 +227,7 @@ class _Lines:
     def add(self, text):
         if self._longest > _LONGEST_ENTRY:
             return  # a text of long lines is not looked at further
+        text = text.replace("\r", "")  # bytes keep their line ends
         *lines, self._open = (self._open + text).split("\n")
         lengths = [*map(len, lines)]
         has_blank = 0 in lengths
@@ -244,6 +246,22 @@ class _Lines:
             and self._count >= _FEWEST_ENTRIES
             and self._characters <= _MEAN_ENTRY * self._count
         )
+
+
+def _without_first(parts, separator) -> Iterator[str]:
+    """Yields a text without the separator that it may begin with.
+
+    White space before the separator may be missing.
+    """
+    parts, head = iter(parts), ""
+    for part in parts:
+        head += part
+        if len(head) > len(separator):
+            break
+    if not head.startswith(separator):
+        separator = separator.lstrip()
+    yield head.removeprefix(separator) or head
+    yield from parts
 
 
 def _limit_line_breaks(parts, max_run) -> Iterator[str]:

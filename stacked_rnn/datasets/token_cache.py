@@ -122,8 +122,7 @@ def tokenize_corpus(corpus, split, tokenizer, settings, cache_dir):
     key = json.dumps([4, corpus.digest, split_by, made_from])
     name = "tokens-" + hashlib.sha256(key.encode()).hexdigest()[:16]
     cache_dir = cache_dir or f"{corpora.keras_cache()}/stacked_rnn"
-    cache_dir = pathlib.Path(cache_dir).expanduser()
-    directory = cache_dir / name
+    directory = pathlib.Path(cache_dir, name)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # One process at a time tokenizes; the others wait.

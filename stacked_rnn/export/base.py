@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import shutil
 import tempfile
 import types
 
@@ -72,26 +71,23 @@ class ExportedModel(tf.Module):
             UserError: it cannot be written.
         """
         export_dir = pathlib.Path(export_dir)
-        export_dir.mkdir(parents=True, exist_ok=True)
-        # A name that is not a number is no version to any reader.
-        partial = pathlib.Path(
-            tempfile.mkdtemp(".partial", "export-", export_dir)
-        )
         try:
-            self._write(partial, training, export_dir.resolve().name)
-            if chat_template is not None:
-                saved_models.write_chat_template(partial, chat_template)
-            partial.chmod(0o755)
-            return saved_models.take_next_number(partial, export_dir)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, OSError | tf.errors.OpError):
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"--export_dir={export_dir}: cannot write there ({reason}):"
-                    " free some space, and the same command exports the run"
-                ) from error
-            raise
+            export_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(
+                ".partial", "export-", export_dir, ignore_cleanup_errors=True
+            ) as scratch:
+                partial = pathlib.Path(scratch, "version")
+                self._write(partial, training, export_dir.resolve().name)
+                if chat_template is not None:
+                    saved_models.write_chat_template(partial, chat_template)
+                return saved_models.take_next_number(partial, export_dir)
+        except (OSError, tf.errors.OpError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"--export_dir={export_dir}: cannot write there ({reason}): "
+                "free some space or mend its permissions, and the same command "
+                "exports the run"
+            ) from error
 
     def _write(self, directory, training, name):
         with tempfile.TemporaryDirectory() as scratch:

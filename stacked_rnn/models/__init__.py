@@ -16,3 +16,4 @@ from stacked_rnn.models.language_model import (
 )
 from stacked_rnn.models.saved_weights import read_checkpoint, read_saved_model
 from stacked_rnn.models.seq2seq import Seq2Seq, build_seq2seq
+from stacked_rnn.models.stacks import check_config

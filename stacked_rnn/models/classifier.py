@@ -34,7 +34,7 @@ def build_classifier(
 
 def check_classifier(config, num_classes, multi_label) -> None:
     """Raises a `UserError` if the settings do not suit a classifier."""
-    stacks.check_vocabulary_size(config)
+    stacks.check_config(config)
     if config.tie_embeddings:
         raise UserError(
             "--tie_embeddings: a classifier predicts no tokens; leave it out, "

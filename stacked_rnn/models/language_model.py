@@ -41,7 +41,7 @@ def check_language_model(config) -> None:
 
     A bidirectional model would see the tokens that it has to predict.
     """
-    stacks.check_vocabulary_size(config)
+    stacks.check_config(config)
     if config.bidirectional:
         raise UserError(
             "--bidirectional: a language model must not see the future: leave "

@@ -21,9 +21,9 @@ def build_seq2seq(config: ModelConfig, use_cudnn: bool = False) -> "Seq2Seq":
         A `Seq2Seq`.
 
     Raises:
-        UserError: `vocabulary_size` is not set.
+        UserError: the configuration is invalid, see `stacks.check_config`.
     """
-    stacks.check_vocabulary_size(config)
+    stacks.check_config(config)
     return Seq2Seq(config, use_cudnn)
 
 

@@ -44,12 +44,17 @@ class Model(keras.Model):
         return cls(**config | {"config": model_config})
 
 
-def check_vocabulary_size(config) -> None:
-    """Raises a `UserError` if `vocabulary_size` has not been set."""
+def check_config(config) -> None:
+    """Raises a `UserError` if no task has a model of these settings."""
     if config.vocabulary_size < 1:
         raise UserError(
             "vocabulary_size=0: a model needs the size of its vocabulary, "
             "tokenizer.vocabulary_size()"
+        )
+    if config.cap_input_gate and config.cell != "lstm":
+        raise UserError(
+            f"--cap_input_gate: --cell={config.cell} has no such gate: choose "
+            "--cell=lstm"
         )
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import ClassVar
 
-from stacked_rnn import configs
+from stacked_rnn import configs, models
 from stacked_rnn.utils import terminal
 
 _LONGEST_TEXT = 60  # characters of a text in a suggested command
@@ -80,9 +80,11 @@ class Task:
         Raises:
             UserError: the task has no model of this architecture.
         """
-        return dataclasses.replace(
+        config = dataclasses.replace(
             model_config, vocabulary_size=self.data.tokenizer.vocabulary_size()
         )
+        models.check_config(config)
+        return config
 
     def initial_weights(self, start, model_config) -> list | None:
         """Returns the weights that a run starts with; None: random ones."""

@@ -249,7 +249,7 @@ def _tokenizer_of_corpus(num_tokens, train_config) -> tokenizers.Tokenizer:
     advice = "write the vocabulary into its header, see docs/runtimes.md"
     if not TASKS[train_config.task].continues_texts or kind not in _SORTED:
         raise UserError(f"its header has no vocabulary: {advice}")
-    if "-" in text_files.parts(corpus):  # it can be read only once
+    if text_files.has_stream(corpus):
         raise UserError(
             f"its header has no vocabulary, and --corpus={corpus} cannot give "
             f"one: name a file, or {advice}"

@@ -199,10 +199,11 @@ def warn_of_unknown_share(share, tokenizer) -> None:
     """
     if share <= _MAX_UNKNOWN_SHARE:
         return
+    larger = "a larger --vocabulary_size, or " * (tokenizer.kind == "word")
     print(
         f"warning: {share:.0%} of the tokens are not in the vocabulary of "
-        f"{tokenizer.vocabulary_size():,}: try a larger --vocabulary_size, "
-        "or --tokenizer=subword, which has no unknown tokens",
+        f"{tokenizer.vocabulary_size():,}: try {larger}--tokenizer=subword or "
+        "byte, which have no unknown tokens",
         file=sys.stderr,
     )
 

@@ -13,8 +13,8 @@ import glob
 import gzip
 import io
 import os
+import re
 import shutil
-import stat
 import sys
 import tempfile
 import weakref
@@ -26,6 +26,8 @@ from stacked_rnn.configs import UserError
 PIECE = 2**20  # bytes read at a time
 _HEAD = 2**12  # bytes that are examined to recognize a format
 _GZIP = b"\x1f\x8b"
+# Directories of tools, exports that were cut short, and cached tokens.
+_LEFT_OUT = re.compile(r"\..*|.*\.partial|tokens-[0-9a-f]{16}")
 _SAVE = "open it in its program and save it as plain text (UTF-8)"
 # The first bytes of a file -> its format, and advice.
 _FORMATS = {
@@ -160,9 +162,9 @@ def walk(directory) -> list[str]:
     """The files below a directory, in order; links are followed.
 
     What begins with a dot belongs to a tool, as .git does; runs, their locks,
-    searches and SavedModels are what is made of texts. A directory that cannot
-    be read and a link to nothing are among the files: whoever reads them finds
-    out why.
+    searches, SavedModels and cached tokens are what is made of texts. A
+    directory that cannot be read and a link to nothing are among the files:
+    whoever reads them finds out why.
     """
     found, seen = [], set()
 
@@ -188,7 +190,7 @@ def walk(directory) -> list[str]:
         directories[:] = [
             name
             for name in sorted(directories)
-            if not name.startswith(".") and not name.endswith(".partial")
+            if not _LEFT_OUT.fullmatch(name)
         ]
         paths = (
             os.path.join(root, name)
@@ -209,13 +211,26 @@ def text_file(path) -> TextFile:
     def open_path():
         return open(path, "rb")
 
-    try:
-        is_stream = not stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        is_stream = False
-    if is_stream and not os.path.isdir(path):
-        return TextFile(str(path), _keep(open_path), is_stream)
+    if _is_stream(path):
+        return TextFile(str(path), _keep(open_path), is_stream=True)
     return TextFile(str(path), open_path)
+
+
+def has_stream(source) -> bool:
+    """Returns whether a list of paths and globs names what is read only once.
+
+    That is standard input, a pipe or a device.
+    """
+    return any(
+        part == "-" or any(map(_is_stream, expand(part)))
+        for part in parts(source)
+    )
+
+
+def _is_stream(path) -> bool:
+    return os.path.exists(path) and not (
+        os.path.isfile(path) or os.path.isdir(path)
+    )
 
 
 def standard_input(flag) -> TextFile:
