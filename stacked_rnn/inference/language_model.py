@@ -111,6 +111,16 @@ class SavedLanguageModel(base.LoadedModel):
         del specs["token_ids"]
         return specs
 
+    @functools.cached_property
+    def _states_before_text(self) -> dict:
+        # In exports of older versions zeros, also of a model of documents.
+        states = self.functions.initial_states(1)
+        return {
+            f"state_{layer}_{part}": state.numpy()
+            for layer, parts in enumerate(states)
+            for part, state in zip("hc", parts)
+        }
+
     def initial_states(self, batch_size) -> dict:
         """Returns the states before a text: arrays by name, see `state_specs`.
 
@@ -118,10 +128,8 @@ class SavedLanguageModel(base.LoadedModel):
             batch_size: number of texts.
         """
         return {
-            name: np.zeros(
-                [batch_size, spec.shape[1]], spec.dtype.as_numpy_dtype
-            )
-            for name, spec in self.state_specs.items()
+            name: np.repeat(state, batch_size, axis=0)
+            for name, state in self._states_before_text.items()
         }
 
     def generate(self, prompts, *, stop=(), num_samples=1, **options):
