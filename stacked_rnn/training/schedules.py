@@ -24,7 +24,8 @@ class Clock:
 
     Attributes:
         seconds: time limit in seconds; without one, infinity.
-        validation: seconds at the end that are kept for the last validation.
+        validation: seconds at the end that are kept for the last validation,
+            and what reads the same texts again.
     """
 
     def __init__(self, minutes, seconds_used=0.0, started=None, reserve=0.0):
