@@ -218,6 +218,20 @@ def test_the_end_of_text_token_ends_a_row(loaded_lines):
     np.testing.assert_allclose(*read["logits"], atol=1e-6)
 
 
+def test_a_prompt_is_the_beginning_of_a_document(loaded_lines):
+    """Whether it says so or not, the end of another is read before it."""
+    prompts = tf.constant(["abc", "\nabc", "", "\n"])
+    found = loaded_lines.functions.signatures["prefill"](prompts=prompts)
+    for values in found.values():
+        np.testing.assert_allclose(values[::2], values[1::2], atol=1e-6)
+    log_probs = tf.nn.log_softmax(found["logits"])
+    scored = loaded_lines.functions.signatures["score"](
+        texts=tf.constant(["abc", "\nabc"])
+    )["nats"].numpy()
+    first = -log_probs[2, 1]  # of "a", the first letter of the vocabulary
+    assert scored[1] - scored[0] == pytest.approx(float(first), abs=1e-5)
+
+
 def test_texts_depend_on_seed_and_prompt(loaded):
     def texts(seeds, prompts):
         return generate(loaded.functions, prompts, seed=seeds)["texts"].numpy()

@@ -240,7 +240,7 @@ def test_a_string_gives_a_string_and_a_list_gives_a_list(loaded):
     options = {"max_new_tokens": 12, "temperature": 0.7, "seed": 1}
     alone = loaded.generate("abc", **options)
     both = loaded.generate(["abc", "de"], **options)
-    samples = loaded.generate("abc", num_samples=2, **options)
+    samples = loaded.generate("abc", num_samples=np.int64(2), **options)
     assert isinstance(alone, str) and len(alone) == 12
     assert both[0] == alone and len(both) == 2
     assert samples[0] == alone != samples[1]
@@ -271,7 +271,9 @@ def test_streamed_pieces_add_up_to_the_text(loaded):
 def test_beam_search_finds_likelier_texts_than_the_greedy_one(loaded):
     found = loaded.beam_search(["abc", ""], num_beams=3, max_new_tokens=6)
     assert [len(text) for text in found] == [6, 6]
-    assert loaded.beam_search("abc", num_beams=3, max_new_tokens=6) == found[0]
+    options = {"num_beams": np.int64(3), "length_penalty": np.float64(1)}
+    alone = loaded.beam_search("abc", max_new_tokens=6, **options)
+    assert alone == found[0]
     greedy = loaded.generate("abc", temperature=0, max_new_tokens=6)
     costs = [loaded.score("abc" + text).nats for text in (found[0], greedy)]
     assert costs[0] <= costs[1] + 1e-5

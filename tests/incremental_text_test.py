@@ -60,6 +60,9 @@ def test_pieces_add_up_to_the_whole_text(tokens, sizes, stop):
     assert joined.startswith(content)
     if row.tokens:  # the last one begins before the end of the text
         assert len(joined) - len(row.tokens[-1]) < max(len(content), 1)
+    whole = row.tokens[:-1] if row.cut_token else row.tokens
+    if "\ufffd" not in text:
+        assert b"".join([*whole, row.cut_token]) == content
 
 
 def test_only_whole_characters_are_shown():

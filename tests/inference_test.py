@@ -2,14 +2,26 @@
 
 import os
 import signal
+import threading
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, inference, reference
-from tests.helpers import simulated_gpu
+from stacked_rnn import configs, inference, reference, tokenizers
+from tests.helpers import exports, simulated_gpu
+from tests.helpers.small_models import build_generator
+
+
+@pytest.fixture(scope="module")
+def loaded_words(tmp_path_factory):
+    """A GRU over words, loaded."""
+    words = ["<unk>", " bad", " bee", " cab", " dab", " fed", " had", " hag"]
+    tokenizer = tokenizers.WordTokenizer(words)
+    with exports.in_memory():
+        generator = build_generator(tokenizer=tokenizer, seed=4)
+        return inference.load(generator.save(tmp_path_factory.mktemp("words")))
 
 
 def sampling(**changes):
@@ -158,18 +170,41 @@ def test_streamed_text_equals_the_unstreamed_one(loaded, loaded_bytes, stop):
         assert stop or len([piece for piece in pieces if piece]) >= 4
 
 
-def test_a_conversation_continues_one_text(loaded):
-    """Each turn equals generation from the whole text so far."""
-    settings = sampling(max_new_tokens=20, temperature=0.0)
-    talk = inference.Conversation(loaded, settings, stop=("e",))
+def assert_turns_continue_one_text(model, settings, stop, lines):
+    """Each turn equals generation from the whole text so far.
+
+    Returns:
+        The finish reason of each turn.
+    """
+    talk, reasons = inference.Conversation(model, settings, stop), []
     so_far = ""
-    for line in ("abc", "", "h g", "fed"):
+    for line in lines:
         talk.read(line)
         so_far += line
         turn = "".join(talk.write())
-        (expected,) = loaded.continuations([so_far], settings, stop=("e",))
+        (expected,) = model.continuations([so_far], settings, stop)
         assert turn == expected.text
         so_far += turn
+        reasons.append(expected.finish_reason)
+    return reasons
+
+
+def test_a_conversation_continues_one_text(loaded):
+    assert_turns_continue_one_text(
+        loaded,
+        sampling(max_new_tokens=20, temperature=0.0),
+        ("e",),
+        ("abc", "", "h g", "fed"),
+    )
+
+
+def test_a_conversation_forgets_what_a_stop_string_cuts_off(loaded_words):
+    """Of a word, too: it goes on after the rest of it."""
+    settings = sampling(max_new_tokens=8, temperature=0.0)
+    reasons = assert_turns_continue_one_text(
+        loaded_words, settings, ("d", "g"), (" had", "", " cab", "")
+    )
+    assert "stop" in reasons
 
 
 def test_an_empty_turn_does_not_repeat_forever(loaded):
@@ -192,6 +227,15 @@ def test_surprises_cover_prompt_and_continuation(loaded):
     assert sum(nats[1:]) == pytest.approx(float(scored["nats"][0]), rel=1e-4)
     (nothing,) = loaded.continuations([""], sampling(max_new_tokens=0))
     assert loaded.surprisals(nothing) == []
+
+
+def test_surprises_end_where_the_text_does(loaded_words):
+    """A stop string may begin within a word."""
+    (cut,) = loaded_words.continuations([" had"], sampling(), ("d", "g"))
+    assert len(b"".join(cut.tokens)) > len(cut.text)
+    tokens, nats, _ = zip(*loaded_words.surprisals(cut))
+    assert b"".join(tokens).decode() == " had" + cut.text
+    assert nats[1:] == pytest.approx([-one for one in cut.log_probs])
 
 
 def test_surprises_of_several_documents_have_the_separators(loaded_lines):
@@ -239,6 +283,7 @@ def test_evaluate_counts_unknown_tokens_and_original_characters(
 ):
     text = "abz\u00e9".encode()
     assert loaded.evaluate(text)["unknown_tokens"] == 2
+    assert loaded.evaluate(b"zab")["unknown_tokens"] == 0  # the first is given
     result = loaded_bytes.evaluate(text)
     assert (result["unknown_tokens"], result["tokens"]) == (0, 4)
     assert result["characters"] == 4
@@ -255,13 +300,29 @@ def test_evaluating_one_token_is_refused(loaded):
 
 
 def search(loaded, prompts, *, num_beams=3, length_penalty=1.0, **kwargs):
-    values = sampling(max_new_tokens=kwargs.pop("max_new_tokens", 12), seed=5)
+    values = sampling(max_new_tokens=kwargs.pop("max_new_tokens", 12))
     return list(
         loaded.likeliest_continuations(
             prompts, values, num_beams=num_beams,
             length_penalty=length_penalty, **kwargs,
         )
     )  # fmt: skip
+
+
+def test_ctrl_c_does_not_wait_for_a_beam_search(loaded, monkeypatch):
+    """It is one call of TensorFlow, which nothing ends before its end."""
+    is_interrupted, has_ended = threading.Event(), []
+
+    def beam_search(*_, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        is_interrupted.wait(10)
+        has_ended.append(True)
+
+    monkeypatch.setattr(loaded.functions, "beam_search", beam_search)
+    with pytest.raises(KeyboardInterrupt):
+        search(loaded, ["a"])
+    assert not has_ended
+    is_interrupted.set()
 
 
 @pytest.mark.parametrize(
@@ -293,7 +354,7 @@ def test_beam_search_equals_the_reference(fixture, stop, request):
             end_ids=end_ids, banned_id=tokenizer.unknown_id,
         )  # fmt: skip
         for (_, token_ids, log_probs), sample in zip(expected[:2], samples):
-            assert (sample.prompt, sample.seed) == (prompt, 5)
+            assert (sample.prompt, sample.seed) == (prompt, None)
             assert sample.tokens == loaded.token_bytes[token_ids].tolist()
             np.testing.assert_allclose(sample.log_probs, log_probs, atol=1e-4)
             assert sample.stopped == (len(token_ids) < 12)

@@ -38,7 +38,7 @@ def test_the_state_is_exact_however_long_the_memory(forgets, rng):
     token_ids = rng.integers(0, 100, LENGTH + 1).astype(np.int32)
     done = []
     nats = parallel_scores.nats_of_text(
-        score_window, token_ids, initial_states, done.append
+        score_window, token_ids, initial_states, done.append, 100
     )
     expected = metrics.nats_of_text(
         score_window, token_ids, initial_states(1), lambda done: None
@@ -48,6 +48,20 @@ def test_the_state_is_exact_however_long_the_memory(forgets, rng):
     # The first of all calls guess: 512 tokens.
     rounds = (calls.count(27) - 512 // 128) / CALLS
     assert rounds <= 2 if forgets else 20 < rounds <= 27
+
+
+@pytest.mark.parametrize("vocabulary_size", [200_000, 1_000_000])
+def test_a_call_has_a_limited_number_of_logits(vocabulary_size, rng):
+    score_window, initial_states, calls = counting(True)
+    token_ids = rng.integers(0, 100, LENGTH + 1).astype(np.int32)
+    nats = parallel_scores.nats_of_text(
+        score_window, token_ids, initial_states, print, vocabulary_size
+    )
+    assert max(calls) == max(1, 2**26 // (128 * vocabulary_size))
+    expected = metrics.nats_of_text(
+        score_window, token_ids, initial_states(1), print
+    )
+    assert np.array_equal(nats, expected)
 
 
 def test_a_state_that_is_no_number_ends():
@@ -64,6 +78,7 @@ def test_a_state_that_is_no_number_ends():
         np.ones(LENGTH + 1, np.int32),
         lambda batch_size: ((tf.zeros([batch_size, 1]),),),
         lambda done: None,
+        100,
     )
     assert len(nats) == LENGTH
 
@@ -79,19 +94,19 @@ def test_real_layers_score_as_in_one_pass(cell, rng):
         return metrics.token_nats(new["logits"], targets), new["states"]
 
     token_ids = rng.integers(0, vocabulary_size, LENGTH).astype(np.int32)
-    nats, expected = (
-        score(score_window, token_ids, states, lambda done: None)
-        for score, states in (
-            (parallel_scores.nats_of_text, model.initial_states),
-            (metrics.nats_of_text, model.initial_states(1)),
-        )
+    nats = parallel_scores.nats_of_text(
+        score_window, token_ids, model.initial_states, print, vocabulary_size
+    )
+    expected = metrics.nats_of_text(
+        score_window, token_ids, model.initial_states(1), print
     )
     np.testing.assert_allclose(nats, expected, atol=1e-4)
 
 
 def test_a_short_text_is_scored_in_one_pass():
     score_window, initial_states, calls = counting(False)
+    token_ids = np.ones(1000, np.int32)
     nats = parallel_scores.nats_of_text(
-        score_window, np.ones(1000, np.int32), initial_states, lambda done: None
+        score_window, token_ids, initial_states, print, 100
     )
     assert np.array_equal(nats, range(1, 1000)) and set(calls) == {1}

@@ -400,7 +400,7 @@ def test_a_notebook_shows_attention_as_a_picture(loaded_words, monkeypatch):
 
 
 def test_search_options_are_taken_by_name(loaded_words):
-    rewritten = loaded_words.rewrite("abcd", max_new_tokens=2)
+    rewritten = loaded_words.rewrite("abcd", max_new_tokens=np.int64(2))
     assert rewritten.output == "DC"
     assert loaded_words.rewrite("abcd", length_penalty=1).output == "DCBA"
     with pytest.raises(UserError, match="did you mean num_beams"):

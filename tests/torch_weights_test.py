@@ -187,12 +187,21 @@ def test_layers_one_by_one_need_to_say_how_they_are_connected(
 # The commands -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, WIRED], ids=["plain", "wired"])
+@pytest.mark.parametrize(
+    ("separator", "changes"),
+    [("", {}), (r"\n", WIRED)],
+    ids=["plain", "documents, wired"],
+)
 def test_export_writes_what_the_page_generates_with(
-    changes, torch, safetensors, tmp_path
+    separator, changes, torch, safetensors, tmp_path
 ):
     """The program of docs/runtimes.md prints the text of generate.py."""
-    generator = build_generator(**changes)
+    tokenizer = tokenizers.build(
+        "char", ALPHABET[1:].encode(), document_separator=separator
+    )
+    generator = build_generator(
+        tokenizer=tokenizer, seed=6, end_of_text=bool(separator), **changes
+    )
     generator.save(tmp_path / "saved_models/letters")
     ran = run(tmp_path, "export.py", "--format=pytorch")
     assert ran.returncode == 0, ran.stderr

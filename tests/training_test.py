@@ -732,7 +732,10 @@ def test_validation_bits_per_character_equal_evaluate(
         tokens, nats = int(score["tokens"][0]), float(score["nats"][0])
         bits_per_character = nats / np.log(2) / int(score["characters"][0])
         nats /= tokens
-    assert row["val_loss"] == pytest.approx(nats, rel=1e-4)
+    # Training reads the first document from zeros, an export as all others.
+    assert row["val_loss"] == pytest.approx(
+        nats, rel=1e-3 if separator else 1e-4
+    )
     # The first token is given in both, but only one counts it.
     assert row["val_bits_per_character"] == pytest.approx(
         bits_per_character * (tokens + 1) / tokens, rel=1e-3

@@ -188,6 +188,19 @@ def test_without_a_best_checkpoint_the_last_is_used():
     assert np.abs(last[0]).max() < 0.1 < np.abs(best[0]).max()
 
 
+def test_the_last_weights_are_averages_where_the_run_has_them():
+    """As in the export of a run that has validated nothing."""
+    trainer = make_trainer(
+        "old", "averaged", average_decay=0.9, validation_fraction=0.0
+    )
+    train(trainer, 5)
+    averages = trainer.weights()
+    assert np.abs(trainer.model.get_weights()[0] - averages[0]).max() > 1e-4
+    weights = prepare("averaged").model.get_weights()
+    for got, expected in zip(weights, averages, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
 def test_all_replicas_begin_with_the_weights(generator):
     trainer = make_trainer("models/1", strategy=mirrored())
     for variable, expected in zip(

@@ -94,7 +94,7 @@ def check_flags(config, sampling) -> None:
         if not sampling.max_new_tokens:
             raise UserError("--max_new_tokens=0: beam search needs at least 1")
         flags.refuse_given(
-            {"temperature", "top_k", "top_p", "repetition_penalty"},
+            {"temperature", "top_k", "top_p", "repetition_penalty", "seed"},
             f"no effect with --num_beams={config.num_beams}, which draws "
             "nothing",
         )
@@ -105,7 +105,7 @@ def check_flags(config, sampling) -> None:
         )
     if config.interactive:
         flags.refuse_given(
-            {"prompt", "prompts_file", "num_samples", "output"},
+            {"prompt", "prompts_file", "num_samples", "output", "stream"},
             "no effect with --interactive, which continues the lines that you "
             "enter",
         )

@@ -145,8 +145,8 @@ class ModelConfig(Config):
     )
     activation_penalty: float = setting(
         0.0,
-        "Language models only: factor of the squared outputs of the top layer "
-        "in the loss (AR).",
+        "Language models only: factor of the squares of what the readout sees, "
+        "after output_dropout, in the loss (AR).",
         minimum=0.0,
         is_regularizer=True,
     )

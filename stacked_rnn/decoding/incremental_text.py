@@ -15,7 +15,7 @@ class Continuation:
 
     Args:
         prompt: the text before it.
-        seed: of its random numbers.
+        seed: of its random numbers; None if there are none.
         stop: strings that end the text and are not part of it.
 
     Attributes:
@@ -45,6 +45,15 @@ class Continuation:
     def text(self) -> str:
         """The continuation alone."""
         return self._content.decode("utf-8", "replace")
+
+    @property
+    def cut_token(self) -> bytes:
+        """What the text has of the last token, if a stop string begins in it.
+
+        Empty where the text ends with a whole token.
+        """
+        surplus = sum(map(len, self.tokens)) - len(self._content)
+        return self.tokens[-1][:-surplus] if surplus else b""
 
     @property
     def finish_reason(self) -> str:

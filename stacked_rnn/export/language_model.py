@@ -43,7 +43,8 @@ class TextGenerator(base.ExportedModel):
 
     Args:
         model: a language model without dropout (`for_inference`), with
-            `config`, `initial_states`, `step`, `prefill` and `decode_step`.
+            `config`, `initial_states`, `states_before_text`, `step`, `prefill`
+            and `decode_step`.
         tokenizer: a `tokenizers.Tokenizer`.
         defaults: a `SamplingConfig`: the options of `serving_default`, and the
             value of an option that a request leaves out.
@@ -269,8 +270,8 @@ class TextGenerator(base.ExportedModel):
 
     def _begin(self, prompts, seeds):
         token_ids = self._prompt_ids(prompts)
-        zeros = self.model.initial_states(tf.size(prompts))
-        last, states = self._read(token_ids, zeros)
+        states = self.model.states_before_text(tf.size(prompts))
+        last, states = self._read(token_ids, states)
         # One seed for all prompts must not mean one stream of numbers for all.
         hashes = tf.strings.to_hash_bucket_fast(prompts, 2**63 - 1)
         return generation.start(
@@ -402,7 +403,7 @@ class TextGenerator(base.ExportedModel):
             (
                 tf.constant(0),
                 tf.zeros([batch_size]),
-                self.model.initial_states(batch_size),
+                self.model.states_before_text(batch_size),
             ),
         )
         tokens = tf.maximum(ragged.row_lengths() - 1, 0)
@@ -426,7 +427,7 @@ class TextGenerator(base.ExportedModel):
     @_function(input_signature=[tf.TensorSpec([], tf.int32, "batch_size")])
     def initial_states(self, batch_size):
         """The states before a text."""
-        return self.model.initial_states(batch_size)
+        return self.model.states_before_text(batch_size)
 
     def sample(self, max_new_tokens, seed=0) -> str:
         """A short text by the exported defaults."""

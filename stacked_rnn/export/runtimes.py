@@ -12,7 +12,7 @@ Neither of them has the operations that tokenize a text, so a vocabulary is
 written beside the file, a JSON object:
 
     tokens      the bytes of each token by its id, as lists of numbers
-    start_id    the token that stands for an empty prompt
+    start_id    read before an empty prompt; with an end_id, before any
     unknown_id  the unknown token, never to be generated; or null
     end_id      the token that ends a text; or null
     tokenizer   as in assets/tokenizer.json of the SavedModel

@@ -104,6 +104,7 @@ def layer_inputs(model, weights, token_ids, states):
         follow these two.
     """
     config, end_id = model.model_config, model.tokenizer.end_id
+    before_text = model.initial_states(1)
     embedded = x = weights["embedding/embeddings"][token_ids]
     for layer in range(config.num_layers):
         below = x
@@ -112,7 +113,8 @@ def layer_inputs(model, weights, token_ids, states):
         before = []
         for part in ("h", "c")[: reference.NUM_STATES[config.cell]]:
             state = states[layer, part]
-            state = np.concatenate([np.zeros_like(state[:1]), state[:-1]])
+            first = before_text[f"state_{layer}_{part}"]
+            state = np.concatenate([first, state[:-1]])
             if end_id is not None:
                 state[token_ids == end_id] = 0.0
             before.append(state)

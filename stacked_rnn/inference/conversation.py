@@ -61,12 +61,13 @@ class Conversation:
         if turn.stopped:
             # The state has read tokens after the end of the turn: go back and
             # generate only the tokens of the turn again.
-            kept = dataclasses.replace(
-                self._sampling, max_new_tokens=len(turn.tokens)
-            )
+            num_whole = len(turn.tokens) - bool(turn.cut_token)
+            kept = dataclasses.replace(self._sampling, max_new_tokens=num_whole)
             again = self._model.decode(
                 before, [Continuation("", 0)], kept, use_xla
             )
             # New random numbers, or the next turn would begin with this end.
             used = {"positions": self._carry["positions"] + 1}
             self._carry = collections.deque([before, *again], 1).pop() | used
+            if turn.cut_token:
+                self.read(turn.cut_token)

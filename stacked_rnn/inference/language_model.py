@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import multiprocessing.pool
 import pathlib
 import threading
 from concurrent import futures
@@ -110,6 +111,16 @@ class SavedLanguageModel(base.LoadedModel):
         del specs["token_ids"]
         return specs
 
+    @functools.cached_property
+    def _states_before_text(self) -> dict:
+        # In exports of older versions zeros, also of a model of documents.
+        states = self.functions.initial_states(1)
+        return {
+            f"state_{layer}_{part}": state.numpy()
+            for layer, parts in enumerate(states)
+            for part, state in zip("hc", parts)
+        }
+
     def initial_states(self, batch_size) -> dict:
         """Returns the states before a text: arrays by name, see `state_specs`.
 
@@ -117,10 +128,8 @@ class SavedLanguageModel(base.LoadedModel):
             batch_size: number of texts.
         """
         return {
-            name: np.zeros(
-                [batch_size, spec.shape[1]], spec.dtype.as_numpy_dtype
-            )
-            for name, spec in self.state_specs.items()
+            name: np.repeat(state, batch_size, axis=0)
+            for name, state in self._states_before_text.items()
         }
 
     def generate(self, prompts, *, stop=(), num_samples=1, **options):
@@ -142,6 +151,7 @@ class SavedLanguageModel(base.LoadedModel):
             UserError: there is no such option, or its value is out of range.
         """
         sampling, stop = self._sampling(options), _stops(stop)
+        (num_samples,) = plain_values({"num_samples": num_samples}).values()
         if not (isinstance(num_samples, int) and num_samples >= 1):
             raise UserError(
                 f"num_samples={num_samples!r}: expected a number, 1 or more"
@@ -186,7 +196,8 @@ class SavedLanguageModel(base.LoadedModel):
         sampling = self._sampling(options)
         if not sampling.max_new_tokens:
             raise UserError("max_new_tokens=0: beam search needs at least 1")
-        beams = BeamConfig(num_beams=num_beams, length_penalty=length_penalty)
+        beams = {"num_beams": num_beams, "length_penalty": length_penalty}
+        beams = BeamConfig(**plain_values(beams))
         search = functools.partial(
             self.likeliest_continuations,
             sampling=sampling,
@@ -402,8 +413,7 @@ class SavedLanguageModel(base.LoadedModel):
 
         Args:
             prompts: iterable of strings, of any length.
-            sampling: a `SamplingConfig`. Only `max_new_tokens` counts; `seed`
-                is passed on to the continuations.
+            sampling: a `SamplingConfig`. Only `max_new_tokens` counts.
             num_beams, length_penalty: see `decoding.beam_search`.
             stop: strings that end a continuation and are not part of it.
             num_samples: number of continuations per prompt, at most num_beams.
@@ -444,7 +454,7 @@ class SavedLanguageModel(base.LoadedModel):
                 for token_ids, log_probs, length, score in zip(*beams):
                     if score == -np.inf:
                         continue
-                    text = Continuation(row.prompt, sampling.seed, stop)
+                    text = Continuation(row.prompt, None, stop)
                     text.add(
                         self.token_bytes[token_ids[:length]].tolist(),
                         log_probs[:length],
@@ -461,11 +471,13 @@ class SavedLanguageModel(base.LoadedModel):
 
         rows = (_SearchedPrompt(prompt, []) for prompt in prompts)
         workers = devices.cores()
-        with futures.ThreadPoolExecutor(workers) as pool:
+        # An executor would wait for its threads after Ctrl-C, and a search is
+        # one call of TensorFlow, which ends when all its tokens are found.
+        with multiprocessing.pool.ThreadPool(workers) as pool:
             for group, batches in _in_batches(
                 rows, workers, max(1, _BATCH_SIZE // num_beams)
             ):
-                list(pool.map(search, batches))
+                pool.map(search, batches)
                 for row in group:
                     yield from row.found
 
@@ -552,7 +564,11 @@ class SavedLanguageModel(base.LoadedModel):
             if devices.gpus() and self.is_worth_compiling(len(token_ids)):
                 score_window = self._compiled_score_window
             nats = parallel_scores.nats_of_text(
-                score_window, token_ids, self.functions.initial_states, progress
+                score_window,
+                token_ids,
+                self.functions.initial_states,
+                progress,
+                self.tokenizer.vocabulary_size(),
             )
         return token_ids, nats
 
@@ -566,7 +582,10 @@ class SavedLanguageModel(base.LoadedModel):
             A list of (token bytes, nats, is_prompt), as `surprisal_html.page`
             takes them; nats is None for the first token of the prompt.
         """
-        drawn = zip(continuation.tokens, continuation.log_probs)
+        tokens = continuation.tokens
+        if cut_token := continuation.cut_token:
+            tokens = [*tokens[:-1], cut_token]
+        drawn = zip(tokens, continuation.log_probs)
         return [
             *self._surprisals_of(continuation.prompt, is_prompt=True),
             *((token, -log_prob, False) for token, log_prob in drawn),
@@ -605,7 +624,7 @@ class SavedLanguageModel(base.LoadedModel):
                 token is unknown.
             tokens: number of tokens that were predicted, all but the first.
             characters: number of characters of the text.
-            unknown_tokens: number of tokens outside the vocabulary.
+            unknown_tokens: number of those tokens outside the vocabulary.
 
         Raises:
             UserError: the text has fewer than two tokens, or its loss is not a
@@ -623,7 +642,7 @@ class SavedLanguageModel(base.LoadedModel):
             "bits_per_character": total.bits_per_character,
             "tokens": total.tokens,
             "characters": total.characters,
-            "unknown_tokens": self.tokenizer.count_unknown(token_ids),
+            "unknown_tokens": self.tokenizer.count_unknown(token_ids[1:]),
         }
 
 

@@ -14,13 +14,16 @@ import tensorflow as tf
 
 from stacked_rnn import metrics
 
-PIECES = 32
+_PIECES = 32  # at most
 _WINDOW = 128  # tokens of each piece per call
+_LOGITS = 2**26  # most logits per call: 256 MiB
 _GUESS = 512  # tokens that are read for the first guess
 _TOLERANCE = 1e-4  # of a state, as a share of 1 + |state|
 
 
-def nats_of_text(score_window, token_ids, initial_states, progress):
+def nats_of_text(
+    score_window, token_ids, initial_states, progress, vocabulary_size
+):
     """Computes the nats of each token of a text, the state carried along.
 
     Args:
@@ -30,12 +33,15 @@ def nats_of_text(score_window, token_ids, initial_states, progress):
         initial_states: batch size -> the states before a text, a nest of
             [batch, units].
         progress: called with the number of targets scored, now and then.
+        vocabulary_size: the number of logits per token, which limits the
+            number of pieces.
 
     Returns:
         float32 [tokens - 1].
     """
     count = len(token_ids) - 1
-    length = _WINDOW * -(-count // (PIECES * _WINDOW))
+    pieces = min(_PIECES, max(1, _LOGITS // (_WINDOW * vocabulary_size)))
+    length = _WINDOW * -(-count // (pieces * _WINDOW))
     if length < _GUESS:
         return metrics.nats_of_text(
             score_window, token_ids, initial_states(1), progress

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import metrics
-from stacked_rnn.configs import BeamConfig, check_names
+from stacked_rnn.configs import BeamConfig, check_names, plain_values
 from stacked_rnn.inference import base
 from stacked_rnn.reports import plots
 from stacked_rnn.utils import terminal
@@ -86,7 +86,7 @@ class SavedSeq2Seq(base.LoadedModel):
             UserError: there is no such option, or its value is out of range.
         """
         check_names(options, BeamConfig)
-        config = dataclasses.replace(config, **options)
+        config = dataclasses.replace(config, **plain_values(options))
         return base.results_for(
             texts, functools.partial(self._outputs, config=config), streams=True
         )

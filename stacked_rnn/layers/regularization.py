@@ -99,8 +99,9 @@ class ActivationPenalty(keras.layers.Layer):
 
         size * mean(dropped_t ** 2) + change * mean((h_t - h_{t-1}) ** 2)
 
-    The means are over the units. The layer adds a loss per row, [batch], each
-    the sum over all time steps.
+    The means are over the units. `dropped` is what the readout sees: in the
+    paper the top layer, here perhaps all layers. The layer adds a loss per row,
+    [batch], each the sum over all time steps.
 
     Args:
         size: factor of the squared outputs after dropout, alpha in the paper.
@@ -113,7 +114,13 @@ class ActivationPenalty(keras.layers.Layer):
         self._size, self._change = size, change
 
     def call(self, dropped, outputs, training=False):
-        """Returns `dropped`, [batch, time, units] like `outputs`, unchanged."""
+        """Returns `dropped` unchanged.
+
+        Args:
+            dropped: [batch, time, features], what the readout sees.
+            outputs: [batch, time, units], those of the top layer.
+            training: whether to add the loss.
+        """
         if training:
             changes = outputs[:, 1:] - outputs[:, :-1]
             self.add_loss(

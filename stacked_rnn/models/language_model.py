@@ -137,6 +137,25 @@ class LanguageModel(stacks.Model):
         parts = stacks.PARTS[self.config.cell]
         return ((zeros,) * len(parts),) * self.config.num_layers
 
+    def states_before_text(self, batch_size):
+        """Returns the states before a text, like `initial_states`.
+
+        In training, the token that ends a document comes before the next one.
+        So where there is that token, they are the states after it: zeros come
+        before windows, most of which begin within a document.
+        """
+        states = self.initial_states(1)
+        if self.config.end_of_text:
+            end_id = tf.constant([self.config.vocabulary_size - 1])
+            new = self.decode_step({"token_ids": end_id, "states": states})
+            states = new["states"]
+        return tf.nest.map_structure(
+            lambda state: tf.broadcast_to(
+                state, (batch_size, self.config.units)
+            ),
+            states,
+        )
+
     def load_weights_from(self, trained) -> None:
         """Copies the weights of a model that may have fewer tokens.
 

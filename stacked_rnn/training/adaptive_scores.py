@@ -64,7 +64,7 @@ class AdaptiveScorer:
         for weight, value in zip(self._weights, self._begin):
             weight.assign(value)
         cache = _Cache(config) if config.cache_size else None
-        states, scored, done = self._model.initial_states(1), [], 0
+        states, scored, done = self._model.states_before_text(1), [], 0
         with terminal.progress_bar(len(token_ids) - 1, "token") as progress:
             for inputs, targets, count in self._stretches(token_ids):
                 nats, seen, states = self._score_and_learn(

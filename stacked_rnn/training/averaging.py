@@ -45,12 +45,16 @@ class WeightAverage(tf.Module):
             average.assign(average + share * (variable.value - average))
         self._count.assign_add(self._increment)
 
+    def apply(self) -> None:
+        """Gives the variables the values of their averages."""
+        for average, variable in zip(self._averages, self._variables):
+            variable.assign(average.numpy())
+
     @contextlib.contextmanager
     def applied(self):
         """Gives the variables the values of their averages, for a while."""
         before = [variable.numpy() for variable in self._variables]
-        for average, variable in zip(self._averages, self._variables):
-            variable.assign(average.numpy())
+        self.apply()
         try:
             yield
         finally:

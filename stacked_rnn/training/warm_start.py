@@ -28,7 +28,7 @@ from stacked_rnn.configs import (
     replace_settings,
 )
 from stacked_rnn.models import torch_weights
-from stacked_rnn.training import runs
+from stacked_rnn.training import averaging, runs
 from stacked_rnn.utils import packages, text_files
 
 _SORTED = {"char": "characters", "byte": "bytes"}  # by kind of tokenizer
@@ -286,10 +286,12 @@ def _read_run(path):
             f"--init_from={path}: {runs.RECORD} is damaged or not of this "
             f"project ({type(error).__name__}: {error})"
         ) from error
-    for name in ("best", "last"):
+    averages = record.get("settings", {}).get("average_decay")
+    # The best weights are saved as the averages that they were.
+    for name, has_average in (("best", False), ("last", averages)):
         if checkpoint := runs.latest_checkpoint(path, name):
             build = functools.partial(
-                _build_run, path, model_config, checkpoint
+                _build_run, path, model_config, checkpoint, has_average
             )
             return record["task"], model_config, tokenizer, build
     raise UserError(
@@ -298,12 +300,22 @@ def _read_run(path):
     )
 
 
-def _build_run(path, model_config, checkpoint) -> models.LanguageModel:
-    """Builds the model of a run with the weights of a checkpoint."""
+def _build_run(
+    path, model_config, checkpoint, has_average
+) -> models.LanguageModel:
+    """Builds the model of a run with the weights of a checkpoint.
+
+    Where it has their average, the model gets that, as in the export.
+    """
     model = models.build_language_model(model_config)
+    saved = {"model": model}
+    if has_average:
+        saved["average"] = averaging.WeightAverage(model.trainable_variables, 0)
     models.read_checkpoint(
-        tf.train.Checkpoint(model=model), checkpoint, f"--init_from={path}"
+        tf.train.Checkpoint(**saved), checkpoint, f"--init_from={path}"
     )
+    if has_average:
+        saved["average"].apply()
     return model
 
 
