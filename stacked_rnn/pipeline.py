@@ -241,7 +241,8 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
     # Neither --resume nor --noresume, which are for one command.
     recorded = dataclasses.replace(run.config, resume=None)
     (run.model_dir / "config.flags").write_text(
-        configs.to_flags(given_config, recorded), encoding="utf-8"
+        configs.to_flags(given_config, recorded, ignored=task.info.ignored),
+        encoding="utf-8",
     )
     if task.chosen and task.chosen.settings:
         print(task.chosen.reason)
