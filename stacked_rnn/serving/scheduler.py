@@ -37,11 +37,14 @@ BATCH_SIZES = (1, 4, 8, 16, 64)
 NUM_SLOTS = BATCH_SIZES[-1]  # most slots of all batches together
 _MOST_LANES = 4  # batches
 _SHARED = 8  # as few sequences that wait together share a lane
-CHUNK = 64  # most steps per call
+CHUNK = 128  # most steps per call
 _LEAST_KEPT = 32  # tokens: the states after a shorter beginning are not kept
-# Seconds that a call should take. Short calls show new tokens sooner; long
-# ones, for more than _FEW sequences, give more tokens per second.
-_FEW, _FEW_SECONDS, _MANY_SECONDS = 8, 0.01, 0.03
+_KEPT_EVERY = 128  # tokens of a long prompt
+# Most steps of a call, and the seconds that it should take. Short calls show
+# new tokens sooner; long ones, for more than _FEW sequences, give more tokens
+# per second.
+_FEW = 8
+_FOR_FEW, _FOR_MANY = (64, 0.01), (CHUNK, 0.03)
 
 
 class ClosedError(Exception):
@@ -384,14 +387,14 @@ class Scheduler:
         batch = lane.batch
         decode = self._decode_function(batch)
         is_few = self.num_active <= _FEW
-        budget = _FEW_SECONDS if is_few else _MANY_SECONDS
+        most_steps, budget = _FOR_FEW if is_few else _FOR_MANY
         max_steps = max(
             int(budget / decode.seconds_per_step),
             # Before that no sequence has a token to show.
             min(len(one.prompt_ids) - one.num_read for one in batch.sequences)
             + 1,
         )
-        max_steps = min(max_steps, CHUNK)
+        max_steps = min(max_steps, most_steps)
         forced_ids = np.full((batch.size, CHUNK), -1, np.int32)
         starts = []  # steps of this call that read the prompt
         for row, sequence in enumerate(batch.sequences):
@@ -494,8 +497,8 @@ class Scheduler:
             states: the states of a batch.
             row: where the sequence was in the batch.
         """
-        # Of a long text, fewer the further it is.
-        least = max(2 * CHUNK, length // CHUNK)
+        # Of a very long text, fewer the further it is.
+        least = max(_KEPT_EVERY, length // 64)
         if sequence.num_read == len(sequence.prompt_ids):
             least = 1  # who asks again will have the whole prompt
         kept = sequence.kept
