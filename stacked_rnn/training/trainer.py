@@ -374,7 +374,7 @@ class Trainer:
             progress.sums = [0.0] * self.task.num_sums
             progress.states = None
         last_check = self.step, self.seconds
-        must_guess = not self._clock.validation  # none was timed yet
+        must_guess = self._clock.validation is None
         zeros = self._steps.scatter(windows)
         states = self._steps.scatter(windows, progress.states)
         page = None
