@@ -247,8 +247,9 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
     if task.chosen and task.chosen.settings:
         print(task.chosen.reason)
     print(descriptions.describe_run(trainer))
-    if start.path and not trainer.step:
-        print(f"Starting with the weights of {start.path}")
+    if start.model and not trainer.step:
+        taken = task.taken_weights(start, model_config)
+        print(f"Starting with {taken} of {start.path}")
 
     exported = task.exported(trainer.model.for_inference())
     with training.tracking(trainer) as trackers:

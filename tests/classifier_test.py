@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import time
+import types
 
 import keras
 import numpy as np
@@ -18,10 +20,11 @@ from stacked_rnn import (
     tasks,
     training,
 )
+from stacked_rnn.cli import predict
 from stacked_rnn.configs import UserError
 from stacked_rnn.training import warm_start
 from tests.helpers.live_server import completion, request, serving
-from tests.helpers.small_models import small_config
+from tests.helpers.small_models import randomized_model, small_config
 
 LENGTHS = np.array([6, 3, 1, 0])
 MASK = np.arange(6)[None] < LENGTHS[:, None]
@@ -151,6 +154,45 @@ def test_scores_are_sigmoid_or_softmax_of_logits(rng):
     assert (one.argmax(1) == logits.argmax(1)).all()
 
 
+@pytest.mark.parametrize(
+    ("trained", "changes", "count"),
+    [
+        ({}, {}, 2),
+        ({}, {"bidirectional": True}, 1),
+        ({"residual": True}, {"residual": True}, 2),
+        ({"residual": True}, {}, 1),
+        ({"embedding_to_all_layers": True, "embedding_dim": 6}, {}, 1),
+        (
+            {"embedding_to_all_layers": True, "embedding_dim": 6},
+            {"bidirectional": True}, 1,
+        ),
+    ],
+)  # fmt: skip
+def test_layers_are_taken_where_their_inputs_mean_the_same(
+    trained, changes, count
+):
+    """The kernels of the last case have the same shapes, too."""
+    language_model = randomized_model(small_config(**trained))
+    trained = {name: trained[name] for name in trained if "all" not in name}
+    config = small_config(**trained | {"residual": False} | changes)
+    model = models.build_classifier(config, 3)
+    model.load_backbone_from(language_model)
+    pairs = zip(
+        model.recurrent_layers[:: 1 + config.bidirectional],
+        language_model.recurrent_layers,
+    )
+    is_taken = [
+        all(map(np.array_equal, layer.get_weights(), other.get_weights()))
+        for layer, other in pairs
+    ]
+    assert is_taken == [True, count == 2]
+    if config.residual:
+        np.testing.assert_array_equal(
+            model.residual_projection.kernel,
+            language_model.residual_projection.kernel,
+        )
+
+
 def test_keras_file_round_trip(rng, tmp_path):
     model = build(rng, bidirectional=True, residual=True, multi_label=True)
     model.save(tmp_path / "model.keras")
@@ -272,6 +314,42 @@ def test_exported_confidence_is_calibrated(multi_label, tmp_path):
     assert error > 0.3 and error_now < 0.7 * error
 
 
+def test_scores_are_computed_in_order_of_length(monkeypatch):
+    monkeypatch.setattr(inference.classifier, "_BATCH_SIZE", 2)
+    batches = []
+
+    def serving_default(texts):
+        batches.append(texts.numpy().tolist())
+        return {"scores": tf.strings.length(texts)[:, None]}
+
+    scores = inference.classifier.compute_scores(
+        serving_default, ["aaa", "a", "aaaa", "", "aa"]
+    )
+    assert scores[:, 0].tolist() == [3, 1, 4, 0, 2]
+    assert batches == [[b"", b"a"], [b"aa", b"aaa"], [b"aaaa"]]
+
+
+def test_time_is_kept_to_read_the_validation_texts_twice(corpus, monkeypatch):
+    """For the last validation, and to calibrate. A step takes a second."""
+    trainer = make_trainer(corpus, epochs=0, max_minutes=1.0)
+    validations, evaluate = [], trainer.evaluate
+
+    def evaluate_noted(examples):
+        validations.append(trainer.step)
+        return evaluate(examples)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate_noted)
+    clock = types.SimpleNamespace(
+        monotonic=lambda: trainer.step + 8.0 * len(validations),
+        perf_counter=time.perf_counter,
+    )
+    for module in ("schedules", "trainer"):
+        monkeypatch.setattr(f"stacked_rnn.training.{module}.time", clock)
+    trainer.fit(verbose=0)
+    assert len(validations) == 2
+    assert 50 < clock.monotonic() <= 60 - 8 + 2
+
+
 def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss(corpus):
     """The loss decides between equal accuracies."""
     epochs = [
@@ -338,6 +416,24 @@ def test_predictions_have_labels_and_scores(exported):
     assert alone.scores == pytest.approx(one.scores, abs=1e-6)
 
 
+def test_predictions_do_not_wait_for_a_look_at_all_texts(
+    exported, monkeypatch, capsys
+):
+    """As in `predict.py --texts_file=long.txt | head`."""
+
+    def print_first(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(predict, "_print", print_first)
+    with pytest.raises(BrokenPipeError):
+        predict.main(
+            configs.SavedModelConfig(saved_model=str(exported)),
+            configs.PredictConfig(text=("\u00e9",)),
+            configs.BeamConfig(),
+        )
+    assert capsys.readouterr().err == ""
+
+
 def test_export_runs_without_this_project(exported):
     loaded = tf.saved_model.load(str(exported / "1"))
     label = loaded.signatures["serving_default"]
@@ -374,11 +470,16 @@ def test_several_labels_are_learned_and_exported(rng, tmp_path):
     score = trainer.evaluate(trainer.data.validation)
     assert result["accuracy"] == pytest.approx(score.accuracy) == 1.0
     assert "confusion" not in result
+    read = datasets.LabelledTexts(["ab"], [("a|b",)])
+    with pytest.raises(UserError, match="'a.b' .*: --label_separator is the"):
+        model.evaluate(read)
 
 
 def test_evaluating_unknown_labels_is_refused(exported):
     read = datasets.LabelledTexts(["a"], [("news",)])
-    with pytest.raises(UserError, match="does not know: 'news' .it knows 'xy'"):
+    with pytest.raises(
+        UserError, match="does not know: 'news' .it knows 'xy', 'yx', 'zz'.$"
+    ):
         inference.load(exported).evaluate(read)
 
 

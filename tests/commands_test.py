@@ -829,7 +829,7 @@ def test_predict_counts_unknown_and_empty_texts(labelled):
     assert answers[2]["label"] == "bad"
     assert set(answers[2]["scores"]) == {"good", "bad"}
     _, unknown, empty = ran.stderr.splitlines()
-    assert "the model knows no token of 2 text(s)" in unknown
+    assert "2 text(s) have no token that the model knows" in unknown
     assert "1 text(s) are empty" in empty
 
 
@@ -857,6 +857,10 @@ def test_evaluate_scores_a_classifier(labelled):
         (["predict.py", "--texts_file=none.txt"], ["file=none.txt: the file"]),
         (["evaluate.py", "--text=gap.csv"], ["gap.csv, line 3: no label"]),
         (["evaluate.py", "--text=new.tsv"], ["does not know: 'odd'"]),
+        (
+            ["evaluate.py", "--text=new.tsv", "--label_separator=|"],
+            ["--label_separator: for multi-label classifiers only"],
+        ),
         (["evaluate.py", "--text=days.tsv", "--text_field=t"], ["field 't'"]),
         (["train.py", "--task=classifier", "--corpus=one.tsv"], ["all 2"]),
         (

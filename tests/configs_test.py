@@ -56,6 +56,13 @@ def test_bad_values_are_quoted_with_the_range(kind, values, message):
         kind(**values)
 
 
+def test_whole_numbers_are_floats_where_a_setting_is_one():
+    config = configs.BeamConfig(length_penalty=1, num_beams=2)
+    assert [type(value) for value in config.to_dict().values()] == [
+        int, float, int,
+    ]  # fmt: skip
+
+
 def test_early_stopping_needs_validation():
     for without in (
         {"validation_fraction": 0.0},

@@ -103,10 +103,12 @@ def test_several_labels_per_text_are_read():
     assert datasets.read_labelled_texts("a.jsonl").labels == [("b", "a"), ()]
 
 
-def test_empty_texts_are_counted():
+@pytest.mark.parametrize("flag", ["corpus", "text"])
+def test_empty_texts_are_left_out(flag, capsys):
     write("a.tsv", "text\tlabel\n \tpos\ngood\tpos\n\tneg\n")
-    read = datasets.read_labelled_texts("a.tsv")
-    assert (read.texts, read.num_empty) == (["good"], 2)
+    assert datasets.read_labelled_texts("a.tsv", flag=flag).texts == ["good"]
+    said = capsys.readouterr().err
+    assert said == "warning: 2 text(s) are empty: left out\n"
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def write(tmp_path):
                   "2\tJe vais bien.\tI'm \"ok\".\n"),
         ("a.csv", 'source,target\nGo.,Va !\n"I\'m ""ok"".",Je vais bien.\n'),
         ("a.csv", 'Go.,Va !\n"I\'m ""ok"".",Je vais bien.\n'),
+        ("a.csv", 'Go.,Va !, \n"I\'m ""ok"".",Je vais bien.\n'),
         ("a.jsonl", '{"source": "Go.", "target": "Va !", "n": 1}\n\n'
                     '{"target": "Je vais bien.", '
                     '"source": "I\'m \\"ok\\"."}\n'),
@@ -50,16 +51,17 @@ def write(tmp_path):
 def test_tables_and_jsonl_files_are_read(write, name, content):
     read = datasets.read_pairs(write(name, content))
     assert list(zip(read.sources, read.targets)) == ROWS
-    assert read.num_empty == 0
 
 
-def test_columns_can_be_named_and_empty_texts_are_counted(write):
+@pytest.mark.parametrize("flag", ["corpus", "text"])
+def test_columns_can_be_named_and_empty_texts_are_left_out(write, flag, capsys):
     path = write("a.tsv", "en\tfr\nGo.\tVa !\n \tx\ny\t\nNo.\tNon.\n")
-    read = datasets.read_pairs(path, "fr", "en")
+    read = datasets.read_pairs(path, "fr", "en", flag)
     assert (list(read.sources), list(read.targets)) == (
         ["Va !", "Non."], ["Go.", "No."],
     )  # fmt: skip
-    assert read.num_empty == 2
+    said = capsys.readouterr().err
+    assert said == "warning: 2 pair(s) have an empty text: left out\n"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,10 @@ def test_columns_can_be_named_and_empty_texts_are_counted(write):
         ("a.tsv", "a\t\n", "contains no pair of texts"),
         ("a.tsv", "", "line 1: no field 'source' .there are none."),
         ("a.csv", "a,b\ng, h,GH\n", "line 2: 3 cells, but the first.*has 2"),
+        ("a.csv", "a,b,\ng, h,GH\n", "line 2: 3 cells, but the first.*has 2"),
+        ("a.csv", "May 4, 2021,2021-05-04\n",
+         "line 1: no field 'source' .there are May 4,  2021, 2021-05-04.: a "
+         "text with commas must be quoted, .*, or the first line names"),
         ("a.csv", "a,b\nc,\"d\ne,f\n", "line 2: a quote that begins here is"),
         ("a.csv", "a,b\nc,\"d\" e\n", "line 2: .*contains a quote is written"),
         ("a.csv", "a;b\n", "line 1: .*separated by semicolons"),
@@ -144,9 +150,12 @@ def config(path, **changes):
 
 @pytest.fixture
 def chained(write):
-    """40 separate pairs, and 10 that share texts with one another."""
+    """40 separate pairs, and 10 that share texts, but for white space."""
     rows = [f"s{number}\tt{number}" for number in range(40)]
-    rows += [f"c{number // 2}\td{(number + 1) // 2}" for number in range(10)]
+    rows += [
+        f"c{number // 2}{' ' * (number % 2)}\td{(number + 1) // 2}"
+        for number in range(10)
+    ]
     return write("a.tsv", "\n".join(rows))
 
 
@@ -161,7 +170,9 @@ def test_no_text_is_in_both_parts_of_the_split(chained, seed):
         zip(held_out.sources, held_out.targets)
     )
     for number, side in enumerate((held_out.sources, held_out.targets)):
-        assert not set(side) & {pair[number] for pair in rest}
+        assert not {*map(str.strip, side)} & {
+            pair[number].strip() for pair in rest
+        }
     assert 15 <= len(held_out.sources) <= 25
     chain = [text for text in held_out.sources if text.startswith("c")]
     assert len(chain) in (0, 10)

@@ -402,8 +402,26 @@ def test_a_notebook_shows_attention_as_a_picture(loaded_words, monkeypatch):
 def test_search_options_are_taken_by_name(loaded_words):
     rewritten = loaded_words.rewrite("abcd", max_new_tokens=2)
     assert rewritten.output == "DC"
+    assert loaded_words.rewrite("abcd", length_penalty=1).output == "DCBA"
     with pytest.raises(UserError, match="did you mean num_beams"):
         loaded_words.rewrite("abcd", num_beam=2)
+
+
+def test_the_progress_of_an_evaluation_is_that_of_its_batches(
+    loaded_words, monkeypatch
+):
+    """With a text per batch, of four beams."""
+    monkeypatch.setattr(inference.seq2seq, "_BATCH_SIZE", 4)
+    events, encode = [], inference.base.encode
+
+    def encode_noted(texts):
+        events.append("batch")
+        return encode(texts)
+
+    monkeypatch.setattr(inference.base, "encode", encode_noted)
+    pairs = datasets.TextPairs(["abcd", "dcba"], ["DCBA", "ABCD"])
+    loaded_words.evaluate(pairs, progress=events.append)
+    assert events == ["batch", 1, "batch", 2]
 
 
 def test_loading_a_seq2seq_model_to_generate_is_refused(saved):

@@ -433,12 +433,12 @@ def labelled(here):
 
 def classifier_task(bidirectional=False, model_dir="classified", **changes):
     start = warm_start.resolve_init_from(
-        small_config(bidirectional=bidirectional, pooling="max"),
+        small_config(bidirectional=bidirectional, residual=True, pooling="max"),
         configs.TrainConfig(
             task="classifier", corpus="labelled.tsv", **changes
         ),
         model_dir,
-        {"bidirectional", "pooling"},
+        {"bidirectional", "residual", "pooling"},
     )
     task = tasks.ClassifierTask.read(start)
     return start, task, task.complete(start.model_config)
@@ -468,6 +468,11 @@ def test_a_classifier_begins_with_the_backbone_of_a_language_model(
         expected += trained.recurrent_layers[1].weights
     for weight, other in zip(taken, expected, strict=True):
         np.testing.assert_array_equal(weight, other)
+    assert task.taken_weights(start, config) == (
+        "the embedding and 1 of 2 layer(s), forwards only,"
+        if bidirectional
+        else "the embedding and 2 of 2 layer(s)"
+    )
 
 
 def forwards(model, index):

@@ -42,6 +42,10 @@ def main(saved_model_config, config, search):
         flags.refuse_given(_ADAPTIVE, "for language models only")
     names = {field.name for field in dataclasses.fields(config)}
     flags.refuse_given(names & {*info.ignored}, f"no effect on {info.title}")
+    if not description.entries.get("several_labels"):
+        flags.refuse_given(
+            ["label_separator"], "for multi-label classifiers only"
+        )
     for needed, dependent in _NEED.items():
         if not getattr(config, needed):
             flags.refuse_given(dependent, f"no effect without --{needed}")

@@ -45,18 +45,17 @@ def main(saved_model_config, config, search):
         terminal.warn_of_unknown_parts(model.tokenizer.unknown_parts([*texts]))
         results = model.rewrite(texts, search)
     else:
-        warn_of_unknown_texts(model.tokenizer, texts)
         results = model.predict(texts)
     first_results = _print(results, config, len(texts))
     if config.attention:
         _draw(model, first_results, config.attention)
-    num_empty = sum(not text.strip() for text in texts)
-    if num_empty:
-        print(
-            f"warning: {num_empty} text(s) are empty: their predictions mean "
-            "nothing",
-            file=sys.stderr,
-        )
+    # Last, so that the first predictions do not wait for the whole file.
+    if not description.info.rewrites_texts:
+        warn_of_unknown_texts(model.tokenizer, texts)
+    terminal.warn_of(
+        sum(not text.strip() for text in texts),
+        "text(s) are empty: their predictions mean nothing",
+    )
 
 
 def _print(results, config, count) -> list:

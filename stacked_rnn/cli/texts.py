@@ -1,10 +1,9 @@
 """Reading the texts of a command; warnings about unknown tokens in them."""
 
 import itertools
-import sys
 
 from stacked_rnn.configs import UserError
-from stacked_rnn.utils import text_files
+from stacked_rnn.utils import terminal, text_files
 
 
 class Lines:
@@ -49,14 +48,12 @@ def warn_of_unknown_texts(tokenizer, texts) -> None:
         return
     count, texts = 0, iter(texts)
     while batch := list(itertools.islice(texts, 1000)):
-        for token_ids in tokenizer.tokenize(batch):
-            token_ids = token_ids.numpy()
-            count += bool(token_ids.size) and bool(
-                (token_ids == tokenizer.unknown_id).all()
-            )
-    if count:
-        print(
-            f"warning: the model knows no token of {count:,} text(s): their "
-            "predictions mean nothing",
-            file=sys.stderr,
-        )
+        token_ids = tokenizer.tokenize(batch)
+        rows = token_ids.value_rowids().numpy()
+        is_known = token_ids.flat_values.numpy() != tokenizer.unknown_id
+        count += len({*rows.tolist()}) - len({*rows[is_known].tolist()})
+    terminal.warn_of(
+        count,
+        "text(s) have no token that the model knows: their predictions mean "
+        "nothing",
+    )

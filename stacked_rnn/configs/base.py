@@ -122,7 +122,10 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            value = getattr(self, field.name)
+            _check(field, value)
+            if field.type is float:  # of an int, TensorFlow makes an int32
+                object.__setattr__(self, field.name, float(value))
 
     def to_dict(self) -> dict:
         """The fields as JSON values."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import batches, tables, token_cache
+from stacked_rnn.datasets import batches, splits, tables, token_cache
 from stacked_rnn.datasets.labelled_texts import (
     LabelledTexts,
     read_labelled_texts,
@@ -30,7 +30,6 @@ class ClassificationData:
         class_weights: float32 [classes], the weights in the loss.
         max_tokens: longer texts are truncated to this many tokens.
         num_truncated: number of texts that were truncated.
-        num_empty: number of empty texts, which were left out.
         unknown_parts: see `LanguageData`.
         digest: a hash of all texts and labels.
         unknown_share: fraction of the tokens of all texts that are unknown.
@@ -45,7 +44,6 @@ class ClassificationData:
     class_weights: np.ndarray
     max_tokens: int
     num_truncated: int = 0
-    num_empty: int = 0
     unknown_parts: Sequence[str] = ()
     digest: str = ""
     unknown_share: float = 0.0
@@ -141,7 +139,6 @@ def load_classification_data(
         ),
         max_tokens=limit,
         num_truncated=sum(len(ids) > limit for ids in token_ids),
-        num_empty=labelled.num_empty,
         unknown_parts=unknown_parts,
         digest=tables.digest(labelled.texts, labelled.labels),
         unknown_share=sum(tokenizer.count_unknown(ids) for ids in token_ids)
@@ -206,12 +203,12 @@ def hold_out(texts, targets, fraction, seed) -> np.ndarray:
     """Chooses the same fraction of each class to hold out: bool [texts].
 
     For multi-label targets, each set of labels is a class here. Equal texts
-    stay together, so that no text that is held out is in the training
-    set; texts that differ only in the white space around them are equal.
+    (`splits.first_rows`) stay together, so that no text that is held out is in
+    the training set.
     """
     by_text = {}
-    for row, text in enumerate(texts):
-        by_text.setdefault(text.strip(), []).append(row)
+    for row, first in enumerate(splits.first_rows(texts)):
+        by_text.setdefault(first, []).append(row)
     groups = list(by_text.values())
     held_out = np.zeros(len(targets), bool)
     rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ import numpy as np
 
 from stacked_rnn.configs import UserError, unescaped
 from stacked_rnn.datasets import corpora, tables
-from stacked_rnn.utils import text_files
+from stacked_rnn.utils import terminal, text_files
 
 _HINT = "--text_field and --label_field name the columns"
 _SPLITS = {
@@ -34,12 +34,10 @@ class LabelledTexts:
     Attributes:
         texts: strings, none empty.
         labels: for each text a tuple with the names of its classes.
-        num_empty: number of empty texts, which were left out.
     """
 
     texts: Sequence[str]
     labels: Sequence[tuple[str, ...]]
-    num_empty: int = 0
 
     @property
     def counts(self) -> collections.Counter:
@@ -54,7 +52,7 @@ def read_labelled_texts(
     label_separator="",
     flag="corpus",
 ) -> LabelledTexts:
-    """Reads labelled texts.
+    """Reads labelled texts; warns of empty ones, which are left out.
 
     Args:
         source: "imdb" (Keras' film reviews, downloaded once: the half for
@@ -134,7 +132,8 @@ def read_labelled_texts(
             "label: no text has more than one",
             file=sys.stderr,
         )
-    return LabelledTexts(texts, labels, num_empty)
+    terminal.warn_of(num_empty, "text(s) are empty: left out")
+    return LabelledTexts(texts, labels)
 
 
 def _read_fields(file, text_field, label_field, flag):

@@ -10,8 +10,9 @@ import numpy as np
 
 from stacked_rnn import tokenizers
 from stacked_rnn.configs import UserError
-from stacked_rnn.datasets import synthetic_pairs, tables, token_cache
+from stacked_rnn.datasets import splits, synthetic_pairs, tables, token_cache
 from stacked_rnn.datasets.batches import Pairs, warn_of_no_validation
+from stacked_rnn.utils import terminal
 
 # The tokenizer's document separator: its token ends each text.
 _SEPARATOR = "\0"
@@ -25,12 +26,10 @@ class TextPairs:
 
     Attributes:
         sources, targets: strings, none empty.
-        num_empty: number of pairs that were left out, since a text was empty.
     """
 
     sources: Sequence[str]
     targets: Sequence[str]
-    num_empty: int = 0
 
     def sample(self, max_pairs) -> "TextPairs":
         """Returns at most `max_pairs` pairs, evenly spaced."""
@@ -50,7 +49,6 @@ class PairData:
         max_tokens: the most tokens that a source or a target may have.
         num_too_long: number of pairs that were left out, since a text was
             longer.
-        num_empty: number of pairs that were left out, since a text was empty.
         longest_target: tokens of the longest target of the training set, the
             end included.
         digest: a hash of all texts.
@@ -64,7 +62,6 @@ class PairData:
     validation_texts: TextPairs | None
     max_tokens: int
     num_too_long: int
-    num_empty: int
     longest_target: int
     digest: str
     unknown_share: float = 0.0
@@ -73,7 +70,7 @@ class PairData:
 def read_pairs(
     source, source_field=_HEADER[0], target_field=_HEADER[1], flag="corpus"
 ) -> TextPairs:
-    """Reads pairs of texts.
+    """Reads pairs of texts; warns of those with an empty text, left out.
 
     Args:
         source: a name in `synthetic_pairs.GENERATORS`, a path, a glob, or
@@ -107,7 +104,8 @@ def read_pairs(
             num_empty += 1
     if not sources:
         raise UserError(f"--{flag}={source}: contains no pair of texts")
-    return TextPairs(sources, targets, num_empty)
+    terminal.warn_of(num_empty, "pair(s) have an empty text: left out")
+    return TextPairs(sources, targets)
 
 
 def _read_file(file, fields, flag):
@@ -198,7 +196,6 @@ def load_pair_data(config, vocabulary_size=0) -> PairData:
         validation_texts=validation_texts,
         max_tokens=limit,
         num_too_long=int(np.sum(~fits)),
-        num_empty=pairs.num_empty,
         longest_target=max(len(targets[row]) for row in training_rows),
         digest=tables.digest(pairs.sources, pairs.targets),
         unknown_share=np.mean(
@@ -240,7 +237,8 @@ def _held_out(pairs, fraction, seed) -> np.ndarray:
 def _group_by_text(pairs) -> list[int]:
     """Returns for each pair the first row of its group (a union-find).
 
-    Pairs with an equal source or an equal target are in one group.
+    Pairs with an equal source or an equal target are in one group; for what is
+    equal, see `splits.first_rows`.
     """
     parent = list(range(len(pairs.sources)))
 
@@ -251,8 +249,7 @@ def _group_by_text(pairs) -> list[int]:
         return row
 
     for side in (pairs.sources, pairs.targets):
-        first = {}
-        for row, text in enumerate(side):
-            low, high = sorted((root(row), root(first.setdefault(text, row))))
+        for row, first in enumerate(splits.first_rows(side)):
+            low, high = sorted((root(row), root(first)))
             parent[high] = low
     return [root(row) for row in parent]

@@ -1,8 +1,9 @@
-"""Splitting the corpus of a language model into training and validation parts.
+"""Splitting a corpus into training and validation parts.
 
 Of a running text, blocks from all over it are held out for validation, so that
 the training part lacks no chapter; or its end. Documents are independent of
 each other and may be sorted: some are held out, chosen by a hash of their text.
+Equal texts stay together: white space around them makes no difference.
 """
 
 import dataclasses
@@ -109,6 +110,17 @@ def split(corpus, fraction, seed, where="blocks") -> dict:
     if cut < length:
         parts["validation"] = Spans(((cut, length),))
     return parts
+
+
+def first_rows(texts) -> list[int]:
+    """Returns for each text the row of the first one that is equal to it.
+
+    Texts that differ only in the white space around them are equal.
+    """
+    first = {}
+    return [
+        first.setdefault(text.strip(), row) for row, text in enumerate(texts)
+    ]
 
 
 def _split_blocks(corpus, block_length, num_blocks) -> dict:

@@ -145,6 +145,8 @@ def _read_table(file, fields, flag, hint, default_header):
     rows = _read_rows(file, flag, delimiter)
     line_number, first = next(rows, (1, []))
     header = _header(first, fields)
+    surplus = first[len(fields) :] if default_header else []
+    has_comma = delimiter == "," and any(map(str.strip, surplus))
     if header:
         for name in fields:
             if header.count(name) > 1:
@@ -152,21 +154,24 @@ def _read_table(file, fields, flag, hint, default_header):
                     f"{location} {line_number}: two columns are named "
                     f"{name!r}: rename one"
                 )
-    elif default_header and len(first) >= len(fields):
+    elif default_header and len(first) >= len(fields) and not has_comma:
         print(
             f"note: {file.name} has no header with {' and '.join(fields)}: "
             f"line {line_number} is read as a pair, "
             f"{first[0]!r} -> {first[1]!r}",
             file=sys.stderr,
         )
-        header = [*default_header, *[""] * (len(first) - len(default_header))]
-        yield line_number, dict(zip(default_header, first))
+        header = default_header
+        yield line_number, dict(zip(header, first))
     else:
-        found = list(fields[: len(first)]) if default_header else first
+        found = first
+        if default_header and not has_comma:
+            found = list(fields[: len(first)])
         missing = next(name for name in fields if name not in found)
         raise UserError(
             f"{location} {line_number}: no field {missing!r} (there are "
             f"{', '.join(found) or 'none'}): "
+            + 'a text with commas must be quoted, "...", or ' * has_comma
             + (
                 _advice_on_format(first, delimiter)
                 or "the first line names the columns, such as "

@@ -125,6 +125,11 @@ class SavedClassifier(base.LoadedModel):
                 f"--text: labels that the model does not know: "
                 f"{', '.join(map(repr, unknown[:5]))} (it knows "
                 f"{', '.join(map(repr, self.labels[:20]))})"
+                + (
+                    ": --label_separator is the string between the labels"
+                    if self.multi_label
+                    else ""
+                )
             )
         if not self.multi_label and any(
             len(names) != 1 for names in examples.labels
@@ -153,12 +158,16 @@ def compute_scores(serving_default, texts) -> np.ndarray:
     Returns:
         float32 [texts, classes].
     """
-    return np.concatenate(
+    texts = np.array(base.encode(texts), object)
+    # In order of length: a batch is as long as its longest text.
+    order = np.argsort([*map(len, texts)], kind="stable")
+    scores = np.concatenate(
         [
-            serving_default(texts=tf.constant(base.encode(batch)))["scores"]
-            for batch in base.batched(texts, _BATCH_SIZE)
+            serving_default(texts=tf.constant(texts[rows]))["scores"]
+            for rows in base.batched(order, _BATCH_SIZE)
         ]
     )
+    return scores[np.argsort(order)]
 
 
 def label_matrix(examples, labels) -> np.ndarray:

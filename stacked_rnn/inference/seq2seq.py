@@ -124,7 +124,7 @@ class SavedSeq2Seq(base.LoadedModel):
             examples: number of texts.
         """
         outputs = []
-        for result in self.rewrite(pairs.sources, config):
+        for result in self.rewrite(iter(pairs.sources), config):
             outputs.append(result.output)
             if progress:
                 progress(len(outputs))

@@ -7,6 +7,7 @@ from stacked_rnn.models.classifier import (
     Classifier,
     build_classifier,
     check_classifier,
+    num_shared_layers,
 )
 from stacked_rnn.models.language_model import (
     LanguageModel,

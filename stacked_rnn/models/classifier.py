@@ -47,6 +47,26 @@ def check_classifier(config, num_classes, multi_label) -> None:
         )
 
 
+def num_shared_layers(config, trained) -> int:
+    """Counts the layers that a classifier can take from a language model.
+
+    The first one reads the embedding in both. Those above it must read the same
+    as in the language model: other inputs may have the same width, but not the
+    same meaning.
+
+    Args:
+        config: the `ModelConfig` of the classifier.
+        trained: that of the language model; layers and widths are the same.
+    """
+    if (
+        config.bidirectional
+        or trained.embedding_to_all_layers
+        or config.residual != trained.residual
+    ):
+        return 1
+    return config.num_layers
+
+
 @keras.saving.register_keras_serializable("stacked_rnn")
 class Classifier(stacks.Model):
     """A text classifier: {token_ids, mask} -> logits [batch, outputs].
@@ -131,18 +151,26 @@ class Classifier(stacks.Model):
         return [rnn for layer in self.stack for rnn in stacks.directions(layer)]
 
     def load_backbone_from(self, language_model) -> None:
-        """Copies the embedding and the recurrent weights of a language model.
+        """Copies the embedding and the lowest layers of a language model.
 
-        Only the forward layers receive weights, and only where the shapes
-        match: above a bidirectional layer the inputs are wider.
+        Only the forward direction receives weights.
+
+        Args:
+            language_model: a `LanguageModel` with as many layers, of the same
+                width; `num_shared_layers` of them are copied.
         """
+        count = num_shared_layers(self.config, language_model.config)
         self.embedding.set_weights(language_model.embedding.get_weights()[:1])
         directions = 1 + self.config.bidirectional
         for layer, trained in zip(
-            self.recurrent_layers[::directions], language_model.recurrent_layers
+            self.recurrent_layers[::directions][:count],
+            language_model.recurrent_layers,
         ):
-            if layer.cell.kernel.shape == trained.cell.kernel.shape:
-                layer.set_weights(trained.get_weights())
+            layer.set_weights(trained.get_weights())
+        if count > 1 and self.residual_projection is not None:
+            self.residual_projection.set_weights(
+                language_model.residual_projection.get_weights()
+            )
 
     def apply_temperature(self, temperature) -> None:
         """Divides all future logits by `temperature`: scales the readout."""

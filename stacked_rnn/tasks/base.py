@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import shlex
-import sys
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -35,6 +34,7 @@ class Task:
         has_logits_at_each_token: whether the model computes logits at each
             token, which takes memory.
         shapes_vary: whether batches have different shapes.
+        final_passes: how often a run reads the validation set at its end.
     """
 
     name: ClassVar[str]
@@ -43,6 +43,7 @@ class Task:
     unit = "tokens"
     has_logits_at_each_token = True
     shapes_vary = True
+    final_passes = 1
 
     def __init__(self, data, chosen=None, source=None):
         self.data, self.chosen, self.source = data, chosen, source
@@ -86,6 +87,10 @@ class Task:
     def initial_weights(self, start, model_config) -> list | None:
         """Returns the weights that a run starts with; None: random ones."""
         return None
+
+    def taken_weights(self, start, model_config) -> str:
+        """Says for people which weights `initial_weights` takes."""
+        return "the weights"
 
     def record(self) -> dict:
         """Returns JSON values that must not change when a run resumes."""
@@ -172,12 +177,6 @@ class Task:
     def next_steps(self, version) -> list[str]:
         """Returns commands to try with the exported model."""
         return []
-
-
-def warn_of(count, problem) -> None:
-    """Warns of a problem that some texts or pairs have, if any do."""
-    if count:
-        print(f"warning: {count:,} {problem}", file=sys.stderr)
 
 
 def command(script, version, flag) -> str:

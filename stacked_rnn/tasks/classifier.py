@@ -8,6 +8,7 @@ from stacked_rnn.inference.classifier import compute_scores, label_matrix
 from stacked_rnn.reports import plots
 from stacked_rnn.tasks import base
 from stacked_rnn.training import sizing
+from stacked_rnn.utils import terminal
 
 _REPORTED = (
     "accuracy", "exact_match", "macro_f1", "auc", "calibration_error",
@@ -27,6 +28,7 @@ class ClassifierTask(base.Task):
     num_sums = 4
     unit = "texts"
     has_logits_at_each_token = False
+    final_passes = 2  # the second one finds the temperature
 
     @classmethod
     def read(cls, start):
@@ -59,16 +61,22 @@ class ClassifierTask(base.Task):
         model.load_backbone_from(start.model)
         return model.get_weights()
 
+    def taken_weights(self, start, model_config):
+        count = models.num_shared_layers(model_config, start.model.config)
+        direction = ", forwards only," if model_config.bidirectional else ""
+        return (
+            f"the embedding and {count} of {model_config.num_layers} layer(s)"
+            f"{direction}"
+        )
+
     def record(self):
         return {"labels": list(self.data.labels)}
 
     def warn(self):
         super().warn()
-        data = self.data
-        base.warn_of(data.num_empty, "text(s) are empty: left out")
-        base.warn_of(
-            data.num_truncated,
-            f"text(s) have more than --sequence_length={data.max_tokens} "
+        terminal.warn_of(
+            self.data.num_truncated,
+            f"text(s) have more than --sequence_length={self.data.max_tokens} "
             "tokens: the rest is not read",
         )
 

@@ -36,12 +36,10 @@ class Seq2SeqTask(base.Task):
 
     def warn(self):
         super().warn()
-        data = self.data
-        base.warn_of(data.num_empty, "pair(s) have an empty text: left out")
-        base.warn_of(
-            data.num_too_long,
+        terminal.warn_of(
+            self.data.num_too_long,
             "pair(s) have a text of more than --sequence_length="
-            f"{data.max_tokens} tokens: left out",
+            f"{self.data.max_tokens} tokens: left out",
         )
 
     def build(self, model_config, use_cudnn):

@@ -26,8 +26,8 @@ class Clock:
 
     Attributes:
         seconds: time limit in seconds; without one, infinity.
-        validation: seconds at the end that are kept for the last validation;
-            None: not known yet.
+        validation: seconds at the end that are kept for the last validation,
+            and what reads the same texts again; None: not known yet.
     """
 
     def __init__(

@@ -421,8 +421,8 @@ class Trainer:
                 seconds, steps = now - first[0], self.step - first[1]
                 self._step_seconds = seconds / steps
                 if must_guess:
-                    self._clock.validation = self._guess_validation(
-                        seconds, steps
+                    self._keep_for_validation(
+                        self._guess_validation(seconds, steps)
                     )
             with self._saved_on_errors(states):
                 callbacks.on_train_batch_end(
@@ -480,6 +480,10 @@ class Trainer:
             and -self.step % training.steps_per_epoch >= steps / 2
         )
 
+    def _keep_for_validation(self, seconds) -> None:
+        """Keeps time at the end for all passes over the validation set."""
+        self._clock.validation = self.task.final_passes * seconds
+
     def _guess_validation(self, seconds, steps) -> float:
         """Guesses the seconds of a validation before the first one.
 
@@ -531,7 +535,7 @@ class Trainer:
             started = time.monotonic()
             with self._weights_applied():
                 scores = self.evaluate(self.data.validation).logs("val_")
-            self._clock.validation = time.monotonic() - started
+            self._keep_for_validation(time.monotonic() - started)
             self._check_finite("validation loss", scores["val_loss"])
         row = {"epoch": progress.epoch, "step": self.step} | logs | scores
         # Without the speed, the same run has the same history.

@@ -5,8 +5,8 @@ run keeps the architecture and the tokenizer of the model and starts with its
 weights; all else is new: the step, the optimizer, the schedule, the dropout.
 The vocabulary of a language model may grow, but not again when the run resumes.
 A classifier may start with a language model, as in ULMFiT (Howard and Ruder
-2018): it takes the layers that both have. Nothing is written here, so that bad
-input leaves no trace.
+2018): it takes the layers that read the same in both. Nothing is written here,
+so that bad input leaves no trace.
 """
 
 import dataclasses

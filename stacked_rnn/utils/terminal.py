@@ -162,6 +162,12 @@ def read_file(flag, path) -> bytes:
         raise UserError(f"--{flag}={path}: {error.strerror}") from error
 
 
+def warn_of(count, problem) -> None:
+    """Warns of a problem that some texts or pairs have, if any do."""
+    if count:
+        print(f"warning: {count:,} {problem}", file=sys.stderr)
+
+
 def warn_of_unknown_parts(parts) -> None:
     """Warns of characters or words that a vocabulary lacks, if there are any.
 
