@@ -241,7 +241,8 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
     # Neither --resume nor --noresume, which are for one command.
     recorded = dataclasses.replace(run.config, resume=None)
     (run.model_dir / "config.flags").write_text(
-        configs.to_flags(given_config, recorded), encoding="utf-8"
+        configs.to_flags(given_config, recorded, ignored=task.info.ignored),
+        encoding="utf-8",
     )
     if task.chosen and task.chosen.settings:
         print(task.chosen.reason)
@@ -282,6 +283,8 @@ def _train(run, model_config, started, callbacks) -> Outcome | None:
     elif learns_all and not weights:
         print("The same command learns the rest of the held-out text.")
     print(f"\n{descriptions.describe_best(trainer)}")
+    if weights:
+        print("From these weights on, the model learned the held-out text too.")
     _draw_curves(run, trainer)
     if trainer.is_timed and trainer.step < _FEW_STEPS:
         print(
@@ -326,16 +329,20 @@ def _learn_all(run, trainer, minutes, limits):
         The weights; None if there is nothing to learn, or not yet.
     """
     config = run.config
+    has_rest = config.learn_all and run.task.data.validation
+    if not (has_rest and trainer.is_finished) or trainer.interrupted:
+        return None
     if trainer.is_timed:
         limits = {"started": time.monotonic()}
-    has_rest = config.learn_all and run.task.data.validation
-    if not (has_rest and trainer.is_finished):
-        return None
+    elif config.max_minutes:  # the epochs may have used it up
+        limits = limits | {"least": 0.0}
     config = dataclasses.replace(
         config,
         validation_fraction=0.0,
         early_stopping=0,
+        average_patience=0,
         learning_rate=_LAST_RATE * config.learning_rate,
+        learning_rate_schedule="cosine",
         epochs=0 if trainer.is_timed else 1,
         max_minutes=minutes or config.max_minutes,
         init_from="",

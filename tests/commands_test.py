@@ -756,6 +756,7 @@ def test_the_held_out_text_can_be_learned_at_the_end(tmp_path):
         (tmp_path / "saved_models/cats/1/assets.extra/config.json").read_text()
     )
     assert config["training"]["learned_all"]
+    assert "From these weights on, the model learned" in after
     assert f"{config['training']['validation']['loss']:.4f}" in before
     again = run(tmp_path, "train.py", *flags)
     assert "Nothing is left to do" in again.stdout
@@ -812,6 +813,8 @@ def labelled(tmp_path_factory):
     assert "On the validation texts: accuracy 1.000" in ran.stdout
     assert "bad" in ran.stdout and "  accuracy 1.000  " in ran.stdout
     assert re.search(r"predict.py .*/days/1 --text='a \w+ day \d'", ran.stdout)
+    recorded = (directory / "runs/days/config.flags").read_text()
+    assert "carry_state" not in recorded  # it has no effect
     for name in ("classification.png", "curves.png", "history.csv"):
         assert (directory / "runs/days" / name).exists()
     return directory

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -95,6 +96,15 @@ def test_early_stopping_needs_validation():
         with pytest.raises(configs.UserError, match="--early_stopping"):
             configs.TrainConfig(early_stopping=1, **without)
         configs.TrainConfig(**without)
+
+
+def test_an_average_begins_before_early_stopping_ends_the_run():
+    averaged = {"average_decay": 0.9, "average_patience": 2}
+    with pytest.raises(configs.UserError, match="--early_stopping=2 ends"):
+        configs.TrainConfig(early_stopping=2, **averaged)
+    for stops in (0, 3):
+        configs.TrainConfig(early_stopping=stops, **averaged)
+    configs.TrainConfig(early_stopping=2, average_patience=2)
 
 
 def test_an_unknown_setting_in_a_file_is_named():
@@ -235,6 +245,17 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     said = capsys.readouterr().err
     assert f"error: cannot write {tmp_path / 'curves.png'}: No space" in said
     assert said.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_lack_of_memory_is_one_line(capsys):
+    with (
+        pytest.raises(SystemExit, match="2"),
+        flags._errors_in_a_line("evaluate.py"),
+    ):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+    said = capsys.readouterr().err
+    assert said.startswith("evaluate.py: error: out of memory: ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("size", [9, 99_999])

@@ -5,6 +5,7 @@ import inspect
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -97,7 +98,7 @@ def test_training_gives_a_model_that_generates(here, capsys):
     longer = stacked_rnn.train("mine.txt", epochs=2, **SMALL)
     output = capsys.readouterr().out
     assert "resuming" in output
-    assert "of the run before: 1 LSTM layer(s) of 8 units, " in output
+    assert "as in the run before: 1 LSTM layer(s) of 8 units, " in output
     stacked_rnn.train("mine.txt", epochs=2, verbose=False, **SMALL)
     assert capsys.readouterr().out == ""
     assert longer.path.name == "2"
@@ -130,18 +131,37 @@ def test_minutes_are_the_time_limit(here, capsys):
 
 
 @exports.in_memory()
-def test_the_time_limit_holds_for_the_held_out_text_too(here, monkeypatch):
-    limits = []
+def test_the_held_out_text_is_learned_after_a_signal_at_the_end(
+    here, monkeypatch, capsys
+):
+    """By the same command, within its time limit."""
+    fits = []
     fit = training.Trainer.fit
 
-    def noted_fit(trainer, *args, **limit):
-        limits.append((trainer.config.max_minutes, limit["started"]))
-        fit(trainer, *args, **limit)
+    def noted_fit(trainer, *args, **limits):
+        fits.append((trainer.config, limits))
+        fit(trainer, *args, **limits)
 
     monkeypatch.setattr(training.Trainer, "fit", noted_fit)
-    small = SMALL | {"minutes": 9, "epochs": 1}
-    stacked_rnn.train("mine.txt", learn_all=True, **small)
-    assert limits == [(9, limits[0][1])] * 2
+    settings = SMALL | {
+        "minutes": 9, "epochs": 1, "learn_all": True, "average_decay": 0.9,
+        "average_patience": 1, "learning_rate_schedule": "constant",
+    }  # fmt: skip
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: signal.raise_signal(signal.SIGINT)
+    )
+    model = stacked_rnn.train("mine.txt", callbacks=stop, **settings)
+    assert not model.description.training["learned_all"]
+    assert "The same command learns the rest" in capsys.readouterr().out
+    model = stacked_rnn.train("mine.txt", **settings)
+    assert model.description.training["learned_all"]
+    assert "the model learned the held-out text too." in capsys.readouterr().out
+    _, (first, limits), (last, last_limits) = fits
+    assert (first.max_minutes, last.max_minutes) == (9, 9)
+    assert last_limits == limits | {"least": 0.0}
+    # The average of that pass begins at once, and its rate decays.
+    assert (first.average_patience, last.average_patience) == (1, 0)
+    assert last.learning_rate_schedule == "cosine"
 
 
 @pytest.mark.parametrize(

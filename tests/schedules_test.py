@@ -61,6 +61,8 @@ def test_a_quarter_of_a_short_limit_is_for_training(time):
     assert clock.share() == pytest.approx(0.5)
     time.now += 7.5
     assert clock.share() == 1.0
+    late = schedules.Clock(1.0, started=time.now - 60, least=0.0)
+    assert late.share() == 1.0
 
 
 def test_a_clock_may_be_over_or_endless(time):

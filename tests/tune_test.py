@@ -223,6 +223,9 @@ def test_short_strings_are_read_by_their_characters(tmp_path, monkeypatch):
     base_config, task = trainers.choose()
     assert task.data.tokenizer.kind == "char"
     assert (base_config.tokenizer, base_config.epochs) == ("char", 12)
+    flags = trainers.to_flags({"units": 8}, tmp_path)
+    assert "--units=8\n" in flags and "--epochs=12\n" in flags
+    assert "carry_state" not in flags  # which train.py would refuse
 
 
 # The command ------------------------------------------------------------------
@@ -429,10 +432,19 @@ def test_a_search_is_silent_about_the_graphs_of_its_trials(tmp_path):
 
 
 def test_ten_failures_in_a_row_end_a_search(tmp_path, capsys):
-    found = searching(tmp_path, fails(UserError("no such cell")))
-    assert found.run() == "The last 10 trials have failed."
+    """Those of an earlier process, whose cause may be gone, do not count."""
+    for count in (10, 20):
+        found = searching(tmp_path, fails(UserError("no such cell")))
+        assert found.run() == "The last 10 trials have failed."
+        assert len(found.trials) == count
     assert {trial.error for trial in found.trials} == {"no such cell"}
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_full_disk_is_no_failure_of_a_trial(tmp_path):
+    found = searching(tmp_path, fails(configs.DiskError("no space")))
+    assert found.run() == "no space"
+    assert found.trials == []
 
 
 def test_an_error_of_the_program_is_not_hidden(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -19,11 +20,17 @@ from stacked_rnn import (
     pipeline,
     saved_models,
     tasks,
+    tokenizers,
     training,
 )
 from stacked_rnn.training import warm_start
 from tests.helpers import exports
-from tests.helpers.small_models import build_generator, mirrored, small_config
+from tests.helpers.small_models import (
+    ALPHABET,
+    build_generator,
+    mirrored,
+    small_config,
+)
 
 # With characters that the trained models never saw. What is held out is too
 # short for two streams: its score is that of the whole text.
@@ -249,14 +256,53 @@ def test_flags_that_contradict_the_trained_model_are_refused():
     assert (start.model_config.units, start.model_config.dropout) == (6, 0.5)
 
 
-def test_recorded_flags_repeat_the_run():
-    """config.flags has all flags, those of the trained model included."""
-    start = prepare("models")
-    again = warm_start.resolve_init_from(
-        start.model_config,
-        start.train_config,
+DENSE = {
+    "readout_layers": "concat",
+    "embedding_to_all_layers": True,
+    "end_of_text": True,
+}
+
+
+def resolve(settings):
+    """What --init_from leads to with the flags of a command."""
+    model_and_train_config = configs.replace_settings(
+        (configs.ModelConfig(), configs.TrainConfig()), settings
+    )
+    return warm_start.resolve_init_from(
+        *configs.with_task_defaults(*model_and_train_config, settings),
         "another",
-        given={*start.model_config.to_dict(), *start.train_config.to_dict()},
+        settings,
+    )
+
+
+@exports.in_memory()
+@pytest.mark.parametrize(
+    ("task", "wiring"),
+    [
+        ("language_model", DENSE),
+        ("classifier", DENSE),
+        ("classifier", {"tie_embeddings": True}),
+    ],
+)
+def test_recorded_flags_repeat_the_run(task, wiring):
+    """They are all that the task does not ignore, the trained model's too."""
+    separator = r"\n" if "end_of_text" in wiring else ""
+    tokenizer = tokenizers.build(
+        "char", ALPHABET.encode(), document_separator=separator
+    )
+    version = build_generator("lstm", tokenizer, **wiring).save("trained")
+    start = resolve({"task": task, "init_from": str(version)})
+    settings = start.model_config.to_dict() | start.train_config.to_dict()
+    written = configs.to_flags(
+        start.model_config, start.train_config,
+        ignored=configs.TASKS[task].ignored,
+    )  # fmt: skip
+    again = resolve(
+        {
+            name: value
+            for name, value in settings.items()
+            if re.search(f"^--(no)?{name}(=|$)", written, re.MULTILINE)
+        }
     )
     assert again.model_config == start.model_config
     assert again.train_config == start.train_config

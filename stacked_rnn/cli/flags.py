@@ -29,8 +29,8 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def run(main, *config_classes) -> None:
     """Parses the flags and runs a command with the resulting configurations.
 
-    A `UserError` or a full disk becomes one line on standard error and exit
-    code 2; Ctrl-C becomes exit code 130.
+    A `UserError`, a full disk or a lack of memory becomes one line on standard
+    error and exit code 2; Ctrl-C becomes exit code 130.
 
     Args:
         main: called with one instance of each of `config_classes`, in order.
@@ -107,6 +107,17 @@ def _errors_in_a_line(program):
         )
         if not error.filename:
             terminal.discard(sys.stdout)
+        sys.exit(2)
+    except Exception as error:
+        # By name: an import of TensorFlow takes seconds.
+        is_oom = type(error).__name__ == "ResourceExhaustedError"
+        if not is_oom or "No space left on device" in str(error):
+            raise
+        print(
+            f"{program}: error: out of memory: end what else uses it, or ask "
+            "for less at once; CUDA_VISIBLE_DEVICES=-1 leaves the GPU out",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

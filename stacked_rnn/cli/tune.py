@@ -215,6 +215,7 @@ class _Trainers:
             names={"corpus", *sizing.OPEN_SETTINGS}
             | self._given
             | values.keys(),
+            ignored=configs.TASKS[start.train_config.task].ignored,
         )
 
     def make(self, values, directory):

@@ -2,6 +2,7 @@
 
 from stacked_rnn.configs.base import (
     Config,
+    DiskError,
     UserError,
     check_encodable,
     check_names,

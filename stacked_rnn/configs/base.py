@@ -19,6 +19,10 @@ class UserError(ValueError):
     """
 
 
+class DiskError(UserError):
+    """A `UserError` because a file cannot be written."""
+
+
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "s": " ", "\\": "\\"}
 
 

@@ -17,16 +17,20 @@ def is_switch(field) -> bool:
     return field.type in (bool, bool | None)
 
 
-def to_flags(*configs, names=None) -> str:
+def to_flags(*configs, names=None, ignored=()) -> str:
     """Writes configurations as the text of a flag file: one flag per line.
 
     Args:
         *configs: the configurations.
         names: names of the settings to write; None: all.
+        ignored: names of settings to leave out: those without effect, which a
+            task refuses.
     """
     lines = []
     for config in configs:
         for field in user_settings(config):
+            if field.name in ignored:
+                continue
             if names is not None and field.name not in names:
                 continue
             value = getattr(config, field.name)

@@ -368,6 +368,14 @@ class TrainConfig(Config):
                 "--early_stopping needs a text to validate on: set "
                 "--validation_fraction or --validation_windows"
             )
+        if self.average_decay and (
+            0 < self.early_stopping <= self.average_patience
+        ):
+            raise UserError(
+                f"--early_stopping={self.early_stopping} ends a run before "
+                f"--average_patience={self.average_patience} begins to "
+                "average: set a larger one, or a smaller patience"
+            )
 
 
 def tracker_names(trackers) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import sys
 
 import tensorflow as tf
 
-from stacked_rnn.configs import UserError
+from stacked_rnn.configs import DiskError
 
 
 class Checkpoints:
@@ -35,14 +35,14 @@ class Checkpoints:
         """Writes a checkpoint, whole or not at all.
 
         Raises:
-            UserError: writing failed; earlier checkpoints are unchanged.
+            DiskError: writing failed; earlier checkpoints are unchanged.
         """
         try:
             self._manager.save(step)
         except (OSError, tf.errors.OpError) as error:
             for part in self._directory.glob(f"ckpt-{step}*"):
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
-            raise UserError(
+            raise DiskError(
                 f"--model_dir: cannot write a checkpoint in {self._directory} "
                 f"({_reason(error)}); earlier ones are kept: free some space, "
                 "and run the same command again"

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from stacked_rnn import saved_models
-from stacked_rnn.configs import ModelConfig, UserError
+from stacked_rnn.configs import DiskError, ModelConfig, UserError
 from stacked_rnn.training import checkpoints
 from stacked_rnn.utils import files
 
@@ -82,6 +82,8 @@ class Progress(tf.train.experimental.PythonState):
         seconds: seconds of `--max_minutes` that are over, where that alone ends
             the run.
         learning_rate, gradient_norm: results of the last step.
+        loss_scale: in float16, the factor of the loss, and the number of steps
+            since it changed; empty: as at first.
         best_cost: lowest cost of a validation so far.
         best_epoch: value of `epoch` after the epoch with `best_cost`.
         history: epoch, step and results of each validation, as in history.csv.
@@ -94,6 +96,7 @@ class Progress(tf.train.experimental.PythonState):
         self.sums = []
         self.seconds = self.learning_rate = self.gradient_norm = 0.0
         self.best_cost = math.inf
+        self.loss_scale = []
         self.history = []
         self.states = None
 
@@ -107,6 +110,7 @@ class Progress(tf.train.experimental.PythonState):
             seconds=self.seconds,
             learning_rate=self.learning_rate,
             gradient_norm=self.gradient_norm,
+            loss_scale=self.loss_scale,
             best_cost=self.best_cost,
             best_epoch=self.best_epoch,
             history=json.dumps(self.history),
@@ -125,7 +129,9 @@ class Progress(tf.train.experimental.PythonState):
             setattr(self, name, int(arrays[name]))
         for name in ("learning_rate", "gradient_norm", "best_cost"):
             setattr(self, name, float(arrays[name]))
-        self.seconds = float(arrays.get("seconds", 0.0))  # old ones lack it
+        # Old ones lack these.
+        self.seconds = float(arrays.get("seconds", 0.0))
+        self.loss_scale = [*arrays.get("loss_scale", ())]
         self.history = json.loads(str(arrays["history"]))
         self.sums = arrays["sums"].tolist()
         self.states = (
@@ -313,7 +319,7 @@ def write_history(model_dir, history) -> None:
         with files.whole_file(path) as file:
             file.write(table.getvalue().encode())
     except OSError as error:
-        raise UserError(
+        raise DiskError(
             f"--model_dir: cannot write {path} ({error.strerror}); the "
             "checkpoint is kept: free some space, and run the same command "
             "again"

@@ -21,21 +21,24 @@ class Clock:
         started: the `time.monotonic()` from which the limit counts; None: now.
         reserve: seconds at the end that are kept for what comes after the last
             validation.
+        least: share of the time that is for training, however slow the start
+            was.
 
     Attributes:
         seconds: time limit in seconds; without one, infinity.
         validation: seconds at the end that are kept for the last validation,
-            and what reads the same texts again.
+            and what reads the same texts again; None: not known yet.
     """
 
-    def __init__(self, minutes, seconds_used=0.0, started=None, reserve=0.0):
+    def __init__(
+        self, minutes, seconds_used=0.0, started=None, reserve=0.0, least=0.25
+    ):
         self.seconds = 60 * minutes or math.inf
-        self.validation = 0.0
+        self.validation = None
         self._used = seconds_used / self.seconds
         now, left = time.monotonic(), self.seconds - seconds_used
         started = now if started is None else started
-        # A quarter at least is for training, however slow the start was.
-        self._end = max(started + left - reserve, now + left / 4)
+        self._end = max(started + left - reserve, now + least * left)
         self._started = None
 
     def start(self) -> None:
@@ -45,7 +48,7 @@ class Clock:
 
     def share(self) -> float:
         """Returns the share of the time that is over, 1 at the end."""
-        now, end = time.monotonic(), self._end - self.validation
+        now, end = time.monotonic(), self._end - (self.validation or 0.0)
         if now >= end:
             return 1.0
         if self._started is None:

@@ -18,7 +18,7 @@ import keras
 import keras_tuner
 import tensorflow as tf
 
-from stacked_rnn.configs import UserError
+from stacked_rnn.configs import DiskError, UserError
 from stacked_rnn.training import runs
 from stacked_rnn.utils import devices
 
@@ -118,6 +118,7 @@ class Search(keras_tuner.Tuner):
                 f"--tune_dir={directory}: the files of the search are damaged: "
                 "name another directory"
             ) from error
+        self._num_before = len(self._ended)  # trials of earlier processes
 
     def get_state(self):
         """Returns the state to save, see `keras_tuner.Tuner`."""
@@ -162,7 +163,7 @@ class Search(keras_tuner.Tuner):
     def pre_create_trial(self):
         """Ends the search where no further trial makes sense."""
         trials = [Trial(**fields) for fields in self._ended.values()]
-        last = trials[-_MOST_FAILURES:]
+        last = trials[self._num_before :][-_MOST_FAILURES:]
         if len(last) == _MOST_FAILURES and all(trial.error for trial in last):
             raise _Stopped(f"The last {_MOST_FAILURES} trials have failed.")
         shortest = min(
@@ -193,6 +194,9 @@ class Search(keras_tuner.Tuner):
                 )
             with devices.errors_explained():
                 fields |= self._train(trial, fields["values"], started)
+        except DiskError as error:  # which the next trial would meet, too
+            self._starts[key] = 0
+            raise _Stopped(str(error)) from error
         except UserError as error:
             fields["error"] = str(error)
         except (_Stopped, KeyboardInterrupt):

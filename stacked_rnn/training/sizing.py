@@ -101,7 +101,7 @@ def for_language_model(
     used = model_config.to_dict() | train_config.to_dict() | settings
     if is_recalled:
         reason = (
-            "Settings that are not given are those of the run before: "
+            "What is chosen for a text is as in the run before: "
             f"{_describe_model(used)}.\n--noresume chooses anew."
         )
     else:

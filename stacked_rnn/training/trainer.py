@@ -137,20 +137,28 @@ class Trainer:
                 ),
                 self.model,
             )
-            self._use_loss_scaling = dtype_policy == "mixed_float16"
-            if self._use_loss_scaling:
+            variables = self.model.trainable_variables
+            self.optimizer.build(variables)
+            # For the callbacks, and for the checkpoints, which are alike in all
+            # precisions.
+            self.model.compile(optimizer=self.optimizer, auto_scale_loss=False)
+            self._loss_scale: tuple = ()  # variables, in float16
+            if dtype_policy == "mixed_float16":
                 self.optimizer = keras.optimizers.LossScaleOptimizer(
                     self.optimizer
                 )
-            self.optimizer.build(self.model.trainable_variables)
+                self.optimizer.build(variables)
+                self._loss_scale = (
+                    self.optimizer.dynamic_scale,
+                    self.optimizer.step_counter,
+                )
             self._average = None
             if train_config.average_decay:
                 self._average = WeightAverage(
-                    self.model.trainable_variables,
+                    variables,
                     train_config.average_decay,
                     is_started=not train_config.average_patience,
                 )
-            self.model.compile(optimizer=self.optimizer)  # for the callbacks
         self.interrupted, self._stop_request = False, False
         self._step_seconds = 1e-9  # not known yet
         self._progress = runs.Progress()
@@ -268,9 +276,7 @@ class Trainer:
 
     # The loop ---------------------------------------------------------------
 
-    def fit(
-        self, callbacks=(), verbose="auto", started=None, reserve=0.0
-    ) -> None:
+    def fit(self, callbacks=(), verbose="auto", **limits) -> None:
         """Trains to the end of the last epoch, or until something stops it.
 
         Ctrl-C, SIGTERM and `--max_minutes` stop it after the current step, with
@@ -280,7 +286,7 @@ class Trainer:
             callbacks: Keras callbacks, called after the line of an epoch.
             verbose: as in Keras: 0 silent, 1 a progress bar and a line per
                 epoch, 2 the line alone; "auto": 1 on a terminal, otherwise 2.
-            started, reserve: see `schedules.Clock`.
+            **limits: `started`, `reserve` and `least`, see `schedules.Clock`.
 
         Raises:
             UserError: the loss became NaN or infinite.
@@ -297,8 +303,7 @@ class Trainer:
         self._clock = schedules.Clock(
             self.config.max_minutes,
             self.seconds if self.is_timed else 0.0,
-            started,
-            reserve,
+            **limits,
         )
         self._set_time_share(self.seconds / self._clock.seconds)
         self.model.stop_training = False
@@ -310,11 +315,11 @@ class Trainer:
             callbacks.on_train_end()
 
     def _fit(self, callbacks) -> None:
-        while not self.is_finished:
+        while True:
             stop_flags = self._stop_flags(math.inf)
             interrupts, stops, *_ = map(self._workers.largest, stop_flags)
             self.interrupted = interrupts > 0
-            if self.interrupted or stops:
+            if self.interrupted or stops or self.is_finished:
                 break
             # For the callbacks, each stretch up to a validation is an epoch.
             index = len(self._rows_to_keep())
@@ -369,6 +374,7 @@ class Trainer:
             progress.sums = [0.0] * self.task.num_sums
             progress.states = None
         last_check = self.step, self.seconds
+        must_guess = self._clock.validation is None
         zeros = self._steps.scatter(windows)
         states = self._steps.scatter(windows, progress.states)
         page = None
@@ -402,7 +408,7 @@ class Trainer:
             progress.learning_rate = float(learning_rate)
             progress.gradient_norm = float(norm)
             self._check_finite("loss", sums[0] / sums[1])
-            if not self._use_loss_scaling:  # which skips such a step
+            if not self._loss_scale:  # which skips such a step
                 self._check_finite("gradient norm", float(norm))
             done += self.task.count(sums)
             progress.step += count
@@ -414,7 +420,7 @@ class Trainer:
             else:
                 seconds, steps = now - first[0], self.step - first[1]
                 self._step_seconds = seconds / steps
-                if not self.history:
+                if must_guess:
                     self._keep_for_validation(
                         self._guess_validation(seconds, steps)
                     )
@@ -479,7 +485,7 @@ class Trainer:
         self._clock.validation = self.task.final_passes * seconds
 
     def _guess_validation(self, seconds, steps) -> float:
-        """Guesses the seconds of the first validation.
+        """Guesses the seconds of a validation before the first one.
 
         Args:
             seconds: what some training steps took; a validation, of forward
@@ -623,6 +629,9 @@ class Trainer:
     def _save(self) -> None:
         """Writes the last checkpoint, and the history up to it."""
         if self._is_writer():
+            self._progress.loss_scale = [
+                float(variable.numpy()) for variable in self._loss_scale
+            ]
             self._last.save(self.step)
             runs.write_history(self.model_dir, self._progress.history)
 
@@ -632,6 +641,8 @@ class Trainer:
         # Earlier versions had fewer sums of some tasks.
         missing = self.task.num_sums - len(self._progress.sums)
         self._progress.sums += [0.0] * missing
+        for variable, value in zip(self._loss_scale, self._progress.loss_scale):
+            variable.assign(np.asarray(value, variable.dtype))
         if self.step != self._workers.largest(self.step):
             raise UserError(
                 f"--model_dir={self.model_dir}: the workers find different "
@@ -649,14 +660,23 @@ class Trainer:
     def best_model(self):
         """Returns the model of the best epoch, without dropout.
 
-        If nothing was validated or saved, the model as it is now.
+        If nothing was validated or is saved, the model as it is now.
+
+        Raises:
+            UserError: the weights of the best epoch are missing or damaged.
         """
         with self._weights_applied():
             model = self.model.for_inference()
-        if self.model_dir is not None:
-            Checkpoints(
-                self.model_dir / "checkpoints" / "best", 1, model=model
-            ).restore()
+        if self.model_dir is None or self.best_row is None:
+            return model
+        best = self.model_dir / "checkpoints" / "best"
+        if not Checkpoints(best, 1, model=model).restore():
+            raise UserError(
+                f"--model_dir: the weights of the best epoch, in {best}, are "
+                "missing or damaged: start over with --noresume; or delete "
+                f"that directory, and --init_from={self.model_dir} with "
+                "another --model_dir begins with the last weights"
+            )
         return model
 
 

@@ -123,7 +123,7 @@ def resolve_init_from(
         "letters_only": tokenizer.letters_only,
         "document_separator": tokenizer.document_separator,
     }
-    trained_settings = trained_config.to_dict() | kept
+    trained_settings = trained_config.to_dict() | info.reset_settings | kept
     may_grow = (
         train_config.widen_vocabulary
         and info.continues_texts

@@ -10,7 +10,7 @@ import pathlib
 
 import tensorflow as tf
 
-from stacked_rnn.configs import UserError
+from stacked_rnn.configs import DiskError, UserError
 
 # Libraries that TensorFlow 2.21 loads; if one is missing, it uses no GPU.
 _LIBRARIES = (
@@ -115,7 +115,7 @@ def errors_explained():
         yield
     except tf.errors.ResourceExhaustedError as error:
         if "No space left on device" in str(error):
-            raise UserError(
+            raise DiskError(
                 "--model_dir: the disk is full: free some space and repeat the "
                 "command, which resumes from the last checkpoint"
             ) from error
