@@ -414,6 +414,14 @@ def test_predictions_have_labels_and_scores(exported):
     assert all(np.isfinite([*empty.scores.values()]))
     (alone,) = model.predict(["ab"])
     assert alone.scores == pytest.approx(one.scores, abs=1e-6)
+    answer = model.functions.signatures["serving_default"](
+        texts=tf.constant(["ab", "cd"])
+    )
+    assert answer["classes"].numpy().tolist() == [[b"xy", b"yx", b"zz"]] * 2
+    best = answer["scores"].numpy().argmax(axis=1)
+    assert answer["labels"].numpy().tolist() == [
+        [b"xy", b"yx", b"zz"][number] for number in best
+    ]
 
 
 def test_predictions_do_not_wait_for_a_look_at_all_texts(
@@ -432,17 +440,6 @@ def test_predictions_do_not_wait_for_a_look_at_all_texts(
             configs.BeamConfig(),
         )
     assert capsys.readouterr().err == ""
-
-
-def test_export_runs_without_this_project(exported):
-    loaded = tf.saved_model.load(str(exported / "1"))
-    label = loaded.signatures["serving_default"]
-    answer = label(texts=tf.constant(["ab", "cd"]))
-    assert answer["classes"].numpy().tolist() == [[b"xy", b"yx", b"zz"]] * 2
-    best = answer["scores"].numpy().argmax(axis=1)
-    assert answer["labels"].numpy().tolist() == [
-        [b"xy", b"yx", b"zz"][number] for number in best
-    ]
 
 
 def test_several_labels_are_learned_and_exported(rng, tmp_path):

@@ -21,7 +21,7 @@ from stacked_rnn import configs, datasets, pipeline, saved_models
 from stacked_rnn.cli import generate
 from stacked_rnn.training import runs
 from tests.helpers import ROOT, pages
-from tests.helpers.processes import Script, run, run_anew
+from tests.helpers.processes import IN_MEMORY, Script, run, run_anew
 from tests.helpers.waiting import read_until
 
 TEXT = "The cat sat on the mat. The dog lay on the log.\n" * 40
@@ -236,22 +236,34 @@ def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cats"]
 
 
-def test_a_hostile_environment_stops_no_command(tmp_path):
+def test_a_hostile_environment_stops_no_command(letters, tmp_path):
     """Output in cp1252, arguments in ASCII, another Keras backend."""
     text = "\u043a\u043e\u0442 \u0441\u043f\u0438\u0442\u3002" * 80
     (tmp_path / "cats.txt").write_text(text, encoding="utf-8")
+    shutil.copytree(letters, tmp_path / "saved_models/letters/1")
     environment = os.environ | {
         "PYTHONIOENCODING": "cp1252", "LC_ALL": "POSIX", "PYTHONUTF8": "0",
         "PYTHONCOERCECLOCALE": "0", "KERAS_BACKEND": "jax",
         "TF_USE_LEGACY_KERAS": "1",
     }  # fmt: skip
     for words, expected in (
-        (["train.py", *SMALL, "--epochs=1", "--document_separator=\u3002"],
-         b"Exported"),
-        (["generate.py", "--prompt=\u043a\u043e"], rb"\u043a\u043e"),
+        (
+            [
+                IN_MEMORY, ROOT / "train.py", *SMALL, "--epochs=1",
+                "--document_separator=\u3002",
+            ],
+            b"Exported",
+        ),
+        (
+            [
+                ROOT / "generate.py", "--saved_model=saved_models/letters",
+                "--prompt=\u043a\u043e",
+            ],
+            rb"\u043a\u043e",
+        ),
     ):  # fmt: skip
         ran = subprocess.run(
-            [sys.executable, ROOT / words[0], *words[1:]],
+            [sys.executable, *words],
             cwd=tmp_path, capture_output=True, check=False, env=environment,
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
@@ -263,7 +275,10 @@ def test_a_training_goes_on_under_nohup_and_without_a_reader(tmp_path):
     """Neither SIGHUP nor a closed standard output stops it."""
     (tmp_path / "cats.txt").write_text(TEXT)
     process = subprocess.Popen(
-        ["nohup", sys.executable, ROOT / "train.py", *SMALL, "--epochs=6"],
+        [
+            "nohup", sys.executable, IN_MEMORY, ROOT / "train.py", *SMALL,
+            "--epochs=6",
+        ],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL, text=True,
     )  # fmt: skip
@@ -298,17 +313,22 @@ def test_runs_are_named_after_the_corpus(corpus, name):
     assert pipeline.name_of(corpus) == name
 
 
-def test_suggested_commands_run_as_printed(tmp_path):
+def test_suggested_commands_run_as_printed(letters, tmp_path):
     corpus = tmp_path / "it's (my) novel.txt"
     corpus.write_text(TEXT)
-    ran = run(tmp_path, "train.py", *SMALL, f"--corpus={corpus.name}",
-              "--epochs=1")  # fmt: skip
+    ran = run(
+        tmp_path, "train.py", *SMALL, f"--corpus={corpus.name}", "--epochs=1",
+        in_memory=True,
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     lines = [line for line in ran.stdout.splitlines() if "generate.py" in line]
     _, script, flag, prompt = shlex.split(lines[0])
     assert flag == "--saved_model=saved_models/it's (my) novel/1"
     begin = prompt.removeprefix("--prompt=")
     assert begin in TEXT and not begin.endswith(" ")
+    version = tmp_path / flag.removeprefix("--saved_model=")
+    shutil.rmtree(version)
+    shutil.copytree(letters, version)  # another process can read it
     generated = run(tmp_path, script, flag, prompt)
     assert generated.returncode == 0
     assert generated.stdout.startswith(begin)

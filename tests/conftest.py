@@ -15,6 +15,10 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 if not os.path.exists("/dev/nvidia0"):
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+from stacked_rnn.utils import quiet_import
+
+quiet_import.import_tensorflow()  # without garbage collection
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -23,7 +27,7 @@ import tensorflow as tf
 pytest.register_assert_rewrite("tests.helpers")
 
 from stacked_rnn import inference, tokenizers
-from tests.helpers import ROOT, small_models
+from tests.helpers import ROOT, browsers, loading, small_models
 
 fcntl = None
 with contextlib.suppress(ImportError):  # on Windows
@@ -39,9 +43,8 @@ tf.config.set_logical_device_configuration(
 # As after a model was loaded, so that no test depends on those before it.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
-# The collector would look through TensorFlow's graphs again and again.
-gc.freeze()
-gc.set_threshold(50_000, 10, 10)
+# The collector would look through modules and graphs again and again.
+gc.disable()
 
 # These begin first, so that the workers of `make test` end at the same time.
 LONGEST = (
@@ -63,6 +66,12 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 # A shell lets the commands in its background ignore Ctrl-C, and these the
 # processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):
@@ -92,6 +101,16 @@ def no_process_outlives_its_test(monkeypatch):
 @pytest.fixture
 def rng():
     return np.random.default_rng(1)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A driver of Chromium, for tests with `browsers.needed`.
+
+    Tests leave its window as it was; its logs have what others did.
+    """
+    with browsers.chromium() as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -173,7 +192,8 @@ def letters(saved_models) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def loaded(letters):
     """The GRU, loaded."""
-    return inference.load(letters)
+    with loading.once():
+        return inference.load(letters)
 
 
 @pytest.fixture(scope="session")
@@ -184,7 +204,8 @@ def loaded_bytes(exported_once):
         tokenizer = tokenizers.ByteTokenizer()
         small_models.build_generator(tokenizer=tokenizer).save(directory)
 
-    return inference.load(exported_once("bytes", export))
+    with loading.once():
+        return inference.load(exported_once("bytes", export))
 
 
 @pytest.fixture(scope="session")
@@ -199,7 +220,21 @@ def loaded_lines(exported_once):
             tokenizer=tokenizer, end_of_text=True
         ).save(directory)
 
-    return inference.load(exported_once("lines", export))
+    with loading.once():
+        return inference.load(exported_once("lines", export))
+
+
+@pytest.fixture(scope="session")
+def saved_words(exported_once):
+    """A GRU over words, whose tokenizer has a table: its version."""
+
+    def export(directory):
+        tokenizer = tokenizers.build(
+            "word", small_models.WORDS.encode(), 260, letters_only=True
+        )
+        small_models.build_generator(tokenizer=tokenizer).save(directory)
+
+    return exported_once("words", export) / "1"
 
 
 def stamps(directory):

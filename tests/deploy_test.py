@@ -20,7 +20,7 @@ from stacked_rnn import configs
 from stacked_rnn.decoding import incremental_text
 from stacked_rnn.serving import metrics, prefix_cache, scheduler
 from tests.helpers import ROOT
-from tests.helpers.processes import assert_flags_are_parsed
+from tests.helpers.processes import IN_MEMORY, assert_flags_are_parsed
 from tests.helpers.workers import FLAGS, TEXT
 
 DEPLOY = ROOT / "deploy"
@@ -564,13 +564,19 @@ wait $! && wait $first
 """
 
 
-def run_slurm_script(directory, *flags):
-    """Runs slurm.sh with a stand-in for `srun` and for the environment."""
+def run_slurm_script(directory, *flags, program=""):
+    """Runs slurm.sh with a stand-in for `srun` and for the environment.
+
+    Args:
+        directory: to work in.
+        *flags: of train.py.
+        program: what runs train.py, if not Python alone.
+    """
     (directory / ".venv/bin").mkdir(parents=True)
     for name, content in (
         ("activate", f"PATH={directory}/.venv/bin:$PATH\n"),
         ("srun", SRUN),
-        ("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n'),
+        ("python", f'#!/bin/sh\nexec {sys.executable} {program} "$@"\n'),
     ):
         path = directory / ".venv/bin" / name
         path.write_text(content)
@@ -602,7 +608,7 @@ def test_slurm_script_trains_and_exports(tmp_path):
         except OSError:
             pytest.skip(f"port {port}, of a task under Slurm, is in use here")
     (tmp_path / "cats.txt").write_text(TEXT)
-    ended = run_slurm_script(tmp_path, *FLAGS, "--epochs=1")
+    ended = run_slurm_script(tmp_path, *FLAGS, "--epochs=1", program=IN_MEMORY)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "On 2 devices: " in ended.stdout
     for index in range(2):

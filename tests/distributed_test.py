@@ -29,7 +29,18 @@ def one_process(tmp_path_factory):
     return results(directory)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.drill)])
+def assert_only_the_chief_wrote(directory):
+    """One run and one model."""
+    assert {path.name for path in directory.iterdir()} == {
+        "cats.txt", "runs", "saved_models",
+    }  # fmt: skip
+    assert [p.name for p in (directory / "runs").iterdir()] == ["cats"]
+    versions = directory / "saved_models/cats"
+    assert [p.name for p in versions.iterdir()] == ["1"]
+
+
+@pytest.mark.drill  # the test of a lost worker has most of it
+@pytest.mark.parametrize("count", [2, 4])
 def test_workers_train_as_one_process_does(count, one_process, tmp_path):
     """With clipping, carried state and validation; only the chief writes."""
     chief, *others = finish(
@@ -37,11 +48,7 @@ def test_workers_train_as_one_process_does(count, one_process, tmp_path):
     )
     assert "Exported saved_models/cats/1" in chief
     assert others == [""] * (count - 1)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "cats.txt", "runs", "saved_models",
-    }  # fmt: skip
-    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["cats"]
-    assert [p.name for p in (tmp_path / "saved_models/cats").iterdir()] == ["1"]
+    assert_only_the_chief_wrote(tmp_path)
     assert_close(tmp_path, one_process)
 
 
@@ -59,6 +66,7 @@ def test_workers_of_a_finished_run_end_with_the_chief(tmp_path):
 def test_a_lost_worker_stops_the_others_and_all_resume(
     victim, one_process, tmp_path
 ):
+    """With clipping, carried state and validation; only the chief writes."""
     flags = ["--checkpoint_minutes=0"]
     processes = start_workers([tmp_path] * 2, [flags] * 2)
 
@@ -73,8 +81,11 @@ def test_a_lost_worker_stops_the_others_and_all_resume(
     assert "another worker has died" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "saved_models/cats/1").exists()
-    chief, _ = finish(start_workers([tmp_path] * 2, [flags] * 2))
+    flags = [*flags, "--max_minutes=5"]
+    chief, other = finish(start_workers([tmp_path] * 2, [flags] * 2))
     assert "resuming at step" in chief
+    assert "Exported saved_models/cats/1" in chief and other == ""
+    assert_only_the_chief_wrote(tmp_path)
     assert_close(tmp_path, one_process)
 
 

@@ -29,6 +29,8 @@ BLOCKS = [block for page in pages.paths() for block in pages.blocks(page)]
 SERVER = "http://127.0.0.1:8501/"
 HELD_OUT = "docs/corpora.md"  # it reads the record of a run
 PAGES = sorted({block.page for block in BLOCKS if not block.name} - {HELD_OUT})
+# Flags whose value is not looked at while flags are parsed.
+ANY_VALUE = re.compile(r"^(--(?:corpus|prompt|saved_model|text)=).*", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +117,13 @@ def test_the_held_out_text_is_that_of_the_run(tmp_path, monkeypatch):
 
 def test_python_blocks_that_call_the_server_run(directory, capsys):
     clients = [block for block in BLOCKS if SERVER in block.code]
+    assert clients
     with serving("saved_models/pydoc") as running:
         address = f"http://127.0.0.1:{running.port}/"
         for client in clients:
             code = client.code.replace(SERVER, address)
             dataclasses.replace(client, code=code).run({})
-    assert clients and len(capsys.readouterr().out) > 50
+            assert capsys.readouterr().out.strip(), client.page
 
 
 def test_commands_on_pages_are_parsed():
@@ -138,7 +141,11 @@ def test_commands_on_pages_are_parsed():
         *(path.name for path in ROOT.glob("*.py")),
         "stacked-rnn inspect",
     }
-    for script, *arguments in sorted(shown):
+    different = {
+        tuple(ANY_VALUE.sub(r"\1", word) for word in command): command
+        for command in sorted(shown)
+    }
+    for script, *arguments in different.values():
         assert_flags_are_parsed(script, arguments)
 
 

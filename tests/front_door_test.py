@@ -82,6 +82,7 @@ def test_another_backend_of_keras_is_named():
 # Training ---------------------------------------------------------------------
 
 
+@exports.in_memory()
 def test_training_gives_a_model_that_generates(here, capsys):
     model = stacked_rnn.train(here / "mine.txt", epochs=1, **SMALL)
     assert model.path == here.joinpath("saved_models/mine/1").relative_to(here)
@@ -93,26 +94,25 @@ def test_training_gives_a_model_that_generates(here, capsys):
     again = stacked_rnn.train("mine.txt", epochs=1, **SMALL)
     assert "Nothing is left to do" in capsys.readouterr().out
     assert again.path == model.path
-    with exports.in_memory():
-        longer = stacked_rnn.train("mine.txt", epochs=2, **SMALL)
-        output = capsys.readouterr().out
-        assert "resuming" in output
-        assert "of the run before: 1 LSTM layer(s) of 8 units, " in output
-        stacked_rnn.train("mine.txt", epochs=2, verbose=False, **SMALL)
-        assert capsys.readouterr().out == ""
-        assert longer.path.name == "2"
-        assert stacked_rnn.load("runs/mine").path.name == "2"
+    longer = stacked_rnn.train("mine.txt", epochs=2, **SMALL)
+    output = capsys.readouterr().out
+    assert "resuming" in output
+    assert "of the run before: 1 LSTM layer(s) of 8 units, " in output
+    stacked_rnn.train("mine.txt", epochs=2, verbose=False, **SMALL)
+    assert capsys.readouterr().out == ""
+    assert longer.path.name == "2"
+    assert stacked_rnn.load("runs/mine").path.name == "2"
 
-        # Also by a link to the run.
-        (here / "elsewhere").mkdir()
-        (here / "elsewhere/link").symlink_to(here / "runs/mine")
-        assert stacked_rnn.load("elsewhere/link").path.name == "2"
+    # Also by a link to the run.
+    (here / "elsewhere").mkdir()
+    (here / "elsewhere/link").symlink_to(here / "runs/mine")
+    assert stacked_rnn.load("elsewhere/link").path.name == "2"
 
-        # A copy of the project has models of its own.
-        for name in ("runs", "saved_models"):
-            shutil.copytree(name, here / "copy" / name)
-        copied = stacked_rnn.load(here / "copy/runs/mine")
-        assert copied.path == here / "copy/saved_models/mine/2"
+    # A copy of the project has models of its own.
+    for name in ("runs", "saved_models"):
+        shutil.copytree(name, here / "copy" / name)
+    copied = stacked_rnn.load(here / "copy/runs/mine")
+    assert copied.path == here / "copy/saved_models/mine/2"
 
 
 @exports.in_memory()

@@ -100,34 +100,30 @@ class Page:
         )
 
 
-@pytest.fixture(scope="module")
-def driver():
-    with browsers.chromium() as driver:
-        yield driver
-
-
 @pytest.fixture
-def open_page(driver, tmp_path):
+def open_page(browser, tmp_path):
     """Writes a model as a page, opens it; fails on errors in the browser."""
-    driver.get_log("browser")
+    browser.get_log("browser")
 
     def write_and_open(model, weights="float32"):
         path = tmp_path / "model.html"
         runtimes.write(model, path, weights)
-        return Page(driver, path)
+        return Page(browser, path)
 
     yield write_and_open
-    assert driver.get_log("browser") == []
+    assert browser.get_log("browser") == []
 
 
 @pytest.fixture(
     scope="module", params=["letters", "others", "lines", *ARCHITECTURES]
 )
-def model(request, saved_models, loaded_lines, tmp_path_factory):
+def model(request, loaded, saved_models, loaded_lines, tmp_path_factory):
+    if request.param == "letters":
+        return loaded
     if request.param == "lines":
         return loaded_lines
-    if request.param not in ARCHITECTURES:
-        return inference.load(saved_models / request.param)
+    if request.param == "others":
+        return inference.load(saved_models / "others")
     generator = build_generator(**ARCHITECTURES[request.param])
     with exports.in_memory():
         return inference.load(generator.save(tmp_path_factory.mktemp("model")))

@@ -15,7 +15,7 @@ from stacked_rnn.inference import activations
 from stacked_rnn.metrics import inspection
 from stacked_rnn.models import read_saved_model
 from stacked_rnn.reports import inspection_html
-from tests.helpers import ROOT, exports
+from tests.helpers import ROOT, browsers, exports
 from tests.helpers.processes import run
 from tests.helpers.small_models import build_generator
 
@@ -333,40 +333,29 @@ def test_a_page_of_too_many_units_has_the_chosen_ones(monkeypatch):
     assert "page too large" in inspection_html.page(found)
 
 
-def test_the_page_works_in_a_browser(models, tmp_path):
-    webdriver = pytest.importorskip(
-        "selenium.webdriver", reason="no selenium, which drives the browser"
-    )
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if not (browser and shutil.which("chromedriver")):
-        pytest.skip("no browser: apt-get install chromium chromium-driver")
+@browsers.needed
+def test_the_page_works_in_a_browser(models, browser, tmp_path):
     found = inference.inspect_text(models["lstm"], TEXT.encode(), "a text", [4])
     path = tmp_path / "page.html"
     path.write_text(inspection_html.page(found), encoding="utf-8")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options=options) as driver:
-        driver.set_window_size(1280, 900)
-        driver.get(path.as_uri())
-        painted = "return document.querySelectorAll('#reading span')[0].style"
-        caption = driver.find_element("id", "caption")
-        assert caption.text.startswith("Layer 1, unit 5.")
-        before = driver.execute_script(f"{painted}.background")
-        tone = "negative" if found.values[0, 0, 4] < 0 else "positive"
-        assert f"--{tone}" in before
-        unit = driver.find_element("id", "unit")
-        unit.clear()
-        unit.send_keys("2")
-        assert caption.text.startswith("Layer 1, unit 2.")
-        assert driver.execute_script(f"{painted}.background") != before
-        card = driver.find_element("class name", "unit")
-        assert card.get_attribute("aria-pressed") == "false"
-        card.click()
-        assert card.get_attribute("aria-pressed") == "true"
-        assert driver.get_log("browser") == []
+    browser.get_log("browser")  # what other tests have caused
+    browser.get(path.as_uri())
+    painted = "return document.querySelectorAll('#reading span')[0].style"
+    caption = browser.find_element("id", "caption")
+    assert caption.text.startswith("Layer 1, unit 5.")
+    before = browser.execute_script(f"{painted}.background")
+    tone = "negative" if found.values[0, 0, 4] < 0 else "positive"
+    assert f"--{tone}" in before
+    unit = browser.find_element("id", "unit")
+    unit.clear()
+    unit.send_keys("2")
+    assert caption.text.startswith("Layer 1, unit 2.")
+    assert browser.execute_script(f"{painted}.background") != before
+    card = browser.find_element("class name", "unit")
+    assert card.get_attribute("aria-pressed") == "false"
+    card.click()
+    assert card.get_attribute("aria-pressed") == "true"
+    assert browser.get_log("browser") == []
 
 
 # The command ------------------------------------------------------------------

@@ -463,20 +463,20 @@ def many(quick, in_a_drill):
     )
 
 
-@many(40, 2_000)
+@many(20, 2_000)
 def test_any_get_is_answered_as_documented(running, count):
     statuses = statuses_of(running, count, method="GET")
     assert statuses.keys() <= {200, 404}
 
 
-@many(100, 2_000)
+@many(40, 2_000)
 def test_any_completion_is_answered_as_documented(running, count):
     statuses = statuses_of(running, count, path="/v1/completions")
     assert statuses.keys() <= {200, 400}
     assert statuses[200] > 0.3 * statuses.total()
 
 
-@many(40, 2_000)
+@many(20, 2_000)
 def test_any_prediction_is_answered_as_documented(running, count):
     statuses = statuses_of(
         running,

@@ -171,9 +171,9 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def driver():
-    with browsers.chromium() as driver:
-        yield driver
+def driver(browser):
+    browser.get_log("performance")  # what other tests have loaded
+    return browser
 
 
 class Page:

@@ -18,13 +18,12 @@ import zipfile
 import pytest
 import tensorflow as tf
 
-from stacked_rnn import configs, model_cards, saved_models, tokenizers
+from stacked_rnn import configs, model_cards, saved_models
 from stacked_rnn.cli import serve
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import memory, model_directory, repository, server
 from stacked_rnn.utils import devices
 from tests.helpers.processes import Script
-from tests.helpers.small_models import build_generator
 from tests.helpers.waiting import wait_until
 
 LOGGER = "stacked_rnn.serving"
@@ -896,24 +895,18 @@ def test_addresses_open_in_a_browser(host, base):
     assert one._base_url == base
 
 
-@pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    """A model whose tokenizer has a table, which initializes TensorFlow."""
-    generator = build_generator(tokenizer=tokenizers.build("word", b"a b c"))
-    return generator.save(tmp_path_factory.mktemp("words"))
-
-
 @pytest.mark.parametrize(
     ("names", "line"),
     [("abcdef", "listening at http://127.0.0.1:"), ("a", "  OpenAI's API: ")],
     ids=["loads", "compiles"],
 )
 def test_serve_logs_its_address_and_stops_while_it(
-    words, tmp_path, names, line
+    saved_words, tmp_path, names, line
 ):
+    """The tokenizer has a table, which initializes TensorFlow."""
     models = tmp_path / "models"
     for name in names:
-        shutil.copytree(words, models / name / "1", copy_function=os.link)
+        shutil.copytree(saved_words, models / name / "1", copy_function=os.link)
     process = Script(
         tmp_path, "serve.py", f"--saved_model={models}", "--port=0"
     )

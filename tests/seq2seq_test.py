@@ -367,7 +367,7 @@ def test_max_new_tokens_limits_the_output(loaded_words):
     assert one.output == "DC"
 
 
-def test_export_runs_without_this_project(loaded_words):
+def test_search_finds_what_is_served(loaded_words):
     functions = loaded_words.functions
     texts = tf.constant(["abcd", "dcba"])
     answer = functions.signatures["serving_default"](texts=texts)

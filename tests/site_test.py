@@ -15,13 +15,29 @@ NEEDED = ("mkdocs", "material", "mkdocstrings_handlers")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def built(tmp_path_factory):
+    """The site, and how its program ended: a page has two dead links.
+
+    In a copy of the project. All pages are written all the same.
+    """
     if not all(map(importlib.util.find_spec, NEEDED)):
         pytest.skip("no mkdocs: pip install --editable '.[docs]'")
-    directory = tmp_path_factory.mktemp("site")
-    ended = run_anew(directory, "docs/build_site.py", directory / "made")
-    assert ended.returncode == 0, ended.stderr
-    return directory / "made"
+    copy = tmp_path_factory.mktemp("copy")
+    for name in ("docs", "benchmarks", "experiments", "deploy", "stacked_rnn"):
+        shutil.copytree(ROOT / name, copy / name)
+    for path in (*ROOT.glob("*.md"), ROOT / "LICENSE"):
+        shutil.copy(path, copy)
+    (copy / "saved_models").mkdir()
+    shutil.copy(ROOT / "saved_models/README.md", copy / "saved_models")
+    with open(copy / "docs/faq.md", "a", encoding="utf-8") as page:
+        page.write("\n[a page](trian.md), [a heading](train.md#nowhere)\n")
+    ended = run_anew(copy, copy / "docs/build_site.py", copy / "made")
+    return copy / "made", ended
+
+
+@pytest.fixture(scope="module")
+def site(built):
+    return built[0]
 
 
 def test_every_page_is_in_the_navigation():
@@ -44,42 +60,34 @@ def test_the_site_loads_nothing_from_elsewhere(site):
 
 
 @browsers.needed
-def test_the_search_works_from_a_disk(site):
+def test_the_search_works_from_a_disk(site, browser):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    with browsers.chromium() as driver:
-        driver.get((site / "index.html").as_uri())
-        field = driver.find_element(By.NAME, "query")
-        field.click()
-        field.send_keys("temperature")
-        WebDriverWait(driver, 30).until(
-            lambda driver: driver.find_elements(
-                By.CSS_SELECTOR, "a.md-search-result__link"
-            )
+    browser.get_log("performance")  # what other tests have loaded
+    browser.get((site / "index.html").as_uri())
+    field = browser.find_element(By.NAME, "query")
+    field.click()
+    field.send_keys("temperature")
+    WebDriverWait(browser, 30).until(
+        lambda browser: browser.find_elements(
+            By.CSS_SELECTOR, "a.md-search-result__link"
         )
-        requests = [
-            json.loads(entry["message"])["message"]["params"].get("request", {})
-            for entry in driver.get_log("performance")
-        ]
+    )
+    requests = [
+        json.loads(entry["message"])["message"]["params"].get("request", {})
+        for entry in browser.get_log("performance")
+    ]
     assert not any(
         request.get("url", "").startswith("http") for request in requests
     )
 
 
-def test_dead_links_are_errors(site, tmp_path):
-    """In a copy of the project."""
-    for name in ("docs", "benchmarks", "experiments", "deploy", "stacked_rnn"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    for path in (*ROOT.glob("*.md"), ROOT / "LICENSE"):
-        shutil.copy(path, tmp_path)
-    (tmp_path / "saved_models").mkdir()
-    shutil.copy(ROOT / "saved_models/README.md", tmp_path / "saved_models")
-    with open(tmp_path / "docs/faq.md", "a", encoding="utf-8") as page:
-        page.write("\n[a page](trian.md), [a heading](train.md#nowhere)\n")
-    program = tmp_path / "docs/build_site.py"
-    ended = run_anew(tmp_path, program, tmp_path / "made")
+def test_dead_links_are_errors(built):
+    """The two that were added, and no other."""
+    _, ended = built
     assert ended.returncode == 1
     for link in ("trian.md", "train.md#nowhere"):
         warning = rf"WARNING.*docs/faq\.md.*{link}"
         assert re.search(warning, ended.stderr), ended.stderr
+    assert len(re.findall("^WARNING", ended.stderr, re.M)) == 2, ended.stderr

@@ -29,6 +29,9 @@ def chromium():
         "--no-sandbox",  # root has none
         "--disable-dev-shm-usage",
         "--disable-background-networking",
+        "--disable-extensions",
+        "--disable-gpu",
+        "--no-first-run",
         "--window-size=1280,1000",
     ):
         options.add_argument(argument)

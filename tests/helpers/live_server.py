@@ -3,16 +3,22 @@
 import contextlib
 import http.client
 import json
+from unittest import mock
 
 import openai
 
 from stacked_rnn import configs
-from stacked_rnn.serving import server
+from stacked_rnn.serving import memory, server
+from tests.helpers import loading
 
 
 @contextlib.contextmanager
 def serving(directory, **settings):
-    """Serves a directory of models on a free port, without XLA."""
+    """Serves a directory of models on a free port, without XLA.
+
+    A model is loaded as in `loading.once`, and no garbage is collected: there
+    is more of it in a process of tests.
+    """
     config = configs.ServeConfig(
         **{
             "saved_model": str(directory), "port": 0, "poll_seconds": 0.1,
@@ -21,7 +27,11 @@ def serving(directory, **settings):
         }
         | settings
     )  # fmt: skip
-    with server.Server(config) as running:
+    with (
+        loading.once(),
+        mock.patch.object(memory, "collect_garbage"),
+        server.Server(config) as running,
+    ):
         yield running
 
 

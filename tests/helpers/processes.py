@@ -18,15 +18,20 @@ from stacked_rnn import cli
 from tests.helpers import ROOT, exports
 from tests.helpers.waiting import wait_until
 
+# A script that runs another one in a new Python.
+IN_MEMORY = ROOT / "tests/helpers/in_memory.py"
 _forks = multiprocessing.get_context("forkserver")
+# Imported without garbage collection, a quarter of the time.
 _forks.set_forkserver_preload(
     [
+        "tests.helpers.gc_disabled",
         "tensorflow", "keras", "fastapi", "jinja2", "keras_tuner",
         "matplotlib.backends.backend_agg", "matplotlib.figure",
         "prometheus_client", "tensorboard.plugins.hparams.api", "uvicorn",
         "stacked_rnn.pipeline", "stacked_rnn.inference",
         "stacked_rnn.export.runtimes", "stacked_rnn.serving.server",
         "stacked_rnn.training.search",
+        "tests.helpers.gc_frozen",
     ]
 )  # fmt: skip
 

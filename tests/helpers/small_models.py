@@ -9,6 +9,7 @@ from stacked_rnn import configs, export, models, reference, tokenizers, training
 
 CELLS = ("simple_rnn", "gru", "lstm")
 ALPHABET = "\n abcdefgh"  # with the unknown character: eleven tokens
+WORDS = "One word, two words. Caf\u00e9\n"
 # Every regularizer of a language model.
 REGULARIZED = {
     "dropout": 0.2,
