@@ -45,6 +45,7 @@ class Description:
         task: the model's task, a name in `configs.TASKS`.
         model_config: the architecture.
         tokenizer: the tokenizer.
+        fingerprint: see `fingerprint`, as it was before anything was loaded.
         training: how the model was trained (`Trainer.summary`), or None.
         entries: the entries of config.json that only models of this task have
             (`TaskInfo.entries`), by name.
@@ -54,6 +55,7 @@ class Description:
     task: str
     model_config: ModelConfig
     tokenizer: tokenizers.Tokenizer
+    fingerprint: str | None
     training: dict | None
     entries: dict
 
@@ -94,6 +96,7 @@ def read_description(path, flag="saved_model") -> Description:
             task,
             model_config,
             tokenizers.from_dict(tokenizer),
+            fingerprint(path),
             config.get("training"),
             {
                 name: make(config[name])

@@ -8,8 +8,9 @@ import pytest
 from stacked_rnn import chat_templates, configs
 from stacked_rnn import saved_models as directories
 from stacked_rnn.configs import UserError
-from stacked_rnn.serving import openai_chat, server
+from stacked_rnn.serving import openai_chat, openai_stream, server
 from tests.helpers.live_server import openai_client, request, serving
+from tests.helpers.waiting import wait_until
 
 TEMPLATE = """\
 {% for message in messages %}
@@ -61,7 +62,7 @@ def continuation(running, prompt, model="plain", **options):
         ("plain", {}, "abc"),
         ("plain", {"continue_final_message": True}, "de"),
         ("letters", {}, "shi\nuabc\nade\na"),
-        ("letters", {"continue_final_message": True}, "shi\nuabc\nade\n"),
+        ("letters", {"continue_final_message": True}, "shi\nuabc\nade"),
         ("letters", {"add_generation_prompt": False}, "shi\nuabc\nade\n"),
     ],
 )
@@ -147,6 +148,8 @@ def test_the_logprobs_are_those_of_the_completion(running):
         ({"model": "letters", "messages": [
             {"role": "user", "content": "a", "name": "\ud83d"}
         ]}, "refuses them: 'utf-8' codec"),
+        ({"continue_final_message": True, "add_generation_prompt": True},
+         "add_generation_prompt: it begins an answer, but continue_final"),
         ({"max_tokens": 5000}, "max_tokens: at most 4096"),
         ({"max_completion_tokens": 5000}, "max_completion_tokens: at most"),
         ({"top_logprobs": 9}, "top_logprobs: expected a number from 0 to 5"),
@@ -200,6 +203,31 @@ def test_a_template_of_the_server_is_for_models_without_one(letters, tmp_path):
         assert answer["usage"]["completion_tokens"] == 40
 
 
+ALL = "{% for message in messages %}<{{ message.content }}<end>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "content", "prompt"),
+    [
+        (ALL, "de", "<hi<end><de"),
+        (ALL, "end", "<hi<end><end"),
+        (ALL, "", "<hi<end><"),
+        (ALL, " de \n", "<hi<end>< de \n"),
+        (ALL.replace("content", "content | trim"), " de \n", "<hi<end><de"),
+    ],
+)
+def test_the_last_message_is_continued_where_its_content_ends(
+    template, content, prompt
+):
+    messages = [MESSAGES[0], {"role": "assistant", "content": content}]
+    chat = openai_chat.ChatRequest(
+        model="m", messages=messages, continue_final_message=True
+    )
+    assert chat.prompt(template) == prompt
+    with pytest.raises(openai_chat.ApiError, match="leaves out the last one"):
+        chat.prompt("{{ messages[0].content }}")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"), [(b"{% if %}", "Expected"), (b"\xe9", "not UTF-8: ")]
 )
@@ -233,3 +261,33 @@ def test_a_template_can_do_nothing_but_make_a_text():
         request = openai_chat.ChatRequest(model="m", messages=MESSAGES)
         with pytest.raises(openai_chat.ApiError, match="refuses them"):
             request.prompt(template)
+
+
+def test_a_version_that_takes_over_meanwhile_has_its_own_template(
+    letters, tmp_path, monkeypatch
+):
+    def add(version, template):
+        partial = shutil.copytree(letters, tmp_path / f"{version}.partial")
+        directories.write_chat_template(partial, template)
+        partial.rename(tmp_path / version)
+
+    read = openai_stream.Stream._read
+
+    def read_late(stream, served):
+        if served.version == 1:
+            add("2", "{{ messages[0].content }}c")
+            wait_until(lambda: served.scheduler._is_closing)
+        return read(stream, served)
+
+    monkeypatch.setattr(openai_stream.Stream, "_read", read_late)
+    add("1", "{{ messages[0].content }}b")
+    options = OPTIONS | {"model": "m"}
+    with serving(tmp_path, model_name="m") as running:
+        status, answer = post(
+            running, "chat/completions", messages=MESSAGES, logprobs=True,
+            top_logprobs=1, **options,
+        )  # fmt: skip
+        assert status == 200, answer
+        [expected] = continuation(running, "hic", "m")
+    assert answer["system_fingerprint"] == "version-2"
+    assert answer["choices"][0]["message"]["content"] == expected["text"]

@@ -50,6 +50,7 @@ def test_configs_survive_json(kind):
         (configs.SamplingConfig, {"temperature": math.inf}, "temperature=inf"),
         (configs.SamplingConfig, {"top_p": 1.5}, "--top_p=1.5"),
         (configs.SamplingConfig, {"seed": -1}, "--seed=-1"),
+        (configs.ServeConfig, {"max_tokens": 2_000_000}, "<= 1000000"),
     ],
 )
 def test_bad_values_are_quoted_with_the_range(kind, values, message):

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
 
+from stacked_rnn import tokenizers
 from stacked_rnn.inference import language_model
 from stacked_rnn.serving import openai_embeddings, tokenization
+from stacked_rnn.serving.errors import ApiError
 from tests.helpers.live_server import openai_client, request, serving
 
 TEXTS = ["abc", "", "hgfedcbah"]
@@ -87,6 +90,21 @@ def test_token_ids_may_be_embedded(running, loaded):
             answer["data"][0]["embedding"], embedded(loaded, ["abc"])[0],
             atol=1e-6,
         )  # fmt: skip
+
+
+def test_token_ids_that_their_text_does_not_have_are_refused():
+    tokenizer = tokenizers.ByteTokenizer()
+    model = types.SimpleNamespace(
+        tokenizer=tokenizer,
+        token_bytes=tokenizer.token_bytes(),
+        token_texts=tokenizer.token_bytes(),
+        model_config=types.SimpleNamespace(units=6),
+    )
+    first, second = tokenizer.tokenize(["\u00e9"]).to_list()[0]
+    for token_ids in ([first], [[first, second], [second]]):
+        body = openai_embeddings.EmbeddingRequest(model="m", input=token_ids)
+        with pytest.raises(ApiError, match="input: the text of these token id"):
+            openai_embeddings.embed(model, body)
 
 
 @pytest.mark.parametrize(

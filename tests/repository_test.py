@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 
 from stacked_rnn import configs, model_cards, saved_models
+from stacked_rnn.cli import serve
 from stacked_rnn.configs import UserError
 from stacked_rnn.serving import memory, model_directory, repository, server
 from stacked_rnn.utils import devices
@@ -388,6 +389,33 @@ def test_a_version_that_is_deleted_gives_way_to_the_one_before(
     assert versions(models) == {"a": 4}
 
 
+def test_other_weights_under_the_number_served_are_loaded(
+    add, loader, letters, tmp_path
+):
+    others = letters.parent.parent / "others" / "1"
+    add("a/1")
+    version = add("a/2")
+    models = open_repository(tmp_path)
+    models.update()
+    shutil.rmtree(version)
+    shutil.copytree(others, version)
+    break_graph(version)
+    for _ in range(2):
+        models.update()
+    served = models["a"]  # what is in memory is better than version 1
+    assert served.fingerprint == saved_models.fingerprint(letters)
+    assert loader.paths == [version, version]
+    (version / "variables/variables.index").rename(version / "gone")
+    models.update()
+    assert models["a"] is served
+    (version / "gone").rename(version / "variables/variables.index")
+    break_graph(version, (others / saved_models.GRAPH_FILE).read_bytes())
+    for _ in range(2):
+        models.update()
+    assert models["a"].fingerprint == saved_models.fingerprint(others)
+    assert models["a"].version == 2 and loader.paths == [version] * 3
+
+
 def test_a_takeover_is_logged_with_its_figures(add, loader, said, tmp_path):
     def trained(bits):
         return {"validation": {"bits_per_character": bits}}
@@ -670,14 +698,18 @@ def test_models_beyond_the_most_are_loaded_on_demand(
     models.close(0)
 
 
-def test_a_model_in_use_is_not_unloaded(add, loader, quick, tmp_path):
+@pytest.mark.parametrize("use", ["active", "preparing"])
+def test_a_model_in_use_is_not_unloaded(add, loader, quick, tmp_path, use):
     for name in "abc":
         add(f"{name}/1")
     models = open_repository(tmp_path, max_loaded=2)
     models.update()
     models.watch(30)
     busy = models["a"].scheduler
-    busy.num_active = 1
+    if use == "active":
+        busy.num_active = 1
+    else:
+        models["a"].preparing.add("a request")
     models["b"]
     ask(models, "c")
     assert versions(models) == {"a": 1, "c": 1} and not busy.closed
@@ -731,6 +763,68 @@ def test_a_model_that_cannot_be_loaded_is_not_waited_for(
         ask(models, "b")
     assert models.states("b")[1][0] == "END"
     models.close(0)
+
+
+def test_a_refused_model_is_loaded_on_demand_once_its_files_change(
+    add, loader, letters, said, quick, tmp_path
+):
+    add("a/1")
+    version = add("b/1")
+    config = version / saved_models.CONFIG_FILE
+    content = config.read_bytes()
+    config.unlink()
+    break_graph(version)
+    models = open_repository(tmp_path, max_loaded=1)
+
+    def is_known():
+        models.update()
+        try:
+            return models["b"]
+        except KeyError:
+            return False
+        except repository.NotReadyError as error:
+            return error.is_on_demand
+
+    assert not is_known() and not is_known()
+    config.write_bytes(content)
+    assert is_known() and not is_known()  # its graph is broken
+    break_graph(version, (letters / saved_models.GRAPH_FILE).read_bytes())
+    assert is_known()
+    models.update()
+    assert versions(models) == {"b": 1}
+    assert len([line for line in said() if "refused" in line]) == 2
+
+
+def test_a_copy_that_ends_while_it_is_listed_is_listed_later(
+    add, loader, monkeypatch, tmp_path
+):
+    add("a/1")
+    add("b/1")
+    read = saved_models.read_description
+
+    def read_early(path):
+        late = path / "late"
+        if path.parent.name == "b" and not late.exists():
+            late.touch()
+            raise UserError("a file is missing")
+        return read(path)
+
+    monkeypatch.setattr(saved_models, "read_description", read_early)
+    models = open_repository(tmp_path, max_loaded=1)
+    for expected in ({"a": 1}, {"a": 1, "b": 1}):
+        models.update()
+        assert versions(models.listed()) == expected
+
+
+def test_a_stopping_server_loads_nothing_on_demand(add, loader, tmp_path):
+    add("a/1")
+    add("b/1")
+    models = open_repository(tmp_path, max_loaded=1)
+    models.update()
+    models.stop()
+    with pytest.raises(repository.NotReadyError) as caught:
+        models["b"]
+    assert not caught.value.is_on_demand
 
 
 def test_an_unloaded_model_frees_its_memory(letters, tmp_path, monkeypatch):
@@ -813,10 +907,12 @@ def test_serve_logs_its_address_and_stops_while_it(
     models = tmp_path / "models"
     for name in names:
         shutil.copytree(saved_words, models / name / "1", copy_function=os.link)
-    serve = Script(tmp_path, "serve.py", f"--saved_model={models}", "--port=0")
-    serve.wait_for(line)
-    serve.send_signal(signal.SIGTERM)
-    ended = serve.finish(60)
+    process = Script(
+        tmp_path, "serve.py", f"--saved_model={models}", "--port=0"
+    )
+    process.wait_for(line)
+    process.send_signal(signal.SIGTERM)
+    ended = process.finish(60)
     assert ended.returncode == 0 and "Traceback" not in ended.stderr
     log = ended.stderr.splitlines()
     # A compilation that ends meanwhile may still say so after this.
@@ -830,6 +926,32 @@ def test_serve_logs_its_address_and_stops_while_it(
         assert not [said for said in log[:place] if "ready" in said]
         assert "Serving" not in ended.stderr
         assert "f version 1" not in ended.stderr
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_any_second_signal_ends_the_server_at_once(monkeypatch, first):
+    handlers = {}
+
+    class Interrupted:
+        def __init__(self, config):
+            self.share_cores = self.stop_loading = lambda: None
+
+        def __enter__(self):
+            handlers[first](first, None)
+
+        def __exit__(self, *_):
+            pass
+
+        def urls(self):
+            return []
+
+    monkeypatch.setattr(server, "Server", Interrupted)
+    monkeypatch.setattr(serve, "_log_to_standard_error", lambda: None)
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    serve.main(configs.ServeConfig())
+    assert handlers == dict.fromkeys(
+        (signal.SIGINT, signal.SIGTERM), signal.SIG_DFL
+    )
 
 
 # Memory

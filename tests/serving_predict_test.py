@@ -914,19 +914,48 @@ def test_beams_count_as_rows_and_as_texts():
         "texts": tf.constant(["a", "b"]), "num_beams": tf.constant(4),
         "max_new_tokens": tf.constant(5),
     }  # fmt: skip
-    tf_serving.Limits(beams=4, rows=8, tokens=42, new_tokens=5).check(inputs)
+    tf_serving.Limits(beams=4, rows=8, tokens=42, new_tokens=5).check(
+        inputs, {}
+    )
     for limits, message in (
         ({"beams": 3}, "num_beams: at most 3"),
         ({"rows": 7}, "2 rows of 4 beams: at most 7"),
         ({"tokens": 41}, "more than 41 tokens"),
     ):
         with pytest.raises(ServingError, match=message):
-            tf_serving.Limits(**limits).check(inputs)
+            tf_serving.Limits(**limits).check(inputs, {})
+
+
+def test_exported_defaults_are_limited_too(loaded):
+    served = served_model.ServedModel.from_description(
+        "letters", 1, loaded.description, metadata=b"", model=loaded
+    )
+
+    def predict(most, **body):
+        return tf_serving.predict(
+            loaded.functions,
+            json.dumps(body).encode(),
+            tf_serving.Limits(new_tokens=most),
+            defaults=served.defaults,
+        )
+
+    prompts = {"prompts": ["a"]}
+    for body in (
+        {"instances": ["a"]},
+        {"signature_name": "generate", "inputs": prompts},
+    ):
+        message = "max_new_tokens: at most 6, and 7 by .* --max_tokens"
+        with pytest.raises(ServingError, match=message):
+            predict(6, **body)
+    predict(7, instances=["a"])
+    fewer = prompts | {"max_new_tokens": [6]}
+    predict(6, signature_name="generate", inputs=fewer)
+    predict(6, signature_name="score", inputs=["a"])
 
 
 def test_empty_requests_are_not_limited():
     tf_serving.Limits(rows=1, tokens=1).check(
-        {"texts": tf.zeros([0], tf.string), "max_new_tokens": tf.zeros([0])}
+        {"texts": tf.zeros([0], tf.string), "max_new_tokens": tf.zeros([0])}, {}
     )
 
 

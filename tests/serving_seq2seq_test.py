@@ -142,6 +142,12 @@ def test_the_attention_counts_as_memory(model):
     beams = {"num_beams": tf.constant(3)}
     one = served.row_size("search", texts)
     assert served.row_size("search", texts | beams) == 3 * one
+    assert served.row_size("serving_default", texts) == 4 * one
+
+
+def test_beams_by_default_count_as_rows(running):
+    status, answer = ask(running, instances=["a"] * 257)
+    assert status == 400 and "257 rows of 4 beams" in answer["error"]
 
 
 def test_the_card_describes_model_training_and_quality(running):

@@ -1,7 +1,9 @@
 """The server seen by OpenAI's client and plain HTTP, and its failures."""
 
+import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -23,8 +25,10 @@ from hypothesis import strategies as st
 import stacked_rnn
 from stacked_rnn import configs, reference
 from stacked_rnn.serving import (
+    guard,
     openai_completions,
     openai_stream,
+    scheduler,
     server,
     top_logprobs,
 )
@@ -904,6 +908,53 @@ def test_texts_cut_by_the_stop_get_503(saved_models):
             wait_until(lambda: active(running) == 50)
         status, answer = text.result()
     assert status == 503 and "longer" in answer["error"]["message"]
+
+
+def test_a_request_that_takes_too_long_gets_503(saved_models, monkeypatch):
+    """While its prompt is read, and where nothing but the guard ends it."""
+    released, is_idle = threading.Event(), []
+
+    def read_late(stream, served):
+        is_idle.append(served.is_idle)
+        released.wait(60)
+
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    with serving(saved_models / "letters", request_seconds=0.3) as running:
+        with monkeypatch.context() as patches:
+            patches.setattr(openai_stream.Stream, "_read", read_late)
+            status, answer = completion(running, logprobs=1)
+            released.set()
+            assert status == 503 and "longer" in answer["error"]["message"]
+            assert is_idle == [False]
+            assert running._repository["letters"].is_idle
+        monkeypatch.setattr(openai_stream.Stream, "_likeliest", never)
+        monkeypatch.setattr(guard, "STALL_SECONDS", 1.0)
+        status, answer = completion(running, max_tokens=1)
+        assert status == 503 and "longer" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("is_replaced", "message"),
+    [(True, "The model was replaced twice"), (False, "is shutting down")],
+)
+def test_a_model_that_closes_twice_gets_503(
+    running, monkeypatch, is_replaced, message
+):
+    find = openai_stream.find
+
+    async def find_copy(*args):
+        served = await find(*args)
+        return dataclasses.replace(served) if is_replaced else served
+
+    def refuse(self, sequences):
+        raise scheduler.ClosedError
+
+    monkeypatch.setattr(openai_stream, "find", find_copy)
+    monkeypatch.setattr(scheduler.Scheduler, "submit", refuse)
+    status, answer = completion(running)
+    assert status == 503 and message in answer["error"]["message"]
 
 
 # The command

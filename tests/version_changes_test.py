@@ -15,6 +15,7 @@ def description(**changes):
         "task": "language_model",
         "model_config": configs.ModelConfig(units=192, vocabulary_size=4),
         "tokenizer": tokenizers.build("char", b"abc"),
+        "fingerprint": None,
         "training": None,
         "entries": {"labels": ["bad", "good"], "several_labels": False},
     }

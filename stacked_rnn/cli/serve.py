@@ -25,6 +25,8 @@ import threading
 from stacked_rnn import configs
 from stacked_rnn.cli import flags
 
+_SIGNALS = signal.SIGTERM, signal.SIGINT
+
 
 def main(config):
     """Serves the models until a signal ends the process."""
@@ -42,7 +44,8 @@ def main(config):
     model_server.share_cores()
 
     def receive(number, frame):
-        signal.signal(number, signal.SIG_DFL)  # a second signal ends at once
+        for each in _SIGNALS:  # a second signal ends at once
+            signal.signal(each, signal.SIG_DFL)
         signals.put(number)
 
     def end():
@@ -50,8 +53,8 @@ def main(config):
         stop.set()
         model_server.stop_loading()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, receive)
+    for each in _SIGNALS:
+        signal.signal(each, receive)
     threading.Thread(target=end, daemon=True).start()
     with model_server:
         if not stop.is_set():

@@ -11,6 +11,7 @@ from stacked_rnn.configs.base import (
     setting,
     unescaped,
 )
+from stacked_rnn.configs.decoding import MAX_NEW_TOKENS
 
 MOST_DRAWN = 4  # texts whose attention is drawn
 
@@ -454,7 +455,10 @@ class ServeConfig(Config):
         "site's.",
     )
     max_tokens: int = setting(
-        4096, "Maximum of new tokens that a request may ask for.", minimum=1
+        4096,
+        "Maximum of new tokens that a request may ask for.",
+        minimum=1,
+        maximum=MAX_NEW_TOKENS,
     )
     max_waiting: int = setting(
         1024,

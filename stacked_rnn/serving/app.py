@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 
@@ -28,7 +29,7 @@ from stacked_rnn.serving import (
     tf_serving,
     tokenization,
 )
-from stacked_rnn.serving.errors import ApiError, BusyError
+from stacked_rnn.serving.errors import TOO_LONG, ApiError, BusyError
 from stacked_rnn.serving.metrics import Metrics
 from stacked_rnn.serving.repository import NotReadyError
 from stacked_rnn.utils import devices
@@ -137,11 +138,21 @@ def create_app(
         warn_of_ignored(ignored)
         return body, {"x-ignored-fields": ", ".join(ignored)}
 
-    async def answered(body, headers, answer_class):
-        """Answers a `CompletionRequest`."""
+    async def answered(request, kind, completion, answer_class):
+        """Answers a request for completions.
+
+        Args:
+            request: the request over HTTP.
+            kind: the class of its body.
+            completion: (body, `ServedModel`) -> a `CompletionRequest`.
+            answer_class: see `Stream`.
+        """
+        body, headers = await parsed(request, kind)
         stream = openai_stream.Stream(
-            body, repository, readers, config, metrics, answer_class
-        )
+            body.model, functools.partial(completion, body),
+            request.state.deadline, repository, readers, config, metrics,
+            answer_class,
+        )  # fmt: skip
         await stream.start()
         if body.stream:
             return _Events(stream, headers)
@@ -155,26 +166,28 @@ def create_app(
 
     @app.post("/v1/completions")
     async def complete(request: fastapi.Request):
-        body, headers = await parsed(
-            request, openai_completions.CompletionRequest
+        return await answered(
+            request,
+            openai_completions.CompletionRequest,
+            lambda body, served: body,
+            openai_completions.Answer,
         )
-        return await answered(body, headers, openai_completions.Answer)
 
     @app.post("/v1/chat/completions")
     async def chat(request: fastapi.Request):
-        body, headers = await parsed(request, openai_chat.ChatRequest)
-        served = await openai_stream.find_writer(
-            repository, body.model, config.request_seconds
+        def completion(body, served):
+            prompt = body.prompt(served.chat_template or chat_template)
+            return body.completion(prompt, config.max_tokens)
+
+        return await answered(
+            request, openai_chat.ChatRequest, completion, openai_chat.ChatAnswer
         )
-        template = served.chat_template or chat_template
-        body = body.completion(body.prompt(template), config.max_tokens)
-        return await answered(body, headers, openai_chat.ChatAnswer)
 
-    async def computed(pool, function, *arguments):
+    async def computed(request, pool, function, *arguments):
         """Calls a function in a thread; its errors have OpenAI's form."""
-        return await _computed(config, pool, ApiError, function, *arguments)
+        return await _computed(request, pool, ApiError, function, *arguments)
 
-    async def language_model(name):
+    async def language_model(request, name):
         """Looks up a language model; without a name, the only one."""
         if not name:
             names = [listed.name for listed in repository.listed()]
@@ -187,14 +200,14 @@ def create_app(
                 )  # fmt: skip
             [name] = names
         return await openai_stream.find_writer(
-            repository, name, config.request_seconds
+            repository, name, request.state.deadline
         )
 
     async def asked(request, kind, pool, function):
         """Answers a request by a function of a language model and a body."""
         body, headers = await parsed(request, kind)
-        served = await language_model(body.model)
-        answer = await computed(pool, function, served.model, body)
+        served = await language_model(request, body.model)
+        answer = await computed(request, pool, function, served.model, body)
         return responses.JSONResponse(answer, headers=headers)
 
     @app.post("/v1/embeddings")
@@ -225,12 +238,13 @@ def create_app(
         )
 
     @app.get("/tokenizer_info")
-    async def describe_tokenizer(model: str = ""):
-        served = await language_model(model)
+    async def describe_tokenizer(request: fastapi.Request, model: str = ""):
+        served = await language_model(request, model)
         template = served.chat_template or chat_template
         return await computed(
-            readers, tokenization.tokenizer_info, served.model, template
-        )
+            request, readers, tokenization.tokenizer_info, served.model,
+            template,
+        )  # fmt: skip
 
     @app.api_route(
         "/v1/models/{path:path}", methods=["GET", "POST"],
@@ -245,17 +259,17 @@ def create_app(
             request.state.model_name = name
         if target.action == "status":
             return _status(repository, target, chat_template)
-        served = await _find(repository, target, config.request_seconds)
+        served = await _find(repository, target, request.state.deadline)
         if target.action == "metadata":
             return responses.Response(
                 served.metadata, media_type="application/json"
             )
         body, functions = await request.body(), served.model.functions
-        arguments = functions, body, limits, served.row_size
         start = time.monotonic()
         content = await _computed(
-            config, predictors, _serving_error, tf_serving.predict, *arguments
-        )
+            request, predictors, _serving_error, tf_serving.predict, functions,
+            body, limits, served.row_size, served.defaults,
+        )  # fmt: skip
         metrics.of(name).predicted(time.monotonic() - start)
         return responses.Response(content, media_type="application/json")
 
@@ -350,7 +364,7 @@ _PATHS = {  # `tf_serving.Target.action` -> the label `path` in metrics
 }
 
 
-async def _find(repository, target, seconds):
+async def _find(repository, target, deadline):
     """Looks up the model of a `tf_serving.Target`; see `openai_stream.find`.
 
     Raises:
@@ -358,7 +372,7 @@ async def _find(repository, target, seconds):
     """
     try:
         served = await openai_stream.find(
-            repository, target.model_name, seconds
+            repository, target.model_name, deadline
         )
     except KeyError:
         raise _missing(target) from None
@@ -407,26 +421,24 @@ def _missing(target) -> tf_serving.ServingError:
     )
 
 
-async def _computed(config, pool, make_error, function, *arguments):
+async def _computed(request, pool, make_error, function, *arguments):
     """Calls a function in a thread.
 
     Args:
-        config: a `ServeConfig`.
+        request: the request over HTTP, with `state.deadline`.
         pool: a `pools.Pool`.
         make_error: (status, message) -> the error to raise where it cannot run.
         function, *arguments: what to call.
     """
     try:
-        async with asyncio.timeout(config.request_seconds):
+        async with asyncio.timeout(request.state.deadline - time.monotonic()):
             return await pool.run(function, *arguments)
     except BusyError:
         raise make_error(
             429, "Too many calls are waiting: try again later"
         ) from None
     except TimeoutError:
-        raise make_error(
-            503, "The request took longer than this server allows"
-        ) from None
+        raise make_error(503, TOO_LONG) from None
 
 
 def _serving_error(status, message) -> tf_serving.ServingError:

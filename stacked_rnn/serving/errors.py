@@ -1,5 +1,7 @@
 """Errors of requests: in OpenAI's format, and within the server."""
 
+TOO_LONG = "The request took longer than this server allows"
+
 
 class ApiError(Exception):
     """Ends a request with an error that the client sees.

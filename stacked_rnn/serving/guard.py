@@ -9,7 +9,7 @@ import uuid
 
 from fastapi import responses
 
-from stacked_rnn.serving.errors import ApiError, ClientLeftError
+from stacked_rnn.serving.errors import TOO_LONG, ApiError, ClientLeftError
 
 STALL_SECONDS = 60.0  # for a client to read a part of an answer
 _LEFT = 499  # the status in log and metrics where the client left (as nginx)
@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 class Guard:
     """ASGI middleware around the application.
 
-    It reads the whole body, then calls the application, and cancels that if the
-    client leaves.
+    It reads the whole body, then calls the application with `state.deadline`, a
+    `time.monotonic()`, and cancels that if the client leaves.
 
     Args:
         inner: the ASGI application.
@@ -44,8 +44,7 @@ class Guard:
         self._inner, self._state = inner, state
         self._access, self._bodies = access, bodies
         self._metrics = metrics
-        # A safeguard: sequences end by themselves at their deadline.
-        self._most_seconds = config.request_seconds + STALL_SECONDS
+        self._most_seconds = config.request_seconds
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -102,16 +101,20 @@ class Guard:
                         await asyncio.Event().wait()
                     return messages.pop()
 
+                deadline = time.monotonic() + self._most_seconds
+                scope.setdefault("state", {})["deadline"] = deadline
                 answering = asyncio.ensure_future(
                     self._inner(scope, receive_again, answer.send)
                 )
                 leaving = asyncio.ensure_future(_end(receive))
-                end = time.monotonic() + self._most_seconds
+                end = deadline + STALL_SECONDS  # a safeguard
                 try:
                     while not answering.done():
                         seconds = (
                             min(answer.stall_time(), end) - time.monotonic()
                         )
+                        if seconds <= 0 and not answer.has_begun:
+                            raise ApiError(503, TOO_LONG)
                         if leaving.done() or seconds <= 0:
                             raise ClientLeftError
                         await asyncio.wait(

@@ -12,6 +12,7 @@ class ListedModel:
     Attributes:
         name, version: what it is served as.
         task: a name in `configs.TASKS`.
+        fingerprint: see `Description`.
         created: modification time of its graph, in seconds since 1970.
         card: sentences that describe it.
         chat_template: the template of chats in its directory, or None.
@@ -20,6 +21,7 @@ class ListedModel:
     name: str
     version: int
     task: str
+    fingerprint: str | None
     created: int
     card: list[str]
     chat_template: str | None
@@ -38,6 +40,7 @@ class ListedModel:
             name=name,
             version=version,
             task=description.task,
+            fingerprint=description.fingerprint,
             created=int((path / saved_models.GRAPH_FILE).stat().st_mtime),
             card=description.sentences(),
             chat_template=saved_models.chat_template(path),

@@ -22,6 +22,11 @@ _MESSAGES = (
     "content, which is a string or a list of parts of the type text"
 )
 
+# Marks the end of the message to continue while a template is rendered. It is
+# Hugging Face's, which some templates know. A template that drops the blank at
+# its end would drop those of the message, too.
+_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
+
 
 class TextPart(TypedDict):
     """A part of a message."""
@@ -135,27 +140,54 @@ class ChatRequest(openai_completions.Options):
             template: a template as a string, or None.
 
         Raises:
-            ApiError: there is no such message, or the template refuses them.
+            ApiError: there is no such message, or the template refuses them or
+                leaves it out.
         """
+        is_continued = self.continue_final_message
+        if is_continued and self.add_generation_prompt:
+            raise ApiError(
+                400, "add_generation_prompt: it begins an answer, but "
+                "continue_final_message wants none: leave one of them out",
+                "add_generation_prompt",
+            )  # fmt: skip
         if template is not None:
-            begins_answer = self.add_generation_prompt
-            if begins_answer is None:
-                begins_answer = not self.continue_final_message
-            try:
-                return chat_templates.render(
-                    template, self.messages, begins_answer
-                )
-            except Exception as error:  # whatever a template may raise
-                raise ApiError(
-                    400, "messages: the template of the model refuses them: "
-                    f"{error}", "messages",
-                ) from None  # fmt: skip
-        if self.continue_final_message:
+            return self._rendered(template)
+        if is_continued:
             return str(self.messages[-1]["content"])
         for message in reversed(self.messages):
             if message["role"] == "user":
                 return str(message["content"])
         raise ApiError(400, "messages: none is the user's", "messages")
+
+    def _rendered(self, template) -> str:
+        """Renders the template, up to the end of a message to continue."""
+        messages, is_continued = self.messages, self.continue_final_message
+        begins_answer = self.add_generation_prompt
+        if begins_answer is None:
+            begins_answer = not is_continued
+        if is_continued:
+            *others, last = messages
+            messages = [
+                *others,
+                last | {"content": f"{last['content']}{_MARK}"},
+            ]
+        try:
+            text = chat_templates.render(template, messages, begins_answer)
+        except Exception as error:  # whatever a template may raise
+            raise ApiError(
+                400, "messages: the template of the model refuses them: "
+                f"{error}", "messages",
+            ) from None  # fmt: skip
+        if not is_continued:
+            return text
+        begin, mark, end = text.rpartition(_MARK.strip())
+        if not mark:
+            raise ApiError(
+                400, "messages: the template of the model leaves out the last "
+                "one, which continue_final_message wants to continue",
+                "messages",
+            )  # fmt: skip
+        return begin if end.startswith(" ") else begin.rstrip()
 
 
 class ChatAnswer(openai_completions.Answer):

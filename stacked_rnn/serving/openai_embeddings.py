@@ -53,15 +53,22 @@ def embed(model, request) -> dict:
             400, f"dimensions: embeddings of this model have {units}",
             "dimensions",
         )  # fmt: skip
+    given = request_bodies.as_list(request.input)
     texts = [
         text
         if isinstance(text, str)
         else tokenization.text_of(model, text, "input")
-        for text in request_bodies.as_list(request.input)
+        for text in given
     ]
     if (length := sum(map(len, texts))) > _MOST_CHARACTERS:
         raise ApiError(
             400, f"input: {length:,} characters, at most {_MOST_CHARACTERS:,}",
+            "input",
+        )  # fmt: skip
+    token_ids = model.tokenizer.tokenize(texts)
+    if isinstance(given[0], list) and token_ids.to_list() != given:
+        raise ApiError(
+            400, "input: the text of these token ids has others: send the text",
             "input",
         )  # fmt: skip
     chunks = [
@@ -78,7 +85,7 @@ def embed(model, request) -> dict:
     starts = np.cumsum([0, *counts[:-1]])
     sums = np.add.reduceat(embeddings, starts, axis=0)
     means = sums / np.array(counts, np.float32)[:, None]
-    num_tokens = model.tokenizer.tokenize(texts).flat_values.shape[0]
+    num_tokens = token_ids.flat_values.shape[0]
     return {
         "object": "list",
         "data": [

@@ -14,7 +14,7 @@ from stacked_rnn.serving import (
     tokenization,
     top_logprobs,
 )
-from stacked_rnn.serving.errors import ApiError, BusyError
+from stacked_rnn.serving.errors import TOO_LONG, ApiError, BusyError
 from stacked_rnn.serving.repository import NotReadyError
 
 _LONG = 5_000  # characters of all prompts
@@ -23,7 +23,7 @@ _MOST_UNREAD = 10_000  # updates that arrive while a slow client reads one part
 _MOST_NAMED = 10  # models, where one that is asked for does not exist
 _SILENCE = 15.0  # seconds without an update before a keep-alive comment is sent
 _FAILURES = {  # by finish_reason
-    "timeout": (503, "The request took longer than this server allows"),
+    "timeout": (503, TOO_LONG),
     "error": (500, "The model failed: the log of the server says how"),
     "unread": (503, "The answer was read too slowly"),
 }
@@ -51,13 +51,13 @@ def _dispatch(updates):
         sequence.stream.receive(sequence, update)
 
 
-async def find(repository, name, seconds):
+async def find(repository, name, deadline):
     """Looks a model up, and waits for one that is loaded on demand.
 
     Args:
         repository: a `Repository`.
         name: the name of the model.
-        seconds: how long to wait.
+        deadline: the `time.monotonic()` until which to wait.
 
     Returns:
         A `ServedModel`.
@@ -66,7 +66,6 @@ async def find(repository, name, seconds):
         KeyError: there is no such model.
         NotReadyError: it is not ready yet.
     """
-    deadline = time.monotonic() + seconds
     while True:
         try:
             return repository[name]
@@ -76,14 +75,14 @@ async def find(repository, name, seconds):
         await asyncio.sleep(0.05)
 
 
-async def find_writer(repository, name, seconds):
+async def find_writer(repository, name, deadline):
     """Looks up a model that continues texts; see `find`.
 
     Raises:
         ApiError: there is no such model, or it is not ready.
     """
     try:
-        served = await find(repository, name, seconds)
+        served = await find(repository, name, deadline)
     except KeyError:
         raise no_model(name, repository) from None
     except NotReadyError as error:
@@ -102,7 +101,9 @@ class Stream:
     Call `start`, then `events` or `whole`, and `leave` in any case.
 
     Args:
-        body: an `openai_completions.CompletionRequest`.
+        model_name: the model that is asked for.
+        completion: its `ServedModel` -> a `CompletionRequest`.
+        deadline: the `time.monotonic()` at which the request is cut off.
         repository: a `Repository`.
         readers: a `pools.Pool` for reading long prompts.
         config: a `ServeConfig`.
@@ -114,14 +115,11 @@ class Stream:
     """
 
     def __init__(
-        self, body, repository, readers, config, metrics, answer_class
-    ):
-        is_default = "max_tokens" not in body.model_fields_set
-        if body.max_tokens < 0 or (
-            is_default and body.max_tokens > config.max_tokens
-        ):
-            body = body.model_copy(update={"max_tokens": config.max_tokens})
-        self._body, self._repository = body, repository
+        self, model_name, completion, deadline, repository, readers, config,
+        metrics, answer_class,
+    ):  # fmt: skip
+        self._model_name, self._completion = model_name, completion
+        self._deadline, self._repository = deadline, repository
         self._readers, self._config = readers, config
         self._metrics, self._answer_class = metrics, answer_class
         self._start_time = time.monotonic()
@@ -158,40 +156,65 @@ class Stream:
         Raises:
             ApiError: the request is refused.
         """
-        body = self._body
-        self._check_limits()
+        served = None
         for _ in range(2):  # again if the version has just been replaced
+            before = served
+            served = await find_writer(
+                self._repository, self._model_name, self._deadline
+            )
+            if served is before:
+                raise ApiError(503, "The server is shutting down")
+            self._served = served
+            served.preparing.add(self)  # so that it is not unloaded meanwhile
             try:
-                served = await find_writer(
-                    self._repository, body.model, self._config.request_seconds
-                )
-                self._check_token_ids(served.model)
-                self._served = served
-                if self._reads_prompts:
-                    prompts = await self._readers.run(self._read, served)
-                else:
-                    prompts = ()
-                    self._sequences = self._make(served, body.samplings())
-                for index, sequence in enumerate(self._sequences):
-                    sequence.stream, sequence.index = self, index
-                served.scheduler.submit(self._sequences)
+                prompts = await self._submit()
             except UserError as error:
                 raise ApiError(400, f"prompt: {error}", "prompt") from None
             except BusyError:
                 raise ApiError(
                     429, "Too many sequences are waiting: try again later"
                 ) from None
+            except TimeoutError:
+                raise ApiError(*_FAILURES["timeout"]) from None
             except scheduler.ClosedError:
                 continue
+            finally:
+                served.preparing.discard(self)
             self._answer = self._answer_class(
-                body, prompts, f"version-{served.version}"
+                self._body, prompts, f"version-{served.version}"
             )
             self._counts = self._metrics.of(served.name)
             self._unfinished = {*self._sequences}
             self._news_time = time.monotonic()
             self._beat()
             return
-        raise ApiError(503, "The server is shutting down")
+        raise ApiError(
+            503, "The model was replaced twice meanwhile: try again later"
+        )
+
+    async def _submit(self):
+        """Makes the sequences and submits them.
+
+        Returns:
+            The argument `prompts` of `openai_completions.Answer`.
+        """
+        served, prompts, most = self._served, (), self._config.max_tokens
+        body = self._completion(served)
+        is_default = "max_tokens" not in body.model_fields_set
+        if body.max_tokens < 0 or (is_default and body.max_tokens > most):
+            body = body.model_copy(update={"max_tokens": most})
+        self._body = body
+        self._check_limits()
+        self._check_token_ids(served.model)
+        if self._reads_prompts:
+            async with asyncio.timeout(self._deadline - time.monotonic()):
+                prompts = await self._readers.run(self._read, served)
+        else:
+            self._sequences = self._make(served, body.samplings())
+        for index, sequence in enumerate(self._sequences):
+            sequence.stream, sequence.index = self, index
+        served.scheduler.submit(self._sequences)
+        return prompts
 
     def _check_limits(self):
         body, config = self._body, self._config
@@ -224,10 +247,9 @@ class Stream:
     def _make(self, served, samplings):
         """Makes a sequence per prompt and sampling."""
         make, stops = served.scheduler.sequence, self._body.stops
-        deadline = self._start_time + self._config.request_seconds
         adjustment = self._body.adjustment()
         return [
-            make(prompt, sampling, stops, deadline, adjustment)
+            make(prompt, sampling, stops, self._deadline, adjustment)
             for prompt in self._body.prompts
             for sampling in samplings
         ]
@@ -390,7 +412,7 @@ class Stream:
         """The likeliest tokens at the position of each new one, if wanted."""
         if not self._rankings:
             return ()
-        if time.monotonic() > self._start_time + self._config.request_seconds:
+        if time.monotonic() > self._deadline:
             raise ApiError(*_FAILURES["timeout"])
         try:
             token_ids = update.token_ids

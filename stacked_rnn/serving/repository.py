@@ -69,8 +69,9 @@ class Repository:
     """The models below a directory, each in the highest version that loads.
 
     A version that cannot be loaded is refused, and tried again when its files
-    change; the version below it is served. A model whose directory is deleted
-    is served until the server stops.
+    change; the version below it is served. One whose weights are replaced is
+    loaded again. A model whose directory is deleted is served until the server
+    stops.
 
     Args:
         saved_model, model_name: see `ModelDirectory`.
@@ -107,6 +108,7 @@ class Repository:
         self._listed = {}  # directory -> ListedModel
         self._served = {}  # name -> ServedModel
         self._refused = {}  # (name, version) -> _Refusal
+        self._refused_before = {}  # the same, before the last scan
         self._loading = None  # (name, version)
         self._wanted = {}  # names of requested models in order; values unused
         self._requested = {}  # name -> time.monotonic() of the last request
@@ -134,7 +136,10 @@ class Repository:
             self._requested[name] = time.monotonic()
             self._wanted.setdefault(name)
             self._woken.set()
-        raise NotReadyError(name, is_limited and self.is_settled)
+        is_stopping = self._stopping.is_set()
+        raise NotReadyError(
+            name, is_limited and self.is_settled and not is_stopping
+        )
 
     def __contains__(self, name) -> bool:
         """Whether a model of this name was found, ready or not."""
@@ -308,16 +313,16 @@ class Repository:
             thread.join()
 
     def _scan(self) -> None:
-        """Finds versions, forgets refusals of deleted ones, makes the list."""
+        """Finds versions, forgets outdated refusals, makes the list."""
         self._directory.scan()
-        versions = self._directory.versions
-        present = {
-            (name, version_of(path))
-            for name, paths in versions.items()
+        refused = self._refused_before = self._refused
+        self._refused = {
+            key: refused[key]
+            for name, paths in self._directory.versions.items()
             for path in paths
+            if (key := (name, version_of(path))) in refused
+            and refused[key].file_stamps == model_directory.file_stamps(path)
         }
-        refused = self._refused
-        self._refused = {key: refused[key] for key in refused.keys() & present}
         if self._max_loaded < math.inf:
             self._list()
 
@@ -326,16 +331,22 @@ class Repository:
         listed = {}
         for name in self._directory.versions:
             for path in self._candidates(name):
-                try:
-                    if not (entry := self._listed.get(path)):
-                        description = saved_models.read_description(path)
+                entry = self._listed.get(path)
+                if not entry or entry.fingerprint != saved_models.fingerprint(
+                    path
+                ):
+                    file_stamps = model_directory.file_stamps(path)
+                    try:
                         entry = ListedModel.from_description(
-                            name, version_of(path), description
+                            name,
+                            version_of(path),
+                            saved_models.read_description(path),
                         )
-                    listed[path] = entry
-                    break
-                except Exception as error:  # a damaged file raises anything
-                    self._refuse(name, path, error)
+                    except Exception as error:  # a damaged file raises anything
+                        self._refuse(name, path, error, file_stamps)
+                        continue
+                listed[path] = entry
+                break
         self._listed = listed
 
     def _next_to_load(self, tried):
@@ -363,19 +374,20 @@ class Repository:
         """The version that should replace the one that is served, or None.
 
         The highest one that loads; where the served version was deleted, that
-        may be a lower one.
+        may be a lower one, or another one of its number.
         """
         served = self._served.get(name)
         for path in self._directory.versions.get(name, ()):
-            version = version_of(path)
-            if served and version == served.version:
+            key = name, version_of(path)
+            is_served = served and served.version == version_of(path)
+            if is_served and saved_models.fingerprint(path) in (
+                served.fingerprint, None,
+            ):  # fmt: skip
                 return None
-            refused = self._refused.get((name, version))
-            if (name, path) not in tried and not (
-                refused
-                and refused.file_stamps == model_directory.file_stamps(path)
-            ):
+            if (name, path) not in tried and key not in self._refused:
                 return path
+            if is_served:
+                return None
         return None
 
     def _serve(self, name, path) -> None:
@@ -403,24 +415,19 @@ class Repository:
         if old:
             self._unserved.add(old)
         self._served = self._served | {name: new}
-        refused = self._refused.copy()
-        refused.pop((name, version), None)
-        self._refused = refused
         memory.collect_garbage()
         self._log_ready(new, old, before)
         if old:
             self._retire(old)
 
-    def _refuse(self, name, path, error, file_stamps=None) -> None:
+    def _refuse(self, name, path, error, file_stamps) -> None:
         version = version_of(path)
         message = str(error).split("\n")[0]
         if not isinstance(error, UserError):
             message = f"{type(error).__name__}: {message}"
-        before = self._refused.get((name, version))
+        before = self._refused_before.get((name, version))
         self._refused = self._refused | {
-            (name, version): _Refusal(
-                message, file_stamps or model_directory.file_stamps(path)
-            )
+            (name, version): _Refusal(message, file_stamps)
         }
         if not before or before.message != message:
             _log.error("%s version %s is refused: %s", name, version, message)

@@ -23,18 +23,21 @@ class ServedModel(ListedModel):
         model: the result of `inference.load`.
         scheduler: the `Scheduler` that continues texts with it; None: its task
             generates no text token by token.
+        preparing: requests that have not submitted their sequences yet.
     """
 
     metadata: bytes
     model: inference.LoadedModel
     scheduler: Scheduler | None = None
+    preparing: set = dataclasses.field(default_factory=set)
 
     @property
     def is_idle(self) -> bool:
-        """Whether no sequence is waiting or has a slot."""
+        """Whether no sequence is being made, is waiting or has a slot."""
         scheduler = self.scheduler
         return not (
-            scheduler and (scheduler.num_waiting or scheduler.num_active)
+            self.preparing
+            or (scheduler and (scheduler.num_waiting or scheduler.num_active))
         )
 
     @property
@@ -47,6 +50,25 @@ class ServedModel(ListedModel):
         if self.scheduler:
             self.scheduler.close(seconds)
 
+    def defaults(self, signature) -> dict:
+        """The options of a signature that writes texts, where not given.
+
+        Args:
+            signature: its name.
+
+        Returns:
+            dict of input name -> tensor.
+        """
+        entries = self.model.description.entries
+        options = entries.get("sampling") or entries.get("search")
+        if not options or signature not in ("serving_default", "generate"):
+            return {}
+        return {
+            name: tf.constant(value)
+            for name, value in vars(options).items()
+            if name in ("max_new_tokens", "num_beams")
+        }
+
     def row_size(self, signature, inputs) -> int:
         """Estimates how many numbers a call holds at a time for each row.
 
@@ -54,6 +76,7 @@ class ServedModel(ListedModel):
             signature: its name.
             inputs: dict of input name -> tensor.
         """
+        inputs = self.defaults(signature) | inputs
         description, lengths = self.model.description, {}
         config = description.model_config
         for name, tensor in inputs.items():

@@ -78,23 +78,31 @@ class Limits:
     numbers: int = sys.maxsize
     memory: int = sys.maxsize
 
-    def check(self, inputs) -> None:
+    def check(self, inputs, defaults) -> None:
         """Checks the inputs of a signature.
 
         Args:
             inputs: dict of input name -> tensor.
+            defaults: the options that it takes where they are not given, too.
 
         Raises:
             ServingError: they exceed a limit.
         """
-        most = {}
+        given, most = defaults | inputs, {}
         for name, limit in (
             ("max_new_tokens", self.new_tokens), ("num_beams", self.beams),
         ):  # fmt: skip
-            values = inputs[name].numpy() if name in inputs else np.array([])
+            values = given[name].numpy() if name in given else np.array([])
             most[name] = int(values.max(initial=0))
             if most[name] > limit:
-                raise ServingError(f"{name}: at most {limit}")
+                message = f"{name}: at most {limit}"
+                if name not in inputs:
+                    message += (
+                        f", and {most[name]} by default: ask for fewer, by the "
+                        "signature generate (seq2seq: search), or serve with a "
+                        "larger --max_tokens"
+                    )
+                raise ServingError(message)
         beams, tensors = max(1, most["num_beams"]), inputs.values()
         rows = _num_rows(inputs)
         if rows * beams > self.rows:
@@ -261,7 +269,11 @@ def metadata(path, model_name, version) -> bytes:
 
 
 def predict(
-    functions, body, limits=Limits(), row_size=lambda name, inputs: 1
+    functions,
+    body,
+    limits=Limits(),
+    row_size=lambda name, inputs: 1,
+    defaults=lambda name: {},
 ) -> bytes:
     """Answers a predict request: runs a signature on the inputs in the body.
 
@@ -272,6 +284,7 @@ def predict(
         row_size: (name of the signature, inputs) -> how many numbers a call
             holds at a time for each row. More rows than have room are computed
             one part after the other, so they must not depend on each other.
+        defaults: name of the signature -> see `Limits.check`.
 
     Returns:
         The answer, JSON bytes.
@@ -307,7 +320,7 @@ def predict(
             )
     try:
         inputs = {key: _tensor(key, specs[key], values[key]) for key in values}
-        limits.check(inputs)
+        limits.check(inputs, defaults(name))
         outputs = _call(function, inputs, row_size(name, inputs), limits)
         columns = {key: _to_json(key, outputs[key]) for key in sorted(outputs)}
     except tf.errors.OpError as error:
