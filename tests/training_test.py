@@ -1016,13 +1016,20 @@ def test_a_disk_full_at_the_history_loses_nothing(tmp_path, monkeypatch):
     assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 2
 
 
-def test_the_best_weights_are_kept(tmp_path):
-    trainer = make_trainer(model_dir=tmp_path / "run", epochs=2)
+@pytest.mark.parametrize("regularized", [{}, {"token_dropout": 0.1}])
+def test_the_best_weights_are_kept(tmp_path, regularized):
+    """Word dropout is a layer more, which the exported model lacks."""
+    trainer = make_trainer(
+        model_dir=tmp_path / "run", epochs=2, model=regularized
+    )
     history = History()
     trainer.fit([Forget(), history], verbose=0)
     first, second = (epoch["val_loss"] for epoch in history.epochs)
     assert first < second
+    last = weights(trainer)
     best = trainer.best_model()
+    for got, expected in zip(weights(trainer), last):
+        assert np.array_equal(got, expected)
     trainer.model.set_weights(best.get_weights())
     score = trainer.evaluate(trainer.data.validation)
     assert score.nats_per_token == pytest.approx(first, abs=1e-6)

@@ -665,19 +665,26 @@ class Trainer:
         Raises:
             UserError: the weights of the best epoch are missing or damaged.
         """
-        with self._weights_applied():
-            model = self.model.for_inference()
         if self.model_dir is None or self.best_row is None:
-            return model
-        best = self.model_dir / "checkpoints" / "best"
-        if not Checkpoints(best, 1, model=model).restore():
-            raise UserError(
-                f"--model_dir: the weights of the best epoch, in {best}, are "
-                "missing or damaged: start over with --noresume; or delete "
-                f"that directory, and --init_from={self.model_dir} with "
-                "another --model_dir begins with the last weights"
-            )
-        return model
+            with self._weights_applied():
+                return self.model.for_inference()
+        # Only a model with the same layers, in the same order, and optimizer
+        # reads what this one has saved.
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        before = [variable.numpy() for variable in variables]
+        try:
+            if self._best.restore():
+                return self.model.for_inference()
+        finally:
+            for variable, value in zip(variables, before):
+                variable.assign(value)
+        raise UserError(
+            "--model_dir: the weights of the best epoch, in "
+            f"{self.model_dir / 'checkpoints/best'}, are missing or damaged: "
+            "start over with --noresume; or delete that directory, and "
+            f"--init_from={self.model_dir} with another --model_dir begins "
+            "with the last weights"
+        )
 
 
 def _as_tensors(values):
