@@ -436,7 +436,7 @@ def _values(request, specs) -> dict:
         if name not in specs:
             raise ServingError(
                 f"There is no input {name[:100]!r}: the signature has "
-                + ", ".join(specs)
+                + ", ".join(sorted(specs))
             )
     return values
 
