@@ -30,9 +30,7 @@ class _Entry:
 class Beginning:
     """The beginning of a text, by its length and two hashes.
 
-    It grows with the text, so that each token is hashed once: NumPy gives way
-    to other threads wherever it has many numbers, which may take longer than
-    what it computes.
+    It grows with the text, so that each token is hashed once.
 
     Attributes:
         length: in tokens.

@@ -53,10 +53,17 @@ class WeightAverage(tf.Module):
     @contextlib.contextmanager
     def applied(self):
         """Gives the variables the values of their averages, for a while."""
-        before = [variable.numpy() for variable in self._variables]
-        self.apply()
-        try:
+        with values_kept(self._variables):
+            self.apply()
             yield
-        finally:
-            for variable, value in zip(self._variables, before):
-                variable.assign(value)
+
+
+@contextlib.contextmanager
+def values_kept(variables):
+    """Gives variables the values that they have now again, at its end."""
+    before = [variable.numpy() for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before):
+            variable.assign(value)

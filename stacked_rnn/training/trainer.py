@@ -25,7 +25,7 @@ from stacked_rnn.training import (
     steps,
     strategies,
 )
-from stacked_rnn.training.averaging import WeightAverage
+from stacked_rnn.training.averaging import WeightAverage, values_kept
 from stacked_rnn.training.callbacks import EpochLines
 from stacked_rnn.training.checkpoints import Checkpoints, describe
 from stacked_rnn.utils import devices
@@ -671,13 +671,9 @@ class Trainer:
         # Only a model with the same layers, in the same order, and optimizer
         # reads what this one has saved.
         variables = [*self.model.variables, *self.model.optimizer.variables]
-        before = [variable.numpy() for variable in variables]
-        try:
+        with values_kept(variables):
             if self._best.restore():
                 return self.model.for_inference()
-        finally:
-            for variable, value in zip(variables, before):
-                variable.assign(value)
         raise UserError(
             "--model_dir: the weights of the best epoch, in "
             f"{self.model_dir / 'checkpoints/best'}, are missing or damaged: "
